@@ -1,0 +1,63 @@
+"""Mean, sample standard deviation and paired differences over seeds.
+
+Runs of one seed share initialisation and data order across policies, so a difference is taken seed by seed: its
+standard error leaves out what all runs of a seed have in common.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """What is known of a number measured `n` times.
+
+    Attributes:
+      mean: the arithmetic mean; None where n = 0.
+      sd: the sample standard deviation (divisor n - 1); None where n < 2.
+      n: how many values.
+    """
+
+    mean: float | None
+    sd: float | None
+    n: int
+
+    @property
+    def standard_error(self) -> float | None:
+        """sd / sqrt(n), the standard deviation of the mean; None where n < 2."""
+        return None if self.sd is None else self.sd / math.sqrt(self.n)
+
+
+def describe(values: Iterable[float | None]) -> Sample:
+    """The sample of the values that are there; None (not measured) is left out, never filled.
+
+    >>> describe([1.0, 2.0, None, 3.0])
+    Sample(mean=2.0, sd=1.0, n=3)
+    """
+    found = [float(value) for value in values if value is not None]
+    if not found:
+        return Sample(None, None, 0)
+    mean = math.fsum(found) / len(found)
+    if len(found) == 1:
+        return Sample(mean, None, 1)
+    return Sample(mean, math.sqrt(math.fsum((value - mean) ** 2 for value in found) / (len(found) - 1)), len(found))
+
+
+def paired_difference(values: Mapping[int, float | None], reference: Mapping[int, float | None]) -> Sample:
+    """The sample of `values[seed] - reference[seed]` over the seeds that both have.
+
+    Args:
+      values: the measured number by seed.
+      reference: the same of the run that is compared with.
+
+    Returns:
+      The differences' sample; `standard_error` is that of the mean paired difference.
+
+    >>> paired_difference({0: 3.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 2.0})
+    Sample(mean=2.0, sd=1.4142135623730951, n=2)
+    """
+    shared = [seed for seed in values if values[seed] is not None and reference.get(seed) is not None]
+    return describe(values[seed] - reference[seed] for seed in shared)
