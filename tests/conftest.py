@@ -1,0 +1,41 @@
+"""What holds for every test: the CPU, four devices, strict dtypes and ranks, no caches outside the test's folders."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import tempfile
+
+# Before anything imports jax or TFDS; subprocesses inherit these.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+_SCRATCH = tempfile.TemporaryDirectory(prefix='kcd_jax_tests_')
+for _variable in ('TFDS_DATA_DIR', 'XDG_CACHE_HOME', 'KCD_JAX_CACHE'):
+    os.environ[_variable] = str(pathlib.Path(_SCRATCH.name, _variable.lower()))
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
+os.environ['MPLBACKEND'] = 'agg'
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Compilation and a shared machine make the first example slow; the examples are the same in every run.
+hypothesis.settings.register_profile('kcd_jax', deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile('kcd_jax')
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiled programs are kept beside pytest's own cache: a second run of the suite compiles little."""
+    folder = config.cache.mkdir('jax') if config.cache is not None else pathlib.Path(_SCRATCH.name, 'jax')
+    os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def pytest_unconfigure() -> None:
+    """Removes the scratch folder."""
+    _SCRATCH.cleanup()
