@@ -1,0 +1,137 @@
+"""What a dataset is in memory, and how parts of it are taken by seed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+# The order from which few-shot subsets are taken: one for all runs, so that a smaller subset lies within a larger one.
+_SUBSET_SEED = 20_220_707
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Points in one fixed order.
+
+    Attributes:
+      images: u8[N, H, W, 3]. May be read-only (mapped from a cache).
+      labels: i32[N], 0 <= label < classes.
+      ids: str[N], the source's own names of the points, or None where it has none.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> Split:
+        """The points at `index` (i64[M] or bool[N]), in that order."""
+        return Split(self.images[index], self.labels[index], None if self.ids is None else self.ids[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """An image classification data set in memory.
+
+    Attributes:
+      name: as given to `load`.
+      train, test: the points to learn from and to evaluate on.
+      class_names: one a class, in label order.
+      num_classes: K. image_shape: (H, W, 3).
+      normalization: (mean, std) of the data in [0, 1], a network's default constants. It belongs to the whole training
+        split and does not change with `validation` or `num_points`.
+      description: a line for the user.
+      validation: the held-out part of the training split, or None.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalization: Normalization
+    description: str
+    validation: Split | None = None
+
+
+def measure(images: np.ndarray) -> Normalization:
+    """Mean and standard deviation of u8[N, H, W, C] per channel in [0, 1], exact integer sums, four decimals."""
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for first in range(0, len(images), 4096):
+        part = images[first:first + 4096]
+        for channel, count in enumerate(counts):
+            count += np.bincount(part[..., channel].reshape(-1), minlength=256)
+    levels = np.arange(256) / 255.0
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0))
+    # A constant channel would divide by zero; 1 leaves it as it is.
+    return Normalization(
+        tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std)
+    )
+
+
+def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:
+    """Moves round(fraction * N) training points, drawn by `seed`, to `validation`; both parts keep the data's order.
+
+    Raises:
+      ValueError: fraction outside [0, 1), or one of the parts would be empty.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f'data.validation={fraction} is not a fraction of the training set; use 0 <= validation < 1')
+    if fraction == 0.0:
+        return data
+    number = round(fraction * len(data.train))
+    if not 0 < number < len(data.train):
+        raise ValueError(
+            f'data.validation={fraction} leaves {number} validation and {len(data.train) - number} training points of '
+            f'{data.name}; choose a fraction with at least one point on each side'
+        )
+    held = np.zeros(len(data.train), bool)
+    held[np.random.RandomState(seed % 2**32).permutation(len(held))[:number]] = True
+    description = f'{data.description}; {number:,} training points held out by seed {seed} and evaluated instead of test'
+    return dataclasses.replace(
+        data, train=data.train.take(~held), validation=data.train.take(held), description=description
+    )
+
+
+def few(data: Dataset, num_points: int) -> Dataset:
+    """Keeps `num_points` training points (0: all), the same for every seed, in the data's order.
+
+    They are the first ones of one fixed permutation, so a smaller subset lies within a larger one.
+
+    Raises:
+      ValueError: fewer points than that.
+    """
+    if not 0 <= num_points <= len(data.train):
+        raise ValueError(
+            f'data.num_points={num_points}, but {data.name} has {len(data.train):,} training points; '
+            'use a number up to that, or 0 for all'
+        )
+    if num_points in (0, len(data.train)):
+        return data
+    index = np.sort(np.random.RandomState(_SUBSET_SEED).permutation(len(data.train))[:num_points])
+    description = f'{data.description}; the first {num_points:,} training points of a fixed permutation'
+    return dataclasses.replace(data, train=data.train.take(index), description=description)
+
+
+def describe(data: Dataset) -> str:
+    """One line: counts, classes, size."""
+    height, width, _ = data.image_shape
+    parts = [f'{len(data.train):,} train']
+    if data.validation is not None:
+        parts.append(f'{len(data.validation):,} validation')
+    parts.append(f'{len(data.test):,} test')
+    return f'{data.name}: {", ".join(parts)}, {data.num_classes} classes, {height}x{width}; {data.description}'
