@@ -9,7 +9,11 @@ from typing import Any
 # The papers' spelling where it is not the config name in capitals. A method or policy that is not here still gets a
 # name, so that adding one needs no edit.
 METHODS = {
-    'fitnet': 'FitNet', 'reviewkd': 'ReviewKD', 'wcord': 'WCoRD', 'logitstd': 'LS', 'infobatch': 'InfoBatch',
+    'fitnet': 'FitNet',
+    'reviewkd': 'ReviewKD',
+    'wcord': 'WCoRD',
+    'logitstd': 'LS',
+    'infobatch': 'InfoBatch',
 }
 POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'random': 'Random ', 'infobatch': 'InfoBatch '}
 # Parts of a configuration that make two runs different variants; the rest (folders, seeds) does not.
@@ -27,12 +31,10 @@ def display_name(method: str, policy: str = 'none') -> str:
     >>> display_name('crd', 'kcd'), display_name('kd', 'random'), display_name('none')
     ('KC-CRD', 'Random KD', 'Student alone')
     """
+    prefix = '' if policy == 'none' else POLICIES.get(policy, f'{policy} ')
     if method == 'none':
-        label = 'Student alone' if policy in ('none', 'kcd') else 'student alone'
-        # Selection without a teacher is a run of its own kind: 'KC-student' would read like a network.
-        return label if policy == 'none' else f'{POLICIES.get(policy, policy + " ").rstrip("- ")}, no teacher'
-    name = method_name(method)
-    return name if policy == 'none' else f'{POLICIES.get(policy, policy + " ")}{name}'
+        return f'{prefix}student alone' if prefix else 'Student alone'
+    return f'{prefix}{method_name(method)}'
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -50,7 +52,11 @@ def variant(summary: Mapping[str, Any]) -> dict[str, str]:
     """What of a run's configuration tells it from other runs of its method and policy, as text by dotted key."""
     config = summary.get('config')
     flat = flatten(config) if isinstance(config, Mapping) else {}
-    return {key: json.dumps(value, sort_keys=True).strip('"') for key, value in flat.items() if key.split('.')[0] in _VARIANT}
+    return {
+        key: json.dumps(value, sort_keys=True).strip('"')
+        for key, value in flat.items()
+        if key.split('.')[0] in _VARIANT
+    }
 
 
 def distinguish(names: Sequence[str], variants: Sequence[Mapping[str, str]]) -> list[str]:
@@ -62,7 +68,9 @@ def distinguish(names: Sequence[str], variants: Sequence[Mapping[str, str]]) -> 
     unique = []
     for name, own in zip(names, variants, strict=True):
         same = [other for other_name, other in zip(names, variants, strict=True) if other_name == name]
-        keys = sorted({key for other in same for key in other if any(key not in o or o[key] != other[key] for o in same)})
+        keys = sorted(
+            {key for other in same for key in other if any(key not in o or o[key] != other[key] for o in same)}
+        )
         # 'policy.ratio' needs no 'policy.' beside the run's name.
         words = [f'{key.split(".")[-1]} {own.get(key, "-")}' for key in keys]
         unique.append(f'{name} ({", ".join(words)})' if words else name)

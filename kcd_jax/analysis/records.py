@@ -38,7 +38,9 @@ def _read_summary(path: Path) -> dict[str, Any]:
         raise ValueError(f'{path} is damaged ({error}); remove it or run that run again') from None
     missing = [key for key in _REQUIRED if not isinstance(summary, dict) or key not in summary]
     if missing:
-        raise ValueError(f'{path} is no summary of a run ({", ".join(missing)} missing); remove it or run that run again')
+        raise ValueError(
+            f'{path} is no summary of a run ({", ".join(missing)} missing); remove it or run that run again'
+        )
     return summary
 
 
@@ -127,7 +129,9 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             # A run that was killed while it wrote leaves half a line at the end, nowhere else.
             if place < len(lines) - 1:
-                raise ValueError(f'{path}, line {place + 1} is damaged ({error}); resume the run or remove that line') from None
+                raise ValueError(
+                    f'{path}, line {place + 1} is damaged ({error}); resume the run or remove that line'
+                ) from None
     return [record for record in records if isinstance(record, dict)]
 
 
@@ -173,7 +177,8 @@ def _read_stage(path: Path, stage: int) -> Stage:
     # Padding rows never rank before a real point, so the real ones are what is left below num_points.
     order = order[order < points]
     if len(order) != points or not 0 <= num_keep <= points:
-        raise ValueError(f'{path} is damaged ({len(order)} ranks and {num_keep} kept of {points} points); remove it or run that run again')
+        found = f'{len(order)} ranks and {num_keep} kept of {points} points'
+        raise ValueError(f'{path} is damaged ({found}); remove it or run that run again')
     return Stage(number=stage, order=order, num_keep=num_keep, **by_point)
 
 
