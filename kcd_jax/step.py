@@ -135,7 +135,7 @@ def _restore_outside(new: PyTree, old: PyTree, patterns: tuple[str, ...]) -> PyT
 
 def train_step(
     state: TrainState, raw: RawBatch, lrs: Mapping[str, Array], teacher_variables: PyTree, recipe: Recipe, phase: Phase
-) -> TrainState:
+) -> tuple[TrainState, Array]:
     """One step: mix, augment, teacher forward, student forward, the phase's updates in turn, record the value.
 
     Args:
@@ -143,7 +143,7 @@ def train_step(
       recipe, phase: static.
 
     Returns:
-      The state after it; `metrics` are sums over the epoch, reset at the epoch's first step.
+      The state after it (`metrics` are sums over the epoch, reset at the epoch's first step) and the loss f32[].
     """
     step_key = stream(state.key, 'step', state.step)
     augment_key, policy_key, *update_keys = jax.random.split(step_key, 2 + len(phase.updates))
@@ -228,7 +228,7 @@ def train_step(
 
     correct = jnp.argmax(recorded.logits[::views], axis=-1).astype(jnp.int32) == batch.label
     terms = {**terms, 'accuracy': jnp.mean(correct.astype(jnp.float32)), 'entropy': jnp.mean(entropy)}
-    return state.replace(
+    state = state.replace(
         step=state.step + 1,
         done=state.done + 1,
         params=params,
@@ -239,6 +239,7 @@ def train_step(
         metrics=_accumulate(state.metrics, terms, first=state.done == 0),
         bad_step=jnp.where(bad & (state.bad_step < 0), state.step, state.bad_step),
     )
+    return state, terms['loss']
 
 
 def _accumulate(sums: Mapping[str, Array], terms: Mapping[str, Array], first: Array) -> dict[str, Array]:
@@ -262,18 +263,21 @@ def run_chunk(
     recipe: Recipe,
     phase: Phase,
     length: int,
-) -> TrainState:
+) -> tuple[TrainState, Array]:
     """`length` steps over resident data in one program: a scan, or the bare step when `length` is 1.
+
+    Returns the state and the last step's loss.
 
     On the CPU a scan around convolutions is nine to ten times slower, so `train.py` asks for 1 there.
     """
 
-    def step(state: TrainState, _: Any = None) -> tuple[TrainState, None]:
-        return train_step(state, fetch(points, state, order, recipe), lrs, teacher_variables, recipe, phase), None
+    def step(state: TrainState, _: Any = None) -> tuple[TrainState, Array]:
+        return train_step(state, fetch(points, state, order, recipe), lrs, teacher_variables, recipe, phase)
 
     if length == 1:
-        return step(state)[0]
-    return jax.lax.scan(step, state, length=length)[0]
+        return step(state)
+    state, losses = jax.lax.scan(step, state, length=length)
+    return state, losses[-1]
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation

@@ -1,0 +1,175 @@
+"""The config grammar and the base recipes: `FILE:[quicktest,][TEACHER-STUDENT,][method=M,][policy=P,]key=value,...`.
+
+A config file holds an experiment as data and calls `build`. Keys that are words of a method or a policy go there, as
+`ratio=0.3`; dotted keys reach anything, as `optim.lr=0.01`. An unknown word is an error that names the known ones.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import pairs
+from kcd_jax import methods, networks, plugins, policies
+
+
+def base() -> ConfigDict:
+    """The papers' CIFAR-100 recipe (240 epochs, batch 64, SGD 0.9, decay 5e-4, x0.1 at 150/180/210)."""
+    return ConfigDict({
+        'seed': 0,
+        'trials': 1,
+        'compare': (),  # names of runs: student, kd, or a policy with the method; empty: just this run
+        'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'num_points': 0},
+        'augment': {'crop': 4, 'flip': True},
+        'student': {'name': 'wrn_16_2'},
+        'teacher': {
+            'name': 'wrn_40_2',
+            'checkpoint': '',  # .safetensors, .pth or a run's folder; empty: trained first, kept in the work directory
+            'normalization': '',  # of a .pth file; empty: the data's own
+            'epochs': 240,
+            'batch': 64,
+            'lr': 0.05,
+            'num_points': 0,  # 0: all training points, whatever the student gets
+            'seed': 1000,
+        },
+        'optim': {'lr': 0.05, 'momentum': 0.9, 'weight_decay': 5e-4, 'nesterov': False,
+                  'drops': (0.625, 0.75, 0.875), 'factor': 0.1},  # drops: fractions of the epochs
+        'epochs': 240,
+        'batch': 64,
+        'logits': 'plain',  # or 'standardised', for the KD term
+        'dtype': 'float32',  # or 'bfloat16' for the compute; entropy and table stay float32
+        'deterministic': False,
+        'chunk': 0,  # steps a program; 0: 1 on the CPU, 100 elsewhere
+        'eval_every': 1,
+        'eval_batch': 500,
+        'checkpoint': {'seconds': 60.0, 'keep': 2},
+    })
+
+
+def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
+    """Sets config.method or config.policy to a file's name and all its keywords with their defaults."""
+    module = (methods if kind == 'method' else policies).get(name)
+    keywords = plugins.hyper_parameters(module)
+    unknown = sorted(set(values) - set(keywords))
+    if unknown:
+        raise ValueError(plugins.unknown(f'keyword of {kind} {name}', unknown[0], sorted(keywords)))
+    config[kind] = ConfigDict({'name': name, **keywords, **values})
+    if kind == 'method':
+        weights = module.WEIGHTS
+        config.weights = ConfigDict({k: float(getattr(weights, k)) for k in ('gamma', 'alpha', 'beta', 'temperature')})
+
+
+def apply_pair(config: ConfigDict, pair: str) -> None:
+    """Sets the two networks and what depends on the student's family: the learning rate."""
+    teacher, _, student = pair.partition('-')
+    config.teacher.name, config.student.name = teacher, student
+    config.optim.lr = pairs.lr_for(student)
+    config.teacher.lr = pairs.lr_for(teacher)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _is_pair(word: str) -> bool:
+    teacher, dash, student = word.partition('-')
+    return bool(dash) and teacher in networks.names() and student in networks.names()
+
+
+def build(config: ConfigDict, arg: str | None, *, method: str = 'kd', policy: str = 'kcd', quicktest: dict | None = None,
+          policy_values: dict | None = None) -> ConfigDict:
+    """The config of a file for the words after its colon.
+
+    Args:
+      config: the file's own settings. arg: the words, or None.
+      method, policy: the file's defaults. policy_values: the policy's keywords that the file sets.
+      quicktest: {dotted key: value} that shrink it to under 30 s a run on two cores, every code path kept.
+
+    Raises:
+      ValueError: an unknown word or key, naming the known ones.
+    """
+    words = split_words(arg or '')
+    pair, settings, quick = None, {}, False
+    for word in words:
+        key, equals, text = word.partition('=')
+        if word == 'quicktest':
+            quick = True
+        elif equals:
+            settings[key] = _value(text)
+        elif _is_pair(word):
+            pair = word
+        elif '-' in word:
+            for name in word.split('-', 1):
+                if name not in networks.names():
+                    raise ValueError(plugins.unknown('network', name, networks.names()))
+        else:
+            raise ValueError(plugins.unknown('config word', word, ['quicktest', 'TEACHER-STUDENT', 'key=value']))
+    if pair:
+        apply_pair(config, pair)
+
+    named = {'method', 'policy'} & set(settings)
+    method, policy = settings.pop('method', method), settings.pop('policy', policy)
+    choose(config, 'method', method, **pair_values(config, method))
+    same_policy = 'policy' not in named
+    choose(config, 'policy', policy, **(policy_values or {} if same_policy else {}))
+    if named:
+        config.compare, config.trials = (), 1
+    if quick:
+        for key, value in (quicktest or {}).items():
+            _set(config, key, value)
+    for key, value in settings.items():
+        _set(config, _place(config, key), value)
+    return config
+
+
+def split_words(arg: str) -> list[str]:
+    """Splits at the commas outside brackets, so that `compare=(kd,kcd)` and `drops=(0.6,0.75)` are one word."""
+    words, depth, word = [], 0, ''
+    for char in arg:
+        depth += char in '([{'
+        depth -= char in ')]}'
+        if char == ',' and depth == 0:
+            words.append(word.strip())
+            word = ''
+        else:
+            word += char
+    return [w for w in (*words, word.strip()) if w]
+
+
+def pair_values(config: ConfigDict, method: str) -> dict[str, Any]:
+    """The method's own keywords for this pair of networks (e.g. DKD's beta), from configs/pairs.py."""
+    pair = pairs.PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
+    return dict(pair.get('methods', {}).get(method, {}))
+
+
+def _place(config: ConfigDict, key: str) -> str:
+    """The dotted place of a key: itself, or where its last word stands in the policy, the method, the weights, ..."""
+    if '.' in key or key in config:
+        return key
+    for section in ('policy', 'method', 'weights', 'optim', 'data', 'teacher'):
+        if key in config[section] and key != 'name':
+            return f'{section}.{key}'
+    known = sorted({*config, *config.policy, *config.method, *config.weights, *config.optim, *config.data} - {'name'})
+    raise ValueError(plugins.unknown('config key', key, known))
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    *path, last = key.split('.')
+    node = config
+    for depth, part in enumerate((*path, last)):
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = sorted(node) if isinstance(node, ConfigDict) else []
+            raise ValueError(plugins.unknown('config key', '.'.join((*path, last)[: depth + 1]), known))
+        if depth < len(path):
+            node = node[part]
+    if isinstance(node[last], tuple) and isinstance(value, str):
+        value = tuple(word.strip() for word in value.strip('()[]').split(',') if word.strip())
+    try:
+        node[last] = tuple(value) if isinstance(value, list) else value
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'config key {key!r} takes a {type(node[last]).__name__}, not {value!r}') from error

@@ -1,0 +1,22 @@
+"""The embedded default: scikit-learn's digits, made hard enough to tell methods apart, minutes on two CPU cores.
+
+The teacher learns from 1,200 points, a narrow student distils on 300 of them, with noise and shifts.
+  ./launch/run.sh --config=configs/digits_kd.py
+"""
+
+from configs import common
+
+
+def get_config(arg=None):
+    config = common.base()
+    config.data.name, config.data.num_points = 'digits', 300
+    config.augment.crop, config.augment.flip = 2, False
+    config.student.name, config.teacher.name = 'resnet8x0_25', 'resnet14'
+    config.teacher.epochs, config.teacher.lr, config.teacher.batch = 30, 0.05, 64
+    config.epochs, config.batch = 60, 20
+    config.optim.lr = 0.05
+    config.eval_every, config.eval_batch = 5, 600
+    config.compare = ('student', 'kd', 'random', 'kcd')
+    config.trials = 3
+    quicktest = {'trials': 1, 'epochs': 6, 'teacher.epochs': 2, 'policy.stages': 3}
+    return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)

@@ -1,0 +1,225 @@
+"""The doctor: everything that can be known before the first step, checked and told.
+
+`resolve` turns a config into the parts of a run, and raises a one-line ValueError for whatever is wrong with it, before
+anything is compiled. `describe` prints what it found: it is what `--check` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from kcd_jax import methods, networks, optim, policies, sharding, state
+from kcd_jax.data import Dataset
+from kcd_jax.spec import Method, Network, Optimiser, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
+
+LOGITS = ('plain', 'standardised')
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run.
+
+    Attributes:
+      sizes: points of each epoch over all phases, as scheduled. steps: full batches in each of them.
+      rows: rows of each step that teacher and student train on. setup: what the method saw.
+    """
+
+    student: Network
+    teacher: Network | None
+    method: Method
+    policy: Policy
+    weights: Weights
+    phases: tuple[Phase, ...]
+    setup: Setup
+    sizes: tuple[int, ...]
+    steps: tuple[int, ...]
+    rows: int
+
+
+def epochs_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, int]]:
+    """(phase, epoch within it) of each epoch of the run."""
+    return [(phase, epoch) for phase in phases for epoch in range(phase.epochs)]
+
+
+def _keywords(section: ConfigDict) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if key != 'name'}
+
+
+def main_optimiser(config: ConfigDict) -> Optimiser:
+    """SGD as PyTorch's, with the learning rate dropped at fractions of the epochs."""
+    settings = config.optim
+    drops = tuple(round(fraction * config.epochs) for fraction in settings.drops)
+    transform = optim.sgd(settings.momentum, settings.weight_decay, settings.nesterov)
+    return Optimiser(transform, optim.step_drops(settings.lr, drops, settings.factor))
+
+
+def _network(name: str, dataset: Dataset, dtype: Any) -> Network:
+    return networks.get(name)(dataset.num_classes, dtype=dtype, normalization=dataset.normalization)
+
+
+def resolve(
+    config: ConfigDict,
+    dataset: Dataset,
+    *,
+    device_count: int,
+    teacher: Network | None = None,
+    teacher_variables: PyTree | None = None,
+) -> Run:
+    """Builds every part of the run that `config` describes.
+
+    Args:
+      config: of one run. dataset: loaded. device_count: devices of the mesh.
+      teacher, teacher_variables: the restored teacher; without it, the network that `config.teacher.name` names.
+
+    Raises:
+      ValueError: one line: what was found, and what to do.
+    """
+    if config.epochs < 1:
+        raise ValueError(f'epochs is {config.epochs}; a run needs at least 1')
+    if config.logits not in LOGITS:
+        raise ValueError(f'logits is {config.logits!r}; known: {", ".join(LOGITS)}')
+    if config.dtype not in DTYPES:
+        raise ValueError(f'dtype is {config.dtype!r}; known: {", ".join(DTYPES)}')
+    for fraction in config.optim.drops:
+        if not 0 < fraction <= 1:
+            raise ValueError(f'optim.drops holds {fraction}; drops are fractions of the epochs, above 0 and at most 1')
+    sharding.check(config.batch, device_count)
+
+    dtype = DTYPES[config.dtype]
+    method = methods.get(config.method.name).make(**_keywords(config.method))
+    policy = policies.get(config.policy.name).make(**_keywords(config.policy))
+    weights = Weights(**config.weights.to_dict())
+    student = _network(config.student.name, dataset, dtype)
+    uses_teacher = method.needs_teacher or weights.alpha > 0
+    if uses_teacher and teacher is None:
+        teacher = _network(config.teacher.name, dataset, dtype)
+    if not uses_teacher:
+        teacher = None
+
+    num_points = len(dataset.train.labels)
+    counts = policy.keep_counts(num_points, config.epochs)
+    if min(counts) < config.batch:
+        raise ValueError(
+            f'{min(counts)} kept points are fewer than one batch of {config.batch}; raise policy.ratio or lower batch'
+        )
+    rows = policy.rows(config.batch)
+    if policy.in_batch is not None:
+        if method.num_views > 1:
+            raise ValueError(
+                f'method {config.method.name} shows {method.num_views} views of a point and policy {config.policy.name} '
+                'chooses inside the batch; use a policy of the whole set (none, random, kcd)'
+            )
+        if rows % device_count:
+            near = rows // device_count * device_count
+            raise ValueError(
+                f'policy {config.policy.name} trains on {rows} rows a step, not a multiple of {device_count} devices; '
+                f'use {near or device_count} or {near + device_count}'
+            )
+
+    setup = _setup(config, dataset, student, teacher, teacher_variables)
+    jax.eval_shape(lambda key: method.init(key, setup), jax.random.PRNGKey(0))
+
+    main = main_optimiser(config)
+    phases = default_phases(method, config.epochs, main)
+    if method.phases is not None:
+        phases = tuple(method.phases(config.epochs, main, student))
+    recorded = sum(phase.epochs for phase in phases if phase.record)
+    if recorded != len(counts):
+        counts = policy.keep_counts(num_points, recorded)
+    remaining = iter(counts)
+    sizes = tuple(next(remaining) if phase.record else num_points for phase, _ in epochs_of(phases))
+    return Run(
+        student, teacher, method, policy, weights, phases, setup, sizes,
+        tuple(size // config.batch for size in sizes), rows,
+    )
+
+
+def _setup(config, dataset, student, teacher, teacher_variables) -> Setup:
+    labels = dataset.train.labels
+    rows = table_rows(len(labels))
+    all_labels = np.zeros(rows, np.int32)
+    all_labels[: len(labels)] = labels
+    student_shapes = state.output_shapes(student, dataset.image_shape, config.batch)
+    teacher_shapes = student_shapes if teacher is None else state.output_shapes(teacher, dataset.image_shape, config.batch)
+    return Setup(
+        student=student_shapes,
+        teacher=teacher_shapes,
+        num_points=len(labels),
+        rows=rows,
+        num_classes=dataset.num_classes,
+        batch=config.batch,
+        image_shape=dataset.image_shape,
+        labels=all_labels,
+        student_network=student,
+        teacher_network=teacher,
+        teacher_variables=teacher_variables,
+    )
+
+
+def cost(run: Run, config: ConfigDict, num_points: int) -> dict[str, Any]:
+    """Samples of the run against KD on all points for as many recording epochs (KCD Eq. 16).
+
+    'scheduled' counts the points of each epoch, 'processed' the full batches (the last partial batch is dropped).
+    Only recording phases count: phases that a method puts in front are reported apart.
+    """
+    recording = [phase.record for phase, _ in epochs_of(run.phases)]
+    share = run.rows / config.batch
+    sizes = [size for size, record in zip(run.sizes, recording, strict=True) if record]
+    scheduled, full = sum(sizes), num_points * len(sizes)
+    processed = sum(size // config.batch * config.batch for size in sizes)
+    processed_full = num_points // config.batch * config.batch * len(sizes)
+    return {
+        'scheduled_samples': round(scheduled * share),
+        'scheduled_full': full,
+        'processed_samples': round(processed * share),
+        'processed_full': processed_full,
+        'relative_scheduled': scheduled * share / full,
+        'relative_processed': processed * share / processed_full,
+        'steps': sum(run.steps),
+        'samples_before': sum(size for size, record in zip(run.sizes, recording, strict=True) if not record),
+    }
+
+
+def cost_line(cost: dict[str, Any]) -> str:
+    """'cost: scheduled 9,811,200 of 12,000,000 points (81.76 %), processed ...'."""
+    return (
+        f'cost: scheduled {cost["scheduled_samples"]:,} of {cost["scheduled_full"]:,} points '
+        f'({100 * cost["relative_scheduled"]:.2f} %), processed {cost["processed_samples"]:,} of '
+        f'{cost["processed_full"]:,} ({100 * cost["relative_processed"]:.2f} %) in {cost["steps"]:,} steps'
+    )
+
+
+def describe(run: Run, config: ConfigDict, dataset: Dataset, *, device_count: int, teacher_line: str) -> list[str]:
+    """The lines that `--check` prints."""
+    num_points = len(dataset.train.labels)
+    abstract = jax.eval_shape(lambda key: run.student.init(key, dataset.image_shape), jax.random.PRNGKey(0))
+    parameters = state.parameter_count(abstract)
+    main = run.phases[-1].optimisers['main']
+    epochs = config.epochs
+    rates = [main.lr(epoch) for epoch in range(epochs)]
+    steps_of_rate = [(epoch, rate) for epoch, rate in enumerate(rates) if epoch == 0 or rate != rates[epoch - 1]]
+    images = sum(math.prod(split.images.shape) for split in (dataset.train, dataset.test))
+    schedule = ', '.join(f'{rate:g} from epoch {epoch + 1}' for epoch, rate in steps_of_rate)
+    changes = [(e, n) for e, n in enumerate(run.sizes) if e == 0 or n != run.sizes[e - 1]]
+    sizes = ', '.join(f'{size:,} from epoch {epoch + 1}' for epoch, size in changes[:8]) + (' ...' if len(changes) > 8 else '')
+    weights = run.weights
+    return [
+        f'data       {dataset.description}; {num_points:,} training points, {dataset.num_classes} classes',
+        f'student    {run.student.name}, {parameters:,} parameters',
+        f'teacher    {teacher_line}',
+        f'method     {config.method.name}: {weights.gamma:g} * CE + {weights.alpha:g} * KD(T={weights.temperature:g})'
+        f' + {weights.beta:g} * extra',
+        f'policy     {config.policy.name}: {sizes}',
+        f'           {cost_line(cost(run, config, num_points))}',
+        f'batch      {config.batch} over {device_count} device(s); the learning rate is not rescaled: {schedule}',
+        f'phases     {", ".join(f"{phase.name} ({phase.epochs} epochs)" for phase in run.phases)}',
+        f'memory     {images / 2**20:,.0f} MiB of images on each device, {8 * run.setup.rows / 2**20:.1f} MiB of value table in all',
+    ]

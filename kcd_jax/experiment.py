@@ -1,0 +1,122 @@
+"""The runs that `config.compare` names x trials, each a `train.train` in its own folder; finished ones are reused."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import pathlib
+import sys
+
+from ml_collections import ConfigDict
+
+from kcd_jax import log, methods, plugins, policies, sharding
+from kcd_jax.train import Result, train
+
+
+def load_config(path: str) -> ConfigDict:
+    """The config of 'FILE[:words]', as the command line's --config reads it (for notebooks and tests)."""
+    file, _, words = path.partition(':')
+    add_config_root(file)
+    spec = importlib.util.spec_from_file_location('config_file', file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(words or None)
+
+
+def add_config_root(file: str) -> None:
+    """Makes the folder above a config file importable: config files import `configs.common`."""
+    root = str(pathlib.Path(file).resolve().parent.parent)
+    if root not in sys.path:
+        sys.path.insert(0, root)
+
+
+def identity(config: ConfigDict) -> str:
+    """Eight hex digits of the resolved config; the number of trials and the compared runs do not count."""
+    content = {key: value for key, value in config.to_dict().items() if key not in ('trials', 'compare')}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def default_workdir(config_path: str, config: ConfigDict) -> pathlib.Path:
+    """runs/<config file>-<hash>: the same command finds its run again."""
+    return pathlib.Path('runs') / f'{pathlib.Path(config_path.partition(":")[0]).stem}-{identity(config)}'
+
+
+def variant(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one compared run: 'student' (no method, no policy), 'kd' (the method, no policy), or a policy.
+
+    A policy takes the keywords that it shares with `config.policy` (ratio, stages, ...), so that what is compared has
+    the same size at every stage.
+    """
+    result = config.copy_and_resolve_references()
+    with result.unlocked():
+        result.compare, result.trials = (), 1
+        if name in ('student', 'kd', 'none'):
+            result.policy = ConfigDict({'name': 'none', **plugins.hyper_parameters(policies.get('none'))})
+        elif name != config.policy.name:
+            keywords = plugins.hyper_parameters(policies.get(name))
+            shared = {key: config.policy[key] for key in keywords if key in config.policy and key != 'preset'}
+            result.policy = ConfigDict({'name': name, **keywords, **shared})
+        if name == 'student':
+            module = methods.get('none')
+            result.method = ConfigDict({'name': 'none', **plugins.hyper_parameters(module)})
+            result.weights = ConfigDict(dict(vars(module.WEIGHTS)))
+            result.logits = 'plain'
+    return result
+
+
+def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = False) -> list[Result]:
+    """Runs what `config` asks for and prints its table.
+
+    Args:
+      config: with `compare` (names of runs; empty: just this run) and `trials` (seeds config.seed, + 1, ...).
+      workdir: holds <name>/trial_<i>/ and teacher/; finished runs there are reused.
+      only_check: check every compared run and stop.
+
+    Returns:
+      The finished runs, trial by trial.
+    """
+    workdir = pathlib.Path(workdir)
+    mesh = sharding.make_mesh()
+    names = tuple(config.compare)
+    variants = {name: variant(config, name) for name in names}
+    if not names:
+        single = config.copy_and_resolve_references()
+        single.compare, single.trials = (), 1
+        variants = {_single_name(single): single}
+    if config.trials < 1:
+        raise ValueError(f'trials is {config.trials}; use at least 1')
+
+    if only_check:
+        for name, chosen in variants.items():
+            print(f'--- {name}')
+            train(chosen, workdir / name / 'trial_0', mesh=mesh, only_check=True)
+        return []
+
+    results = []
+    for trial in range(config.trials):
+        for name, chosen in variants.items():
+            seeded = chosen.copy_and_resolve_references()
+            seeded.seed = config.seed + trial
+            folder = workdir / name / f'trial_{trial}'
+            result = train(seeded, folder, teacher_dir=workdir / 'teacher', mesh=mesh)
+            results.append(Result(name, folder, result.summary))
+    finish(workdir, results)
+    return results
+
+
+def _single_name(config: ConfigDict) -> str:
+    from kcd_jax.train import run_name
+
+    return run_name(config)
+
+
+def finish(workdir: pathlib.Path, results: list[Result]) -> None:
+    """Prints the table over the runs and writes report.html."""
+    from kcd_jax.analysis import report, tables
+
+    table = tables.experiment_table(tables.collect([workdir]))
+    log.say(table.to_text())
+    path = report.write(workdir)
+    log.say(f'report: {path}')
+    del results

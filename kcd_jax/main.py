@@ -1,0 +1,89 @@
+"""`python -m kcd_jax.main --config=configs/cifar100_kd.py`: flags, then experiment.run(config, workdir); nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Read before the first JAX import: TensorFlow and the compiler would else greet the user with their own lines.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_PREEMPTED = 2, 3, 75
+
+
+def define_flags() -> None:
+    from absl import flags
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file('config', None, 'Experiment: FILE[:words], e.g. configs/cifar100_kd.py:method=crd.')
+    flags.DEFINE_string('workdir', None, 'Folder of the runs; default runs/<config file>-<hash of the config>.')
+    flags.DEFINE_bool('check', False, 'Check everything that can be known before the first step, print it, and stop.')
+    flags.DEFINE_bool('needs_prepare', False, 'Exit 10 when the data needs TensorFlow to be prepared; for launch/run.sh.')
+    flags.DEFINE_integer('devices', 0, 'Host devices on a CPU; 0: one a core.')
+
+
+def prepare_jax(devices: int, deterministic: bool) -> None:
+    """Settings that must stand before the first JAX call."""
+    if deterministic:
+        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+    import jax
+
+    if devices or 'jax_num_cpu_devices' not in os.environ.get('XLA_FLAGS', ''):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+        count = devices or 1 << (min(cores, 256).bit_length() - 1)
+        jax.config.update('jax_num_cpu_devices', count)
+    cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
+    jax.config.update('jax_compilation_cache_dir', cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def run(argv: list[str]) -> int:
+    """The whole program; returns the exit code. Errors of the user are one line on stderr."""
+    from absl import flags
+
+    from kcd_jax import experiment
+
+    for arg in argv[1:]:
+        if arg.startswith('--config='):
+            experiment.add_config_root(arg.removeprefix('--config=').partition(':')[0])
+    define_flags()
+    try:
+        flags.FLAGS(argv)
+        if flags.FLAGS.config is None:
+            raise ValueError('no --config; try --config=configs/digits_kd.py')
+    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, FileNotFoundError) as error:
+        return complain(error)
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
+    path = next(arg.removeprefix('--config=') for arg in argv[1:] if arg.startswith('--config='))
+
+    from kcd_jax import train
+
+    if flags.FLAGS.needs_prepare:
+        from kcd_jax import data
+
+        return 10 if data.needs_tensorflow(config.data.name, config.data.dir or None) else 0
+    prepare_jax(flags.FLAGS.devices, config.deterministic)
+    try:
+        experiment.run(config, workdir or experiment.default_workdir(path, config), only_check=flags.FLAGS.check)
+    except train.Preempted as notice:
+        print(notice, file=sys.stderr)
+        return EXIT_PREEMPTED
+    except train.Diverged as error:
+        complain(error)
+        return EXIT_DIVERGED
+    except (ValueError, OSError) as error:
+        if os.environ.get('KCD_JAX_TRACEBACK'):
+            raise
+        return complain(error)
+    return 0
+
+
+def complain(error: Exception) -> int:
+    """One line on stderr: what was found and what to do."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    print(f'error: {text}', file=sys.stderr)
+    return EXIT_BAD_INPUT
+
+
+if __name__ == '__main__':
+    sys.exit(run(sys.argv))
