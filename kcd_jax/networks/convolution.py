@@ -1,0 +1,106 @@
+"""Convolutions that run well on XLA's CPU backend and are the plain ones elsewhere.
+
+On a CPU XLA's gradient of a convolution stays in layouts that miss the fast kernels (three times slower; in a loop
+body nine), so there the gradients of input and kernel are written as explicit NHWC/HWIO convolutions, and a depthwise
+convolution as shifted multiply-adds. The backend is asked at trace time. All have the same value and derivative.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from kcd_jax.spec import Array
+
+_NHWC = ('NHWC', 'HWIO', 'NHWC')
+
+
+def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
+    """A convolution with symmetric padding of kernel // 2.
+
+    Args:
+      x: [B, H, W, C]. kernel: [k, k, C / groups, O] of the same dtype, k odd. stride: of both axes.
+      groups: consecutive channels in each.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), O].
+    """
+    if jax.default_backend() != 'cpu':
+        return plain(x, kernel, stride, groups)
+    if kernel.shape[0] == 1 and stride > 1:  # a strided 1x1 only reads every other pixel
+        x, stride = x[:, ::stride, ::stride], 1
+    if groups == 1:
+        return dense(x, kernel, stride)
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        return depthwise(x, kernel, stride)
+    if kernel.shape[0] == 1:
+        return grouped_pointwise(x, kernel, groups)
+    return plain(x, kernel, stride, groups)
+
+
+def plain(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
+    """`convolve` with XLA's own gradients."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad), (pad, pad)], dimension_numbers=_NHWC, feature_group_count=groups
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def dense(x: Array, kernel: Array, stride: int) -> Array:
+    """`convolve` with one group and explicit gradients."""
+    return plain(x, kernel, stride)
+
+
+def _dense_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:
+    return plain(x, kernel, stride), (x, kernel)
+
+
+def _dense_backward(stride: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    reach = [(out - 1) * stride + 1 for out in grad.shape[1:3]]  # pixels that the output's positions span
+    low = size - 1 - pad
+    input_grad = lax.conv_general_dilated(
+        grad,
+        jnp.flip(kernel, (0, 1)).swapaxes(2, 3),
+        (1, 1),
+        [(low, full - span - low + size - 1) for full, span in zip(x.shape[1:3], reach, strict=True)],
+        lhs_dilation=(stride, stride),
+        dimension_numbers=_NHWC,
+    )
+    # The kernel's gradient convolves the input by the output's gradient, with the batch as the summed channel.
+    kernel_grad = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        grad.transpose(1, 2, 0, 3),
+        (1, 1),
+        [(pad, size - 1 + span - full - pad) for full, span in zip(x.shape[1:3], reach, strict=True)],
+        rhs_dilation=(stride, stride),
+        dimension_numbers=_NHWC,
+    ).transpose(1, 2, 0, 3)
+    return input_grad, kernel_grad
+
+
+dense.defvjp(_dense_forward, _dense_backward)
+
+
+def depthwise(x: Array, kernel: Array, stride: int) -> Array:
+    """A convolution of each channel by itself, as k * k shifted multiply-adds; kernel [k, k, 1, C]."""
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    total = jnp.zeros((), x.dtype)
+    for row in range(size):
+        for column in range(size):
+            shifted = padded[:, row : row + height : stride, column : column + width : stride]
+            total = total + shifted * kernel[row, column].reshape(1, 1, 1, -1)
+    return total
+
+
+def grouped_pointwise(x: Array, kernel: Array, groups: int) -> Array:
+    """A 1x1 convolution in groups, one product for each group."""
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([dense(part, weight, 1) for part, weight in parts], -1)

@@ -1,0 +1,248 @@
+"""The layers that every network is made of, and the wrapping of a flax module as a `Network`.
+
+Modules carry the names of the field's public PyTorch checkpoints ('layer1.0.conv1'), so that importing one is a
+renaming of leaves. Images are NHWC, kernels HWIO, padding is explicit and symmetric as in PyTorch. A layer computes in
+the dtype of its input; parameters and statistics are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from kcd_jax.networks.convolution import convolve
+from kcd_jax.spec import Array, Network, Outputs, PyTree
+
+BN_MOMENTUM = 0.9  # PyTorch's 0.1
+BN_EPSILON = 1e-5
+
+# (mean, std) of the channels in [0, 1], by the name of who trained with them.
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    'cifar100': ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    'cifar100_unix': ((0.5071, 0.4866, 0.4409), (0.2675, 0.2565, 0.2761)),
+    'reviewkd': ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+    'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    'imagenet': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+Normalization = str | tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def constants(normalization: Normalization) -> dict[str, Array]:
+    """{'mean', 'std'}: f32[3] of a named set or of a (mean, std) pair; ValueError for an unknown name or a zero std."""
+    if isinstance(normalization, str):
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f'unknown normalization {normalization!r}; known: {", ".join(NORMALIZATIONS)}')
+        normalization = NORMALIZATIONS[normalization]
+    mean, std = (np.asarray(part, np.float32) for part in normalization)
+    if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
+        raise ValueError(f'normalization needs three means and three positive deviations, found {mean} and {std}')
+    return {'mean': jnp.asarray(mean), 'std': jnp.asarray(std)}
+
+
+# ------------------------------------------------------------------------------------------------------ initial values
+
+
+@struct.dataclass
+class _Drawn(nn.meta.AxisMetadata):
+    """The shape of a parameter, boxed with how it is drawn: it survives `eval_shape`, so that nothing is run to init.
+
+    `kind` is 'normal' (times scale), 'uniform' (in +-scale) or 'constant' (scale).
+    """
+
+    value: Any
+    kind: str = struct.field(pytree_node=False)
+    scale: float = struct.field(pytree_node=False)
+
+    def unbox(self) -> Any:
+        return self.value
+
+    def replace_boxed(self, val: Any) -> _Drawn:
+        return self.replace(value=val)
+
+    def add_axis(self, index: int, params: dict[Any, Any]) -> _Drawn:
+        del index, params
+        return self
+
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> _Drawn:
+        del index, params
+        return self
+
+
+def drawn(kind: str, scale: float, shape: tuple[int, ...]) -> Callable[[Array], _Drawn]:
+    """An initialiser for `Module.param` that only says how the parameter is to be drawn."""
+
+    def initialiser(key: Array) -> _Drawn:
+        del key
+        return _Drawn(jnp.zeros(shape, jnp.float32), kind, scale)
+
+    return initialiser
+
+
+def draw(key: Array, boxed: PyTree) -> PyTree:
+    """Draws every parameter of a tree of `_Drawn` boxes, from one stream of each kind: f32, deterministic in the key.
+
+    With a concrete key the leaves are cut from the stream by NumPy: no compilation for each shape.
+    """
+    leaves, treedef = jax.tree.flatten(boxed, is_leaf=lambda leaf: isinstance(leaf, _Drawn))
+    traced = isinstance(key, jax.core.Tracer)
+    numpy = jnp if traced else np
+    streams, offsets = {}, {'normal': 0, 'uniform': 0}
+    for number, (kind, sample) in enumerate({'normal': jax.random.normal, 'uniform': jax.random.uniform}.items()):
+        size = sum(math.prod(leaf.value.shape) for leaf in leaves if leaf.kind == kind)
+        stream = sample(jax.random.fold_in(key, number), (size,), jnp.float32)
+        streams[kind] = stream if traced else np.asarray(stream)
+    values = []
+    for leaf in leaves:
+        if leaf.kind == 'constant':
+            values.append(jnp.full(leaf.value.shape, leaf.scale, jnp.float32))
+            continue
+        start = offsets[leaf.kind]
+        offsets[leaf.kind] = stop = start + math.prod(leaf.value.shape)
+        unit = streams[leaf.kind][start:stop].reshape(leaf.value.shape)
+        if leaf.kind == 'uniform':
+            unit = unit * numpy.float32(2) - numpy.float32(1)
+        values.append(jnp.asarray(unit * numpy.float32(leaf.scale)))
+    return jax.tree.unflatten(treedef, values)
+
+
+# -------------------------------------------------------------------------------------------------------------- layers
+
+
+class Conv(nn.Module):
+    """A convolution [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), features], padded by kernel // 2.
+
+    Attributes:
+      init: 'fan_out' draws the kernel from N(0, sqrt(2 / (kernel^2 * features))) and a zero bias; 'torch' draws both
+        from U(+-1/sqrt(fan_in)).
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    bias: bool = False
+    init: str = 'fan_out'
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        bound = 1.0 / math.sqrt(math.prod(shape[:3]))
+        how = {
+            'fan_out': ('normal', math.sqrt(2.0 / (self.kernel**2 * self.features))),
+            'torch': ('uniform', bound),
+        }[self.init]
+        kernel = self.param('kernel', drawn(*how, shape))
+        x = convolve(x, kernel.astype(x.dtype), self.stride, self.groups)
+        if self.bias:
+            how = {'fan_out': ('constant', 0.0), 'torch': ('uniform', bound)}[self.init]
+            x = x + self.param('bias', drawn(*how, (self.features,))).astype(x.dtype).reshape(1, 1, 1, -1)
+        return x
+
+
+class Dense(nn.Module):
+    """A linear layer [B, D] -> [B, features] with bias.
+
+    Attributes:
+      kernel_init, bias_init: (kind, scale) of `drawn`; None is U(+-1/sqrt(D)), PyTorch's default.
+    """
+
+    features: int
+    kernel_init: tuple[str, float] | None = None
+    bias_init: tuple[str, float] | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        default = ('uniform', 1.0 / math.sqrt(x.shape[-1]))
+        kernel = self.param('kernel', drawn(*(self.kernel_init or default), (x.shape[-1], self.features)))
+        bias = self.param('bias', drawn(*(self.bias_init or default), (self.features,)))
+        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape(1, -1)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last; under jit the statistics are those of the global batch.
+
+    It trains exactly when the caller may change 'batch_stats': then the batch's mean and biased variance normalise,
+    and the running ones move by a tenth towards them. Statistics are float32 for any input dtype.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        features = x.shape[-1]
+        scale = self.param('scale', drawn('constant', 1.0, (features,)))
+        bias = self.param('bias', drawn('constant', 0.0, (features,)))
+        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), jnp.float32)
+        running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), jnp.float32)
+        wide = x.astype(jnp.float32)
+        if self.is_mutable_collection('batch_stats'):
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(wide, axes)
+            var = jnp.maximum(jnp.mean(jnp.square(wide), axes) - jnp.square(mean), 0.0)
+            if not self.is_initializing():
+                running_mean.value = BN_MOMENTUM * running_mean.value + (1 - BN_MOMENTUM) * mean
+                running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        gain = scale * jax.lax.rsqrt(var + BN_EPSILON)
+        row = (1,) * (x.ndim - 1) + (features,)
+        return (wide * gain.reshape(row) + (bias - mean * gain).reshape(row)).astype(x.dtype)
+
+
+def global_mean(x: Array) -> Array:
+    """[B, H, W, C] -> [B, C]: the average over the positions, for any image size."""
+    return jnp.mean(x, (1, 2))
+
+
+# ------------------------------------------------------------------------------------------------------------- Network
+
+
+def wrap(
+    name: str, module: nn.Module, *, tail: tuple[str, ...], dtype: Any = jnp.float32, normalization: Normalization
+) -> Network:
+    """A flax module [B, H, W, 3] -> Outputs as a `Network` that normalises its input and returns float32.
+
+    Args:
+      name: the config name. module: called with the normalised image in `dtype`.
+      tail: patterns of the paths in 'params' after the last tap.
+      dtype: of the computation. normalization: a name of `NORMALIZATIONS`, or (mean, std).
+    """
+    pixels = constants(normalization)
+
+    def init(key: Array, image_shape: tuple[int, int, int]) -> PyTree:
+        height, width, channels = image_shape
+        if channels != 3 or min(height, width) < 8:
+            raise ValueError(f'{name} takes images of three channels and at least 8x8 pixels, found {tuple(image_shape)}')
+        image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+        stats = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.full(leaf.shape, 1.0 if path[-1].key == 'var' else 0.0, jnp.float32),
+            shapes['batch_stats'],
+        )
+        return {
+            'params': draw(key, shapes['params']),
+            'batch_stats': stats,
+            'constants': {part: jnp.array(value, copy=True) for part, value in pixels.items()},
+        }
+
+    def apply(variables: PyTree, image: Array, train: bool) -> tuple[Outputs, PyTree]:
+        state = {'batch_stats': variables['batch_stats'], 'constants': variables['constants']}
+        mean, std = (variables['constants'][part].reshape(1, 1, 1, 3) for part in ('mean', 'std'))
+        x = ((image - mean) / std).astype(dtype)
+        given = {'params': variables['params'], 'batch_stats': variables['batch_stats']}
+        if train:
+            outputs, changed = module.apply(given, x, mutable=['batch_stats'])
+            state = {**state, 'batch_stats': changed['batch_stats']}
+        else:
+            outputs = module.apply(given, x)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), state
+
+    return Network(name=name, init=init, apply=apply, tail=tail)
