@@ -1,0 +1,64 @@
+"""Knowledge condensation: how much each training point still teaches, and which points to train on (KCD, ECCV 2022).
+
+One group of the paper's equations a file, pure and jittable: `value` (Eq. 7, 12), `ranking` (Eq. 13, 8), `summary`
+(Eq. 14, 15), `schedule` (thresholds, Eq. 16). `condenser` is the plug-in for any training loop.
+"""
+
+from __future__ import annotations
+
+from kcd_jax.knowledge.condenser import Condenser, CondenserState
+from kcd_jax.knowledge.ranking import likelihood, positions, rank, value_label
+from kcd_jax.knowledge.schedule import (
+    epoch_sizes,
+    keep_counts,
+    processed,
+    relative_cost,
+    replan_index,
+    replans,
+    stage_length,
+)
+from kcd_jax.knowledge.summary import (
+    constant_epsilon,
+    high_slots,
+    low_slots,
+    mixing_plan,
+    num_mixed,
+    ramp_epsilon,
+    random_slots,
+    summarize,
+    unmixed_plan,
+)
+from kcd_jax.knowledge.value import prediction_entropy, record, record_last
+from kcd_jax.spec import Plan, ValueTable, full_plan, table_rows
+
+__all__ = [
+    'Condenser',
+    'CondenserState',
+    'Plan',
+    'ValueTable',
+    'constant_epsilon',
+    'epoch_sizes',
+    'full_plan',
+    'high_slots',
+    'keep_counts',
+    'likelihood',
+    'low_slots',
+    'mixing_plan',
+    'num_mixed',
+    'positions',
+    'prediction_entropy',
+    'processed',
+    'ramp_epsilon',
+    'random_slots',
+    'rank',
+    'record',
+    'record_last',
+    'relative_cost',
+    'replan_index',
+    'replans',
+    'stage_length',
+    'summarize',
+    'table_rows',
+    'unmixed_plan',
+    'value_label',
+]

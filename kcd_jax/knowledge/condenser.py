@@ -1,0 +1,147 @@
+"""Condensation for a training loop of your own, in three lines.
+
+    condenser = Condenser(num_points=50_000)
+    state = condenser.init()
+    for each step:        state = condenser.record(state, index, logits)
+                          image = condenser.mix(plan, images, index)
+    between two stages:   plan, state = condenser.summarize(state, stage)
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from kcd_jax.knowledge import pool as pool_lib
+from kcd_jax.knowledge.ranking import rank
+from kcd_jax.knowledge.schedule import keep_counts
+from kcd_jax.knowledge.summary import summarize, unmixed_plan
+from kcd_jax.knowledge.value import prediction_entropy, record
+from kcd_jax.spec import Array, Plan, ValueTable, full_plan
+
+SCHEDULE_OF_PRESET = {'paper': 'exponential', 'reference': 'linear'}
+
+
+@struct.dataclass
+class CondenserState:
+    """What the condenser knows: the value table, the plan in force, and (preset 'reference') its pool of images.
+
+    Attributes:
+      table: values and visits. plan: of the present stage. pool: u8[num_points, H, W, 3], or None.
+    """
+
+    table: ValueTable
+    plan: Plan
+    pool: Array | None = None
+
+
+class Condenser:
+    """Knowledge condensation as a plug-in (KCD, ECCV 2022).
+
+    Args:
+      num_points: training points; a point's index is its number, 0 ... num_points - 1.
+      ratio: share of the points kept in the last stage, in (0, 1].
+      stages: condensations.
+      alpha: exponent of the visits (Eq. 13).
+      epsilon_max: largest share of a dropped point that is mixed in (Eq. 15).
+      preset: 'paper' (sizes fall exponentially, partners from all dropped points, mixed afresh from the originals) or
+        'reference' (the authors' code: sizes fall linearly, partners from the newly dropped window, mixing stays in a
+        pool of uint8 images).
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+
+    def __init__(
+        self,
+        num_points: int,
+        ratio: float = 0.7,
+        stages: int = 6,
+        alpha: float = 0.03,
+        epsilon_max: float = 0.3,
+        preset: str = 'paper',
+    ):
+        if preset not in SCHEDULE_OF_PRESET:
+            raise ValueError(f'preset is {preset!r}; known: {", ".join(SCHEDULE_OF_PRESET)}')
+        if not 0 <= epsilon_max <= 1:
+            raise ValueError(f'epsilon_max is {epsilon_max}; it is a share of pixels, from 0 to 1')
+        self.num_points = num_points
+        self.alpha = alpha
+        self.epsilon_max = epsilon_max
+        self.preset = preset
+        self.keep_counts = keep_counts(num_points, ratio, stages, SCHEDULE_OF_PRESET[preset])
+        self._record = jax.jit(lambda table, index, logits: record(table, index, prediction_entropy(logits)))
+        self._order = jax.jit(functools.partial(rank, alpha=alpha))
+        self._summarize = jax.jit(functools.partial(summarize, epsilon_max=epsilon_max))
+        self._mix = jax.jit(_mix)
+
+    def init(self, images: Array | np.ndarray | None = None) -> CondenserState:
+        """The state before training: every point kept.
+
+        Args:
+          images: u8[num_points, H, W, 3]; needed, and copied, by preset 'reference' only.
+
+        Raises:
+          ValueError: preset 'reference' without uint8 images of all points.
+        """
+        table = ValueTable.create(self.num_points, self.num_points)
+        plan = full_plan(self.num_points, self.num_points)
+        if self.preset == 'paper':
+            return CondenserState(table, plan)
+        if images is None or images.dtype != np.uint8 or images.shape[0] != self.num_points:
+            found = 'none' if images is None else f'{images.dtype}{list(images.shape)}'
+            raise ValueError(f"preset 'reference' mixes in a pool of images; give init uint8 images of all {self.num_points} points, not {found}")
+        return CondenserState(table, plan, jnp.array(images, copy=True))
+
+    def record(self, state: CondenserState, index: Array, logits: Array) -> CondenserState:
+        """Records the entropies of the student's train-mode logits [B, K] on the points `index` i32[B]; jittable."""
+        return state.replace(table=self._record(state.table, index, logits))
+
+    def summarize(self, state: CondenserState, stage: int) -> tuple[Plan, CondenserState]:
+        """The plan of the next stage, from what has been recorded. Call it between epochs, outside jit.
+
+        Train on `plan.order[:plan.num_keep]`, shuffled, until the next condensation.
+
+        Args:
+          stage: 0 for the first condensation.
+
+        Raises:
+          ValueError: there is no such stage.
+        """
+        if not 0 <= stage < len(self.keep_counts):
+            raise ValueError(f'stage is {stage}; there are {len(self.keep_counts)} condensations, from 0')
+        num_keep = self.keep_counts[stage]
+        order = self._order(state.table)
+        if self.preset == 'paper':
+            plan = self._summarize(order, num_keep)
+            return plan, state.replace(plan=plan)
+        ranked, before = np.asarray(order), int(state.plan.num_keep)
+        kept, dropped = pool_lib.window(ranked, num_keep, before)
+        pool = pool_lib.blend_pool(state.pool, kept, dropped, self.epsilon_max)
+        plan = unmixed_plan(order, num_keep)
+        return plan, state.replace(plan=plan, pool=pool)
+
+    def mix(self, plan: Plan, images: Array, index: Array) -> Array:
+        """The images to train on: (1 - epsilon) * image + epsilon * partner's image (Eq. 14); jittable.
+
+        Args:
+          plan: of `summarize` (before the first condensation: `state.plan`).
+          images: [num_points, H, W, 3] of all points, uint8 or float; with preset 'reference' pass `state.pool`.
+          index: i32[B], the points of the batch.
+
+        Returns:
+          f32[B, H, W, 3]: in [0, 1] for uint8 images, else in the images' own range.
+        """
+        return self._mix(plan, images, index)
+
+
+def _mix(plan: Plan, images: Array, index: Array) -> Array:
+    scale = jnp.float32(255 if images.dtype == jnp.uint8 else 1)
+    image = images[index].astype(jnp.float32) / scale
+    partner = images[plan.partner[index]].astype(jnp.float32) / scale
+    epsilon = plan.epsilon[index].reshape((-1,) + (1,) * (image.ndim - 1))
+    return (1.0 - epsilon) * image + epsilon * partner

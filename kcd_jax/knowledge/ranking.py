@@ -1,0 +1,98 @@
+"""Cost-aware ranking of the points (KCD Eq. 13), their likelihood and value label (Eq. 8)."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kcd_jax.spec import Array, ValueTable
+
+# Visits that have a weight of their own; more visits weigh as much as this many.
+MAX_VISITS = 16384
+
+_FIRST = np.uint32(0)
+_LAST = np.uint32(0xFFFFFFFF)
+_SIGN = np.uint32(0x80000000)
+
+
+@functools.lru_cache(maxsize=32)
+def frequency_weights(alpha: float) -> np.ndarray:
+    """f32[MAX_VISITS + 1]: F^alpha for F = 0, 1, ... (entry 0 is never used).
+
+    Computed in NumPy float64: the powers of NumPy and XLA differ in the last bit, and a plan must not depend on that.
+    """
+    visits = np.arange(MAX_VISITS + 1, dtype=np.float64)
+    visits[0] = 1.0
+    return np.power(visits, float(alpha)).astype(np.float32)
+
+
+def score_keys(table: ValueTable, alpha: float) -> Array:
+    """u32[N]: the smaller, the more valuable. 0: never visited, or not a number; the largest: padding.
+
+    In between lie the bits of the score F^alpha * V, mapped so that they descend as the score rises. `alpha` is static.
+    """
+    weights = jnp.asarray(frequency_weights(alpha))
+    score = table.value * weights[jnp.clip(table.count, 0, MAX_VISITS)]
+    score = jnp.where(score == 0, jnp.float32(0), score)  # -0 and 0 are a tie
+    bits = jax.lax.bitcast_convert_type(score, jnp.uint32)
+    ascending = jnp.where(bits >= _SIGN, ~bits, bits | _SIGN)
+    key = jnp.where((table.count == 0) | jnp.isnan(score), _FIRST, ~ascending)
+    return jnp.where(jnp.arange(key.shape[0]) < table.num_points, key, _LAST)
+
+
+def rank(table: ValueTable, alpha: float) -> Array:
+    """Cost-aware ranking: the order of the points by F^alpha * V, descending (KCD Eq. 13).
+
+    F is the number of visits and V the recorded value. The authors' code divides F by the epochs of a stage, a constant
+    factor that changes nothing. Points that were never visited come first (nothing is known of them), and so do those
+    whose value is not a number; padding comes last; ties are resolved by index.
+
+    Args:
+      table: N rows. Replicate a sharded table first: the order is the same on any number of devices, but sorting
+        gathers it anyway.
+      alpha: exponent of the visits, static; 0 ranks by value alone.
+
+    Returns:
+      i32[N], a permutation: the point at each rank, most valuable first.
+    """
+    key = score_keys(table, alpha)
+    return order_by(key)
+
+
+def order_by(key: Array) -> Array:
+    """i32[N]: the indices that sort the u32[N] keys, ascending, ties by index."""
+    index = jnp.arange(key.shape[0], dtype=jnp.int32)
+    return jax.lax.sort((key, index), num_keys=2)[1]
+
+
+def positions(order: Array) -> Array:
+    """i32[N] by point: its rank R, 0 for the most valuable; the inverse permutation of `order`."""
+    ranks = jnp.arange(order.shape[0], dtype=jnp.int32)
+    return jnp.zeros_like(ranks).at[order].set(ranks, unique_indices=True)
+
+
+def likelihood(order: Array, num_points: int | None = None) -> Array:
+    """p = 1 - R / N by point: how likely a point is to be valuable (KCD Eq. 8); 0 for padding.
+
+    Args:
+      order: i32[N] of `rank`. num_points: points without the padding, default N.
+
+    Returns:
+      f32[N] by point, in [0, 1].
+    """
+    num_points = order.shape[0] if num_points is None else num_points
+    return jnp.maximum(1.0 - positions(order).astype(jnp.float32) / jnp.float32(num_points), 0.0)
+
+
+def value_label(order: Array, num_keep: int | Array) -> Array:
+    """y = 1 iff R < num_keep, by point (KCD Eq. 8).
+
+    The paper's "y = 1 iff p >= tau" would keep (1 - tau) N points; its cost (Eq. 16) and text need tau N, which this is.
+
+    Returns:
+      i32[N] by point, 0 or 1.
+    """
+    return (positions(order) < jnp.asarray(num_keep, jnp.int32)).astype(jnp.int32)
