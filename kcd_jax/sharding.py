@@ -1,0 +1,118 @@
+"""The only place that knows of meshes and partition specs: one mesh axis, `data`.
+
+The batch and the value table are split over it; everything else is replicated. All of it works the same for one
+process and for several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from kcd_jax.spec import ROW_MULTIPLE, PyTree, TrainState
+
+AXIS = 'data'
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices (of all processes), or of the given ones, along `data`.
+
+    Raises:
+      ValueError: the number of devices does not divide 256, to which the rows of every per-point array are rounded.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    if not devices or ROW_MULTIPLE % len(devices):
+        near = 1 << max(len(devices).bit_length() - 1, 0)
+        raise ValueError(
+            f'{len(devices)} devices do not divide {ROW_MULTIPLE}; use {min(near, ROW_MULTIPLE)} of them (a power of two)'
+        )
+    # Auto axes: with the default, explicit ones, gather, scatter and sort of split arrays are errors.
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices."""
+    return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def check(rows: int, devices: int, what: str = 'batch') -> None:
+    """Refuses rows that the devices cannot share equally: JAX would replicate them without a word.
+
+    Raises:
+      ValueError: 'batch 100 is not a multiple of 8 devices; use 96 or 104'.
+    """
+    if rows < 1:
+        raise ValueError(f'{what} {rows} is too small; use {devices} or more')
+    if rows % devices:
+        below = rows // devices * devices
+        choices = f'{below} or {below + devices}' if below else f'{devices}'
+        raise ValueError(f'{what} {rows} is not a multiple of {devices} devices; use {choices}')
+
+
+def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
+    """The sharding of every leaf of a state (or of its abstract form): the value table split, the rest replicated."""
+    everywhere = jax.tree.map(lambda _: replicated(mesh), state)
+    return everywhere.replace(table=jax.tree.map(lambda _: batch(mesh), state.table))
+
+
+def constrain_batch(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Inside jit: the first axis of every array split over the devices; scalars as they are.
+
+    Raises:
+      ValueError: rows that are not a multiple of the devices, while tracing.
+    """
+
+    def constrain(x: jax.Array) -> jax.Array:
+        if x.ndim == 0:
+            return x
+        check(x.shape[0], mesh.size, 'a batch of')
+        return jax.lax.with_sharding_constraint(x, batch(mesh))
+
+    return jax.tree.map(constrain, tree)
+
+
+def constrain_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Inside jit: every array whole on every device."""
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """NumPy copies of whole arrays, wherever their parts lie. With several processes all of them must call it."""
+
+    def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+        return np.array(x, copy=True)  # a view of the device's buffer would change when the buffer is donated
+
+    return jax.tree.map(fetch, tree)
+
+
+def put(tree: PyTree, shardings: PyTree) -> PyTree:
+    """The arrays of `tree` in new buffers, placed by `shardings` (one for all, or a tree of them).
+
+    No two of the results share a buffer, nor do they share one with `tree`: the state is donated, and donation refuses
+    shared buffers. (`jax.device_put` with `may_alias=False` still shares when one device's array is replicated.)
+    Every process passes the same values; each places what its own devices hold.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(place, to_host(tree), shardings)
+
+
+# For arrays that lie on the mesh already; they come back at their new places.
+put_like = put
