@@ -117,12 +117,7 @@ def resolve(
                 f'method {config.method.name} shows {method.num_views} views of a point and policy {config.policy.name} '
                 'chooses inside the batch; use a policy of the whole set (none, random, kcd)'
             )
-        if rows % device_count:
-            near = rows // device_count * device_count
-            raise ValueError(
-                f'policy {config.policy.name} trains on {rows} rows a step, not a multiple of {device_count} devices; '
-                f'use {near or device_count} or {near + device_count}'
-            )
+        sharding.check(rows, device_count, f'policy {config.policy.name} with rows a step of')
 
     setup = _setup(config, dataset, student, teacher, teacher_variables)
     jax.eval_shape(lambda key: method.init(key, setup), jax.random.PRNGKey(0))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from kcd_jax import augment, knowledge, objective
+from kcd_jax import augment, knowledge, objective, optim
 from kcd_jax.spec import (
     Array,
     Batch,
@@ -108,10 +108,9 @@ def fetch(points: Points, state: TrainState, order: Array, recipe: Recipe) -> Ra
 
 def _prepare(state: TrainState, raw: RawBatch, recipe: Recipe, key: Array) -> Batch:
     """Mixes with the partners (KCD Eq. 14) and augments."""
-    image = raw.image.astype(jnp.float32) / 255.0
+    image = augment.to_float(raw.image)
     if recipe.policy.mixes:
-        partner = raw.partner_image.astype(jnp.float32) / 255.0
-        image = augment.mix(image, partner, state.plan.epsilon[raw.index])
+        image = augment.mix(image, augment.to_float(raw.partner_image), state.plan.epsilon[raw.index])
     image = augment.augment(key, image, crop_pad=recipe.crop, flip=recipe.flip, views=recipe.method.views)
     return Batch(
         index=raw.index,
@@ -207,9 +206,8 @@ def train_step(
             (student_grad,) = pull_back(outputs_grad)
             grads.update({path: leaf for path, leaf in leaf_paths({'student': student_grad}).items() if path in moved})
         transform = phase.optimisers[update.label].transform
-        deltas, opt_state[update.label] = transform.update(grads, opt_state[update.label], moved)
-        lr = lrs[update.label]
-        params = merge(params, {path: leaf - lr * deltas[path] for path, leaf in moved.items()})
+        moved, opt_state[update.label] = optim.apply(transform, lrs[update.label], grads, opt_state[update.label], moved)
+        params = merge(params, moved)
         if moves_student:
             forward = None
         if update.keep:
@@ -295,7 +293,7 @@ def eval_step(
     Returns:
       ({'correct', 'loss', and with a teacher 'agree', 'teacher_kl': f32[]}, logits f32[B, K]).
     """
-    outputs, _ = network.apply(variables, images.astype(jnp.float32) / 255.0, False)
+    outputs, _ = network.apply(variables, augment.to_float(images), False)
     logits = outputs.logits.astype(jnp.float32)
     log_p = jax.nn.log_softmax(logits)
     prediction = jnp.argmax(logits, axis=-1)

@@ -78,7 +78,13 @@ def obtain_teacher(config: ConfigDict, dataset: data.Dataset, folder: pathlib.Pa
     if not source:
         train(teacher_config(config), folder, mesh=mesh)
         source = str(folder)
-    return teacher.restore(config.teacher, source, dataset, dtype=check.DTYPES[config.dtype])
+    return teacher.restore(
+        config.teacher.name,
+        source,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        dtype=check.DTYPES[config.dtype],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation
@@ -225,6 +231,11 @@ class Loop:
     def rates(self, phase: Phase, phase_epoch: int) -> dict[str, jax.Array]:
         values = {label: np.float32(optimiser.lr(phase_epoch)) for label, optimiser in phase.optimisers.items()}
         return sharding.put({**values, 'phase_epoch': np.int32(phase_epoch)}, sharding.replicated(self.mesh))
+
+    def end_epoch(self, current: TrainState) -> TrainState:
+        """The state with one more epoch finished."""
+        counters = {'epoch': np.int32(int(current.epoch) + 1), 'done': np.int32(0)}
+        return current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
 
     # -- parts of an epoch ----------------------------------------------------------------------------------------
 
@@ -401,7 +412,10 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
     dataset = load_data(config)
     devices = mesh.size
     run = check.resolve(config, dataset, device_count=devices)
-    teacher_line = 'none' if run.teacher is None else teacher.describe(config.teacher)
+    teacher_line = 'none'
+    if run.teacher is not None:
+        source = config.teacher.checkpoint
+        teacher_line = f'{run.teacher.name}, ' + (f'from {source}' if source else f'trained first: {config.teacher.epochs} epochs')
     if only_check:
         if run.teacher is not None and not config.teacher.checkpoint:
             check.resolve(teacher_config(config), load_data(teacher_config(config)), device_count=devices)
@@ -509,6 +523,8 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
             'command': ' '.join(sys.argv),
             **log.environment(),
         }
-        teacher.save_student(workdir, variables, summary, dataset)
+        kept = ('dataset', 'accuracy', 'best_accuracy', 'num_classes', 'seed', 'epochs', 'method', 'policy', 'config', 'commit')
+        card = {'network': run.student.name, 'image_shape': dataset.image_shape, **{key: summary[key] for key in kept}}
+        teacher.save(workdir / teacher.FILE, variables, card)
         run_log.write_summary(summary)
         return Result(run_name(config), workdir, summary)

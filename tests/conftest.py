@@ -39,3 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure() -> None:
     """Removes the scratch folder."""
     _SCRATCH.cleanup()
+
+
+@pytest.fixture
+def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks 'tiny' and 'tiny_teacher' (tests/tiny), known by their names as a user's own file would be."""
+    from kcd_jax import networks
+
+    folder = str(pathlib.Path(__file__).parent / 'tiny')
+    monkeypatch.setattr(networks, '__path__', [*networks.__path__, folder])

@@ -1,0 +1,35 @@
+"""A network family for tests of the loop: three taps, one normalisation, compiled in a second.
+
+`networks.__path__` is extended by this folder (fixture `tiny_networks`), as a user adds a family by adding a file.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kcd_jax.networks.layers import BatchNorm, Conv, Dense, global_mean, wrap
+from kcd_jax.spec import Outputs
+
+NAMES = {'tiny': 4, 'tiny_teacher': 8}
+
+
+class Tiny(nn.Module):
+    width: int
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(BatchNorm(name='bn1')(Conv(self.width, 3, 2, name='conv1')(x)))
+        feats, preacts = [x], []
+        for stage in (1, 2, 3):
+            preact = Conv(self.width, 1, 2 if stage == 2 else 1, name=f'layer{stage}')(x)
+            x = nn.relu(preact)
+            feats.append(x)
+            preacts.append(preact)
+        embed = global_mean(x)
+        return Outputs(Dense(self.num_classes, name='fc')(embed), tuple(feats), tuple(preacts), embed)
+
+
+def make(name, num_classes, *, dtype=jnp.float32, normalization='none'):
+    return wrap(name, Tiny(NAMES[name], num_classes), tail=('fc/*',), dtype=dtype, normalization=normalization)
