@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from kcd_jax.networks.convolution import convolve
+from kcd_jax.networks.convolution import convolve, shifts
 from kcd_jax.spec import Array, Network, Outputs, PyTree
 
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
@@ -200,6 +200,27 @@ class BatchNorm(nn.Module):
 def global_mean(x: Array) -> Array:
     """[B, H, W, C] -> [B, C]: the average over the positions, for any image size."""
     return jnp.mean(x, (1, 2))
+
+
+def halve_by_max(x: Array) -> Array:
+    """Max-pooling 2x2 of stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C].
+
+    Where values tie the gradient is shared; after a ReLU only zeros tie, whose gradient is zero.
+    """
+    batch, height, width, features = x.shape
+    x = x[:, : height // 2 * 2, : width // 2 * 2]
+    return jnp.max(x.reshape(batch, height // 2, 2, width // 2, 2, features), (2, 4))
+
+
+def mean_3x3(x: Array, stride: int) -> Array:
+    """Average-pooling 3x3 with one zero of padding, which is counted."""
+    return sum(view for _, _, view in shifts(x, 3, stride)) * jnp.asarray(1 / 9, x.dtype)
+
+
+def shuffle_channels(x: Array, groups: int) -> Array:
+    """Channel shuffle: the channels as a matrix of `groups` rows, transposed."""
+    batch, height, width, features = x.shape
+    return x.reshape(batch, height, width, groups, features // groups).swapaxes(3, 4).reshape(x.shape)
 
 
 # ------------------------------------------------------------------------------------------------------------- Network

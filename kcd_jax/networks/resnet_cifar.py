@@ -1,0 +1,79 @@
+"""ResNet18/34/50 with a 3x3 stem and no pooling, for 32x32 images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
+from kcd_jax.networks.resnet import BasicBlock
+from kcd_jax.spec import Array, Network, Outputs
+
+# name: (blocks in each of the four stages, whether they are bottlenecks)
+NAMES: dict[str, tuple[tuple[int, int, int, int], bool]] = {
+    'resnet18_cifar': ((2, 2, 2, 2), False),
+    'resnet34_cifar': ((3, 4, 6, 3), False),
+    'resnet50_cifar': ((3, 4, 6, 3), True),
+}
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1 to four times the width, and a shortcut; returns (after ReLU, the sum before it)."""
+
+    features: int
+    stride: int
+    shortcut: str = 'downsample'
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        y = nn.relu(BatchNorm(name='bn1')(Conv(self.features, 1, name='conv1')(x)))
+        y = nn.relu(BatchNorm(name='bn2')(Conv(self.features, 3, self.stride, name='conv2')(y)))
+        y = BatchNorm(name='bn3')(Conv(4 * self.features, 1, name='conv3')(y))
+        if self.stride != 1 or x.shape[-1] != 4 * self.features:
+            x = Conv(4 * self.features, 1, self.stride, name=f'{self.shortcut}.0')(x)
+            x = BatchNorm(name=f'{self.shortcut}.1')(x)
+        return nn.relu(y + x), y + x
+
+
+def stages(
+    x: Array, blocks: tuple[int, ...], bottleneck: bool, shortcut: str
+) -> tuple[Array, list[Array], list[Array]]:
+    """The stages 'layer1' to 'layer4', of widths 64 to 512; called inside a module's compact method.
+
+    Returns:
+      (the last output, each stage's output after ReLU, each stage's sum before it).
+    """
+    block_type = Bottleneck if bottleneck else BasicBlock
+    feats, preacts = [], []
+    for stage, repeats in enumerate(blocks, start=1):
+        for block in range(repeats):
+            stride = 2 if stage > 1 and block == 0 else 1
+            x, preact = block_type(32 * 2**stage, stride, shortcut, name=f'layer{stage}.{block}')(x)
+        feats.append(x)
+        preacts.append(preact)
+    return x, feats, preacts
+
+
+class CifarResNet(nn.Module):
+    """3x3 stem, four stages, global average, classifier."""
+
+    blocks: tuple[int, int, int, int]
+    bottleneck: bool
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Outputs:
+        stem = nn.relu(BatchNorm(name='bn1')(Conv(64, 3, name='conv1')(x)))
+        x, feats, preacts = stages(stem, self.blocks, self.bottleneck, 'shortcut')
+        embed = global_mean(x)
+        return Outputs(Dense(self.num_classes, name='linear')(embed), (stem, *feats), tuple(preacts), embed)
+
+
+def make(
+    name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization = 'cifar100'
+) -> Network:
+    """The network `name` of this family."""
+    module = CifarResNet(*NAMES[name], num_classes)
+    return wrap(name, module, tail=('linear/*',), dtype=dtype, normalization=normalization)

@@ -1,0 +1,63 @@
+"""The counter of multiply-accumulates."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kcd_jax import cost
+from kcd_jax.networks import convolution
+
+X = jax.ShapeDtypeStruct((2, 8, 8, 4), jnp.float32)
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+@pytest.mark.parametrize(('stride', 'positions'), [(1, 64), (2, 16)])
+def test_convolution(stride, positions):
+    count = cost.macs(lambda x, k: convolution.plain(x, k, stride), X, shape(3, 3, 4, 6))
+    assert count == 2 * positions * 9 * 4 * 6
+
+
+def test_grouped_convolution():
+    assert cost.macs(lambda x, k: convolution.plain(x, k, 1, 2), X, shape(1, 1, 2, 6)) == 2 * 64 * 2 * 6
+    assert cost.macs(lambda x, k: convolution.grouped_pointwise(x, k, 2), X, shape(1, 1, 2, 6)) == 2 * 64 * 2 * 6
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [1, 3])
+def test_gradients_cost_twice_the_forward(size, stride):
+    def loss(x, k):
+        return jnp.sum(convolution.dense(x, k, stride))
+
+    forward = cost.macs(loss, X, shape(size, size, 4, 6))
+    assert cost.macs(jax.value_and_grad(loss, argnums=(0, 1)), X, shape(size, size, 4, 6)) == 3 * forward
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_depthwise_as_shifted_products_counts_as_a_convolution(stride):
+    kernel = shape(3, 3, 1, 4)
+    forward = cost.macs(lambda x, k: convolution.depthwise(x, k, stride), X, kernel)
+    assert forward == cost.macs(lambda x, k: convolution.plain(x, k, stride, 4), X, kernel) == 2 * (64 // stride**2) * 9 * 4
+    gradient = jax.grad(lambda x, k: jnp.sum(convolution.depthwise(x, k, stride) ** 2), argnums=(0, 1))
+    assert cost.macs(gradient, X, kernel) == 3 * forward
+
+
+def test_products_inside_other_transformations():
+    a, b = shape(3, 5), shape(5, 7)
+    product = 3 * 5 * 7
+
+    def scanned(a, b):
+        return jax.lax.scan(lambda carry, _: (carry + jnp.sum(a @ b), None), jnp.float32(0), length=4)[0]
+
+    def branched(a, b):
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b, lambda: (a @ b) + (a @ b))
+
+    assert cost.macs(jnp.matmul, a, b) == product
+    assert cost.macs(jax.jit(jax.checkpoint(jnp.matmul)), a, b) == product
+    assert cost.macs(scanned, a, b) == 4 * product
+    assert cost.macs(branched, a, b) == 2 * product
+    assert cost.macs(jax.vmap(jnp.matmul, (0, None)), shape(6, 3, 5), b) == 6 * product
