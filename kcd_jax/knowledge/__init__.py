@@ -7,8 +7,12 @@ One group of the paper's equations a file, pure and jittable: `value` (Eq. 7, 12
 from __future__ import annotations
 
 from kcd_jax.knowledge.condenser import Condenser, CondenserState
-from kcd_jax.knowledge.ranking import likelihood, positions, rank, value_label
+from kcd_jax.knowledge.ranking import likelihood, place_like, positions, random_order, rank, value_label
 from kcd_jax.knowledge.schedule import (
+    FIRSTS,
+    SCHEDULES,
+    check_choice,
+    check_ratio,
     epoch_sizes,
     keep_counts,
     processed,
@@ -16,6 +20,7 @@ from kcd_jax.knowledge.schedule import (
     replan_index,
     replans,
     stage_length,
+    stage_of,
 )
 from kcd_jax.knowledge.summary import (
     constant_epsilon,
@@ -32,10 +37,14 @@ from kcd_jax.knowledge.value import prediction_entropy, record, record_last
 from kcd_jax.spec import Plan, ValueTable, full_plan, table_rows
 
 __all__ = [
+    'FIRSTS',
+    'SCHEDULES',
     'Condenser',
     'CondenserState',
     'Plan',
     'ValueTable',
+    'check_choice',
+    'check_ratio',
     'constant_epsilon',
     'epoch_sizes',
     'full_plan',
@@ -45,10 +54,12 @@ __all__ = [
     'low_slots',
     'mixing_plan',
     'num_mixed',
+    'place_like',
     'positions',
     'prediction_entropy',
     'processed',
     'ramp_epsilon',
+    'random_order',
     'random_slots',
     'rank',
     'record',
@@ -57,6 +68,7 @@ __all__ = [
     'replan_index',
     'replans',
     'stage_length',
+    'stage_of',
     'summarize',
     'table_rows',
     'unmixed_plan',

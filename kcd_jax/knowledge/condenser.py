@@ -94,7 +94,10 @@ class Condenser:
             return CondenserState(table, plan)
         if images is None or images.dtype != np.uint8 or images.shape[0] != self.num_points:
             found = 'none' if images is None else f'{images.dtype}{list(images.shape)}'
-            raise ValueError(f"preset 'reference' mixes in a pool of images; give init uint8 images of all {self.num_points} points, not {found}")
+            raise ValueError(
+                f"preset 'reference' mixes in a pool of images; give init uint8 images of all {self.num_points} points, "
+                f'not {found}'
+            )
         return CondenserState(table, plan, jnp.array(images, copy=True))
 
     def record(self, state: CondenserState, index: Array, logits: Array) -> CondenserState:
@@ -121,7 +124,7 @@ class Condenser:
             return plan, state.replace(plan=plan)
         ranked, before = np.asarray(order), int(state.plan.num_keep)
         kept, dropped = pool_lib.window(ranked, num_keep, before)
-        pool = pool_lib.blend_pool(state.pool, kept, dropped, self.epsilon_max)
+        pool = pool_lib.blend_pool(state.pool, kept, dropped, pool_lib.ramp_rates(len(kept), self.epsilon_max))
         plan = unmixed_plan(order, num_keep)
         return plan, state.replace(plan=plan, pool=pool)
 

@@ -6,14 +6,13 @@ On the host in NumPy: the float32 products and the sum are rounded one by one, w
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax.spec import Array
 
 
-def keep_rates(num_mixed: int, epsilon_max: float) -> np.ndarray:
-    """f32[m]: share of the kept image, epsilon_max * (m - i) / m + 1 - epsilon_max for i = 0 ... m - 1.
+def ramp_rates(num_mixed: int, epsilon_max: float) -> np.ndarray:
+    """f32[m]: share of the kept image, epsilon_max * ((m - i) / m) + 1 - epsilon_max for i = 0 ... m - 1.
 
     It starts at 1 and never reaches 1 - epsilon_max, unlike Eq. 15 of the paper.
     """
@@ -21,35 +20,49 @@ def keep_rates(num_mixed: int, epsilon_max: float) -> np.ndarray:
     return np.float32(epsilon_max) * (left / np.float32(num_mixed)) + np.float32(1.0 - epsilon_max)
 
 
-def blend(kept: np.ndarray, dropped: np.ndarray, epsilon_max: float) -> np.ndarray:
-    """trunc(keep * kept + (1 - keep) * dropped), in float32 in this order.
+def constant_rates(num_mixed: int, epsilon_max: float) -> np.ndarray:
+    """f32[m]: 1 - epsilon_max throughout ("KA" of KCD Table 4)."""
+    return np.full(num_mixed, 1.0 - epsilon_max, np.float32)
+
+
+def blend(kept: np.ndarray, dropped: np.ndarray, keep_rates: np.ndarray) -> np.ndarray:
+    """trunc(rate * kept + (1 - rate) * dropped), in float32 in this order.
 
     Args:
-      kept, dropped: u8[m, H, W, 3], by slot. epsilon_max: in [0, 1].
+      kept, dropped: u8[m, H, W, 3], by slot. keep_rates: f32[m], by slot.
 
     Returns:
       u8[m, H, W, 3].
     """
-    keep = keep_rates(len(kept), epsilon_max).reshape((-1,) + (1,) * (kept.ndim - 1))
-    mixed = keep * kept.astype(np.float32) + (np.float32(1) - keep) * dropped.astype(np.float32)
+    rate = keep_rates.reshape((-1,) + (1,) * (kept.ndim - 1))
+    mixed = rate * kept.astype(np.float32) + (np.float32(1) - rate) * dropped.astype(np.float32)
     return mixed.astype(np.uint8)
 
 
-def blend_pool(pool: Array, kept: np.ndarray, dropped: np.ndarray, epsilon_max: float) -> Array:
+@jax.jit
+def _gather(pool: Array, rows: Array) -> Array:
+    return pool[rows]
+
+
+@jax.jit
+def _scatter(pool: Array, rows: Array, images: Array) -> Array:
+    return pool.at[rows].set(images, unique_indices=True)
+
+
+def blend_pool(pool: Array, kept: np.ndarray, dropped: np.ndarray, keep_rates: np.ndarray) -> Array:
     """The pool with the rows `kept` blended with the rows `dropped`; only these rows are fetched and sent back.
 
     Args:
-      pool: u8[N, H, W, 3]. kept, dropped: i[m] rows, by slot. epsilon_max: in [0, 1].
+      pool: u8[N, H, W, 3]. kept, dropped: i32[m] rows, by slot. keep_rates: f32[m], by slot.
 
     Returns:
       The new pool, placed as the old one.
     """
     if not len(kept):
         return pool
-    rows = np.asarray(pool[np.concatenate([kept, dropped])])
-    mixed = blend(rows[: len(kept)], rows[len(kept) :], epsilon_max)
-    blended = pool.at[np.asarray(kept)].set(jnp.asarray(mixed), unique_indices=True)
-    return jax.device_put(blended, pool.sharding)
+    rows = np.asarray(_gather(pool, np.concatenate([kept, dropped])))
+    mixed = blend(rows[: len(kept)], rows[len(kept) :], keep_rates)
+    return _scatter(pool, np.asarray(kept), mixed)
 
 
 def window(order: np.ndarray, num_keep: int, before: int) -> tuple[np.ndarray, np.ndarray]:

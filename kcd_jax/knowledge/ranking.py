@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kcd_jax.spec import Array, ValueTable
+from kcd_jax.spec import Array, Plan, PyTree, ValueTable
 
 # Visits that have a weight of their own; more visits weigh as much as this many.
 MAX_VISITS = 16384
@@ -27,6 +28,16 @@ def frequency_weights(alpha: float) -> np.ndarray:
     visits = np.arange(MAX_VISITS + 1, dtype=np.float64)
     visits[0] = 1.0
     return np.power(visits, float(alpha)).astype(np.float32)
+
+
+def place_like(tree: PyTree, plan: Plan) -> PyTree:
+    """The arrays placed as the plan's are, on every device: only then is a sum over a table the same on any topology."""
+    return _identity(plan.order.sharding)(tree)
+
+
+@functools.lru_cache(maxsize=8)
+def _identity(sharding: jax.sharding.Sharding) -> Callable[[PyTree], PyTree]:
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def score_keys(table: ValueTable, alpha: float) -> Array:
@@ -66,6 +77,15 @@ def order_by(key: Array) -> Array:
     """i32[N]: the indices that sort the u32[N] keys, ascending, ties by index."""
     index = jnp.arange(key.shape[0], dtype=jnp.int32)
     return jax.lax.sort((key, index), num_keys=2)[1]
+
+
+def random_order(key: Array, rows: int, num_points: int) -> Array:
+    """i32[rows]: a random permutation of the points, padding last; the same on any number of devices.
+
+    `jax.random.permutation` over the rows would depend on the padding.
+    """
+    bits = jax.random.bits(key, (rows,), jnp.uint32) >> jnp.uint32(1)
+    return order_by(jnp.where(jnp.arange(rows) < num_points, bits, _LAST))
 
 
 def positions(order: Array) -> Array:

@@ -8,7 +8,8 @@ SCHEDULES = ('exponential', 'linear')
 FIRSTS = ('epoch', 'stage', 'none')
 
 
-def _check(name: str, value: str, known: tuple[str, ...]) -> None:
+def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+    """ValueError that names the known values unless `value` is one of them."""
     if value not in known:
         raise ValueError(f'{name} is {value!r}; known: {", ".join(known)}')
 
@@ -33,7 +34,7 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
       ValueError: a value outside its range, or so few points that none would be kept.
     """
     check_ratio(ratio)
-    _check('schedule', schedule, SCHEDULES)
+    check_choice('schedule', schedule, SCHEDULES)
     if stages < 1:
         raise ValueError(f'stages is {stages}; use at least 1')
     if schedule == 'exponential':
@@ -69,7 +70,7 @@ def replan_index(epoch: int, epochs: int, stages: int, first: str) -> int | None
     after T, 2T, ... (the authors' code); 'none': before the first epoch, then after T, 2T, ... (what Eq. 16 counts).
     Never after the last epoch.
     """
-    _check('first', first, FIRSTS)
+    check_choice('first', first, FIRSTS)
     length = stage_length(epochs, stages)
     since = epoch - {'epoch': 1, 'stage': length, 'none': 0}[first]
     if epoch >= epochs or since < 0 or since % length:
@@ -80,6 +81,13 @@ def replan_index(epoch: int, epochs: int, stages: int, first: str) -> int | None
 def replans(epochs: int, stages: int, first: str) -> list[int]:
     """The numbers of finished epochs after which a condensation happens."""
     return [epoch for epoch in range(epochs) if replan_index(epoch, epochs, stages, first) is not None]
+
+
+def stage_of(epoch: int, epochs: int, stages: int, first: str) -> int | None:
+    """The condensation, from 0, in force after `epoch` finished epochs; None before the first."""
+    return next(
+        (stage for e in range(epoch, -1, -1) if (stage := replan_index(e, epochs, stages, first)) is not None), None
+    )
 
 
 def epoch_sizes(
@@ -112,7 +120,7 @@ def relative_cost(
     Args:
       keep_counts: sizes after each condensation. epochs_per_stage: T. num_points: N. first: as `replan_index`.
     """
-    _check('first', first, FIRSTS)
+    check_choice('first', first, FIRSTS)
     counts, length = list(keep_counts), epochs_per_stage
     total = length * sum(counts)
     if first == 'epoch':

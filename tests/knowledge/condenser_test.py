@@ -36,7 +36,7 @@ def test_the_public_procedure_to_the_bit(golden):
         kept, dropped = pool_lib.window(np.asarray(plan.order), num_keep, before)
         np.testing.assert_array_equal(dropped, stored['lost'])
         np.testing.assert_array_equal(kept, stored['mix_remain'])
-        rates = pool_lib.keep_rates(len(kept), 0.3)
+        rates = pool_lib.ramp_rates(len(kept), 0.3)
         np.testing.assert_array_equal(rates, golden[f'stage{stage}/keep_rate'])
         np.testing.assert_array_equal(np.float32(1) - rates, golden[f'stage{stage}/lost_rate'])
         expected_pool[stored['mix_remain']] = golden[f'stage{stage}/mixed_rows_after']
@@ -50,7 +50,7 @@ def test_a_seventh_stage_mixes_nothing():
     kept, dropped = pool_lib.window(np.arange(10), 7, 7)
     assert len(kept) == len(dropped) == 0
     pool = jnp.zeros((10, 2, 2, 3), jnp.uint8)
-    assert pool_lib.blend_pool(pool, kept, dropped, 0.3) is pool
+    assert pool_lib.blend_pool(pool, kept, dropped, pool_lib.constant_rates(0, 0.3)) is pool
 
 
 @pytest.mark.parametrize('preset', ['paper', 'reference'])

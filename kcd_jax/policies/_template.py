@@ -1,0 +1,47 @@
+"""How to add a policy: copy this file to `policies/NAME.py`; `--config.policy.name=NAME` then finds it.
+
+The keywords of `make` are its hyper-parameters: they appear in the config and on the command line by themselves, and the
+common tests run on the defaults. This one keeps a random half of the points, drawn anew after every epoch.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+
+from kcd_jax import knowledge
+from kcd_jax.spec import Plan, Policy, ValueTable
+
+
+@functools.partial(jax.jit, static_argnums=(1,))
+def _draw(key: jax.Array, num_points: int, plan: Plan, num_keep: jax.Array) -> Plan:
+    """Jitted, with the number kept as an argument: all epochs share one compilation."""
+    return knowledge.unmixed_plan(knowledge.random_order(key, plan.order.shape[0], num_points), num_keep)
+
+
+def make(*, ratio: float = 0.5) -> Policy:
+    """Builds the policy.
+
+    Args:
+      ratio: share of the points that is kept, in (0, 1].
+
+    Raises:
+      ValueError: a ratio outside its range. One line: what was found, and what to do.
+    """
+    knowledge.check_ratio(ratio)
+
+    def when(epoch: int, epochs: int) -> bool:
+        """On the host: is there a new plan after `epoch` finished epochs? Asked with 0 before the first one."""
+        return epoch < epochs
+
+    def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int):
+        """The next plan. `state` is what `Policy.init` made: a tree of arrays whose structure never changes."""
+        del epoch, epochs
+        return _draw(key, table.num_points, plan, round(ratio * table.num_points)), state
+
+    def keep_counts(num_points: int, epochs: int) -> list[int]:
+        """Points of each epoch, known before training: what the run will cost."""
+        return [round(ratio * num_points)] * epochs
+
+    return Policy(when=when, replan=replan, keep_counts=keep_counts)

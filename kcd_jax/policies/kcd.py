@@ -1,0 +1,203 @@
+"""KCD: keep the points that still teach, and put some of the dropped ones into the weakest kept (ECCV 2022).
+
+Between two stages the points are ranked by F^alpha * V (Eq. 13), the first part is kept (Eq. 8) and its low end is mixed
+with what is dropped (Eq. 14, 15). The paper and the public code differ; each is a preset:
+
+|                  | paper                                | reference (the public code)                            |
+|------------------|--------------------------------------|--------------------------------------------------------|
+| sizes            | exponential                          | linear, with the code's truncations                    |
+| first condensed  | after epoch 1, then every T epochs   | after T epochs                                         |
+| partners from    | all that is dropped                  | the window of ranks that is newly dropped              |
+| epsilon, slot i  | epsilon_max * (i + 1) / m            | epsilon_max * i / m                                    |
+| mixing           | in the step, from the original images | in a pool of uint8 images, for good, at condensation  |
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kcd_jax import knowledge
+from kcd_jax.knowledge import pool as pool_lib
+from kcd_jax.spec import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
+
+PRESETS = {
+    'paper': {'schedule': 'exponential', 'first': 'epoch', 'dropped': 'complement'},
+    'reference': {'schedule': 'linear', 'first': 'stage', 'dropped': 'window'},
+}
+CHOICES = {
+    'ranking': ('value', 'random'),
+    'records': ('mean', 'last'),
+    'augment': ('low', 'high', 'random', 'none'),
+    'epsilon': ('ramp', 'constant'),
+    'value': ('entropy', 'loss', 'teacher_entropy'),
+    'dropped': ('complement', 'window'),
+}
+_EPSILONS = {'ramp': knowledge.ramp_epsilon, 'constant': knowledge.constant_epsilon}
+_RATES = {'ramp': pool_lib.ramp_rates, 'constant': pool_lib.constant_rates}
+
+
+@functools.partial(jax.jit, static_argnames=('ranking', 'alpha', 'augment', 'dropped'))
+def _condense(
+    key: Array,
+    table: ValueTable,
+    before: Array,
+    num_keep: Array,
+    *,
+    ranking: str,
+    alpha: float,
+    augment: str,
+    dropped: str,
+) -> tuple[Array, Array, Array]:
+    """(order i32[N], slot i32[N] by point, number of slots i32[]); one compilation for all stages."""
+    order_key, slot_key = jax.random.split(key)
+    if ranking == 'random':
+        order = knowledge.random_order(order_key, table.value.shape[0], table.num_points)
+    else:
+        order = knowledge.rank(table, alpha)
+    num_keep = jnp.asarray(num_keep, jnp.int32)
+    num_dropped = table.num_points - num_keep if dropped == 'complement' else jnp.maximum(before - num_keep, 0)
+    num_slots = knowledge.num_mixed(num_keep, num_dropped)
+    if augment == 'high':
+        slot = knowledge.high_slots(order, num_keep, num_slots)
+    elif augment == 'random':
+        slot = knowledge.random_slots(slot_key, order, num_keep)
+    else:
+        slot = knowledge.low_slots(order, num_keep, num_slots)
+    return order, slot, num_slots if augment != 'none' else jnp.zeros_like(num_slots)
+
+
+@functools.partial(jax.jit, static_argnames=('epsilon', 'epsilon_max'))
+def _mixing_plan(
+    order: Array, num_keep: Array, slot: Array, num_slots: Array, *, epsilon: str, epsilon_max: float
+) -> Plan:
+    share = _EPSILONS[epsilon](slot, num_slots, epsilon_max)
+    return knowledge.mixing_plan(order, num_keep, slot, num_slots, share)
+
+
+_unmixed_plan = jax.jit(knowledge.unmixed_plan)
+
+
+def _observe_loss(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
+    """The point's own loss, unweighted."""
+    del student, teacher, batch
+    return per_point
+
+
+def _observe_teacher_entropy(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
+    """The teacher's prediction entropy on the image that is trained on."""
+    del student, per_point
+    if teacher is None:
+        raise ValueError("policy kcd with value='teacher_entropy' needs a teacher; use value='entropy' without one")
+    views = teacher.logits.shape[0] // batch.index.shape[0]
+    return knowledge.prediction_entropy(teacher.logits[::views])
+
+
+_OBSERVE = {'entropy': None, 'loss': _observe_loss, 'teacher_entropy': _observe_teacher_entropy}
+
+
+def make(
+    *,
+    preset: str = 'paper',
+    ratio: float = 0.7,
+    stages: int = 6,
+    alpha: float = 0.03,
+    epsilon_max: float = 0.3,
+    schedule: str = '',
+    first: str = '',
+    dropped: str = '',
+    ranking: str = 'value',
+    records: str = 'mean',
+    augment: str = 'low',
+    epsilon: str = 'ramp',
+    value: str = 'entropy',
+) -> Policy:
+    """Builds the policy.
+
+    Args:
+      preset: 'paper' or 'reference', see above. `schedule`, `first` and `dropped` replace one trait of it; '' keeps it.
+      ratio: share of the points kept at the end, in (0, 1]. stages: condensations; they divide the epochs.
+      alpha: exponent of the visits (Eq. 13); 0 is "w/o CAR" of Table 4.
+      epsilon_max: largest share of a dropped point (Eq. 15), in [0, 1].
+      schedule: 'exponential' | 'linear'. first: 'epoch' | 'stage' | 'none'. dropped: 'complement' | 'window'.
+      ranking: 'value' | 'random' ("w/ random" of Table 4). records: 'mean' (Eq. 12) | 'last' ("w/o OVR").
+      augment: 'low' | 'high' | 'random' | 'none', the part of the kept points that is mixed (Table 7).
+      epsilon: 'ramp' | 'constant' ("KA" of Table 4).
+      value: 'entropy' of the student (Eq. 7) | 'loss' | 'teacher_entropy'.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+    knowledge.check_choice('preset', preset, tuple(PRESETS))
+    chosen = PRESETS[preset] | {k: v for k, v in {'schedule': schedule, 'first': first, 'dropped': dropped}.items() if v}
+    schedule, first, dropped = chosen['schedule'], chosen['first'], chosen['dropped']
+    options = {'dropped': dropped, 'ranking': ranking, 'records': records, 'augment': augment, 'epsilon': epsilon, 'value': value}
+    for name, option in options.items():
+        knowledge.check_choice(name, option, CHOICES[name])
+    knowledge.check_choice('first', first, knowledge.FIRSTS)
+    knowledge.keep_counts(10**9, ratio, stages, schedule)
+    if not 0 <= epsilon_max <= 1:
+        raise ValueError(f'epsilon_max is {epsilon_max}; it is a share of pixels, from 0 to 1')
+    if alpha < 0:
+        raise ValueError(f'alpha is {alpha}; use 0 or more')
+    persistent = preset == 'reference' and augment != 'none'
+
+    def keep_counts(num_points: int, epochs: int) -> list[int]:
+        return knowledge.epoch_sizes(num_points, ratio, stages, epochs, schedule, first)
+
+    def when(epoch: int, epochs: int) -> bool:
+        return knowledge.replan_index(epoch, epochs, stages, first) is not None
+
+    def init(num_points: int, rows: int, images: Any) -> PyTree:
+        if not persistent:
+            return {}
+        if images is None:
+            raise ValueError(
+                "policy kcd with preset='reference' mixes in a pool of all images, and streamed data has none; "
+                "use preset='paper', or data that is kept in memory"
+            )
+        pool = np.zeros((rows, *images.shape[1:]), np.uint8)
+        pool[:num_points] = images
+        return {'pool': jnp.array(pool)}
+
+    def replan(key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
+        stage = knowledge.replan_index(epoch, epochs, stages, first)
+        num_keep = knowledge.keep_counts(table.num_points, ratio, stages, schedule)[stage]
+        order, slot, num_slots = _condense(
+            key,
+            knowledge.place_like(table, plan),
+            plan.num_keep,
+            num_keep,
+            # Before the first epoch nothing is known of any point.
+            ranking='random' if epoch == 0 else ranking,
+            alpha=alpha,
+            augment=augment,
+            dropped=dropped,
+        )
+        if not persistent:
+            return _mixing_plan(order, num_keep, slot, num_slots, epsilon=epsilon, epsilon_max=epsilon_max), state
+        kept, lost = _by_slot(np.asarray(order), num_keep, np.asarray(slot), int(num_slots))
+        pool = pool_lib.blend_pool(state['pool'], kept, lost, _RATES[epsilon](len(kept), epsilon_max))
+        return _unmixed_plan(order, num_keep), {'pool': pool}
+
+    return Policy(
+        when=when,
+        replan=replan,
+        keep_counts=keep_counts,
+        init=init,
+        records=records,
+        mixes=augment != 'none' and not persistent,
+        observe=_OBSERVE[value],
+    )
+
+
+def _by_slot(order: np.ndarray, num_keep: int, slot: np.ndarray, num_slots: int) -> tuple[np.ndarray, np.ndarray]:
+    """The kept points and the dropped ones that go into them, by slot."""
+    mixed = np.flatnonzero((slot >= 0) & (slot < num_slots))
+    kept = np.empty(num_slots, np.int32)
+    kept[slot[mixed]] = mixed
+    return kept, order[num_keep : num_keep + num_slots]

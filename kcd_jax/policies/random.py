@@ -1,0 +1,54 @@
+"""A random choice of the same sizes as KCD's: the baseline that every selection must be shown beside."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+
+from kcd_jax import knowledge
+from kcd_jax.spec import Plan, Policy, ValueTable
+
+DRAWN = ('stage', 'epoch')
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _draw(key: jax.Array, rows: int, num_points: int, num_keep: jax.Array) -> Plan:
+    return knowledge.unmixed_plan(knowledge.random_order(key, rows, num_points), num_keep)
+
+
+def make(
+    *,
+    ratio: float = 0.7,
+    stages: int = 6,
+    schedule: str = 'exponential',
+    first: str = 'epoch',
+    drawn: str = 'stage',
+) -> Policy:
+    """Builds the policy.
+
+    Args:
+      ratio, stages, schedule, first: as in the policy `kcd`, whose sizes these are; the defaults are its preset 'paper'.
+      drawn: 'stage': the choice stays until the next condensation; 'epoch': a new choice of the same size every epoch.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+    knowledge.keep_counts(10**9, ratio, stages, schedule)
+    knowledge.check_choice('first', first, knowledge.FIRSTS)
+    knowledge.check_choice('drawn', drawn, DRAWN)
+
+    def keep_counts(num_points: int, epochs: int) -> list[int]:
+        return knowledge.epoch_sizes(num_points, ratio, stages, epochs, schedule, first)
+
+    def when(epoch: int, epochs: int) -> bool:
+        if drawn == 'stage':
+            return knowledge.replan_index(epoch, epochs, stages, first) is not None
+        return knowledge.stage_of(epoch, epochs, stages, first) is not None and epoch < epochs
+
+    def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int):
+        stage = knowledge.stage_of(epoch, epochs, stages, first)
+        num_keep = knowledge.keep_counts(table.num_points, ratio, stages, schedule)[stage]
+        return knowledge.place_like(_draw(key, plan.order.shape[0], table.num_points, num_keep), plan), state
+
+    return Policy(when=when, replan=replan, keep_counts=keep_counts)

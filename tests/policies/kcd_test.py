@@ -1,0 +1,156 @@
+"""The policy `kcd`: its two presets and its options, against the equations and the public code's golden vectors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax import knowledge
+from kcd_jax.policies import kcd, random
+from kcd_jax.spec import Batch, Outputs, ValueTable, full_plan, table_rows
+
+POINTS = 100
+ROWS = table_rows(POINTS)
+IMAGES = np.random.default_rng(0).integers(0, 256, (POINTS, 2, 2, 3), np.uint8)
+
+
+def replan(policy, epoch, plan=None, epochs=12, value=None, state=None):
+    value = np.random.default_rng(1).permutation(POINTS) if value is None else value
+    padded = np.zeros(ROWS, np.float32)
+    padded[:POINTS] = value
+    table = ValueTable(jnp.asarray(padded), jnp.asarray(np.arange(ROWS) < POINTS, jnp.int32), POINTS)
+    plan = full_plan(POINTS) if plan is None else plan
+    state = policy.init(POINTS, ROWS, IMAGES) if state is None else state
+    return policy.replan(jax.random.key(0), table, plan, state, epoch, epochs), np.argsort(-padded[:POINTS], kind='stable')
+
+
+def parts(plan):
+    order, n = np.asarray(plan.order), int(plan.num_keep)
+    mixed = [p for p in order[:n].tolist() if float(plan.epsilon[p]) > 0]
+    return order[:n].tolist(), order[n:POINTS].tolist(), mixed
+
+
+def test_when():
+    paper, reference = kcd.make(), kcd.make(preset='reference')
+    assert [e for e in range(241) if paper.when(e, 240)] == [1, 41, 81, 121, 161, 201]
+    assert [e for e in range(241) if reference.when(e, 240)] == [40, 80, 120, 160, 200]
+    assert sum(paper.keep_counts(50_000, 240)) == 9_811_200
+    assert sum(reference.keep_counts(50_000, 240)) == 10_500_000
+    assert random.make().keep_counts(50_000, 240) == paper.keep_counts(50_000, 240)
+
+
+def test_paper():
+    """Sizes 94 89 84 79 74 70 of 100, the tail of what is kept mixed with the head of all that is dropped."""
+    policy = kcd.make()
+    assert policy.mixes and policy.records == 'mean' and policy.observe is None
+    sizes = []
+    for stage, epoch in enumerate(range(1, 12, 2)):
+        (plan, state), order = replan(policy, epoch)
+        kept, dropped, mixed = parts(plan)
+        m = len(dropped)
+        assert state == {} and kept == order[: len(kept)].tolist() and mixed == kept[-m:]
+        assert [int(plan.partner[p]) for p in mixed] == dropped
+        np.testing.assert_allclose(plan.epsilon[jnp.asarray(mixed)], 0.3 * np.arange(1, m + 1) / m, rtol=3e-7)
+        assert len(kept) == knowledge.keep_counts(POINTS, 0.7, 6)[stage]
+        sizes.append(len(kept))
+    assert sizes == [94, 89, 84, 79, 74, 70]
+
+
+def test_reference_blends_its_pool(golden):
+    """The stages of the public code through the policy itself, the pool to the bit."""
+    golden = golden('kcd')
+    policy = kcd.make(preset='reference')
+    assert not policy.mixes
+    rows = table_rows(600)
+    plan, state = full_plan(600), policy.init(600, rows, golden['images'])
+    table, pool = ValueTable.create(600), golden['images'].copy()
+    for stage in range(6):
+        for column in golden[f'stage{stage}/entropy_record']:
+            index = jnp.where(jnp.asarray(column > 0), jnp.arange(600, dtype=jnp.int32), rows)
+            table = knowledge.record(table, index, jnp.asarray(column))
+        # Six stages of three epochs in a longer run, so that the sixth is not after the last epoch.
+        assert policy.when(3 * (stage + 1), 18) == (stage < 5)
+        if stage == 5:
+            break
+        plan, state = policy.replan(jax.random.key(0), table, plan, state, 3 * (stage + 1), 18)
+        np.testing.assert_array_equal(plan.order[: int(plan.num_keep)], golden[f'stage{stage}/remain'])
+        pool[golden[f'stage{stage}/mix_remain']] = golden[f'stage{stage}/mixed_rows_after']
+        np.testing.assert_array_equal(state['pool'][:600], pool)
+        assert not plan.epsilon.any()
+
+
+def test_window():
+    """Only the newly dropped ranks are mixed in."""
+    policy = kcd.make(dropped='window')
+    (plan, _), _ = replan(policy, 1)
+    (plan, _), order = replan(policy, 3, plan)
+    kept, dropped, mixed = parts(plan)
+    assert (len(kept), len(mixed)) == (89, 5) and mixed == kept[-5:]
+    assert [int(plan.partner[p]) for p in mixed] == dropped[:5] == order[89:94].tolist()
+
+
+def test_which_part_is_augmented():
+    (plan, _), _ = replan(kcd.make(augment='high', epsilon='constant'), 5)
+    kept, dropped, mixed = parts(plan)
+    assert mixed == kept[:16] and [int(plan.partner[p]) for p in mixed] == dropped
+    np.testing.assert_allclose(plan.epsilon[jnp.asarray(mixed)], 0.3)
+    (plan, _), _ = replan(kcd.make(augment='random', epsilon='constant'), 5)
+    kept, dropped, mixed = parts(plan)
+    assert len(mixed) == 16 and mixed not in (kept[:16], kept[-16:])
+    assert sorted(int(plan.partner[p]) for p in mixed) == sorted(dropped)
+    (plan, _), _ = replan(kcd.make(augment='none'), 5)
+    assert not parts(plan)[2] and not kcd.make(augment='none').mixes
+
+
+def test_random_ranking_ignores_the_values():
+    policy = kcd.make(ranking='random')
+    (first, _), order = replan(policy, 1)
+    (second, _), _ = replan(policy, 1, value=np.arange(POINTS))
+    np.testing.assert_array_equal(first.order, second.order)
+    assert first.order[:POINTS].tolist() != order.tolist()
+
+
+def test_below_one_half_every_kept_point_is_augmented():
+    (plan, _), _ = replan(kcd.make(ratio=0.3), 11)
+    kept, dropped, mixed = parts(plan)
+    assert mixed == kept and [int(plan.partner[p]) for p in mixed] == dropped[:30]
+
+
+def test_values_observed():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
+    batch = Batch(*(jnp.zeros(4, t) for t in (jnp.int32, jnp.float32, jnp.int32, jnp.int32, jnp.float32, jnp.float32)))
+    loss = jnp.arange(4, dtype=jnp.float32)
+    outputs = Outputs(logits)
+    np.testing.assert_array_equal(kcd.make(value='loss').observe(outputs, None, batch, loss), loss)
+    found = kcd.make(value='teacher_entropy').observe(outputs, Outputs(logits), batch, loss)
+    np.testing.assert_array_equal(found, knowledge.prediction_entropy(logits[::2]))
+    with pytest.raises(ValueError, match='needs a teacher'):
+        kcd.make(value='teacher_entropy').observe(outputs, None, batch, loss)
+
+
+@pytest.mark.parametrize(
+    ('keywords', 'message'),
+    [
+        ({'ratio': 0}, 'ratio is 0'),
+        ({'ratio': 1.5}, 'ratio is 1.5'),
+        ({'preset': 'papre'}, "preset is 'papre'; known: paper, reference"),
+        ({'schedule': 'cosine'}, 'known: exponential, linear'),
+        ({'augment': 'all'}, 'known: low, high, random, none'),
+        ({'epsilon_max': 1.1}, 'epsilon_max is 1.1'),
+        ({'alpha': -1}, 'alpha is -1'),
+        ({'stages': 0}, 'stages is 0'),
+    ],
+)
+def test_bad_options_are_refused_in_one_line(keywords, message):
+    with pytest.raises(ValueError, match=message) as error:
+        kcd.make(**keywords)
+    assert '\n' not in str(error.value)
+
+
+def test_stages_that_do_not_divide_and_streamed_data_are_refused():
+    with pytest.raises(ValueError, match='6 stages do not divide 10 epochs; use 5 or 10 stages'):
+        kcd.make().keep_counts(POINTS, 10)
+    with pytest.raises(ValueError, match="use preset='paper'"):
+        kcd.make(preset='reference').init(POINTS, ROWS, None)
