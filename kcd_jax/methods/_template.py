@@ -1,0 +1,47 @@
+"""NAME: a line on the idea (authors, venue, "title").
+
+The formula, what B, K and the symbols are, which weights belong to it, and where this differs from the authors' code and why.
+
+Copy this file to `methods/NAME.py`; `--config.method.name=NAME` and the common tests find it there. Files whose names
+begin with '_' are not methods. A worked page: docs/adding_a_method.md.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kcd_jax.methods import _parts
+from kcd_jax.spec import Array, LossOut, Method, Weights
+
+# gamma * CE + alpha * KD + beta * extra, as in the paper's table.
+WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+
+
+def embedding_loss(projected: Array, target: Array, scale: float) -> Array:
+    """f32[B]: one number a point, so that policies can weigh points. A batch mean is the mean of these."""
+    return jnp.mean(((projected - target) / scale) ** 2, axis=-1)
+
+
+def make(*, scale: float = 1.0) -> Method:
+    """Builds the method. The keywords are its only hyper-parameters: the config reads them from here.
+
+    Args:
+      scale: of the difference, in the units of the embeddings.
+    """
+
+    def init(key, setup):
+        """The trainable parts, and what is kept besides; refuse unsuitable networks here, in one line."""
+        if setup.student.embed is None:
+            raise ValueError('template needs a pooled vector (Outputs.embed), and the student has none; use kd')
+        sizes = setup.student.embed.shape[-1], setup.teacher.embed.shape[-1]
+        return {'projection': _parts.linear_init(key, *sizes)}, {}
+
+    def loss(params, state, student, teacher, batch, clock, key):
+        """Only the method's own term: the cross entropy and KD are added outside. The teacher has no gradient."""
+        del batch, clock, key
+        projected = _parts.linear(params['projection'], student.embed.astype(jnp.float32))
+        target = jax.lax.stop_gradient(teacher.embed.astype(jnp.float32))
+        return LossOut(extra=embedding_loss(projected, target, scale), state=state)
+
+    return Method(loss=loss, init=init)

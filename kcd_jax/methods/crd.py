@@ -1,0 +1,64 @@
+"""CRD: contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020).
+
+Pooled vectors are embedded by one linear layer a network, to unit length. Two banks keep one embedding per training point. A
+student embedding is told apart, in the teacher's bank, from `num_negatives` points of other classes, and the other way
+round; the loss of either side is in `_contrast.noise_contrast`, and extra is their sum. Afterwards the banks move half-way to
+the new embeddings. Both linear layers are trained with the student, with weight decay; the teacher itself is not.
+
+Where it differs from the public code: negatives are drawn on the device, with replacement. The number of points in the
+formula is the whole training set's, also when a condensed one is trained on. The papers' row "CRD" is this with alpha = 1.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+
+from kcd_jax.methods import _contrast, _parts
+from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
+
+WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.8)
+
+
+def embed(params: PyTree, pooled: Array) -> Array:
+    """[B, D] -> f32[B, size], of unit length."""
+    return _parts.normalise(_parts.linear(params, pooled.astype(jnp.float32)))
+
+
+def make(*, num_negatives: int = 16384, temperature: float = 0.07, momentum: float = 0.5, size: int = 128) -> Method:
+    """Builds the method.
+
+    Args:
+      num_negatives: K, drawn per point and step.
+      temperature: of the scores.
+      momentum: how much of a bank's row stays.
+      size: width of the embedding.
+    """
+
+    side = functools.partial(_contrast.noise_contrast, temperature=temperature)
+
+    def init(key, setup):
+        student_key, teacher_key, bank_key = jax.random.split(key, 3)
+        params = {
+            'embed_student': _parts.linear_init(student_key, setup.student.embed.shape[-1], size),
+            'embed_teacher': _parts.linear_init(teacher_key, setup.teacher.embed.shape[-1], size),
+        }
+        return params, _contrast.bank_init(bank_key, setup, size)
+
+    def loss(params, state, student, teacher, batch, clock, key):
+        del clock
+        negatives = _contrast.draw_negatives(key, state, batch.label, num_negatives)
+        extra, state = _contrast.contrast(
+            embed(params['embed_student'], student.embed),
+            embed(params['embed_teacher'], teacher.embed),
+            state,
+            batch.index,
+            batch.weight,
+            negatives,
+            momentum,
+            side,
+        )
+        return LossOut(extra=extra, state=state)
+
+    return Method(loss=loss, init=init)

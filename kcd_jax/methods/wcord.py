@@ -1,0 +1,137 @@
+"""WCoRD: Wasserstein contrastive representation distillation (Chen et al., CVPR 2021) -- our reading of it.
+
+No public implementation is known; this follows the paper's outline with choices of ours, and is to be reported as such.
+Both networks' pooled vectors are embedded by a linear layer held 1-Lipschitz by spectral normalisation (one power
+iteration a step), to unit length. The critic is g(u, v) = <u, v> / temperature.
+
+  global term: 'nce' (default), CRD's objective with these embeddings, or 'dual', the Wasserstein dual itself,
+    -g(positive) + mean over negatives of g, on both sides. Negatives come from CRD's banks.
+  local term: sum_ij pi_ij (1 - cos(t_i, s_j)) within a group of the batch, pi from `iterations` of Sinkhorn with
+    regulariser 0.05 and uniform marginals; the gradient passes through the cost only.
+
+extra = global_weight * global + local_weight * local. The papers' row is very likely with alpha = 1.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from kcd_jax.methods import _contrast, _parts
+from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
+
+WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+
+
+def spectral_linear(params: PyTree, vector: Array, pooled: Array) -> tuple[Array, Array]:
+    """A linear layer whose kernel is divided by its largest singular value, then unit length.
+
+    Args:
+      params: 'kernel' [D, size], 'bias' [size]. vector: f32[size], the estimate of the leading right singular vector.
+      pooled: [B, D].
+
+    Returns:
+      (f32[B, size] of unit length, f32[size] the estimate after one power iteration; no gradient through it).
+    """
+    kernel = jax.lax.stop_gradient(params['kernel'])
+    left = _parts.normalise(kernel @ vector)
+    vector = _parts.normalise(left @ kernel)
+    norm = jnp.maximum(left @ params['kernel'] @ vector, 1e-12)
+    scaled = {'kernel': params['kernel'] / norm, 'bias': params['bias']}
+    return _parts.normalise(_parts.linear(scaled, pooled.astype(jnp.float32))), vector
+
+
+def dual(score: Array, normaliser: Array, ready: Array, num_points: int, *, temperature: float) -> tuple[Array, Array]:
+    """One side of the Wasserstein dual, negated: f32[B], mean over negatives of g minus g of the positive (column 0)."""
+    del ready, num_points
+    return (jnp.mean(score[:, 1:], axis=1) - score[:, 0]) / temperature, normaliser
+
+
+def transport_plan(cost: Array, regulariser: float, iterations: int) -> Array:
+    """Sinkhorn's plan for uniform marginals, in the log domain.
+
+    Args:
+      cost: f32[..., n, n].
+
+    Returns:
+      f32[..., n, n], summing to 1; the columns' sums are exactly 1 / n, the rows' in the limit.
+    """
+    size = cost.shape[-1]
+    log_kernel, log_mass = -cost / regulariser, -jnp.log(jnp.float32(size))
+
+    def iterate(_, potentials):
+        _, g = potentials
+        f = log_mass - jax.nn.logsumexp(log_kernel + g[..., None, :], axis=-1)
+        g = log_mass - jax.nn.logsumexp(log_kernel + f[..., :, None], axis=-2)
+        return f, g
+
+    zeros = jnp.zeros(cost.shape[:-1], jnp.float32)
+    f, g = jax.lax.fori_loop(0, iterations, iterate, (zeros, zeros))
+    return jnp.exp(log_kernel + f[..., :, None] + g[..., None, :])
+
+
+def transport_cost(student: Array, teacher: Array, regulariser: float, iterations: int, group: int) -> Array:
+    """f32[B]: each student row's share of the transport cost of its group, times the group's size.
+
+    Args:
+      student, teacher: f32[B, size] of unit length.
+    """
+    s, t = _parts.in_groups(student, group), _parts.in_groups(teacher, group)
+    cost = 1.0 - jnp.einsum('nid,njd->nij', t, s)
+    plan = jax.lax.stop_gradient(transport_plan(jax.lax.stop_gradient(cost), regulariser, iterations))
+    return (s.shape[1] * jnp.sum(plan * cost, axis=1)).reshape(-1)
+
+
+GLOBAL_TERMS = {'nce': _contrast.noise_contrast, 'dual': dual}
+
+
+def make(
+    *,
+    objective: str = 'nce',
+    global_weight: float = 0.8,
+    local_weight: float = 0.05,
+    num_negatives: int = 16384,
+    temperature: float = 0.07,
+    momentum: float = 0.5,
+    size: int = 128,
+    regulariser: float = 0.05,
+    iterations: int = 50,
+    group: int = 64,
+) -> Method:
+    """Builds the method.
+
+    Args:
+      objective: the global term, 'nce' or 'dual'. global_weight, local_weight: the two lambdas.
+      num_negatives, temperature, momentum, size: as for `crd`.
+      regulariser, iterations: of Sinkhorn. group: points among which mass is moved.
+
+    Raises:
+      ValueError: an unknown objective.
+    """
+    if objective not in GLOBAL_TERMS:
+        raise ValueError(f'wcord: objective={objective!r} is not known; use one of {", ".join(GLOBAL_TERMS)}')
+
+    side = functools.partial(GLOBAL_TERMS[objective], temperature=temperature)
+
+    def init(key, setup):
+        keys = jax.random.split(key, 5)
+        params, state = {}, {'bank': _contrast.bank_init(keys[0], setup, size)}
+        for i, (side, outputs) in enumerate((('student', setup.student), ('teacher', setup.teacher))):
+            params[f'embed_{side}'] = _parts.linear_init(keys[1 + i], outputs.embed.shape[-1], size)
+            state[f'vector_{side}'] = _parts.normalise(jax.random.normal(keys[3 + i], (size,), jnp.float32))
+        return params, state
+
+    def loss(params, state, student, teacher, batch, clock, key):
+        del clock
+        s, vector_student = spectral_linear(params['embed_student'], state['vector_student'], student.embed)
+        t, vector_teacher = spectral_linear(params['embed_teacher'], state['vector_teacher'], teacher.embed)
+        bank = state['bank']
+        negatives = _contrast.draw_negatives(key, bank, batch.label, num_negatives)
+        extra, bank = _contrast.contrast(s, t, bank, batch.index, batch.weight, negatives, momentum, side)
+        local = transport_cost(s, t, regulariser, iterations, group)
+        state = {'bank': bank, 'vector_student': vector_student, 'vector_teacher': vector_teacher}
+        return LossOut(extra=global_weight * extra + local_weight * local, state=state)
+
+    return Method(loss=loss, init=init)
