@@ -18,5 +18,5 @@ def get_config(arg=None):
     config.eval_every, config.eval_batch = 5, 600
     config.compare = ('student', 'kd', 'random', 'kcd')
     config.trials = 3
-    quicktest = {'trials': 1, 'epochs': 6, 'teacher.epochs': 2, 'policy.stages': 3}
+    quicktest = {'trials': 1, 'epochs': 6, 'teacher.epochs': 6, 'policy.stages': 3}
     return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)

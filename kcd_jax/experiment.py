@@ -11,7 +11,7 @@ import sys
 from ml_collections import ConfigDict
 
 from kcd_jax import log, methods, plugins, policies, sharding
-from kcd_jax.train import Result, train
+from kcd_jax.train import Result, run_name, train
 
 
 def load_config(path: str) -> ConfigDict:
@@ -55,7 +55,7 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
             result.policy = ConfigDict({'name': 'none', **plugins.hyper_parameters(policies.get('none'))})
         elif name != config.policy.name:
             keywords = plugins.hyper_parameters(policies.get(name))
-            shared = {key: config.policy[key] for key in keywords if key in config.policy and key != 'preset'}
+            shared = {key: config.policy[key] for key in keywords if key in config.policy}
             result.policy = ConfigDict({'name': name, **keywords, **shared})
         if name == 'student':
             module = methods.get('none')
@@ -83,7 +83,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
     if not names:
         single = config.copy_and_resolve_references()
         single.compare, single.trials = (), 1
-        variants = {_single_name(single): single}
+        variants = {run_name(single): single}
     if config.trials < 1:
         raise ValueError(f'trials is {config.trials}; use at least 1')
 
@@ -103,12 +103,6 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
             results.append(Result(name, folder, result.summary))
     finish(workdir, results)
     return results
-
-
-def _single_name(config: ConfigDict) -> str:
-    from kcd_jax.train import run_name
-
-    return run_name(config)
 
 
 def finish(workdir: pathlib.Path, results: list[Result]) -> None:

@@ -76,7 +76,7 @@ def obtain_teacher(config: ConfigDict, dataset: data.Dataset, folder: pathlib.Pa
     """(network, variables, card) of the teacher: restored where there is one, else trained first into `folder`."""
     source = config.teacher.checkpoint
     if not source:
-        train(teacher_config(config), folder, mesh=mesh)
+        train(teacher_config(config), folder, mesh=mesh, name='teacher')
         source = str(folder)
     return teacher.restore(
         config.teacher.name,
@@ -387,14 +387,14 @@ def _listening_for_sigterm():
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str | pathlib.Path | None = None,
-          mesh: Mesh | None = None, only_check: bool = False) -> Result | None:
+          mesh: Mesh | None = None, name: str = '', only_check: bool = False) -> Result | None:
     """Trains one student under one method and one policy.
 
     Args:
       config: of one run (`config.compare` and `config.trials` are for `experiment.run`).
       workdir: folder of the run; a run that was cut goes on, a finished one is read back.
       teacher_dir: where a teacher is kept that has to be trained first (default: `workdir`/teacher).
-      mesh: devices; all of them by default.
+      mesh: devices; all of them by default. name: of the run, for lines and tables; default `run_name`.
       only_check: print what `--check` shows, and stop before anything is compiled.
 
     Returns:
@@ -405,6 +405,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
       Preempted: SIGTERM; the state is saved. Diverged: the loss is not finite.
     """
     workdir = pathlib.Path(workdir)
+    name = name or run_name(config)
     mesh = mesh or sharding.make_mesh()
     start_of_run = time.perf_counter()
 
@@ -427,7 +428,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
         run_log = stack.enter_context(log.RunLog(workdir, config.to_dict()))
         finished = log.read_summary(workdir)
         if finished is not None:
-            return Result(run_name(config), workdir, finished)
+            return Result(name, workdir, finished)
 
         # ---- the teacher ----
         teacher_variables, card = None, None
@@ -445,7 +446,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
 
         # ---- start or go on ----
         total_cost = check.cost(run, config, run.setup.num_points)
-        run_log.say(f'{run_name(config)}, seed {config.seed}: {check.cost_line(total_cost)}')
+        run_log.say(f'{name}, seed {config.seed}: {check.cost_line(total_cost)}')
         keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
         current = loop.initial_state(dataset.train.images)
         restored = keeper.restore_latest(current)
@@ -497,7 +498,7 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
         variables = jax.device_get({'params': current.params['student'], **current.model_state})
         total = earlier_seconds + time.perf_counter() - start_of_run
         summary = {
-            'name': run_name(config),
+            'name': name,
             'method': config.method.name,
             'policy': config.policy.name,
             'seed': config.seed,
@@ -527,4 +528,4 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
         card = {'network': run.student.name, 'image_shape': dataset.image_shape, **{key: summary[key] for key in kept}}
         teacher.save(workdir / teacher.FILE, variables, card)
         run_log.write_summary(summary)
-        return Result(run_name(config), workdir, summary)
+        return Result(name, workdir, summary)

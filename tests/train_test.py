@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from kcd_jax import experiment, sharding, step, train
+from kcd_jax import checkpoint, experiment, sharding, step, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -29,9 +29,8 @@ def config_for(words: str = '', **settings):
 
 def final_state(workdir) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by its path."""
-    from kcd_jax import checkpoint
-
-    return checkpoint.read_arrays(pathlib.Path(workdir) / 'checkpoints')
+    with checkpoint.Checkpointer(pathlib.Path(workdir) / 'checkpoints') as keeper:
+        return keeper._read(keeper.steps()[-1])[0]
 
 
 def metrics(workdir) -> list[dict]:

@@ -7,6 +7,7 @@ import functools
 import jax
 
 from kcd_jax import knowledge
+from kcd_jax.policies.kcd import PRESETS
 from kcd_jax.spec import Plan, Policy, ValueTable
 
 DRAWN = ('stage', 'epoch')
@@ -19,21 +20,24 @@ def _draw(key: jax.Array, rows: int, num_points: int, num_keep: jax.Array) -> Pl
 
 def make(
     *,
+    preset: str = 'paper',
     ratio: float = 0.7,
     stages: int = 6,
-    schedule: str = 'exponential',
-    first: str = 'epoch',
+    schedule: str = '',
+    first: str = '',
     drawn: str = 'stage',
 ) -> Policy:
     """Builds the policy.
 
     Args:
-      ratio, stages, schedule, first: as in the policy `kcd`, whose sizes these are; the defaults are its preset 'paper'.
+      preset, ratio, stages, schedule, first: as in the policy `kcd`, whose sizes these are.
       drawn: 'stage': the choice stays until the next condensation; 'epoch': a new choice of the same size every epoch.
 
     Raises:
       ValueError: a value outside its range.
     """
+    knowledge.check_choice('preset', preset, tuple(PRESETS))
+    schedule, first = schedule or PRESETS[preset]['schedule'], first or PRESETS[preset]['first']
     knowledge.keep_counts(10**9, ratio, stages, schedule)
     knowledge.check_choice('first', first, knowledge.FIRSTS)
     knowledge.check_choice('drawn', drawn, DRAWN)
