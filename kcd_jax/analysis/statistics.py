@@ -10,6 +10,8 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -61,3 +63,21 @@ def paired_difference(values: Mapping[int, float | None], reference: Mapping[int
     """
     shared = [seed for seed in values if values[seed] is not None and reference.get(seed) is not None]
     return describe(values[seed] - reference[seed] for seed in shared)
+
+
+def hamming(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hamming distances between sets, and what chance gives for sets of their sizes.
+
+    Args:
+      labels: bool[R, N], the points of each of R sets.
+
+    Returns:
+      (measured, expected), f64[R, R] each, as fractions of the N points. Two random sets that hold shares a and b of
+      the points differ on a (1 - b) + b (1 - a) of them on average; the diagonal of both is 0.
+    """
+    sets = np.asarray(labels, bool)
+    measured = np.mean(sets[:, None, :] != sets[None, :, :], axis=-1)
+    share = sets.mean(axis=1)
+    expected = share[:, None] * (1 - share[None, :]) + share[None, :] * (1 - share[:, None])
+    np.fill_diagonal(expected, 0.0)
+    return measured, expected

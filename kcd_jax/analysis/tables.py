@@ -133,9 +133,9 @@ def quantity(value: float | None) -> str:
     """A count for reading: 9801920 -> '9.802 M', 4530 -> '4,530'; '' for None."""
     if value is None:
         return ''
-    for size, letter in ((1e12, 'T'), (1e9, 'G'), (1e6, 'M')):
+    for size, letter in ((1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M')):
         if abs(value) >= size:
-            return f'{value / size:.4g} {letter}'
+            return f'{value / size:#.4g}'.rstrip('.') + f' {letter}'
     return f'{value:,.0f}'
 
 
