@@ -49,14 +49,14 @@ def adam(
 ) -> optax.GradientTransformation:
     """PyTorch's Adam without the learning rate (decay added to the gradient, not decoupled).
 
-    g += wd * w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; the update is m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
+    g += wd * w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+    the update is m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
     `optax.scale_by_adam` raises an int32 to a float power, which strict dtype promotion refuses; its state is kept.
     """
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
-        return optax.ScaleByAdamState(
-            count=jnp.zeros((), jnp.int32), mu=jax.tree.map(jnp.zeros_like, params), nu=jax.tree.map(jnp.zeros_like, params)
-        )
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return optax.ScaleByAdamState(count=jnp.zeros((), jnp.int32), mu=mu, nu=nu)
 
     def update(grads: PyTree, state: Any, params: PyTree | None = None) -> tuple[PyTree, optax.ScaleByAdamState]:
         del params

@@ -26,10 +26,8 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """
     devices = jax.devices() if devices is None else list(devices)
     if not devices or ROW_MULTIPLE % len(devices):
-        near = 1 << max(len(devices).bit_length() - 1, 0)
-        raise ValueError(
-            f'{len(devices)} devices do not divide {ROW_MULTIPLE}; use {min(near, ROW_MULTIPLE)} of them (a power of two)'
-        )
+        near = min(1 << max(len(devices).bit_length() - 1, 0), ROW_MULTIPLE)
+        raise ValueError(f'{len(devices)} devices do not divide {ROW_MULTIPLE}; use {near} of them (a power of two)')
     # Auto axes: with the default, explicit ones, gather, scatter and sort of split arrays are errors.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 

@@ -1,0 +1,243 @@
+"""Checkpoints: Orbax's files, a digest of our own, and the previous good one when the newest is damaged.
+
+Orbax notices a missing file, but a flipped byte in the data restores silently wrong numbers, and nothing falls back by
+itself. So every checkpoint carries, beside the run's own notes, a description of each array (shape, dtype, CRC-32 of
+its bytes), and `restore_latest` walks back until one agrees with its description.
+
+Arrays are saved as NumPy copies under their joined paths: the files do not depend on the number of devices or
+processes, and the run may donate its buffers while they are written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from kcd_jax import log, sharding
+from kcd_jax.spec import PyTree, leaf_paths
+
+FORMAT = 1
+
+
+class Checkpointer:
+    """The checkpoints of one run, in one folder; a context manager.
+
+    With several processes all of them call every method, in the same order; process 0 writes.
+    """
+
+    def __init__(self, directory: str | pathlib.Path, keep: int = 2):
+        """Opens `directory` (made if need be). `keep`: the newest checkpoints that stay.
+
+        Raises:
+          ValueError: fewer than two are kept (a damaged one would leave none); the folder cannot be written.
+        """
+        if keep < 2:
+            raise ValueError(f'checkpoint.keep is {keep}; keep at least 2, so that a damaged one has a predecessor')
+        self.directory = pathlib.Path(directory).absolute()
+        self._damaged: list[int] = []
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    cleanup_tmp_directories=True,
+                    preservation_policy=ocp.checkpoint_managers.preservation_policy.LatestN(keep),
+                ),
+            )
+        except OSError as error:
+            reason = f'{self.directory} cannot be written ({error.strerror})'
+            raise ValueError(f'{reason}; choose another --workdir') from error
+
+    def __enter__(self) -> Checkpointer:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(OSError):  # what ended the run is said, not what it did to the last save
+            self.close()
+
+    def steps(self) -> list[int]:
+        """The steps with a checkpoint, damaged or not, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
+        """Starts saving; returns once the arrays are copied (the files are written behind).
+
+        Args:
+          step: of the run; a checkpoint of this step that is there already is kept.
+          state: arrays, on any number of devices. meta: JSON values that come back with it.
+
+        Raises:
+          OSError: this save or the one before could not be written (disk full, ...). Earlier checkpoints are intact.
+        """
+        arrays = leaf_paths(sharding.to_host(state))
+        self.wait()
+        self._remove_damaged()
+        if step in self._manager.all_steps():
+            return
+        description = {'format': FORMAT, 'arrays': _describe(arrays), 'statics': _statics(state), 'meta': dict(meta)}
+        with _disk_errors(self.directory):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(description)),
+                force=True,
+            )
+
+    def restore_latest(self, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """The newest checkpoint that is whole.
+
+        Args:
+          state: a state of the run (arrays, or `jax.ShapeDtypeStruct`s with shardings): the tree, shapes, dtypes and
+            places that are wanted. The number of devices may differ from that of the save.
+
+        Returns:
+          (state, meta) in new buffers, or None when there is no checkpoint. One line is said for each damaged one.
+
+        Raises:
+          ValueError: the newest whole checkpoint is of another tree: 'checkpoint of another configuration'.
+        """
+        for step in reversed(self.steps()):
+            try:
+                arrays, description = self._read(step)
+            except _Damaged as damage:
+                self._damaged.append(step)
+                log.say(f'checkpoint {step} is damaged ({damage}); falling back to the one before it')
+                continue
+            refuse_other_tree(self.directory / str(step), description, state)
+            paths, structure = list(leaf_paths(state)), jax.tree.structure(state)
+            restored = jax.tree.unflatten(structure, [arrays[path] for path in paths])
+            return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), description['meta']
+        if self._damaged:
+            log.say('no whole checkpoint is left; starting from the beginning')
+        return None
+
+    def wait(self) -> None:
+        """Returns when the save in flight is on disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        with _disk_errors(self.directory):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits and lets go of the folder."""
+        try:
+            self.wait()
+        finally:
+            with _disk_errors(self.directory):
+                self._manager.close()
+
+    def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays and the description of a step, found to agree."""
+        items = ocp.args.Composite(meta=ocp.args.JsonRestore())
+        description = _attempt('its description cannot be read', self._manager.restore, step, args=items)['meta']
+        try:
+            described = {path: (tuple(entry[0]), np.dtype(entry[1])) for path, entry in description['arrays'].items()}
+            version = description['format']
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise _Damaged('its description is not one of ours') from error
+        if version != FORMAT:
+            raise ValueError(
+                f'{self.directory / str(step)} has format {version}, and this program reads {FORMAT}; '
+                'use the version that wrote it'
+            )
+        wanted = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in described.items()}
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
+        restored = _attempt('its arrays cannot be read', self._manager.restore, step, args=items)['state']
+        arrays = {path: np.asarray(array) for path, array in restored.items()}
+        for path, entry in _describe(arrays).items():
+            if entry[2] != description['arrays'][path][2]:
+                raise _Damaged(f'{path} does not agree with its digest')
+        return arrays, description
+
+    def _remove_damaged(self) -> None:
+        """Removes the steps that were found damaged, now that a newer good one is about to be written.
+
+        They would count among the newest that are kept, and hide later steps with lower numbers.
+        """
+        if not self._damaged:
+            return
+        if jax.process_index() == 0:
+            for step in self._damaged:
+                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+        self._damaged = []
+        self._manager.reload()
+
+
+class _Damaged(Exception):
+    """What is wrong with a checkpoint, in a few words."""
+
+
+def _attempt(what: str, function: Any, *args: Any, **keywords: Any) -> Any:
+    """Calls `function`; whatever it raises becomes `_Damaged`: on damaged files Orbax raises any kind."""
+    try:
+        return function(*args, **keywords)
+    except Exception as error:
+        raise _Damaged(f'{what}: {type(error).__name__}') from error
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: pathlib.Path) -> Iterator[None]:
+    """Turns what the writing threads raise on a full or failing disk into one OSError line."""
+    try:
+        yield
+    except Exception as error:
+        reason = ' '.join(str(error).split())[:200]
+        known = ('No space left on device', 'Disk quota exceeded', 'File too large', 'Read-only file system')
+        reason = next((text for text in known if text.lower() in reason.lower()), reason)
+        raise OSError(
+            f'a checkpoint could not be written under {directory} ({reason}); earlier ones are intact: '
+            'make room and start the same command again'
+        ) from error
+
+
+def _describe(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+    """{path: [shape, dtype, CRC-32 of the bytes]}."""
+    return {
+        path: [list(array.shape), array.dtype.name, zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)]
+        if array.ndim
+        else [[], array.dtype.name, zlib.crc32(array.tobytes())]
+        for path, array in arrays.items()
+    }
+
+
+def _statics(state: PyTree) -> dict[str, int]:
+    """What the tree holds beside arrays: the points of the value table."""
+    table = getattr(state, 'table', None)
+    return {} if table is None else {'table.num_points': table.num_points}
+
+
+def refuse_other_tree(place: pathlib.Path, description: Mapping[str, Any], state: PyTree) -> None:
+    """Raises ValueError when a checkpoint's arrays are not those of `state`, naming the first that differ."""
+    saved = {path: (tuple(entry[0]), entry[1]) for path, entry in description['arrays'].items()}
+    wanted = {path: (tuple(leaf.shape), np.dtype(leaf.dtype).name) for path, leaf in leaf_paths(state).items()}
+    saved.update(description['statics'])
+    wanted.update(_statics(state))
+    differing = sorted(path for path in {*saved, *wanted} if saved.get(path) != wanted.get(path))
+    if differing:
+        pairs = [f'{path} ({_say(saved.get(path))} there, {_say(wanted.get(path))} here)' for path in differing]
+        more = f' and {len(pairs) - 3} more' if len(pairs) > 3 else ''
+        raise ValueError(
+            f'{place} is a checkpoint of another configuration: {", ".join(pairs[:3])}{more}; '
+            'use another --workdir or that configuration'
+        )
+
+
+def _say(found: Any) -> str:
+    if found is None:
+        return 'nothing'
+    if isinstance(found, tuple):
+        shape, dtype = found
+        return f'{dtype}[{",".join(map(str, shape))}]'
+    return str(found)

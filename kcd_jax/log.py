@@ -1,0 +1,414 @@
+"""What a run says and writes: lines and a progress bar, config.json, metrics.jsonl, TensorBoard events, summary.json.
+
+Only process 0 says and writes anything; on the others every call does nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+METRICS, CONFIG, SUMMARY = 'metrics.jsonl', 'config.json', 'summary.json'
+# Settings that may change between a run and its continuation: they change no number that the run computes.
+FREE_KEYS = ('data.dir', 'checkpoint.seconds', 'checkpoint.keep')
+PLAIN_SECONDS = 10.0  # at most one progress line in this time where there is no terminal
+PACKAGES = ('kcd_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+
+_bar: tqdm | None = None
+
+
+def is_writer() -> bool:
+    """Whether this process is the one that says and writes."""
+    return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """Prints a line (or several) at once, above the progress bar if there is one."""
+    if not is_writer():
+        return
+    if _bar is None:
+        print(line, flush=True)
+    else:
+        _bar.write(line)
+
+
+# ------------------------------------------------------------------------------------------------------------ a run
+
+
+class RunLog:
+    """The files and lines of one run; a context manager that holds the run's folder against a second run.
+
+    Attributes:
+      records: lines of metrics.jsonl so far. Kept in a checkpoint, it tells `cut_after` exactly where the log stood.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, config: Mapping[str, Any]):
+        """`workdir` is made if need be. `config`: resolved; written to config.json, or compared with the one there.
+
+        Raises (on entering):
+          ValueError: the folder cannot be written, another run holds it, or it is of another configuration.
+        """
+        self.workdir = pathlib.Path(workdir)
+        self.config = json.loads(dumps(config))
+        self.records = 0
+        self._start = -1
+        self._lock: io.TextIOWrapper | None = None
+        self._metrics: io.TextIOWrapper | None = None
+        self._events: Any = None
+        self._plain: _PlainProgress | None = None
+        self._own_bar = False
+
+    def __enter__(self) -> RunLog:
+        if not is_writer():
+            return self
+        try:
+            self.workdir.mkdir(parents=True, exist_ok=True)
+            self._lock = lock(self.workdir)
+            saved = read_json(self.workdir / CONFIG)
+            if saved is None:
+                write_text(self.workdir / CONFIG, dumps({'config': self.config, **environment()}, indent=2) + '\n')
+            else:
+                refuse_other_config(self.workdir, saved.get('config', {}), self.config)
+        except OSError as error:
+            self._unlock()
+            reason = error.strerror or error
+            raise ValueError(
+                f'work directory {self.workdir} cannot be written ({reason}); choose another --workdir'
+            ) from error
+        except ValueError:
+            self._unlock()
+            raise
+        return self
+
+    def __exit__(self, *details: Any) -> None:
+        del details
+        self.stop_progress()
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.close()
+        self._metrics = self._events = None
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    # -- records --------------------------------------------------------------------------------------------------
+
+    def cut_after(self, step: int, records: int | None = None) -> None:
+        """Drops what was logged after the state that a run goes on from; a half-written last line goes too.
+
+        Args:
+          step: the restored step; records of later steps are dropped. -1: all of them.
+          records: how many records there were at that state, where that is known: also drops those of the same step
+            that the run is about to write again.
+        """
+        if not is_writer():
+            return
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        path = self.workdir / METRICS
+        content = path.read_bytes() if path.exists() else b''
+        kept = []
+        for line in content.split(b'\n')[:-1]:
+            record = _parsed(line)
+            if isinstance(record, dict) and record.get('step', 0) <= step:
+                kept.append(line + b'\n')
+        kept = kept[:records]
+        if b''.join(kept) != content:
+            write_bytes(path, b''.join(kept))
+        self.records = len(kept)
+        self._start = step
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Appends one JSON line and its numbers as TensorBoard scalars '<kind>/<name>' at `entry['step']`.
+
+        Times belong under 'time': all else is the same in every repetition of a run. What is not finite becomes null.
+
+        Raises:
+          OSError: the disk is full, ...
+        """
+        if not is_writer():
+            return
+        try:
+            if self._metrics is None:
+                self._metrics = open(self.workdir / METRICS, 'a', encoding='utf-8')
+            self._metrics.write(dumps(entry) + '\n')
+            self._metrics.flush()
+            self.records += 1
+            self._scalars(entry)
+        except OSError as error:
+            raise OSError(
+                f'{self.workdir / METRICS} cannot be written ({error.strerror}); '
+                'make room and start the same command again'
+            ) from error
+
+    def _scalars(self, entry: Mapping[str, Any]) -> None:
+        step = entry.get('step')
+        numbers = {
+            name: float(value)
+            for name, value in entry.items()
+            if name not in ('step', 'number', 'of') and isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        if step is None or not numbers:
+            return
+        if self._events is None:
+            from tensorboardX import SummaryWriter  # not needed to start or to check
+
+            purge = self._start + 1 if self._start >= 0 else None
+            self._events = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=purge)
+        for name, value in numbers.items():
+            self._events.add_scalar(f'{entry.get("kind", "run")}/{name}', value, step)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json at once: where it lies, the run is finished."""
+        if is_writer():
+            write_text(self.workdir / SUMMARY, dumps(summary, indent=2) + '\n')
+
+    # -- lines ----------------------------------------------------------------------------------------------------
+
+    def say(self, line: str) -> None:
+        """Prints a line."""
+        say(line)
+
+    def note(self, line: str) -> None:
+        """A line worth seeing in passing: above the bar on a terminal; elsewhere at most one in ten seconds."""
+        if self._plain is None:
+            say(line)
+        else:
+            self._plain.note(line)
+
+    def start_progress(self, total: int, done: int = 0) -> None:
+        """Starts the bar (on a terminal) or the lines: `total` images of the whole run, `done` of them earlier."""
+        global _bar
+        self.stop_progress()
+        if not is_writer():
+            return
+        if sys.stderr.isatty():
+            _bar = tqdm(total=total, initial=done, unit=' images', unit_scale=True, mininterval=0.5, dynamic_ncols=True)
+            self._own_bar = True
+        else:
+            self._plain = _PlainProgress(total, done)
+
+    def progress(self, images: int, **numbers: float) -> None:
+        """`images` more were trained on; `numbers` are shown beside."""
+        if self._own_bar and _bar is not None:
+            _bar.set_postfix({name: f'{value:.3f}' for name, value in numbers.items()}, refresh=False)
+            _bar.update(images)
+        elif self._plain is not None:
+            self._plain.update(images, numbers)
+
+    def stop_progress(self) -> None:
+        """Ends the bar."""
+        global _bar
+        if self._own_bar and _bar is not None:
+            _bar.close()
+            _bar = None
+        self._own_bar, self._plain = False, None
+
+
+class _PlainProgress:
+    """Progress as plain lines, seldom."""
+
+    def __init__(self, total: int, done: int):
+        self.total, self.done, self.before = total, done, done
+        self.start = self.last = time.monotonic()
+
+    def _due(self) -> bool:
+        if time.monotonic() - self.last < PLAIN_SECONDS:
+            return False
+        self.last = time.monotonic()
+        return True
+
+    def update(self, images: int, numbers: Mapping[str, float]) -> None:
+        self.done += images
+        if self._due():
+            rate = (self.done - self.before) / (self.last - self.start)
+            shown = ''.join(f', {name} {value:.3f}' for name, value in numbers.items())
+            left = tqdm.format_interval(max(self.total - self.done, 0) / rate)
+            say(f'{self.done:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left{shown}')
+
+    def note(self, line: str) -> None:
+        if self._due():
+            say(line)
+
+
+def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
+    """Holds a folder until the returned file is closed or the process ends, however it ends.
+
+    Raises:
+      ValueError: another run holds it.
+    """
+    file = open(workdir / '.lock', 'a+', encoding='utf-8')
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        who = f'another run (process {owner})' if owner else 'another run'
+        raise ValueError(f'{who} is using {workdir}; wait for it, or choose another --workdir') from None
+    except OSError:
+        return file  # a file system without locks: nothing to hold on to
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def refuse_other_config(workdir: pathlib.Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Raises ValueError when a folder holds a run of another configuration, naming the keys that differ."""
+    old, new = _flat(saved), _flat(json.loads(dumps(current)))
+    differing = [key for key in sorted({*old, *new}) if key not in FREE_KEYS and old.get(key) != new.get(key)]
+    if differing:
+        shown = ', '.join(f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in differing[:4])
+        more = f' and {len(differing) - 4} more' if len(differing) > 4 else ''
+        raise ValueError(
+            f'{workdir} holds a run of another configuration: {shown}{more}; '
+            'use another --workdir or that configuration'
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            result.update(_flat(value, f'{prefix}{key}.'))
+        else:
+            result[f'{prefix}{key}'] = value
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------------ files
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _plain_value(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null, and NumPy's numbers plain ones."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain_value(item) for item in value]
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def dumps(value: Any, indent: int | None = None) -> str:
+    """JSON text of plain and NumPy numbers; what is not finite is null."""
+    return json.dumps(_plain_value(value), indent=indent, allow_nan=False, default=str)
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a whole file or leaves the old one: a kill at any instant leaves one of the two."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        with open(partial, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f'{path} cannot be written ({error.strerror}); make room or choose another place') from error
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a whole text file or leaves the old one."""
+    write_bytes(path, text.encode())
+
+
+def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
+    """Writes a compressed NumPy archive at once (process 0 only)."""
+    if is_writer():
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_bytes(pathlib.Path(path), buffer.getvalue())
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no file, or no object in it."""
+    try:
+        content = _parsed(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_summary(workdir: str | pathlib.Path) -> dict[str, Any] | None:
+    """What `RunLog.write_summary` wrote; None while the run is not finished."""
+    return read_json(pathlib.Path(workdir) / SUMMARY)
+
+
+# ------------------------------------------------------------------------------------------------------ environment
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that the package lies in, '-dirty' behind it when tracked files differ."""
+    folder = pathlib.Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        command = ['git', '-C', str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        if pathlib.Path(git('rev-parse', '--show-toplevel')).resolve() != folder:
+            return None  # installed into somebody else's checkout
+        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--untracked-files=no') else '')
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, Any]:
+    """{'commit', 'python', 'versions', 'device': {'kind', 'backend', 'count', 'processes'}}."""
+    devices = jax.devices()
+    return {
+        'commit': _commit(),
+        'python': platform.python_version(),
+        'versions': dict(_versions()),
+        'device': {
+            'kind': devices[0].device_kind,
+            'backend': jax.default_backend(),
+            'count': len(devices),
+            'processes': jax.process_count(),
+        },
+    }
