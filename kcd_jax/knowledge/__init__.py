@@ -6,8 +6,9 @@ One group of the paper's equations a file, pure and jittable: `value` (Eq. 7, 12
 
 from __future__ import annotations
 
+from kcd_jax.knowledge.computation import computation, rows_for
 from kcd_jax.knowledge.condenser import Condenser, CondenserState
-from kcd_jax.knowledge.ranking import likelihood, place_like, positions, random_order, rank, value_label
+from kcd_jax.knowledge.ranking import likelihood, order_by, place_like, positions, random_order, rank, value_label
 from kcd_jax.knowledge.schedule import (
     FIRSTS,
     SCHEDULES,
@@ -45,6 +46,7 @@ __all__ = [
     'ValueTable',
     'check_choice',
     'check_ratio',
+    'computation',
     'constant_epsilon',
     'epoch_sizes',
     'full_plan',
@@ -54,6 +56,7 @@ __all__ = [
     'low_slots',
     'mixing_plan',
     'num_mixed',
+    'order_by',
     'place_like',
     'positions',
     'prediction_entropy',
@@ -67,6 +70,7 @@ __all__ = [
     'relative_cost',
     'replan_index',
     'replans',
+    'rows_for',
     'stage_length',
     'stage_of',
     'summarize',

@@ -1,0 +1,82 @@
+"""InfoBatch: skip at random some of the points that are learned well, and weigh up the others (Qin et al., ICLR 2024).
+
+A point's score is its last training loss, 3.0 before the first. At the start of every epoch the points with a score below
+the mean are well learned: a fraction of them, drawn at random, is skipped, the rest of them weigh 1 / (1 - fraction), so
+that the expected gradient stays what it was. The last part of training is on everything, weight 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from kcd_jax import knowledge
+from kcd_jax.spec import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
+
+INITIAL_SCORE = 3.0
+
+# Share of the points below the mean loss that the expected cost assumes: that of exponentially distributed losses.
+EXPECTED_WELL_LEARNED = 1.0 - 1.0 / math.e
+
+
+@functools.partial(jax.jit, static_argnames=('fraction',))
+def _prune(key: Array, table: ValueTable, *, fraction: float) -> Plan:
+    rows = table.value.shape[0]
+    real = jnp.arange(rows) < table.num_points
+    # Around the initial score: before the first epoch the mean is exact, and nothing lies below it.
+    above = jnp.where(real & (table.count > 0), table.value - INITIAL_SCORE, 0.0)
+    well = real & (above < jnp.sum(above) / table.num_points)
+    bits = jax.random.bits(key, (rows,), jnp.uint32) >> jnp.uint32(1)
+    drawn = knowledge.positions(knowledge.order_by(jnp.where(well, bits, bits | jnp.uint32(1 << 31))))
+    num_well = jnp.sum(well.astype(jnp.int32))
+    num_kept_well = jnp.floor((1.0 - fraction) * num_well.astype(jnp.float32)).astype(jnp.int32)
+    skipped = well & (drawn >= num_kept_well)
+    group = jnp.where(real, skipped.astype(jnp.uint32), jnp.uint32(2))
+    plan = knowledge.unmixed_plan(knowledge.order_by(group), jnp.sum((real & ~skipped).astype(jnp.int32)))
+    return plan.replace(weight=jnp.where(well & ~skipped, jnp.float32(1.0 / (1.0 - fraction)), plan.weight))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _full(num_points: int, rows: int) -> Plan:
+    return knowledge.unmixed_plan(jnp.arange(rows, dtype=jnp.int32), num_points)
+
+
+def _observe(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
+    """The point's own loss, unweighted."""
+    del student, teacher, batch
+    return per_point
+
+
+def make(*, fraction: float = 0.5, until: float = 0.875) -> Policy:
+    """Builds the policy.
+
+    Args:
+      fraction: of the well-learned points that is skipped, r, in [0, 1).
+      until: share of the epochs after which nothing is skipped, delta, in [0, 1]. The authors' code then keeps the last
+        weights unless epochs * delta is a whole number; here they are 1 again.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f'fraction is {fraction}; it is the share of well-learned points to skip, from 0 to below 1')
+    if not 0 <= until <= 1:
+        raise ValueError(f'until is {until}; it is a share of the epochs, from 0 to 1')
+
+    def when(epoch: int, epochs: int) -> bool:
+        return 1 <= epoch <= math.ceil(until * epochs) and epoch < epochs
+
+    def replan(key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
+        if epoch >= until * epochs:
+            return knowledge.place_like(_full(table.num_points, plan.order.shape[0]), plan), state
+        # The mean is a float sum: on the whole table, so that it is the same on any number of devices.
+        return _prune(key, knowledge.place_like(table, plan), fraction=fraction), state
+
+    def keep_counts(num_points: int, epochs: int) -> list[int]:
+        pruned = round(num_points * (1.0 - fraction * EXPECTED_WELL_LEARNED))
+        return [pruned if 1 <= epoch < until * epochs else num_points for epoch in range(epochs)]
+
+    return Policy(when=when, replan=replan, keep_counts=keep_counts, records='last', observe=_observe)

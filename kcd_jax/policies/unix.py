@@ -1,0 +1,140 @@
+"""UNIX: the uncertain part of every batch, mixed the more the less uncertain (Xu, Liu, Loy 2020, arXiv 2012.09413).
+
+A scoring forward of the whole batch (student, train mode) gives uncertainties; the k most uncertain points are mixed with
+partners from the whole batch by c * lambda, lambda ~ Beta(a, a) once a batch and c = sigmoid(w (r - b + 1/2) / B) rising
+with the rank r; teacher and student train on these k rows. The paper's ranking is r + 1/2 in the code, which makes c
+symmetric about b; the code's values w = 10, b = B / 2 and k = 3/4 B are the defaults.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kcd_jax import knowledge
+from kcd_jax.spec import Array, Batch, Plan, Policy, PyTree
+
+MIXES = ('adaptive', 'constant', 'none')
+
+
+def entropy(key: Array, logits: Array) -> Array:
+    """f32[B]: prediction entropy in nats; the code's own form is NaN once a probability is 0."""
+    del key
+    return knowledge.prediction_entropy(logits)
+
+
+def confidence(key: Array, logits: Array) -> Array:
+    """f32[B]: 1 - max p."""
+    del key
+    return 1.0 - jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
+
+
+def margin(key: Array, logits: Array) -> Array:
+    """f32[B]: -(p_(1) - p_(2)), the two largest probabilities."""
+    del key
+    top = jax.lax.top_k(jax.nn.softmax(logits, axis=-1), 2)[0]
+    return top[:, 1] - top[:, 0]
+
+
+def random(key: Array, logits: Array) -> Array:
+    """f32[B]: uniform in [0, 1); needs no scoring pass."""
+    return jax.random.uniform(key, logits.shape[:1], jnp.float32)
+
+
+SCORES = {'entropy': entropy, 'confidence': confidence, 'margin': margin, 'random': random}
+
+
+def uncertainty_order(score: Array) -> Array:
+    """i32[B]: the rows from the most to the least uncertain, ties by row."""
+    return jnp.argsort(-score, stable=True).astype(jnp.int32)
+
+
+def correction(num_rows: int, w: float, b: float, batch: int) -> Array:
+    """c = sigmoid(w (r - b + 1/2) / batch), f32[num_rows] for the ranks r = 0 ... num_rows - 1.
+
+    `batch` is the configured one, also where a batch has fewer rows.
+    """
+    rank = jnp.arange(num_rows, dtype=jnp.float32)
+    return jax.nn.sigmoid(w * (rank - b + 0.5) / batch)
+
+
+def select_and_mix(batch: Batch, order: Array, partner: Array, share: Array) -> Batch:
+    """The first k = len(share) rows of `order`, each mixed with the row `partner` by its share of pixels and label.
+
+    Args:
+      batch: B rows. order, partner: i32[B], permutations of the rows. share: f32[k], c * lambda.
+
+    Returns:
+      A batch of k rows.
+    """
+    rows, partner = order[: share.shape[0]], partner[: share.shape[0]]
+    pixels = share.reshape((-1,) + (1,) * (batch.image.ndim - 1))
+    return Batch(
+        index=batch.index[rows],
+        image=(1.0 - pixels) * batch.image[rows] + pixels * batch.image[partner],
+        label=batch.label[rows],
+        label_b=batch.label[partner],
+        lam=share,
+        weight=batch.weight[rows],
+    )
+
+
+def _draw_lambda(key: Array, beta: float) -> Array:
+    """f32[], lambda ~ Beta(beta, beta). Beta(1, 1) is uniform, and costs no rejection loop."""
+    if beta == 1:
+        return jax.random.uniform(key, (), jnp.float32)
+    return jax.random.beta(key, jnp.float32(beta), jnp.float32(beta))
+
+
+def make(
+    *, score: str = 'entropy', mix: str = 'adaptive', k: int = 0, w: float = 10.0, b: float = 0.0, beta: float = 1.0
+) -> Policy:
+    """Builds the policy.
+
+    Args:
+      score: 'entropy' | 'confidence' | 'margin' | 'random' (no scoring pass).
+      mix: 'adaptive', c from the rank; 'constant', c = 1 (with score 'random': "Mixup w/o uncertainty", else "Non-adaptive
+        mixup"); 'none' (with score 'random': Random+KD).
+      k: rows of the batch that are trained on; 0: three quarters of it.
+      w: steepness of c. b: rank at which c = 1/2; 0: half of the batch.
+      beta: a of lambda ~ Beta(a, a): 1 on CIFAR, 0.2 on Tiny-ImageNet and ImageNet.
+
+    Raises:
+      ValueError: a value outside its range.
+    """
+    knowledge.check_choice('score', score, tuple(SCORES))
+    knowledge.check_choice('mix', mix, MIXES)
+    if k < 0 or b < 0:
+        raise ValueError(f'k is {k} and b is {b}; they are numbers of rows, 0 for three quarters and half of the batch')
+    if beta <= 0:
+        raise ValueError(f'beta is {beta}; use a number above 0, 1 is uniform')
+
+    def rows(batch: int) -> int:
+        if k > batch:
+            raise ValueError(f'k is {k}, more rows than a batch of {batch}; use at most {batch}')
+        return k or max(1, round(0.75 * batch))
+
+    def in_batch(key: Array, batch: Batch, logits: Array) -> Batch:
+        size = batch.index.shape[0]
+        num_rows = rows(size)
+        score_key, partner_key, beta_key = jax.random.split(key, 3)
+        order = uncertainty_order(SCORES[score](score_key, logits))
+        if mix == 'none':
+            return select_and_mix(batch, order, order, jnp.zeros(num_rows, jnp.float32))
+        partner = jax.random.permutation(partner_key, jnp.arange(size, dtype=jnp.int32))
+        share = _draw_lambda(beta_key, beta)
+        c = correction(num_rows, w, b or size / 2, size) if mix == 'adaptive' else jnp.ones(num_rows, jnp.float32)
+        return select_and_mix(batch, order, partner, c * share)
+
+    def replan(key: Array, table, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
+        del key, table, epoch, epochs
+        return plan, state
+
+    return Policy(
+        when=lambda epoch, epochs: False,
+        replan=replan,
+        keep_counts=lambda num_points, epochs: [num_points] * epochs,
+        scores=score != 'random',
+        rows=rows,
+        in_batch=in_batch,
+    )
