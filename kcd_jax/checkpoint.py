@@ -4,13 +4,16 @@ Orbax notices a missing file, but a flipped byte in the data restores silently w
 itself. So every checkpoint carries, beside the run's own notes, a description of each array (shape, dtype, CRC-32 of
 its bytes), and `restore_latest` walks back until one agrees with its description.
 
-Arrays are saved as NumPy copies under their joined paths: the files do not depend on the number of devices or
-processes, and the run may donate its buffers while they are written.
+The arrays are saved as one array of bytes, a copy on the host: its content does not depend on the number of devices or
+processes, the run may donate its buffers while it is written, a save takes a third of the time of one array a leaf,
+and a damaged store is one error (hundreds of arrays are read at once, and each of them would print a traceback).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import pathlib
 import shutil
 import zlib
@@ -25,6 +28,7 @@ from kcd_jax import log, sharding
 from kcd_jax.spec import PyTree, leaf_paths
 
 FORMAT = 1
+STATE, META = 'state', 'meta'  # the items of a checkpoint
 
 
 class Checkpointer:
@@ -85,13 +89,14 @@ class Checkpointer:
         self._remove_damaged()
         if step in self._manager.all_steps():
             return
-        description = {'format': FORMAT, 'arrays': _describe(arrays), 'statics': _statics(state), 'meta': dict(meta)}
+        content = {'format': FORMAT, 'arrays': _describe(arrays), 'statics': _statics(state), 'meta': dict(meta)}
+        content = json.loads(json.dumps(content))
+        items = {
+            STATE: ocp.args.StandardSave({'bytes': np.concatenate([_bytes(array) for array in arrays.values()])}),
+            META: ocp.args.JsonSave({'content': content, 'crc32': _text_digest(content)}),
+        }
         with _disk_errors(self.directory):
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(description)),
-                force=True,
-            )
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore_latest(self, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint that is whole.
@@ -108,15 +113,15 @@ class Checkpointer:
         """
         for step in reversed(self.steps()):
             try:
-                arrays, description = self._read(step)
+                arrays, content = self._read(step)
             except _Damaged as damage:
                 self._damaged.append(step)
                 log.say(f'checkpoint {step} is damaged ({damage}); falling back to the one before it')
                 continue
-            refuse_other_tree(self.directory / str(step), description, state)
+            _refuse_other_tree(self.directory / str(step), content, state)
             paths, structure = list(leaf_paths(state)), jax.tree.structure(state)
             restored = jax.tree.unflatten(structure, [arrays[path] for path in paths])
-            return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), description['meta']
+            return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), content['meta']
         if self._damaged:
             log.say('no whole checkpoint is left; starting from the beginning')
         return None
@@ -140,26 +145,34 @@ class Checkpointer:
 
     def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays and the description of a step, found to agree."""
-        items = ocp.args.Composite(meta=ocp.args.JsonRestore())
-        description = _attempt('its description cannot be read', self._manager.restore, step, args=items)['meta']
-        try:
-            described = {path: (tuple(entry[0]), np.dtype(entry[1])) for path, entry in description['arrays'].items()}
-            version = description['format']
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise _Damaged('its description is not one of ours') from error
-        if version != FORMAT:
+        saved = self._item(step, META, ocp.args.JsonRestore())
+        content = saved.get('content') if isinstance(saved, dict) else None
+        if not isinstance(content, dict) or saved.get('crc32') != _text_digest(content):
+            raise _Damaged('its description does not agree with its digest')
+        if content['format'] != FORMAT:
             raise ValueError(
-                f'{self.directory / str(step)} has format {version}, and this program reads {FORMAT}; '
+                f'{self.directory / str(step)} has format {content["format"]}, and this program reads {FORMAT}; '
                 'use the version that wrote it'
             )
-        wanted = {path: jax.ShapeDtypeStruct(shape, dtype) for path, (shape, dtype) in described.items()}
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-        restored = _attempt('its arrays cannot be read', self._manager.restore, step, args=items)['state']
-        arrays = {path: np.asarray(array) for path, array in restored.items()}
-        for path, entry in _describe(arrays).items():
-            if entry[2] != description['arrays'][path][2]:
+        dtypes = {path: np.dtype(dtype) for path, (_, dtype, _) in content['arrays'].items()}
+        sizes = {path: math.prod(shape) * dtypes[path].itemsize for path, (shape, _, _) in content['arrays'].items()}
+        wanted = {'bytes': jax.ShapeDtypeStruct((sum(sizes.values()),), np.uint8)}
+        everything = np.asarray(self._item(step, STATE, ocp.args.StandardRestore(wanted))['bytes'])
+        arrays, start = {}, 0
+        for path, (shape, _, digest) in content['arrays'].items():
+            part = everything[start : start + sizes[path]]
+            if zlib.crc32(part.data) != digest:
                 raise _Damaged(f'{path} does not agree with its digest')
-        return arrays, description
+            arrays[path] = part.view(dtypes[path]).reshape(shape)
+            start += sizes[path]
+        return arrays, content
+
+    def _item(self, step: int, name: str, how: Any) -> Any:
+        """One item of a step. Orbax raises exceptions of every kind on damaged files."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except Exception as error:
+            raise _Damaged(f'its {name} cannot be read: {type(error).__name__}') from error
 
     def _remove_damaged(self) -> None:
         """Removes the steps that were found damaged, now that a newer good one is about to be written.
@@ -179,37 +192,38 @@ class _Damaged(Exception):
     """What is wrong with a checkpoint, in a few words."""
 
 
-def _attempt(what: str, function: Any, *args: Any, **keywords: Any) -> Any:
-    """Calls `function`; whatever it raises becomes `_Damaged`: on damaged files Orbax raises any kind."""
-    try:
-        return function(*args, **keywords)
-    except Exception as error:
-        raise _Damaged(f'{what}: {type(error).__name__}') from error
-
-
 @contextlib.contextmanager
 def _disk_errors(directory: pathlib.Path) -> Iterator[None]:
     """Turns what the writing threads raise on a full or failing disk into one OSError line."""
     try:
         yield
     except Exception as error:
-        reason = ' '.join(str(error).split())[:200]
+        reason = ' '.join(str(error).split())
         known = ('No space left on device', 'Disk quota exceeded', 'File too large', 'Read-only file system')
-        reason = next((text for text in known if text.lower() in reason.lower()), reason)
+        found = [text for text in known if text.lower() in reason.lower()]
+        if not found and not isinstance(error, OSError):
+            raise
+        reason = found[0] if found else reason
         raise OSError(
-            f'a checkpoint could not be written under {directory} ({reason}); earlier ones are intact: '
+            f'a checkpoint could not be written under {directory} ({reason[:200]}); earlier ones are intact: '
             'make room and start the same command again'
         ) from error
 
 
+def _bytes(array: np.ndarray) -> np.ndarray:
+    """u8[nbytes] of an array of any shape, scalars and empty ones too."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def _describe(arrays: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-    """{path: [shape, dtype, CRC-32 of the bytes]}."""
+    """{path: [shape, dtype, CRC-32 of the bytes]}, in the order of the bytes."""
     return {
-        path: [list(array.shape), array.dtype.name, zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)]
-        if array.ndim
-        else [[], array.dtype.name, zlib.crc32(array.tobytes())]
-        for path, array in arrays.items()
+        path: [list(array.shape), array.dtype.name, zlib.crc32(_bytes(array).data)] for path, array in arrays.items()
     }
+
+
+def _text_digest(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _statics(state: PyTree) -> dict[str, int]:
@@ -218,11 +232,11 @@ def _statics(state: PyTree) -> dict[str, int]:
     return {} if table is None else {'table.num_points': table.num_points}
 
 
-def refuse_other_tree(place: pathlib.Path, description: Mapping[str, Any], state: PyTree) -> None:
+def _refuse_other_tree(place: pathlib.Path, content: Mapping[str, Any], state: PyTree) -> None:
     """Raises ValueError when a checkpoint's arrays are not those of `state`, naming the first that differ."""
-    saved = {path: (tuple(entry[0]), entry[1]) for path, entry in description['arrays'].items()}
+    saved = {path: (tuple(entry[0]), entry[1]) for path, entry in content['arrays'].items()}
     wanted = {path: (tuple(leaf.shape), np.dtype(leaf.dtype).name) for path, leaf in leaf_paths(state).items()}
-    saved.update(description['statics'])
+    saved.update(content['statics'])
     wanted.update(_statics(state))
     differing = sorted(path for path in {*saved, *wanted} if saved.get(path) != wanted.get(path))
     if differing:
