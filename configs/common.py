@@ -21,7 +21,9 @@ def base() -> ConfigDict:
         'seed': 0,
         'trials': 1,
         'compare': (),  # names of runs: student, kd, or a policy with the method; empty: just this run
-        'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'num_points': 0},
+        # validation: a fraction of the training points, drawn by data.seed, evaluated instead of the test points;
+        # num_points: train on the first so many of a fixed permutation (0: all).
+        'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'seed': 0, 'num_points': 0},
         'augment': {'crop': 4, 'flip': True},
         'student': {'name': 'wrn_16_2'},
         'teacher': {
@@ -121,7 +123,9 @@ def build(config: ConfigDict, arg: str | None, *, method: str = 'kd', policy: st
         config.compare, config.trials = (), 1
     if quick:
         for key, value in (quicktest or {}).items():
-            _set(config, key, value)
+            section, _, last = key.partition('.')
+            if section != 'policy' or last in config.policy:
+                _set(config, key, value)
     for key, value in settings.items():
         _set(config, _place(config, key), value)
     return config

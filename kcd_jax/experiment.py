@@ -11,12 +11,18 @@ import sys
 from ml_collections import ConfigDict
 
 from kcd_jax import log, methods, plugins, policies, sharding
-from kcd_jax.train import Result, run_name, train
+from kcd_jax.train import Result, check_run, run_name, train
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config of 'FILE[:words]', as the command line's --config reads it (for notebooks and tests)."""
+    """The config of 'FILE[:words]', as the command line's --config reads it (for notebooks and tests).
+
+    Raises:
+      ValueError: there is no such file, or an unknown word in it.
+    """
     file, _, words = path.partition(':')
+    if not pathlib.Path(file).is_file():
+        raise ValueError(f'there is no config file {file}; the shipped ones are in configs/')
     add_config_root(file)
     spec = importlib.util.spec_from_file_location('config_file', file)
     module = importlib.util.module_from_spec(spec)
@@ -87,10 +93,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
     if config.trials < 1:
         raise ValueError(f'trials is {config.trials}; use at least 1')
 
+    for name, chosen in variants.items():  # all of them before the first one trains: a late mistake costs hours
+        lines = check_run(chosen, mesh)
+        if only_check:
+            log.say('\n'.join((f'--- {name}', *lines)))
     if only_check:
-        for name, chosen in variants.items():
-            print(f'--- {name}')
-            train(chosen, workdir / name / 'trial_0', mesh=mesh, only_check=True)
         return []
 
     results = []

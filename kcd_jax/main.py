@@ -8,7 +8,7 @@ import sys
 # Read before the first JAX import: TensorFlow and the compiler would else greet the user with their own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_PREEMPTED = 2, 3, 75
+EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_PREEMPTED = 2, 3, 10, 75
 
 
 def define_flags() -> None:
@@ -37,33 +37,61 @@ def prepare_jax(devices: int, deterministic: bool) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
 
 
+def joined(argv: list[str]) -> list[str]:
+    """`--config FILE` as `--config=FILE`, so that the file is known before the flags are parsed."""
+    result: list[str] = []
+    for arg in argv:
+        if result and result[-1] in ('--config', '-config'):
+            result[-1] = f'--config={arg}'
+        else:
+            result.append(arg)
+    return result
+
+
+def read_config(argv: list[str]) -> str:
+    """The value of --config, found to be loadable, and the keys of --config.KEY=VALUE, found to exist.
+
+    The flags' own parser does both again, but says what is wrong with a traceback.
+    """
+    from ml_collections import ConfigDict
+
+    from kcd_jax import experiment, plugins
+
+    values = [arg.removeprefix('--config=') for arg in argv if arg.startswith('--config=')]
+    if not values:
+        raise ValueError('no --config; try --config=configs/digits_kd.py')
+    config = experiment.load_config(values[-1])
+    for arg in argv:
+        if arg.startswith('--config.'):
+            key = arg.removeprefix('--config.').partition('=')[0]
+            node = config
+            for part in key.split('.'):
+                if not isinstance(node, ConfigDict) or part not in node:
+                    known = sorted(node) if isinstance(node, ConfigDict) else []
+                    raise ValueError(plugins.unknown('config key', key, known))
+                node = node[part]
+    return values[-1]
+
+
 def run(argv: list[str]) -> int:
     """The whole program; returns the exit code. Errors of the user are one line on stderr."""
     from absl import flags
 
-    from kcd_jax import experiment
-
-    for arg in argv[1:]:
-        if arg.startswith('--config='):
-            experiment.add_config_root(arg.removeprefix('--config=').partition(':')[0])
+    argv = joined(argv)
     define_flags()
     try:
+        path = read_config(argv) if not {'--help', '--helpfull', '-h'} & set(argv) else ''
         flags.FLAGS(argv)
-        if flags.FLAGS.config is None:
-            raise ValueError('no --config; try --config=configs/digits_kd.py')
-    except (flags.Error, ValueError, KeyError, AttributeError, TypeError, FileNotFoundError) as error:
+    except (flags.Error, ValueError, TypeError, OSError) as error:
         return complain(error)
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
-    path = next(arg.removeprefix('--config=') for arg in argv[1:] if arg.startswith('--config='))
 
-    from kcd_jax import train
+    from kcd_jax import data, experiment, train
 
-    if flags.FLAGS.needs_prepare:
-        from kcd_jax import data
-
-        return 10 if data.needs_tensorflow(config.data.name, config.data.dir or None) else 0
-    prepare_jax(flags.FLAGS.devices, config.deterministic)
     try:
+        if flags.FLAGS.needs_prepare:
+            return EXIT_NEEDS_PREPARE if data.needs_tensorflow(config.data.name, config.data.dir or None) else 0
+        prepare_jax(flags.FLAGS.devices, config.deterministic)
         experiment.run(config, workdir or experiment.default_workdir(path, config), only_check=flags.FLAGS.check)
     except train.Preempted as notice:
         print(notice, file=sys.stderr)
@@ -75,6 +103,9 @@ def run(argv: list[str]) -> int:
         if os.environ.get('KCD_JAX_TRACEBACK'):
             raise
         return complain(error)
+    except KeyboardInterrupt:
+        print('interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
+        return 130
     return 0
 
 

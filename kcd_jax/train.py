@@ -65,10 +65,45 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
 
 
 def load_data(config: ConfigDict) -> data.Dataset:
-    """The dataset of a config."""
+    """The dataset of a config; the last ones stay loaded, so that the runs of an experiment share them."""
     settings = config.data
-    return data.load(
-        settings.name, settings.dir or None, validation=settings.validation, seed=config.seed, num_points=settings.num_points
+    return _load_data(settings.name, settings.dir or None, settings.validation, settings.seed, settings.num_points)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_data(name: str, folder: str | None, validation: float, seed: int, num_points: int) -> data.Dataset:
+    return data.load(name, folder, validation=validation, seed=seed, num_points=num_points)
+
+
+def check_run(config: ConfigDict, mesh: Mesh) -> list[str]:
+    """What `--check` prints of one run, and of its teacher's if that is to be trained; nothing is compiled.
+
+    Raises:
+      ValueError: one line: what was found, and what to do.
+    """
+    dataset = load_data(config)
+    run = check.resolve(config, dataset, device_count=mesh.size)
+    teacher_line = 'none'
+    if run.teacher is not None:
+        source = config.teacher.checkpoint
+        teacher_line = f'{run.teacher.name}, from {source}'
+        if source:
+            restore_teacher(config, dataset, source)
+        else:
+            first = teacher_config(config)
+            check.resolve(first, load_data(first), device_count=mesh.size)
+            teacher_line = f'{run.teacher.name}, trained first: {first.epochs} epochs on {len(load_data(first).train):,} points'
+    return check.describe(run, config, dataset, device_count=mesh.size, teacher_line=teacher_line)
+
+
+def restore_teacher(config: ConfigDict, dataset: data.Dataset, source: str | pathlib.Path) -> tuple[Any, PyTree, dict]:
+    """(network, variables, card) of the teacher in a file or in a run's folder."""
+    return teacher.restore(
+        config.teacher.name,
+        source,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        dtype=check.DTYPES[config.dtype],
     )
 
 
@@ -77,14 +112,8 @@ def obtain_teacher(config: ConfigDict, dataset: data.Dataset, folder: pathlib.Pa
     source = config.teacher.checkpoint
     if not source:
         train(teacher_config(config), folder, mesh=mesh, name='teacher')
-        source = str(folder)
-    return teacher.restore(
-        config.teacher.name,
-        source,
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-        dtype=check.DTYPES[config.dtype],
-    )
+        source = folder
+    return restore_teacher(config, dataset, source)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation
@@ -387,7 +416,7 @@ def _listening_for_sigterm():
 
 
 def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str | pathlib.Path | None = None,
-          mesh: Mesh | None = None, name: str = '', only_check: bool = False) -> Result | None:
+          mesh: Mesh | None = None, name: str = '') -> Result:
     """Trains one student under one method and one policy.
 
     Args:
@@ -395,10 +424,9 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
       workdir: folder of the run; a run that was cut goes on, a finished one is read back.
       teacher_dir: where a teacher is kept that has to be trained first (default: `workdir`/teacher).
       mesh: devices; all of them by default. name: of the run, for lines and tables; default `run_name`.
-      only_check: print what `--check` shows, and stop before anything is compiled.
 
     Returns:
-      The finished run; None with `only_check`.
+      The finished run.
 
     Raises:
       ValueError: bad input, in one line, before the first compilation.
@@ -413,16 +441,6 @@ def train(config: ConfigDict, workdir: str | pathlib.Path, *, teacher_dir: str |
     dataset = load_data(config)
     devices = mesh.size
     run = check.resolve(config, dataset, device_count=devices)
-    teacher_line = 'none'
-    if run.teacher is not None:
-        source = config.teacher.checkpoint
-        teacher_line = f'{run.teacher.name}, ' + (f'from {source}' if source else f'trained first: {config.teacher.epochs} epochs')
-    if only_check:
-        if run.teacher is not None and not config.teacher.checkpoint:
-            check.resolve(teacher_config(config), load_data(teacher_config(config)), device_count=devices)
-        for line in check.describe(run, config, dataset, device_count=devices, teacher_line=teacher_line):
-            print(line)
-        return None
 
     with contextlib.ExitStack() as stack:
         run_log = stack.enter_context(log.RunLog(workdir, config.to_dict()))

@@ -21,7 +21,7 @@ def config_for(words: str = '', **settings):
     config = experiment.load_config(
         f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd,{words}'
     )
-    config.checkpoint.seconds = 1e9
+    config.checkpoint.seconds, config.eval_every = 1e9, 1
     for key, value in settings.items():
         config[key] = value
     return config
@@ -172,7 +172,6 @@ def test_one_and_four_devices_keep_the_promised_identities(run):
 def test_a_checkpoint_of_four_devices_goes_on_on_one(run, monkeypatch):
     config = config_for()
     original = train.Loop.evaluate
-    monkeypatch.setattr(config, 'eval_every', 1, raising=False)
 
     def stop_after_epoch_3(self, current, epoch):
         result = original(self, current, epoch)
@@ -181,7 +180,6 @@ def test_a_checkpoint_of_four_devices_goes_on_on_one(run, monkeypatch):
         return result
 
     monkeypatch.setattr(train.Loop, 'evaluate', stop_after_epoch_3)
-    config.eval_every = 1
     with pytest.raises(train.Preempted):
         run(config, mesh=sharding.make_mesh(jax.devices()[:4]))
     monkeypatch.setattr(train.Loop, 'evaluate', original)
