@@ -15,7 +15,7 @@ import numpy as np
 
 from kcd_jax.data.base import Dataset, Split, measure
 
-NUM_TRAIN = 1200
+NUM_ALL, NUM_TRAIN = 1797, 1200
 SCALE = 2  # 8x8 -> 16x16, each pixel repeated
 SHIFT = 2  # pixels of the 16x16 image, uniform in {-SHIFT, ..., SHIFT} for each axis
 NOISE = 64.0  # grey levels of 255
@@ -43,13 +43,17 @@ def load() -> Dataset:
         num_classes=10,
         image_shape=images.shape[1:],
         normalization=measure(splits[0].images),
-        description=check(),
+        description=_description(),
     )
 
 
 def check() -> str:
-    """What the data are, in a line."""
-    return f"scikit-learn's digits made hard: noise of {NOISE:g} grey levels and shifts of up to {SHIFT} px in train and test"
+    """A line on the data, without making them."""
+    return f'digits: {NUM_TRAIN:,} train, {NUM_ALL - NUM_TRAIN} test, 10 classes, 16x16; {_description()}'
+
+
+def _description() -> str:
+    return f"scikit-learn's digits made hard: noise of {NOISE:g} grey levels and shifts of up to {SHIFT} px everywhere"
 
 
 def _harden(images: np.ndarray, random: np.random.RandomState) -> np.ndarray:
