@@ -1,4 +1,4 @@
-"""Command line: python -m kcd_jax.analysis table PATHS..."""
+"""Command line: python -m kcd_jax.analysis table|report|figures PATHS..."""
 
 from __future__ import annotations
 
@@ -28,6 +28,29 @@ def _table(arguments: argparse.Namespace) -> str:
     return '\n\n'.join(write(table).rstrip('\n') for table in found) + '\n'
 
 
+def _report(arguments: argparse.Namespace) -> str:
+    # Only here: matplotlib is slow to import, and a table does without it.
+    from kcd_jax.analysis import report
+
+    return ''.join(f'{report.write(path)}\n' for path in arguments.paths)
+
+
+def _figures(arguments: argparse.Namespace) -> str:
+    from kcd_jax.analysis import drawings
+
+    parts = tables.experiments(_collect(arguments.paths))
+    folder = Path(arguments.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for place, part in enumerate(parts):
+        prefix = f'experiment_{place + 1}_' if len(parts) > 1 else ''
+        for drawn in drawings.of_run(part[0]) if len(part) == 1 else drawings.of_experiment(part):
+            path = folder / f'{prefix}{drawn.name}.{arguments.format}'
+            drawn.figure.savefig(path, dpi=200)
+            written.append(f'{path}: {drawn.alt}\n')
+    return ''.join(written)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m kcd_jax.analysis', description='Tables, reports and figures of finished runs.'
@@ -39,6 +62,14 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument('--reference', default='kd', help='the run that the others are compared with (default: kd)')
     table.add_argument('--output', help='write to this file instead of the terminal')
     table.set_defaults(run=_table)
+    report = commands.add_parser('report', help='report.html in each folder: a run, or an experiment of several')
+    report.add_argument('paths', nargs='+', help='folders')
+    report.set_defaults(run=_report)
+    figures = commands.add_parser('figures', help='each figure as a file')
+    figures.add_argument('paths', nargs='+', help='folders of runs')
+    figures.add_argument('--folder', default='figures', help='where they go (default: figures)')
+    figures.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png')
+    figures.set_defaults(run=_figures)
     return parser
 
 

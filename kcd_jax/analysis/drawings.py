@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kcd_jax.analysis import figures, tables
+from kcd_jax.analysis import figures
+from kcd_jax.analysis.groups import Group, group_runs, teacher_network
 from kcd_jax.analysis.records import Stage, number, read_metrics, read_stages, run_folder, series
 from kcd_jax.analysis.statistics import hamming
 
 Summary = Mapping[str, Any]
 # More seeds than this add rows to the Hamming figure that nobody can read.
 MAX_SETS = 8
+# Stages drawn: a policy that draws anew in every epoch has as many as epochs.
+MAX_STAGES = 8
+MAX_TICKS = 40
 
 
 @dataclasses.dataclass
@@ -48,7 +52,7 @@ def _curve(runs: Sequence[Summary]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(epochs), np.array([[curve.get(epoch, np.nan) for epoch in epochs] for curve in found])
 
 
-def learning_curves(groups: Sequence[tables.Group], teacher: float | None = None) -> Drawing | None:
+def learning_curves(groups: Sequence[Group], teacher: float | None = None) -> Drawing | None:
     """Accuracy by epoch of every row of the table that has metrics; None where no run has any."""
     curves = {group.label: _curve(group.runs) for group in groups}
     curves = {label: curve for label, curve in curves.items() if len(curve[0])}
@@ -56,6 +60,7 @@ def learning_curves(groups: Sequence[tables.Group], teacher: float | None = None
         return None
     run = next((run for group in groups for run in group.runs if run.get('condensations')), {})
     ticks = [record['epoch'] for record in run.get('condensations', []) if number(record, 'epoch') is not None]
+    ticks = ticks if len(ticks) <= MAX_TICKS else []
     on = next((run.get('evaluated_on') for group in groups for run in group.runs if run.get('evaluated_on')), 'test')
     ends = ', '.join(f'{label} {100 * np.nanmean(curve[1][:, -1]):.2f} %' for label, curve in curves.items())
     level = f'; the teacher stands at {100 * teacher:.2f} %' if teacher is not None else ''
@@ -110,7 +115,7 @@ def values(run: Summary, stages: Sequence[Stage]) -> list[Drawing]:
     return drawn
 
 
-def accuracy_against_cost(groups: Sequence[tables.Group]) -> Drawing | None:
+def accuracy_against_cost(groups: Sequence[Group]) -> Drawing | None:
     """A point a row of the table; None where fewer than two rows have an accuracy and a cost."""
     rows = [
         (group.label, group.sample('cost', 'relative_processed').mean, group.sample('accuracy')) for group in groups
@@ -129,13 +134,13 @@ def last_stages(runs: Sequence[Summary]) -> dict[Path, Stage]:
     found = {}
     for run in runs:
         folder = run_folder(run)
-        stages = read_stages(folder) if folder else []
+        stages = read_stages(folder, 1) if folder else []
         if stages:
             found[folder] = stages[-1]
     return found
 
 
-def hamming_distances(groups: Sequence[tables.Group]) -> Drawing | None:
+def hamming_distances(groups: Sequence[Group]) -> Drawing | None:
     """Final value labels of all condensed runs against each other; None for fewer than two of them."""
     labels, kept = [], []
     for group in groups:
@@ -162,9 +167,9 @@ def hamming_distances(groups: Sequence[tables.Group]) -> Drawing | None:
 def of_run(run: Summary) -> list[Drawing]:
     """Everything that can be drawn of one run."""
     folder = run_folder(run)
-    group = tables.group_runs([run])
+    group = group_runs([run])
     drawn = [learning_curves(group, number(run, 'teacher', 'accuracy')), condensation_history(run)]
-    return [drawing for drawing in drawn if drawing] + values(run, read_stages(folder) if folder else [])
+    return [drawing for drawing in drawn if drawing] + values(run, read_stages(folder, MAX_STAGES) if folder else [])
 
 
 def shown_run(summaries: Sequence[Summary]) -> Summary | None:
@@ -176,14 +181,14 @@ def shown_run(summaries: Sequence[Summary]) -> Summary | None:
 
 def of_experiment(summaries: Sequence[Summary]) -> list[Drawing]:
     """Everything that can be drawn of runs that can be compared."""
-    groups = tables.group_runs(summaries)
-    teacher = next((number(run, 'teacher', 'accuracy') for run in summaries if tables.teacher_network(run)), None)
+    groups = group_runs(summaries)
+    teacher = next((number(run, 'teacher', 'accuracy') for run in summaries if teacher_network(run)), None)
     drawn = [learning_curves(groups, teacher), accuracy_against_cost(groups)]
     shown = shown_run(summaries)
     if shown is not None:
         drawn.append(condensation_history(shown))
         folder = run_folder(shown)
-        drawn += values(shown, read_stages(folder) if folder else [])
+        drawn += values(shown, read_stages(folder, MAX_STAGES) if folder else [])
     drawn.append(hamming_distances(groups))
     return [drawing for drawing in drawn if drawing]
 

@@ -182,8 +182,12 @@ def _read_stage(path: Path, stage: int) -> Stage:
     return Stage(number=stage, order=order, num_keep=num_keep, **by_point)
 
 
-def read_stages(run: str | os.PathLike[str]) -> list[Stage]:
+def read_stages(run: str | os.PathLike[str], most: int | None = None) -> list[Stage]:
     """The condensations of a run, from <run>/knowledge/stage_<t>.npz, by number; [] where there are none.
+
+    Args:
+      run: the run's folder.
+      most: read no more than so many, evenly spaced, the first and the last among them (1: the last).
 
     Raises:
       ValueError: a file is damaged.
@@ -193,7 +197,11 @@ def read_stages(run: str | os.PathLike[str]) -> list[Stage]:
         match = re.fullmatch(r'stage_(\d+)\.npz', path.name)
         if match:
             found.append((int(match.group(1)), path))
-    return [_read_stage(path, stage) for stage, path in sorted(found)]
+    found.sort()
+    if most is not None and len(found) > most:
+        places = np.linspace(0, len(found) - 1, most) if most > 1 else [len(found) - 1]
+        found = [found[round(place)] for place in places]
+    return [_read_stage(path, stage) for stage, path in found]
 
 
 def run_folder(summary: Mapping[str, Any]) -> Path | None:

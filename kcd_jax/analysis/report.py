@@ -11,6 +11,16 @@ from typing import Any
 import numpy as np
 
 from kcd_jax.analysis import drawings, names, page, tables
+from kcd_jax.analysis.groups import (
+    Group,
+    base_of,
+    describe_experiment,
+    experiments,
+    group_runs,
+    is_teacher,
+    run_name,
+    teacher_network,
+)
 from kcd_jax.analysis.records import SUMMARY, collect, number, read_stages, run_folder
 from kcd_jax.analysis.statistics import Sample, paired_difference
 
@@ -18,6 +28,8 @@ Summary = Mapping[str, Any]
 NAME = 'report.html'
 # Images in each half of the gallery.
 SHOWN = 24
+# Condensations that are listed without folding the list away.
+LISTED = 20
 _PASSES = {
     'teacher_forward': 'teacher, forward',
     'student_forward': 'student, forward',
@@ -84,7 +96,7 @@ class _Pictures:
     def gallery(self, run: Summary) -> str:
         """The most and the least valued points of a run's last condensation; '' without images or stages."""
         folder = run_folder(run)
-        stages = read_stages(folder) if self.images is not None and folder else []
+        stages = read_stages(folder, 1) if self.images is not None and folder else []
         if not stages:
             return ''
         stage = stages[-1]
@@ -130,7 +142,7 @@ def _device(run: Summary) -> str:
 
 
 def _pair(run: Summary) -> str:
-    teacher = tables.teacher_network(run)
+    teacher = teacher_network(run)
     return f'{teacher} → {run.get("student")}' if teacher else str(run.get('student'))
 
 
@@ -157,7 +169,7 @@ def _tiles(run: Summary) -> str:
                 _percent(number(run, 'accuracy')),
                 f'last epoch, {run.get("evaluated_on", "test")} set{apart}',
             ),
-            ('Teacher', _percent(number(run, 'teacher', 'accuracy')), str(tables.teacher_network(run))),
+            ('Teacher', _percent(number(run, 'teacher', 'accuracy')), str(teacher_network(run))),
             ('Cost', _percent(number(run, 'cost', 'relative_processed')), samples),
             ('Time', _duration(number(run, 'seconds', 'total')), _device(run)),
             (
@@ -215,7 +227,10 @@ def _condensations(run: Summary) -> str:
         cells = [tables.quantity(number(record, key)) for key in ('epoch', 'kept', 'augmented', 'readmitted')]
         rows.append([f'{record.get("number", "")}/{record.get("of", "")}', *cells[:2], share, *cells[2:]])
     headers = ['stage', 'after epoch', 'kept', '% of all', 'augmented', 're-admitted']
-    return page.card(page.grid(headers, rows, f'Condensations of {tables.quantity(points)} points'))
+    title = f'Condensations of {tables.quantity(points)} points'
+    if len(rows) > LISTED:
+        return page.details(title, page.grid(headers, rows))
+    return page.card(page.grid(headers, rows, title))
 
 
 def _configuration(run: Summary) -> str:
@@ -230,10 +245,11 @@ def _reproduce(run: Summary) -> str:
     if isinstance(command, (list, tuple)):
         command = shlex.join(map(str, command))
     commit = run.get('commit')
-    lines = [f'git checkout {commit}'] if commit else []
+    # A checkout with changes of its own is marked; what it had beyond its commit is not known.
+    lines = [f'git checkout {str(commit).removesuffix("-dirty")}'] if commit else []
     lines += [str(command)] if command else []
     shown = f'<pre>{page.text(chr(10).join(lines))}</pre>' if lines else ''
-    facts = {'commit': commit, 'device': _device(run), 'seed': run.get('seed')}
+    facts = {'commit': commit, 'device': _device(run), 'seed': run.get('seed'), 'python': run.get('python')}
     teacher = run.get('teacher')
     if isinstance(teacher, Mapping):
         for key in ('source', 'sha256'):
@@ -245,7 +261,7 @@ def _reproduce(run: Summary) -> str:
 
 def _values(run: Summary, pictures: _Pictures, prefix: str = '') -> str:
     folder = run_folder(run)
-    drawn = drawings.values(run, read_stages(folder) if folder else [])
+    drawn = drawings.values(run, read_stages(folder, drawings.MAX_STAGES) if folder else [])
     return page.stack(page.cards(*(page.drawing(one, prefix) for one in drawn)), pictures.gallery(run))
 
 
@@ -253,10 +269,10 @@ def _values(run: Summary, pictures: _Pictures, prefix: str = '') -> str:
 
 
 def _run(run: Summary, pictures: _Pictures) -> tuple[str, str]:
-    label = 'Teacher' if tables.is_teacher(run) else names.display_name(run['method'], run['policy'])
+    label = 'Teacher' if is_teacher(run) else names.display_name(run['method'], run['policy'])
     title = f'{label}: {_pair(run)}'
     curves = drawings.learning_curves(
-        tables.group_runs([run]) or [tables.Group('teacher', label, [run])], number(run, 'teacher', 'accuracy')
+        group_runs([run]) or [Group('teacher', label, [run], 'none', 'none')], number(run, 'teacher', 'accuracy')
     )
     history = drawings.condensation_history(run)
     training = [page.drawing(curves) if curves else '', _condensations(run), page.drawing(history) if history else '']
@@ -272,11 +288,9 @@ def _run(run: Summary, pictures: _Pictures) -> tuple[str, str]:
     return title, '\n'.join(part for part in body if part)
 
 
-def _chosen(groups: Sequence[tables.Group]) -> tables.Group | None:
+def _chosen(groups: Sequence[Group]) -> Group | None:
     """The row that the page is about: KC, else another policy's by value, else none."""
-    selecting = [
-        group for group in groups if group.name not in ('student', 'kd', 'random') and group.runs[0]['policy'] != 'none'
-    ]
+    selecting = [group for group in groups if group.policy not in ('none', 'random')]
     return next((group for group in selecting if group.name == 'kcd'), selecting[0] if selecting else None)
 
 
@@ -285,9 +299,12 @@ def _said(sample: Sample) -> str:
     return f'{tables.difference(sample).replace("-", chr(0x2212))} percentage points {pairs}'
 
 
-def _findings(groups: Sequence[tables.Group], chosen: tables.Group | None) -> tuple[str, str]:
+def _findings(groups: Sequence[Group], chosen: Group | None) -> tuple[str, str]:
     """(sentence, tiles) about the chosen row against the reference and against a random choice of the same size."""
-    base, by_chance = tables.reference_group(groups, 'kd'), tables.reference_group(groups, 'random')
+    by_chance = None
+    if chosen is not None:
+        by_chance = next((g for g in groups if g.name == 'random' and g.method == chosen.method), None)
+    base = base_of(chosen, groups) if chosen else next((g for g in groups if g.name == 'kd'), None)
     sentences, entries = [], []
     about = chosen or base
     if about is not None:
@@ -317,9 +334,9 @@ def _findings(groups: Sequence[tables.Group], chosen: tables.Group | None) -> tu
 
 def _runs(summaries: Sequence[Summary], folder: Path) -> str:
     rows = []
-    for run in sorted(summaries, key=lambda run: (tables.is_teacher(run), tables.run_name(run), run['seed'])):
+    for run in sorted(summaries, key=lambda run: (is_teacher(run), run_name(run), run['seed'])):
         where = run_folder(run)
-        name = str(where.relative_to(folder)) if where and where.is_relative_to(folder) else tables.run_name(run)
+        name = str(where.relative_to(folder)) if where and where.is_relative_to(folder) else run_name(run)
         cells = [tables.percent(number(run, key)) for key in ('accuracy', 'best_accuracy')]
         cost = tables.percent(number(run, 'cost', 'relative_processed'))
         rows.append(
@@ -339,9 +356,9 @@ def _runs(summaries: Sequence[Summary], folder: Path) -> str:
 def _experiments(
     summaries: Sequence[Summary], pictures: _Pictures, folder: Path, damaged: Sequence[str]
 ) -> tuple[str, str]:
-    parts = tables.experiments(summaries)
-    first = next((run for run in parts[0] if not tables.is_teacher(run)), parts[0][0])
-    title = f'{first.get("dataset")}: {_pair(next((run for run in parts[0] if tables.teacher_network(run)), first))}'
+    parts = experiments(summaries)
+    first = next((run for run in parts[0] if not is_teacher(run)), parts[0][0])
+    title = f'{first.get("dataset")}: {_pair(next((run for run in parts[0] if teacher_network(run)), first))}'
     if len(parts) > 1:
         title = f'{len(parts)} experiments in {folder.resolve().name}'
     body = [_head('experiment', title)]
@@ -349,13 +366,13 @@ def _experiments(
     for place, part in enumerate(parts):
         prefix = f'e{place + 1}-' if len(parts) > 1 else ''
         if prefix:
-            body.append(f'<h2>{page.text(tables.describe_experiment(part))}</h2>')
+            body.append(f'<h2>{page.text(describe_experiment(part))}</h2>')
         body.append(_experiment(part, pictures, folder, prefix))
     return title, '\n'.join(part for part in body if part)
 
 
 def _experiment(summaries: Sequence[Summary], pictures: _Pictures, folder: Path, prefix: str) -> str:
-    groups = tables.group_runs(summaries)
+    groups = group_runs(summaries)
     chosen = _chosen(groups)
     table = tables.experiment_table(summaries)
     finding, headline = _findings(groups, chosen)
@@ -364,9 +381,9 @@ def _experiment(summaries: Sequence[Summary], pictures: _Pictures, folder: Path,
     points = ('value_heat_map', 'value_histogram', 'hamming_distances')
     training = [page.drawing(one, prefix) for one in drawn if one.name not in points]
     value = page.cards(*(page.drawing(one, prefix) for one in drawn if one.name in points))
-    about = shown or next((run for run in summaries if tables.teacher_network(run)), summaries[0])
+    about = shown or next((run for run in summaries if teacher_network(run)), summaries[0])
     rows = [place for place, row in enumerate(table.rows) if chosen is not None and row[0] == chosen.label]
-    seeds = len({run['seed'] for run in summaries if not tables.is_teacher(run)})
+    seeds = len({run['seed'] for run in summaries if not is_teacher(run)})
     which = f'{names.display_name(about["method"], about["policy"])}, seed {about["seed"]}'
     body = [
         _facts(about, f'{seeds} seed{"s" if seeds != 1 else ""}'),

@@ -7,18 +7,24 @@ import dataclasses
 import io
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from kcd_jax.analysis import names
-from kcd_jax.analysis.records import FILE, SUMMARY, collect, number
+from kcd_jax.analysis.groups import (
+    Group,
+    Summary,
+    base_of,
+    describe_experiment,
+    experiments,
+    group_runs,
+    in_order,
+    is_teacher,
+    teacher_network,
+)
+from kcd_jax.analysis.records import collect, number
 from kcd_jax.analysis.statistics import Sample, describe, paired_difference
 
 __all__ = ['Table', 'collect', 'experiment_table', 'experiment_tables', 'experiments']
-
-Summary = Mapping[str, Any]
-# In a table the usual runs come in this order, the others after them as they were found.
-_ORDER = ('teacher', 'student', 'kd', 'random', 'kcd')
 
 
 @dataclasses.dataclass
@@ -152,139 +158,6 @@ def _pct(value: float | None) -> float | None:
 
 # ------------------------------------------------------------------------------------------------------ experiments
 
-
-def is_teacher(summary: Summary) -> bool:
-    """Whether the summary is that of a teacher's own training."""
-    file = Path(summary.get(FILE, ''))
-    return summary.get('name') == 'teacher' or (file.name == SUMMARY and file.parent.name == 'teacher')
-
-
-def run_name(summary: Summary) -> str:
-    """The run's name; where it has none (a single run), what it would be called in a comparison."""
-    if summary.get('name'):
-        return str(summary['name'])
-    if summary['policy'] != 'none':
-        return str(summary['policy'])
-    return 'student' if summary['method'] == 'none' else 'kd'
-
-
-def teacher_network(summary: Summary) -> str | None:
-    """The teacher's network; None for a student alone."""
-    teacher = summary.get('teacher')
-    return teacher.get('network') if isinstance(teacher, Mapping) else None
-
-
-def _setting(summary: Summary) -> tuple[Any, ...]:
-    return tuple(summary.get(key) for key in ('dataset', 'student', 'num_points', 'epochs', 'batch', 'evaluated_on'))
-
-
-def experiments(summaries: Sequence[Summary]) -> list[list[Summary]]:
-    """Splits summaries into what can be compared: one teacher network, student, dataset, length and batch each.
-
-    A student trained alone joins every group of its setting; a teacher's own run, every group taught by its network.
-    """
-    groups: dict[tuple[Any, ...], list[Summary]] = {}
-    alone = []
-    for summary in summaries:
-        if is_teacher(summary):
-            continue
-        if teacher_network(summary) is None:
-            alone.append(summary)
-        else:
-            groups.setdefault((*_setting(summary), teacher_network(summary)), []).append(summary)
-    for summary in alone:
-        joined = [group for key, group in groups.items() if key[:-1] == _setting(summary)]
-        if not joined:
-            joined = [groups.setdefault((*_setting(summary), None), [])]
-        for group in joined:
-            group.append(summary)
-    for summary in filter(is_teacher, summaries):
-        taught = [
-            group
-            for key, group in groups.items()
-            if key[0] == summary.get('dataset') and key[-1] == summary.get('student')
-        ]
-        for group in taught:
-            group.append(summary)
-        if not groups:
-            groups[(summary.get('dataset'), summary.get('student'))] = [summary]
-    return list(groups.values())
-
-
-@dataclasses.dataclass
-class Group:
-    """The runs of one row: they differ in the seed alone."""
-
-    name: str
-    label: str
-    runs: list[Summary]
-
-    def by_seed(self, *keys: str) -> dict[int, float | None]:
-        """{seed: number}."""
-        return {run['seed']: number(run, *keys) for run in self.runs}
-
-    def sample(self, *keys: str) -> Sample:
-        """The number over the seeds."""
-        return describe(self.by_seed(*keys).values())
-
-
-def group_runs(summaries: Sequence[Summary]) -> list[Group]:
-    """Rows of a table: the runs of one name, method, policy and options together, in the usual order.
-
-    Raises:
-      ValueError: a seed occurs twice in a row.
-    """
-    found: dict[tuple[Any, ...], list[Summary]] = {}
-    for summary in summaries:
-        if not is_teacher(summary):
-            key = (
-                run_name(summary),
-                summary['method'],
-                summary['policy'],
-                tuple(sorted(names.variant(summary).items())),
-            )
-            found.setdefault(key, []).append(summary)
-    for (name, *_), runs in found.items():
-        seeds: dict[Any, Summary] = {}
-        for run in runs:
-            if run['seed'] in seeds:
-                files = f'{seeds[run["seed"]].get(FILE, "one")} and {run.get(FILE, "another")}'
-                raise ValueError(f'run {name!r} has seed {run["seed"]} twice ({files}); give one of them')
-            seeds[run['seed']] = run
-    keys = sorted(found, key=lambda key: _ORDER.index(key[0]) if key[0] in _ORDER else len(_ORDER))
-    plain = [names.display_name(method, policy) for _, method, policy, _ in keys]
-    labels = names.distinguish(plain, [names.variant(found[key][0]) for key in keys])
-    return [
-        Group(key[0], label, sorted(found[key], key=lambda run: run['seed']))
-        for key, label in zip(keys, labels, strict=True)
-    ]
-
-
-def reference_group(groups: Sequence[Group], reference: str) -> Group | None:
-    """The row that the others are compared with; None where it has not finished.
-
-    It is the first of that name; for 'kd', where none is called so, the first that distils on everything.
-    """
-    named = [group for group in groups if group.name == reference]
-    if not named and reference == 'kd':
-        named = [
-            group
-            for group in groups
-            if group.runs and group.runs[0]['method'] != 'none' and group.runs[0]['policy'] == 'none'
-        ]
-    return named[0] if named else None
-
-
-def describe_experiment(summaries: Sequence[Summary]) -> str:
-    """'digits: resnet20 -> resnet8, 36 epochs': what all runs of a table share."""
-    students = [summary for summary in summaries if not is_teacher(summary)] or list(summaries)
-    first = students[0]
-    teachers = sorted({teacher_network(summary) or '' for summary in students} - {''})
-    pair = f'{teachers[0]} -> {first.get("student")}' if teachers else str(first.get('student'))
-    epochs = first.get('epochs')
-    return f'{first.get("dataset")}: {pair}' + (f', {epochs} epochs' if epochs is not None else '')
-
-
 _Cell = Callable[[Group], str]
 
 
@@ -305,7 +178,6 @@ def _columns(base: str, paired: Callable[[Group], Sample]) -> list[tuple[str, _C
 
 def _record(group: Group, paired: Sample) -> dict[str, Any]:
     accuracy, best = group.sample('accuracy'), group.sample('best_accuracy')
-    first = group.runs[0] if group.runs else {}
     macs = [
         float(sum(run['cost']['macs'].values()))
         for run in group.runs
@@ -314,8 +186,8 @@ def _record(group: Group, paired: Sample) -> dict[str, Any]:
     return {
         'run': group.label,
         'name': group.name,
-        'method': first.get('method'),
-        'policy': first.get('policy'),
+        'method': group.method,
+        'policy': group.policy,
         'accuracy_mean': _pct(accuracy.mean),
         'accuracy_sd': _pct(accuracy.sd),
         'n': accuracy.n,
@@ -342,10 +214,10 @@ def _teacher(summaries: Sequence[Summary]) -> Group | None:
     if not own and not taught:
         return None
     if own:
-        return Group('teacher', 'Teacher', own[:1])
+        return Group('teacher', 'Teacher', own[:1], 'none', 'none')
     # One teacher serves all seeds: its accuracy is one number however many runs measured it.
     measured = {'seed': 0, 'accuracy': number(taught[0], 'teacher', 'accuracy')}
-    return Group('teacher', 'Teacher', [measured])
+    return Group('teacher', 'Teacher', [measured], 'none', 'none')
 
 
 def _notes(groups: Sequence[Group], base: str) -> list[str]:
@@ -357,9 +229,8 @@ def _notes(groups: Sequence[Group], base: str) -> list[str]:
     notes = []
     if sizes and sizes[-1] > 1:
         what += '; mean ± sample standard deviation over n seeds'
-        notes.append(
-            f'vs {base}: mean paired difference in percentage points over the shared seeds ± its standard error.'
-        )
+        of = ' (of a selection: its method on everything; of a method: KD)' if base == 'base' else ''
+        notes.append(f'vs {base}{of}: mean paired difference over shared seeds, in points, ± its standard error.')
     notes.insert(0, f'{what}; best epoch apart. cost: samples processed, of training on everything.')
     if sizes and sizes[0] == 1:
         notes.append('n = 1: a single run has no standard deviation; no claim rests on it.')
@@ -376,7 +247,7 @@ def experiment_table(summaries: Sequence[Summary], reference: str = 'kd', expect
 
     Args:
       summaries: summaries of runs that can be compared (see `experiments`); a teacher's own run may be among them.
-      reference: the name of the run that the others are compared with, seed by seed.
+      reference: the run that the others are compared with, seed by seed (see `base_of`).
       expected: names of runs to be listed even before any of them has finished; their cells stay empty.
 
     Returns:
@@ -397,15 +268,17 @@ def experiment_table(summaries: Sequence[Summary], reference: str = 'kd', expect
     for name in expected:
         if name not in have and name != 'teacher':
             parts_of = {'student': ('none', 'none'), 'kd': (main, 'none')}.get(name, (main, name))
-            groups.append(Group(name, names.display_name(*parts_of), []))
-    groups.sort(key=lambda group: _ORDER.index(group.name) if group.name in _ORDER else len(_ORDER))
-    base_group = reference_group(groups, reference)
-    base = base_group.label if base_group else reference
+            groups.append(Group(name, names.display_name(*parts_of), [], *parts_of))
+    groups = in_order(groups)
+    bases = {id(group): base_of(group, groups, reference) for group in groups}
+    used = {base.label for base in bases.values() if base}
+    base = used.pop() if len(used) == 1 else 'base' if used else reference
 
     def paired(group: Group) -> Sample:
-        if base_group is None or group is base_group or group.name == 'teacher':
-            return describe([])
-        return paired_difference(group.by_seed('accuracy'), base_group.by_seed('accuracy'))
+        other = bases.get(id(group))
+        return (
+            describe([]) if other is None else paired_difference(group.by_seed('accuracy'), other.by_seed('accuracy'))
+        )
 
     notes = _notes(groups, base)
     teacher = _teacher(summaries)

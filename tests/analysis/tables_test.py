@@ -70,7 +70,7 @@ def test_unfinished_cells_are_empty():
     for place in (1, 2, 3):
         assert table.rows[place][1:] == [''] * 9
     assert table.rows[4][3] == table.rows[4][4] == table.rows[4][8] == table.rows[4][9] == ''
-    assert table.to_csv().splitlines()[2].startswith('Student alone,student,,,,,0,')
+    assert table.to_csv().splitlines()[2].startswith('Student alone,student,none,none,,,0,')
 
 
 def test_names_follow_the_method():
@@ -125,7 +125,7 @@ def test_text_fits_a_terminal(experiment):
     text = tables.experiment_table(summaries).to_text()
     assert max(map(len, text.splitlines())) <= 100
     assert text.isascii()
-    assert 'Student alone' in text and '75.00 +- 1.00' in text and '11.996 M' not in text and '12 M' in text
+    assert 'Student alone' in text and '75.00 +- 1.00' in text and '12.00 M' in text
     narrow = tables.experiment_table(summaries).to_text(width=90)
     assert max(map(len, narrow.splitlines())) <= 90
 
@@ -193,3 +193,12 @@ def test_command_line(experiment, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
     assert json.loads((experiment / 'kcd' / 'trial_0' / 'summary.json').read_text())['name'] == 'kcd'
+
+
+def test_a_selection_is_compared_with_its_own_method():
+    runs = [make_summary('kd', seed, 0.74) for seed in (0, 1)]
+    runs += [make_summary('crd', seed, 0.75, method='crd', policy='none') for seed in (0, 1)]
+    runs += [make_summary('kcd', seed, 0.77, method='crd') for seed in (0, 1)]
+    table = tables.experiment_table(runs)
+    assert column(table, 'vs base') == {'Teacher': '', 'KD': '', 'CRD': '+1.00 ± 0.00', 'KC-CRD': '+2.00 ± 0.00'}
+    assert any(note.startswith('vs base (of a selection: its method') for note in table.notes)

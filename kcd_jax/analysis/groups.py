@@ -1,0 +1,159 @@
+"""Which runs belong together: experiments, and in them the rows of a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kcd_jax.analysis import names
+from kcd_jax.analysis.records import FILE, SUMMARY, number
+from kcd_jax.analysis.statistics import Sample, describe
+
+Summary = Mapping[str, Any]
+# In a table the usual runs come in this order, the others after them as they were found.
+_ORDER = ('teacher', 'student', 'kd', 'random', 'kcd')
+
+
+def is_teacher(summary: Summary) -> bool:
+    """Whether the summary is that of a teacher's own training."""
+    file = Path(summary.get(FILE, ''))
+    return summary.get('name') == 'teacher' or (file.name == SUMMARY and file.parent.name == 'teacher')
+
+
+def run_name(summary: Summary) -> str:
+    """What a run stands for in a comparison: 'student', 'kd' (the method on everything), or its policy."""
+    if summary['policy'] != 'none':
+        return str(summary['policy'])
+    return 'student' if summary['method'] == 'none' else 'kd'
+
+
+def teacher_network(summary: Summary) -> str | None:
+    """The teacher's network; None for a student alone."""
+    teacher = summary.get('teacher')
+    return teacher.get('network') if isinstance(teacher, Mapping) else None
+
+
+def _setting(summary: Summary) -> tuple[Any, ...]:
+    return tuple(summary.get(key) for key in ('dataset', 'student', 'num_points', 'epochs', 'batch', 'evaluated_on'))
+
+
+def experiments(summaries: Sequence[Summary]) -> list[list[Summary]]:
+    """Splits summaries into what can be compared: one teacher network, student, dataset, length and batch each.
+
+    A student trained alone joins every group of its setting; a teacher's own run, every group taught by its network.
+    """
+    groups: dict[tuple[Any, ...], list[Summary]] = {}
+    alone = []
+    for summary in summaries:
+        if is_teacher(summary):
+            continue
+        if teacher_network(summary) is None:
+            alone.append(summary)
+        else:
+            groups.setdefault((*_setting(summary), teacher_network(summary)), []).append(summary)
+    for summary in alone:
+        joined = [group for key, group in groups.items() if key[:-1] == _setting(summary)]
+        if not joined:
+            joined = [groups.setdefault((*_setting(summary), None), [])]
+        for group in joined:
+            group.append(summary)
+    for summary in filter(is_teacher, summaries):
+        taught = [
+            group
+            for key, group in groups.items()
+            if key[0] == summary.get('dataset') and key[-1] == summary.get('student')
+        ]
+        for group in taught:
+            group.append(summary)
+        if not groups:
+            groups[(summary.get('dataset'), summary.get('student'))] = [summary]
+    return list(groups.values())
+
+
+@dataclasses.dataclass
+class Group:
+    """The runs of one row: they differ in the seed alone.
+
+    Attributes:
+      name: what they stand for (`run_name`).
+      label: what the row is called.
+      runs: their summaries; none where nothing has finished.
+      method, policy: what they all have.
+    """
+
+    name: str
+    label: str
+    runs: list[Summary]
+    method: str
+    policy: str
+
+    def by_seed(self, *keys: str) -> dict[int, float | None]:
+        """{seed: number}."""
+        return {run['seed']: number(run, *keys) for run in self.runs}
+
+    def sample(self, *keys: str) -> Sample:
+        """The number over the seeds."""
+        return describe(self.by_seed(*keys).values())
+
+
+def group_runs(summaries: Sequence[Summary]) -> list[Group]:
+    """Rows of a table: the runs of one name, method, policy and options together, in the usual order.
+
+    Raises:
+      ValueError: a seed occurs twice in a row.
+    """
+    found: dict[tuple[Any, ...], list[Summary]] = {}
+    for summary in summaries:
+        if not is_teacher(summary):
+            key = (
+                run_name(summary),
+                summary['method'],
+                summary['policy'],
+                tuple(sorted(names.variant(summary).items())),
+            )
+            found.setdefault(key, []).append(summary)
+    for (name, *_), runs in found.items():
+        seeds: dict[Any, Summary] = {}
+        for run in runs:
+            if run['seed'] in seeds:
+                files = f'{seeds[run["seed"]].get(FILE, "one")} and {run.get(FILE, "another")}'
+                raise ValueError(f'run {name!r} has seed {run["seed"]} twice ({files}); give one of them')
+            seeds[run['seed']] = run
+    keys = list(found)
+    plain = [names.display_name(method, policy) for _, method, policy, _ in keys]
+    labels = names.distinguish(plain, [names.variant(found[key][0]) for key in keys])
+    groups = [
+        Group(key[0], label, sorted(found[key], key=lambda run: run['seed']), *key[1:3])
+        for key, label in zip(keys, labels, strict=True)
+    ]
+    return in_order(groups)
+
+
+def in_order(groups: Sequence[Group]) -> list[Group]:
+    """The usual rows first, the others after them as they were found."""
+    return sorted(groups, key=lambda group: _ORDER.index(group.name) if group.name in _ORDER else len(_ORDER))
+
+
+def base_of(group: Group, groups: Sequence[Group], reference: str = 'kd') -> Group | None:
+    """The row that a row is compared with; None for the reference itself, and where it is missing.
+
+    A selection is compared with its own method (KC-CRD with CRD), where the table has it; all else with the first
+    row called `reference`, plain KD before other methods.
+    """
+    named = [other for other in groups if other.name == reference]
+    own = [other for other in named if other.method == group.method]
+    plain = [other for other in named if other.method == 'kd']
+    base = next(iter((own if group.policy != 'none' else []) + plain + named), None)
+    return None if base is group or group.name == 'teacher' else base
+
+
+def describe_experiment(summaries: Sequence[Summary]) -> str:
+    """'digits: resnet20 -> resnet8, 36 epochs': what all runs of a table share."""
+    students = [summary for summary in summaries if not is_teacher(summary)] or list(summaries)
+    first = students[0]
+    teachers = sorted({teacher_network(summary) or '' for summary in students} - {''})
+    pair = f'{teachers[0]} -> {first.get("student")}' if teachers else str(first.get('student'))
+    epochs = first.get('epochs')
+    return f'{first.get("dataset")}: {pair}' + (f', {epochs} epochs' if epochs is not None else '')
