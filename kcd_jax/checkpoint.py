@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
+import os
 import pathlib
 import shutil
 import zlib
@@ -29,6 +31,9 @@ from kcd_jax.spec import PyTree, leaf_paths
 
 FORMAT = 1
 STATE, META = 'state', 'meta'  # the items of a checkpoint
+
+# Orbax logs what it also raises, with a traceback; what is raised becomes one line here.
+logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
 
 
 class Checkpointer:

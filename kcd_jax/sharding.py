@@ -98,8 +98,9 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     """The arrays of `tree` in new buffers, placed by `shardings` (one for all, or a tree of them).
 
     No two of the results share a buffer, nor do they share one with `tree`: the state is donated, and donation refuses
-    shared buffers. (`jax.device_put` with `may_alias=False` still shares when one device's array is replicated.)
-    Every process passes the same values; each places what its own devices hold.
+    shared buffers. So everything passes through a copy on the host (`jax.device_put` shares memory even with
+    `may_alias=False`). On the CPU the replicas of one array may lie in that one copy, which XLA then does not reuse
+    when it is donated. Every process passes the same values; each places what its own devices hold.
     """
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
