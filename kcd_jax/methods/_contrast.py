@@ -1,7 +1,7 @@
 """Memory banks and negatives for the contrastive methods (CRD, WCoRD).
 
-The banks hold one embedding per training point and network. Negatives are drawn on the device. All functions are pure;
-what they keep is the dict of `bank_init`.
+The banks hold one embedding per training point and network. Negatives are drawn on the device. All functions are
+pure; what they keep is the dict of `bank_init`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,14 @@ Side = Callable[[Array, Array, Array, int], tuple[Array, Array]]
 
 
 def contrast(
-    student: Array, teacher: Array, bank: PyTree, index: Array, weight: Array, negatives: Array, momentum: float, side: Side
+    student: Array,
+    teacher: Array,
+    bank: PyTree,
+    index: Array,
+    weight: Array,
+    negatives: Array,
+    momentum: float,
+    side: Side,
 ) -> tuple[Array, PyTree]:
     """The loss of a batch against given negatives, and the banks after it.
 

@@ -1,10 +1,10 @@
 """Pieces that several methods share: layers of regressors and heads, sizes of feature maps, groups of a batch.
 
-Layers are pure functions of small dicts of arrays, initialised as PyTorch does by default, because the published weights
-of the losses were tuned with that. Everything is float32 inside, whatever the dtype of the features.
+Layers are pure functions of small dicts of arrays, initialised as PyTorch does by default, because the published
+weights of the losses were tuned with that. Everything is float32 inside, whatever the dtype of the features.
 
-The normalisation layers of regressors always use the batch's statistics: a regressor is thrown away after training and
-never evaluated, so running averages would be state that nothing reads.
+The normalisation layers of regressors always use the batch's statistics: a regressor is thrown away after training
+and never evaluated, so running averages would be state that nothing reads.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def linear(params: PyTree, x: Array) -> Array:
     return x @ params['kernel'] + params['bias'][None, :]
 
 
-def conv_init(key: Array, shape: tuple[int, int, int, int], *, bias: bool, gain: float = 1.0, fan_in: int = 0) -> PyTree:
+def conv_init(
+    key: Array, shape: tuple[int, int, int, int], *, bias: bool, gain: float = 1.0, fan_in: int = 0
+) -> PyTree:
     """A kernel [h, w, in, out] from U(+-sqrt(gain/fan_in)) and, if asked for, a bias from the same range.
 
     gain 1 is PyTorch's default; gain 3 is the kaiming-uniform of ReviewKD (a = 1). `fan_in` is h * w * in unless given.
@@ -101,7 +103,7 @@ def normalise(x: Array, axis: int = -1, eps: float = 1e-12) -> Array:
 
 
 def _pooling_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """f32[out, in] of adaptive average pooling: cell o averages the inputs floor(o*in/out) .. ceil((o+1)*in/out) - 1."""
+    """f32[out, in] of adaptive average pooling: cell o averages inputs floor(o*in/out) .. ceil((o+1)*in/out) - 1."""
     matrix = np.zeros((size_out, size_in), np.float32)
     for out in range(size_out):
         begin, end = out * size_in // size_out, -(-(out + 1) * size_in // size_out)
@@ -128,7 +130,7 @@ def same_size(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def stage_maps(student: tuple[Array, ...], teacher: tuple[Array, ...]) -> list[tuple[Array, Array]]:
-    """Pairs (student, teacher) of stage maps at equal size, without the stem; the longer list loses its deepest maps."""
+    """Pairs (student, teacher) of stage maps at equal size, no stem; the longer list loses its deepest maps."""
     return [same_size(s, t) for s, t in zip(student[1:], teacher[1:], strict=False)]
 
 
@@ -151,7 +153,9 @@ def group_size(rows: int, group: int) -> int:
     """
     size = next((size for size in range(min(group, rows), 0, -1) if rows % size == 0), 1)
     if size < 2 <= rows:
-        raise ValueError(f'a batch of {rows} rows does not split into equal groups of 2 to {group}; use a multiple of {group}')
+        raise ValueError(
+            f'a batch of {rows} does not split into equal groups of 2 to {group}; use a multiple of {group}'
+        )
     return size
 
 

@@ -1,6 +1,7 @@
 """NAME: a line on the idea (authors, venue, "title").
 
-The formula, what B, K and the symbols are, which weights belong to it, and where this differs from the authors' code and why.
+The formula, what B, K and the symbols are, which weights belong to it, and where this differs from the authors' code
+and why.
 
 Copy this file to `methods/NAME.py`; `--config.method.name=NAME` and the common tests find it there. Files whose names
 begin with '_' are not methods. A worked page: docs/adding_a_method.md.

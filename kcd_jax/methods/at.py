@@ -1,8 +1,8 @@
 """AT: attention maps (Zagoruyko, Komodakis, ICLR 2017, "Paying More Attention to Attention").
 
 For every stage: A(F) = vec(mean_c F^2) / ||.||_2, the larger map average-pooled first; extra = sum over stages of the
-mean over space of (A_s - A_t)^2, p = 2. As in the public distillation code a mean, not the paper's norm of the difference:
-beta = 1000 belongs to the mean.
+mean over space of (A_s - A_t)^2, p = 2. As in the public distillation code a mean, not the paper's norm of the
+difference: beta = 1000 belongs to the mean.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
 """CRD: contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020).
 
-Pooled vectors are embedded by one linear layer a network, to unit length. Two banks keep one embedding per training point. A
-student embedding is told apart, in the teacher's bank, from `num_negatives` points of other classes, and the other way
-round; the loss of either side is in `_contrast.noise_contrast`, and extra is their sum. Afterwards the banks move half-way to
-the new embeddings. Both linear layers are trained with the student, with weight decay; the teacher itself is not.
+Pooled vectors are embedded by one linear layer a network, to unit length. Two banks keep one embedding per training
+point. A student embedding is told apart, in the teacher's bank, from `num_negatives` points of other classes, and the
+other way round; the loss of either side is in `_contrast.noise_contrast`, and extra is their sum. Afterwards the
+banks move half-way to the new embeddings. Both linear layers are trained with the student, with weight decay; the
+teacher itself is not.
 
-Where it differs from the public code: negatives are drawn on the device, with replacement. The number of points in the
-formula is the whole training set's, also when a condensed one is trained on. The papers' row "CRD" is this with alpha = 1.
+Where it differs from the public code: negatives are drawn on the device, with replacement. The number of points in
+the formula is the whole training set's, also when a condensed one is trained on. The papers' row "CRD" is this with
+alpha = 1.
 """
 
 from __future__ import annotations
 
 import functools
 
+import jax
 import jax.numpy as jnp
 
 from kcd_jax.methods import _contrast, _parts

@@ -1,9 +1,9 @@
 """DKD: decoupled knowledge distillation (Zhao et al., CVPR 2022).
 
-With p, q the student's and the teacher's softmax at temperature T and y the label:
-TCKD = T^2 KL([q_y, 1 - q_y] || [p_y, 1 - p_y]), NCKD = T^2 KL(q^ || p^) with the true class masked out;
-extra = min(1, epoch / warmup) * (target * TCKD + others * NCKD), epochs counted from 1 as in the public trainer. The whole
-replaces the KD term: CE has weight 1 and alpha is 0. `others` (the paper's beta) depends on the pair: 8 by default, 6 or 2.
+With p, q the student's and the teacher's softmax at temperature T and y the label: TCKD = T^2 KL([q_y, 1 - q_y] ||
+[p_y, 1 - p_y]), NCKD = T^2 KL(q^ || p^) with the true class masked out; extra = min(1, epoch / warmup) * (target *
+TCKD + others * NCKD), epochs counted from 1 as in the public trainer. The whole replaces the KD term: CE has weight 1
+and alpha is 0. `others` (the paper's beta) depends on the pair: 8 by default, 6 or 2.
 
 Both are computed from log-sums over the other classes: finite for any logits, where the public code, which subtracts
 1000 from the true class and takes logarithms of sums of probabilities, is not.

@@ -1,8 +1,8 @@
 """FitNet: hints from one middle stage (Romero et al., ICLR 2015, "FitNets: Hints for Thin Deep Nets").
 
-extra = mean((R(F_s) - F_t)^2) on tap 2, with R = ReLU(BN(conv)) chosen by the two spatial sizes: a valid convolution of
-kernel 1 + H_s - H_t, a 3x3 of stride 2 where the student is twice as large, a transposed 4x4 of stride 2 where it is
-half as large. As in the public distillation code, the term is added to the cross entropy from the first epoch on;
+extra = mean((R(F_s) - F_t)^2) on tap 2, with R = ReLU(BN(conv)) chosen by the two spatial sizes: a valid convolution
+of kernel 1 + H_s - H_t, a 3x3 of stride 2 where the student is twice as large, a transposed 4x4 of stride 2 where it
+is half as large. As in the public distillation code, the term is added to the cross entropy from the first epoch on;
 the paper trains in two stages. R is trained with the student and uses batch statistics.
 """
 
@@ -27,7 +27,8 @@ def regressor_kind(student: tuple[int, ...], teacher: tuple[int, ...]) -> str:
     if height_s >= height_t and width_s >= width_t:
         return 'valid'
     raise ValueError(
-        f'fitnet has no regressor from {height_s}x{width_s} to {height_t}x{width_t}; choose another tap with tap=..., or at, sp, crd'
+        f'fitnet has no regressor from {height_s}x{width_s} to {height_t}x{width_t}; '
+        'use another map by tap=..., or at, sp or crd'
     )
 
 

@@ -1,15 +1,17 @@
 """FSP: flow of the solution procedure (Yim et al., CVPR 2017, "A Gift from Knowledge Distillation").
 
-For consecutive maps (stem, stage 1, ...), the larger pooled to the smaller: G[b, o, i] = mean over space of top_o * bottom_i;
-loss = sum over pairs of mean((G_s - G_t)^2). Channels of student and teacher must agree.
+For consecutive maps (stem, stage 1, ...), the larger pooled to the smaller: G[b, o, i] = mean over space of top_o *
+bottom_i; loss = sum over pairs of mean((G_s - G_t)^2). Channels of student and teacher must agree.
 
-Two phases, as published and as in the public code: first the FSP loss alone moves the student up to its last map, at the
-main optimiser's first learning rate, held constant; then ordinary training, in which the term has weight 0 (the public
-command's beta = 50 is never used; `config.weights.beta` would set it). The first phase is `init_fraction` of the epochs,
-added to them (30 beside 240). The classifier is untrained then, so the phase records no values.
+Two phases, as published and as in the public code: first the FSP loss alone moves the student up to its last map, at
+the main optimiser's first learning rate, held constant; then ordinary training, in which the term has weight 0 (the
+public command's beta = 50 is never used; `config.weights.beta` would set it). The first phase is `init_fraction` of
+the epochs, added to them (30 beside 240). The classifier is untrained then, so the phase records no values.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +30,8 @@ def flow(bottom: Array, top: Array) -> Array:
 
 def flow_loss(student: tuple[Array, ...], teacher: tuple[Array, ...]) -> Array:
     """f32[B]: summed over consecutive pairs of maps."""
-    student_pairs, teacher_pairs = zip(student, student[1:], strict=False), zip(teacher, teacher[1:], strict=False)
-    return sum(
-        _parts.mean_per_row((flow(*s) - flow(*t)) ** 2) for s, t in zip(student_pairs, teacher_pairs, strict=True)
-    )
+    pairs = zip(itertools.pairwise(student), itertools.pairwise(teacher), strict=True)
+    return sum(_parts.mean_per_row((flow(*s) - flow(*t)) ** 2) for s, t in pairs)
 
 
 def make(*, init_fraction: float = 0.125) -> Method:
@@ -44,7 +44,7 @@ def make(*, init_fraction: float = 0.125) -> Method:
       ValueError: a fraction that is not positive.
     """
     if not init_fraction > 0.0:
-        raise ValueError(f'fsp: init_fraction={init_fraction} leaves out the only phase with the FSP loss; use more than 0, or method none')
+        raise ValueError(f'fsp: init_fraction={init_fraction} leaves out the FSP loss; use more than 0, or method none')
 
     def init(key, setup):
         del key

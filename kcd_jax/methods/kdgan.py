@@ -1,15 +1,16 @@
 """KDGAN: distillation with a discriminator (Wang et al., NeurIPS 2018), with a frozen teacher.
 
-The discriminator D gives K logits an image and scores a pair (image, label) by sigmoid(D(x)[label]). Two updates in a step:
+The discriminator D gives K logits an image and scores a pair (image, label) by sigmoid(D(x)[label]). Two updates in a
+step:
 
-  discriminator: -log D(x, y) - (1 - teacher_share) E_{k ~ student} log(1 - D(x, k)) - teacher_share E_{k ~ teacher} log(1 - D(x, k)),
-    the expectations taken exactly over the classes;
+  discriminator: -log D(x, y) - (1 - share) E_{k ~ student} log(1 - D(x, k)) - share E_{k ~ teacher} log(1 - D(x, k)),
+    the expectations taken exactly over the classes, share = `teacher_share`;
   student: CE + adversarial * (-log sigmoid(sum_k y_k D(x)_k)) + mimic * 1/2 sum_k (z_t - z_s)^2, y a straight-through
     Gumbel-softmax sample of the student at temperature 1.
 
-Where it differs from the authors' code, which is complete for MNIST only: the teacher is pretrained and does not learn from the
-student, the players take turns in every step and not in blocks of epochs, labels are not sampled for the discriminator,
-and it has three convolutions of stride 2 (32, 64, 128), a global average and a linear layer.
+Where it differs from the authors' code, which is complete for MNIST only: the teacher is pretrained and does not
+learn from the student, the players take turns in every step and not in blocks of epochs, labels are not sampled for
+the discriminator, and it has three convolutions of stride 2 (32, 64, 128), a global average and a linear layer.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def discriminate(params: PyTree, image: Array) -> Array:
     return _parts.linear(params['linear'], jnp.mean(x, axis=(1, 2)))
 
 
-def discriminator_loss(scores: Array, label: Array, student_logits: Array, teacher_logits: Array, teacher_share: float) -> Array:
+def discriminator_loss(
+    scores: Array, label: Array, student_logits: Array, teacher_logits: Array, teacher_share: float
+) -> Array:
     """f32[B] in nats; no gradient to the players."""
     student, teacher = (
         jax.nn.softmax(jax.lax.stop_gradient(z).astype(jnp.float32)) for z in (student_logits, teacher_logits)
@@ -61,7 +64,9 @@ def straight_through_sample(key: Array, logits: Array) -> Array:
     return jax.lax.stop_gradient(hard - soft) + soft
 
 
-def student_loss(scores: Array, sample: Array, student_logits: Array, teacher_logits: Array, adversarial: float, mimic: float) -> Array:
+def student_loss(
+    scores: Array, sample: Array, student_logits: Array, teacher_logits: Array, adversarial: float, mimic: float
+) -> Array:
     """f32[B]: what the student adds to its cross entropy."""
     difference = teacher_logits.astype(jnp.float32) - student_logits.astype(jnp.float32)
     fooled = jax.nn.softplus(-jnp.sum(sample * scores, axis=-1))
@@ -98,7 +103,11 @@ def make(*, adversarial: float = 0.5, mimic: float = 0.5, teacher_share: float =
     def phases(epochs, main, student):
         del student
         first = Update(
-            discriminator, ('method/discriminator/*',), 'discriminator', Weights(gamma=0.0, alpha=0.0, beta=1.0), keep=False
+            discriminator,
+            ('method/discriminator/*',),
+            'discriminator',
+            Weights(gamma=0.0, alpha=0.0, beta=1.0),
+            keep=False,
         )
         second = Update(loss, ('student/*',), 'main')
         return (Phase('main', epochs, ('student/*',), {'discriminator': main, 'main': main}, (first, second)),)

@@ -1,7 +1,8 @@
 """NST: neuron selectivity transfer (Huang, Wang 2017), with the squared linear kernel.
 
-For every stage, at equal size: channels as unit vectors over space, k(a, b) = (a . b)^2; the squared maximum mean discrepancy
-mean k(t, t) + mean k(s, s) - 2 mean k(s, t), means over pairs of channels, summed over stages. The first term is constant.
+For every stage, at equal size: channels as unit vectors over space, k(a, b) = (a . b)^2; the squared maximum mean
+discrepancy mean k(t, t) + mean k(s, s) - 2 mean k(s, t), means over pairs of channels, summed over stages. The first
+term is constant.
 """
 
 from __future__ import annotations

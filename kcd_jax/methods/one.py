@@ -1,13 +1,13 @@
 """ONE: on-the-fly native ensemble, "OnlineKD" (Lan, Zhu, Gong, NeurIPS 2018).
 
-A network with a shared trunk and three branches teaches itself; there is no other teacher. With the branches' logits z_j, their
-gates g_j and the ensemble z_e = sum_j g_j z_j:
+A network with a shared trunk and three branches teaches itself; there is no other teacher. With the branches' logits
+z_j, their gates g_j and the ensemble z_e = sum_j g_j z_j:
 
   loss = sum_j CE(z_j) + CE(z_e) + r(epoch) * sum_j T^2 KL(q~ || p_j), T = 3,
   q~ = stop_gradient(softmax(z_e / T) + 1e-7), not renormalised, r(e) = exp(-5 (1 - min(e, ramp) / ramp)^2), e from 0.
 
-The first branch is the student (`Outputs.logits`), whose CE the objective already has; extra is the rest. The published
-schedule is 300 epochs at batch 128 with ramp = 80; scale `ramp` with the epochs.
+The first branch is the student (`Outputs.logits`), whose CE the objective already has; extra is the rest. The
+published schedule is 300 epochs at batch 128 with ramp = 80; scale `ramp` with the epochs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def make(*, temperature: float = 3.0, ramp: int = 80) -> Method:
         del key
         if 'branches' not in setup.student.aux:
             name = setup.student_network.name
-            raise ValueError(f'one needs a student with branches, and {name} has none; use resnet32_one or resnet18_one')
+            raise ValueError(
+                f'one needs a student with branches, and {name} has none; use resnet32_one or resnet18_one'
+            )
         return {}, {}
 
     def loss(params, state, student, teacher, batch, clock, key):

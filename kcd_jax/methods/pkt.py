@@ -1,8 +1,8 @@
 """PKT: probabilistic knowledge transfer (Passalis, Tefas, ECCV 2018).
 
-On pooled vectors: e / (||e|| + 1e-7), S = (e e^T + 1) / 2 with its diagonal, rows divided by their sum;
-loss = mean over all B^2 entries of S_t log((S_t + 1e-7) / (S_s + 1e-7)), hence the large beta. Point i's share is the mean
-of its row. B is the group of 64.
+On pooled vectors: e / (||e|| + 1e-7), S = (e e^T + 1) / 2 with its diagonal, rows divided by their sum; loss = mean
+over all B^2 entries of S_t log((S_t + 1e-7) / (S_s + 1e-7)), hence the large beta. Point i's share is the mean of its
+row. B is the group of 64.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """ReviewKD: knowledge review (Chen et al., CVPR 2021, "Distilling Knowledge via Knowledge Review").
 
-The student's stage maps and its pooled vector are fused from the deepest to the shallowest by attention (ABF), and each
-fused map is compared with the teacher's map of that stage before its last activation by a pyramid of mean squared
-differences (HCL). extra = min(1, epoch / warmup) * sum over stages, epochs counted from 0, so that it is 0 in the first.
-The stem is unused. beta is the paper's lambda and depends on the pair: 0.6 to 8.
+The student's stage maps and its pooled vector are fused from the deepest to the shallowest by attention (ABF), and
+each fused map is compared with the teacher's map of that stage before its last activation by a pyramid of mean
+squared differences (HCL). extra = min(1, epoch / warmup) * sum over stages, epochs counted from 0, so that it is 0 in
+the first. The stem is unused. beta is the paper's lambda and depends on the pair: 0.6 to 8.
 
-The fusing convolutions are trained with the student, with weight decay, and use batch statistics. The teacher is in eval
-mode, which the authors' CIFAR script forgets. Where the networks have unlike numbers of stages, the longer one loses its
-deepest maps; the pooled vectors are always compared.
+The fusing convolutions are trained with the student, with weight decay, and use batch statistics. The teacher is in
+eval mode, which the authors' CIFAR script forgets. Where the networks have unlike numbers of stages, the longer one
+loses its deepest maps; the pooled vectors are always compared.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def review(params: PyTree, pairs: list[tuple[Array, tuple[int, int]]]) -> list[A
 
 
 def pyramid(student: Array, teacher: Array) -> Array:
-    """HCL of one level, f32[B]: mean squared differences at full size and pooled to 4, 2, 1, weighted 1, 1/2, 1/4, 1/8."""
+    """HCL of one level, f32[B]: mean squared differences, full and pooled to 4, 2, 1, weighted 1, 1/2, 1/4, 1/8."""
     teacher = teacher.astype(jnp.float32)
     loss, weight, total = _parts.mean_per_row((student - teacher) ** 2), 1.0, 1.0
     for size in (4, 2, 1):
@@ -112,7 +112,7 @@ def make(*, warmup: int = 20) -> Method:
 
     def init(key, setup):
         if not setup.teacher.preacts:
-            raise ValueError('reviewkd needs maps before activation (Outputs.preacts) of the teacher, which has none; use at, sp or crd')
+            raise ValueError('reviewkd needs Outputs.preacts of the teacher, which has none; use at, sp or crd')
         student = [x.shape[-1] for x in (*setup.student.feats[1:], setup.student.embed)]
         teacher = [x.shape[-1] for x in (*setup.teacher.preacts, setup.teacher.embed)]
         width = min(MAX_WIDTH, student[-1])

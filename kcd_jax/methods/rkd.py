@@ -1,8 +1,9 @@
 """RKD: relations of two and of three points (Park et al., CVPR 2019, "Relational Knowledge Distillation").
 
-On pooled vectors e of a group: d_ij = ||e_i - e_j|| over its mean off the diagonal; psi_ijk = the cosine at i between e_j - e_i and
-e_k - e_i. Both compared by the Huber loss (delta = 1), as means over all B^2 and B^3 entries with the degenerate ones, which
-are 0. extra = 25 * distance + 50 * angle. Point i's share is the mean over its j (and k). B is the group of 64.
+On pooled vectors e of a group: d_ij = ||e_i - e_j|| over its mean off the diagonal; psi_ijk = the cosine at i between
+e_j - e_i and e_k - e_i. Both compared by the Huber loss (delta = 1), as means over all B^2 and B^3 entries with the
+degenerate ones, which are 0. extra = 25 * distance + 50 * angle. Point i's share is the mean over its j (and k). B is
+the group of 64.
 
 Distances come from the differences and not from the public code's Gram matrix: the same to rounding, exact where two
 points are near, and safe with reduced-precision matrix products.
@@ -72,7 +73,9 @@ def make(*, distance: float = 25.0, angle: float = 50.0, group: int = 64) -> Met
     def loss(params, state, student, teacher, batch, clock, key):
         del params, batch, clock, key
         target = jax.lax.stop_gradient(teacher.embed)
-        extra = distance * distance_loss(student.embed, target, group) + angle * angle_loss(student.embed, target, group)
+        extra = distance * distance_loss(student.embed, target, group) + angle * angle_loss(
+            student.embed, target, group
+        )
         return LossOut(extra=extra, state=state)
 
     return Method(loss=loss)

@@ -1,8 +1,8 @@
 """SP: similarity-preserving distillation (Tung, Mori, ICCV 2019).
 
-On the last feature map: f = [B, h*w*c], G = f f^T with rows of unit length, loss = sum (G_t - G_s)^2 / B^2. The sum of
-point i's row, over B, is that point's term, so that the mean over points is the published value. B is the group: the
-paper's batch of 64, on any number of devices.
+On the last feature map: f = [B, h*w*c], G = f f^T with rows of unit length, loss = sum (G_t - G_s)^2 / B^2. The sum
+of point i's row, over B, is that point's term, so that the mean over points is the published value. B is the group:
+the paper's batch of 64, on any number of devices.
 """
 
 from __future__ import annotations

@@ -1,18 +1,19 @@
 """SSKD: self-supervision as knowledge (Xu et al., ECCV 2020, "Knowledge Distillation Meets Self-Supervision").
 
-Every image gives four views, rotated by 0, 90, 180 and 270 degrees counter-clockwise, rows 4 i + r; r = 0 is 'normal', the rest
-'augmented'. A head on the pooled vector, Linear(D, D) - ReLU - Linear(D, D), gives similarities S [3B, B], the cosines of the
-augmented rows with the normal ones; the target of row (i, r) is column i.
+Every image gives four views, rotated by 0, 90, 180 and 270 degrees counter-clockwise, rows 4 i + r; r = 0 is
+'normal', the rest 'augmented'. A head on the pooled vector, Linear(D, D) - ReLU - Linear(D, D), gives similarities S
+[3B, B], the cosines of the augmented rows with the normal ones; the target of row (i, r) is column i.
 
-Phase 1 trains the teacher's head on CE(S, target), without a temperature, the teacher itself frozen: `head_fraction` of the
-epochs, added to them (60 beside 240), learning rate 0.05, a tenth from the half and again from three quarters on. Phase 2:
+Phase 1 trains the teacher's head on CE(S, target), without a temperature, the teacher itself frozen: `head_fraction`
+of the epochs, added to them (60 beside 240), learning rate 0.05, a tenth from the half and again from three quarters
+on. Phase 2:
 
   L = 0.1 CE + 0.9 KD (normal rows: the objective's weights)
     + transformed * KD_T (augmented rows, all kept) + similarity * T_s^2 KL_{T_s}(S_t || S_s) over the kept rows.
 
-Of S, the rows are kept whose true column the teacher ranks first, and of the others the `keep` best ranked, ties in row
-order. A point's share of a mean over kept rows is what its three rows add, times B. The value recorded for a point is the
-entropy of its normal view. B is the whole batch here, as published.
+Of S, the rows are kept whose true column the teacher ranks first, and of the others the `keep` best ranked, ties in
+row order. A point's share of a mean over kept rows is what its three rows add, times B. The value recorded for a
+point is the entropy of its normal view. B is the whole batch here, as published.
 """
 
 from __future__ import annotations
@@ -125,12 +126,14 @@ def make(
     if not 0.0 <= keep <= 1.0:
         raise ValueError(f'sskd: keep={keep} is not a fraction; use a number in [0, 1]')
     if not head_fraction > 0.0:
-        raise ValueError(f'sskd: head_fraction={head_fraction} leaves the teacher\'s head untrained; use more than 0')
+        raise ValueError(f"sskd: head_fraction={head_fraction} leaves the teacher's head untrained; use more than 0")
 
     def init(key, setup):
         height, width = setup.image_shape[:2]
         if height != width:
-            raise ValueError(f'sskd rotates images by 90 degrees, and {height}x{width} is not square; use square images')
+            raise ValueError(
+                f'sskd rotates images by 90 degrees, and {height}x{width} is not square; use square images'
+            )
         keys = jax.random.split(key)
         params = {
             'student_head': head_init(keys[0], setup.student.embed.shape[-1]),

@@ -1,8 +1,8 @@
 """VID: variational information distillation (Ahn et al., CVPR 2019).
 
-For every stage, at equal size: mu = W3 ReLU(W2 ReLU(W1 F_s)) with 1x1 convolutions without bias, of widths
-C_s -> C_t -> C_t -> C_t, sigma^2_c = log(1 + exp(rho_c)) + 1e-5, loss = mean 1/2 [(mu - F_t)^2 / sigma^2 + log sigma^2], summed over
-stages. Regressors and rho are trained with the student; one public code base forgets rho.
+For every stage, at equal size: mu = W3 ReLU(W2 ReLU(W1 F_s)) with 1x1 convolutions without bias, of widths C_s -> C_t
+-> C_t -> C_t, sigma^2_c = log(1 + exp(rho_c)) + 1e-5, loss = mean 1/2 [(mu - F_t)^2 / sigma^2 + log sigma^2], summed
+over stages. Regressors and rho are trained with the student; one public code base forgets rho.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def regressor_init(key: Array, channels_s: int, channels_t: int) -> PyTree:
     keys = jax.random.split(key, 3)
     widths = (channels_s, channels_t, channels_t)
     params = {
-        f'kernel{i + 1}': _parts.uniform(keys[i], (width, channels_t), 1.0 / math.sqrt(width)) for i, width in enumerate(widths)
+        f'kernel{i + 1}': _parts.uniform(keys[i], (width, channels_t), 1.0 / math.sqrt(width))
+        for i, width in enumerate(widths)
     }
     return {**params, 'rho': jnp.full(channels_t, INITIAL_RHO, jnp.float32)}
 
@@ -45,7 +46,10 @@ def make() -> Method:
     def init(key, setup):
         pairs = list(zip(setup.student.feats[1:], setup.teacher.feats[1:], strict=False))
         keys = jax.random.split(key, max(len(pairs), 1))
-        params = {f'stage{i + 1}': regressor_init(k, s.shape[-1], t.shape[-1]) for i, (k, (s, t)) in enumerate(zip(keys, pairs, strict=False))}
+        params = {
+            f'stage{i + 1}': regressor_init(k, s.shape[-1], t.shape[-1])
+            for i, (k, (s, t)) in enumerate(zip(keys, pairs, strict=False))
+        }
         return params, {}
 
     def loss(params, state, student, teacher, batch, clock, key):

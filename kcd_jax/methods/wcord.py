@@ -1,8 +1,8 @@
 """WCoRD: Wasserstein contrastive representation distillation (Chen et al., CVPR 2021) -- our reading of it.
 
-No public implementation is known; this follows the paper's outline with choices of ours, and is to be reported as such.
-Both networks' pooled vectors are embedded by a linear layer held 1-Lipschitz by spectral normalisation (one power
-iteration a step), to unit length. The critic is g(u, v) = <u, v> / temperature.
+No public implementation is known; this follows the paper's outline with choices of ours, and is to be reported as
+such. Both networks' pooled vectors are embedded by a linear layer held 1-Lipschitz by spectral normalisation (one
+power iteration a step), to unit length. The critic is g(u, v) = <u, v> / temperature.
 
   global term: 'nce' (default), CRD's objective with these embeddings, or 'dual', the Wasserstein dual itself,
     -g(positive) + mean over negatives of g, on both sides. Negatives come from CRD's banks.
@@ -44,7 +44,7 @@ def spectral_linear(params: PyTree, vector: Array, pooled: Array) -> tuple[Array
 
 
 def dual(score: Array, normaliser: Array, ready: Array, num_points: int, *, temperature: float) -> tuple[Array, Array]:
-    """One side of the Wasserstein dual, negated: f32[B], mean over negatives of g minus g of the positive (column 0)."""
+    """One side of the Wasserstein dual, negated: f32[B], mean of g over negatives minus g of column 0."""
     del ready, num_points
     return (jnp.mean(score[:, 1:], axis=1) - score[:, 0]) / temperature, normaliser
 

@@ -66,7 +66,7 @@ def make_batch():
 
 @pytest.fixture
 def make_outputs():
-    """(rows, widths=, sizes=, num_classes=, seed=) -> Outputs: a stem and three stages, pooled vector, three branches."""
+    """(rows, widths=, sizes=, num_classes=, seed=) -> Outputs: a stem, three stages, pooled vector, three branches."""
 
     def build(
         rows: int,

@@ -32,7 +32,9 @@ def test_the_two_parts_are_a_slow_loop():
         tckd = q[y] * np.log(q[y] / p[y]) + (1 - q[y]) * np.log((1 - q[y]) / (1 - p[y]))
         p, q = np.delete(p, y) / (1 - p[y]), np.delete(q, y) / (1 - q[y])
         want.append((4.0 * tckd, 4.0 * np.sum(q * np.log(q / p))))
-    got = dkd.decoupled(jnp.asarray(z_s, jnp.float32), jnp.asarray(z_t, jnp.float32), jnp.asarray(label, jnp.int32), 2.0)
+    got = dkd.decoupled(
+        jnp.asarray(z_s, jnp.float32), jnp.asarray(z_t, jnp.float32), jnp.asarray(label, jnp.int32), 2.0
+    )
     np.testing.assert_allclose(np.stack(got, axis=1), want, rtol=1e-4, atol=1e-6)
 
 

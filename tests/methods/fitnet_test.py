@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -41,11 +42,15 @@ def test_the_regressors_are_the_public_codes(golden, loss_and_grad, kind):
 
 @pytest.mark.parametrize(
     ('student', 'teacher', 'kind', 'kernel'),
-    [(8, 8, 'valid', (1, 1)), (8, 4, 'down', (3, 3)), (4, 8, 'up', (4, 4)), (8, 2, 'valid', (7, 7)), (8, 7, 'valid', (2, 2))],
+    [
+        (8, 8, 'valid', (1, 1)),
+        (8, 4, 'down', (3, 3)),
+        (4, 8, 'up', (4, 4)),
+        (8, 2, 'valid', (7, 7)),
+        (8, 7, 'valid', (2, 2)),
+    ],
 )
 def test_the_regressor_follows_from_the_sizes(student, teacher, kind, kernel):
-    import jax
-
     shapes = (2, student, student, 3), (2, teacher, teacher, 5)
     assert fitnet.regressor_kind(*shapes) == kind
     params = fitnet.regressor_init(jax.random.key(0), *shapes)
@@ -55,7 +60,7 @@ def test_the_regressor_follows_from_the_sizes(student, teacher, kind, kernel):
 
 def test_what_has_no_regressor_is_refused_in_a_line(make_outputs, make_setup):
     student, teacher = make_outputs(2, sizes=(2, 2, 1, 1)), make_outputs(2, sizes=(8, 8, 4, 2))
-    with pytest.raises(ValueError, match='no regressor from 1x1 to 4x4.*tap='):
+    with pytest.raises(ValueError, match=r'no regressor from 1x1 to 4x4.*tap='):
         fitnet.make().init(None, make_setup(student, teacher))
     with pytest.raises(ValueError, match='maps 0 to 3 in common'):
         fitnet.make(tap=4).init(None, make_setup(student, teacher))

@@ -8,7 +8,9 @@ from kcd_jax.methods import pkt
 
 def test_the_neighbour_probabilities_are_the_public_codes(golden, loss_and_grad):
     arrays = golden('pooled')
-    loss, (grad, _) = loss_and_grad(lambda s, t: pkt.neighbour_loss(s, t, 64), arrays['pooled/f_s'], arrays['pooled/f_t'])
+    loss, (grad, _) = loss_and_grad(
+        lambda s, t: pkt.neighbour_loss(s, t, 64), arrays['pooled/f_s'], arrays['pooled/f_t']
+    )
     # Logarithms of ratios near 1 that nearly cancel in the sum: four digits of float32's seven are lost.
     np.testing.assert_allclose(loss, arrays['pkt/loss'], rtol=1e-4)
     np.testing.assert_allclose(grad, arrays['pkt/grad_f_s'], rtol=1e-3, atol=1e-8)

@@ -12,7 +12,9 @@ RTOL = 1e-4
 def test_distance_and_angle_are_the_public_codes(golden, loss_and_grad):
     arrays = golden('pooled')
     student, teacher = jnp.asarray(arrays['pooled/f_s']), jnp.asarray(arrays['pooled/f_t'])
-    np.testing.assert_allclose(jnp.mean(rkd.distance_loss(student, teacher, 64)), arrays['rkd/loss_distance_only'], rtol=RTOL)
+    np.testing.assert_allclose(
+        jnp.mean(rkd.distance_loss(student, teacher, 64)), arrays['rkd/loss_distance_only'], rtol=RTOL
+    )
     np.testing.assert_allclose(jnp.mean(rkd.angle_loss(student, teacher, 64)), arrays['rkd/loss_angle_only'], rtol=RTOL)
 
     def both(s, t):
@@ -52,8 +54,12 @@ def test_every_points_share_is_a_slow_loop():
     e_s, e_t = rng.normal(size=(8, 3)), rng.normal(size=(8, 4))
     student, teacher = jnp.asarray(e_s, jnp.float32), jnp.asarray(e_t, jnp.float32)
     parts = [slow(e_s[i : i + 4], e_t[i : i + 4]) for i in (0, 4)]
-    np.testing.assert_allclose(rkd.distance_loss(student, teacher, 4), np.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(rkd.angle_loss(student, teacher, 4), np.concatenate([p[1] for p in parts]), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        rkd.distance_loss(student, teacher, 4), np.concatenate([p[0] for p in parts]), rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_allclose(
+        rkd.angle_loss(student, teacher, 4), np.concatenate([p[1] for p in parts]), rtol=1e-4, atol=1e-7
+    )
 
 
 def test_two_equal_points_do_not_blow_the_gradient_up(loss_and_grad):
