@@ -101,7 +101,7 @@ def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:
         )
     held = np.zeros(len(data.train), bool)
     held[np.random.RandomState(seed % 2**32).permutation(len(held))[:number]] = True
-    description = f'{data.description}; {number:,} training points held out by seed {seed} and evaluated instead of test'
+    description = f'{data.description}; evaluated on {number:,} training points held out by seed {seed}, not on test'
     return dataclasses.replace(
         data, train=data.train.take(~held), validation=data.train.take(held), description=description
     )

@@ -1,7 +1,7 @@
 """Decoded arrays on disk, so that the second start decodes nothing.
 
-An entry is a folder with one `.npy` file an array and `index.json`: what it was made from (the fingerprint), a CRC-32 of
-every file, and what else belongs to it. It is written beside its place and renamed, so a reader sees all of it or
+An entry is a folder with one `.npy` file an array and `index.json`: what it was made from (the fingerprint), a CRC-32
+of every file, and what else belongs to it. It is written beside its place and renamed, so a reader sees all of it or
 nothing. An entry that does not fit its fingerprint or its checksums is made again without a word: it is only a copy.
 """
 

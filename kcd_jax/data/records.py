@@ -61,7 +61,8 @@ def _read_tfrecord(content: np.ndarray) -> list[memoryview]:
         stop = start + length
         if stop + _FOOTER > size:
             # Either cut, or the length itself is damaged: its own checksum tells.
-            cut = start > size or _masked([view[position:position + 8]])[0] == _stored(view, np.array([position + 8]))[0]
+            length_sum = view[position + 8:position + 12]
+            cut = start > size or _masked([view[position:position + 8]])[0] == int.from_bytes(length_sum, 'little')
             what = f'cut in record {len(starts)}' if cut else f'wrong checksum in the length of record {len(starts)}'
             raise DamagedError(f'{what}, at byte {position:,} of {size:,}')
         starts.append(start)

@@ -257,8 +257,8 @@ def _check_memory(prepared: Prepared) -> None:
     memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if size > _MEMORY_SHARE * memory:
         raise ValueError(
-            f'{prepared.name} takes at least {size / 2**30:,.1f} GiB in memory, this machine has {memory / 2**30:,.1f}; '
-            'use a machine with more memory or a smaller set'
+            f'{prepared.name} takes at least {size / 2**30:,.1f} GiB in memory, this machine has '
+            f'{memory / 2**30:,.1f}; use a machine with more memory or a smaller set'
         )
 
 
@@ -267,7 +267,8 @@ def _split_names(prepared: Prepared) -> list[str]:
     names = [split for split in ('train', 'test', 'validation') if split in prepared.shards]
     if names[:1] != ['train'] or len(names) < 2:
         raise ValueError(
-            f'{prepared.name} has the splits {", ".join(sorted(prepared.shards))}; needed are train, and test or validation'
+            f'{prepared.name} has the splits {", ".join(sorted(prepared.shards))}; needed are train '
+            'and test or validation'
         )
     return names
 
@@ -300,7 +301,7 @@ def _decode(prepared: Prepared) -> tuple[cache_lib.Arrays, dict[str, Any]]:
         raise ValueError(f'{prepared.name} has no split with labels to evaluate on (looked at {", ".join(tests)})')
     sizes = [arrays['train_images'].shape[1:], part['test_images'].shape[1:]]
     if sizes[0] != sizes[1]:
-        raise ValueError(f'{prepared.name} has images of {sizes[0]} in train and {sizes[1]} in {split}; one size is needed')
+        raise ValueError(f'{prepared.name} has images of {sizes[0]} in train and {sizes[1]} in {split}; one is needed')
     return arrays | part, {'normalization': measure(arrays['train_images']), 'note': note}
 
 

@@ -92,4 +92,4 @@ def test_impossible_parts_are_one_line(call, words: str):
 def test_describe_counts_every_part():
     line = base.describe(base.hold_out(_dataset(), 0.2, 3))
     assert '40 train, 10 validation, 7 test, 5 classes, 4x4' in line
-    assert 'evaluated instead of test' in line
+    assert 'held out by seed 3, not on test' in line

@@ -1,0 +1,139 @@
+"""The cache: what is stored comes back, and nothing damaged does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+from kcd_jax.data import cache
+
+ARRAYS = {'train_images': np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), 'ids': np.array([b'a', b'bc'])}
+META = {'note': 'x', 'normalization': [[0.5], [0.25]]}
+
+
+class _Maker:
+    """Counts how often the arrays are made."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return ARRAYS, META
+
+
+def _fetch(folder: pathlib.Path, make: _Maker, made_from: object = 1):
+    return cache.fetch('toy/config:1.0.0', '/somewhere', {'files': made_from}, make, folder)
+
+
+def _same(result) -> None:
+    arrays, meta = result
+    assert meta == META
+    assert sorted(arrays) == sorted(ARRAYS)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(arrays[name], array)
+        assert arrays[name].dtype == array.dtype
+
+
+def test_the_second_fetch_makes_nothing(tmp_path: pathlib.Path):
+    make = _Maker()
+    for _ in range(2):
+        _same(_fetch(tmp_path / 'new' / 'folder', make))
+    assert make.calls == 1
+    assert not list(tmp_path.rglob('.tmp-*'))
+    assert cache.knows('toy/config:1.0.0', '/somewhere', {'files': 1}, tmp_path / 'new' / 'folder')
+    assert not cache.knows('toy/config:1.0.0', '/elsewhere', {'files': 1}, tmp_path / 'new' / 'folder')
+
+
+def test_another_source_replaces_the_entry(tmp_path: pathlib.Path):
+    make = _Maker()
+    for made_from in (1, 2, 2):
+        _same(_fetch(tmp_path, make, made_from))
+    assert make.calls == 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize('victim', ['train_images.npy', 'ids.npy', 'index.json'])
+@pytest.mark.parametrize('damage', ['cut', 'flip', 'remove', 'empty'])
+def test_a_damaged_entry_is_made_again_without_a_word(
+    tmp_path: pathlib.Path, victim: str, damage: str, caplog: pytest.LogCaptureFixture
+):
+    make = _Maker()
+    _fetch(tmp_path, make)
+    [file] = tmp_path.rglob(victim)
+    content = bytearray(file.read_bytes())
+    if damage == 'remove':
+        file.unlink()
+    elif damage == 'flip':
+        content[-3] ^= 4
+        file.write_bytes(content)
+    else:
+        file.write_bytes(content[:len(content) // 2] if damage == 'cut' else b'')
+    if (victim, damage) == ('index.json', 'flip'):
+        file.write_text(file.read_text().replace('"version": 1', '"version": 0'))
+    _same(_fetch(tmp_path, make))
+    assert make.calls == 2
+    _same(_fetch(tmp_path, make))
+    assert make.calls == 2
+    assert not caplog.records
+    assert not list(tmp_path.rglob('.tmp-*'))
+
+
+def test_without_a_place_to_write_it_works_and_says_so_in_a_line(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / 'file').touch()
+    make = _Maker()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            _same(_fetch(tmp_path / 'file' / 'below', make))
+    assert make.calls == 2
+    assert len(caplog.messages) == 2
+    assert 'KCD_JAX_CACHE' in caplog.messages[0]
+    assert '\n' not in caplog.messages[0]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    def full(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(np, 'save', full)
+    _same(_fetch(tmp_path, _Maker()))
+    assert not list(tmp_path.iterdir())
+
+
+def test_old_remains_of_killed_processes_go_and_new_ones_stay(tmp_path: pathlib.Path):
+    for name, age in (('.tmp-old', 3 * 24 * 3600), ('.tmp-new', 60)):
+        (tmp_path / name).mkdir()
+        changed = (tmp_path / name).stat().st_mtime - age
+        os.utime(tmp_path / name, (changed, changed))
+    _fetch(tmp_path, _Maker())
+    assert {path.name for path in tmp_path.glob('.tmp-*')} == {'.tmp-new'}
+
+
+def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
+    monkeypatch.setenv('KCD_JAX_CACHE', '/one')
+    assert cache.folder('/given') == pathlib.Path('/given')
+    assert cache.folder() == pathlib.Path('/one')
+    monkeypatch.delenv('KCD_JAX_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', '/two')
+    assert cache.folder() == pathlib.Path('/two/kcd_jax')
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setenv('HOME', '/three')
+    assert cache.folder() == pathlib.Path('/three/.cache/kcd_jax')
+
+
+def test_the_fingerprint_follows_size_and_time(tmp_path: pathlib.Path):
+    file = tmp_path / 'shard'
+    file.write_text('abc')
+    first = cache.fingerprint([file])
+    assert json.loads(json.dumps(first)) == first
+    os.utime(file, ns=(1, 1))
+    assert cache.fingerprint([file]) != first
+    with pytest.raises(FileNotFoundError):
+        cache.fingerprint([tmp_path / 'none'])

@@ -1,0 +1,97 @@
+"""Record files: checksums against a scalar implementation, damage of every kind."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kcd_jax.data import records
+from tests.data import tiny_tfds
+
+EXAMPLES = [bytes([i]) * n for i, n in enumerate((100, 3, 0, 1, 4, 2000, 7))]
+
+
+def _slow_crc32c(part: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in part:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_the_check_value_of_the_standard():
+    assert records.crc32c([b'123456789'])[0] == 0xE3069283
+
+
+@given(st.lists(st.binary(max_size=40), max_size=8))
+def test_crc32c_equals_the_loop_over_bits(parts: list[bytes]):
+    np.testing.assert_array_equal(records.crc32c(parts), np.array([_slow_crc32c(p) for p in parts], np.uint32))
+
+
+def test_crc32c_in_several_blocks(monkeypatch: pytest.MonkeyPatch):
+    parts = [np.random.default_rng(n).bytes(n) for n in (5, 90, 17, 0, 64, 300, 5)]
+    whole = records.crc32c(parts)
+    monkeypatch.setattr(records, '_CHUNK_BYTES', 100)
+    np.testing.assert_array_equal(records.crc32c(parts), whole)
+
+
+@pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])
+def test_records_come_in_the_order_of_writing(tmp_path: pathlib.Path, file_format: str):
+    file = tmp_path / 'file'
+    tiny_tfds.write_records(file, EXAMPLES, file_format)
+    assert [bytes(r) for r in records.read(file, file_format)] == EXAMPLES
+
+
+def test_an_empty_file_has_no_records(tmp_path: pathlib.Path):
+    (tmp_path / 'file').touch()
+    assert records.read(tmp_path / 'file', 'tfrecord') == []
+
+
+def test_every_cut_within_a_record_is_seen(tmp_path: pathlib.Path):
+    file = tmp_path / 'file'
+    tiny_tfds.write_records(file, EXAMPLES[:5])
+    content = file.read_bytes()
+    ends = set(np.cumsum([0] + [len(e) + 16 for e in EXAMPLES[:5]]).tolist())
+    for size in range(len(content)):
+        file.write_bytes(content[:size])
+        if size in ends:  # as if fewer had been written: the caller counts
+            assert len(records.read(file, 'tfrecord')) < 5
+        else:
+            with pytest.raises(records.DamagedError, match='cut in record'):
+                records.read(file, 'tfrecord')
+
+
+def test_every_flipped_bit_of_a_tfrecord_is_seen(tmp_path: pathlib.Path):
+    file = tmp_path / 'file'
+    tiny_tfds.write_records(file, EXAMPLES[1:5])
+    content = bytearray(file.read_bytes())
+    for position in range(len(content)):
+        content[position] ^= 1 << position % 8
+        file.write_bytes(content)
+        with pytest.raises(records.DamagedError, match='wrong checksum'):
+            records.read(file, 'tfrecord')
+        content[position] ^= 1 << position % 8
+
+
+def test_damage_of_an_array_record(tmp_path: pathlib.Path):
+    file = tmp_path / 'file'
+    tiny_tfds.write_records(file, EXAMPLES, 'array_record')
+    content = file.read_bytes()
+    for damaged in (content[:len(content) // 2], b'', content[:100] + b'\xff' + content[101:], b'text' * 40_000):
+        file.write_bytes(damaged)
+        with pytest.raises(records.DamagedError) as error:
+            records.read(file, 'array_record')
+        assert '\n' not in str(error.value)
+
+
+def test_other_formats_and_missing_files(tmp_path: pathlib.Path):
+    with pytest.raises(ValueError, match='riegeli'):
+        records.read(tmp_path / 'file', 'riegeli')
+    for file_format in ('tfrecord', 'array_record'):
+        with pytest.raises(FileNotFoundError):
+            records.read(tmp_path / 'none', file_format)
