@@ -1,10 +1,18 @@
-"""Teachers: saved with a card, restored from a file or from the folder of a run, and refused when they know nothing."""
+"""Teachers: saved with a card, restored from a file or from the folder of a run, and refused when they know nothing.
+
+  python -m kcd_jax.teacher import FILE.pth --network=wrn_40_2 --dataset=cifar100 --out=FILE.safetensors
+  python -m kcd_jax.teacher export RUN_FOLDER_OR_FILE --out=FILE.pth
+"""
 
 from __future__ import annotations
 
+import argparse
+import functools
+import hashlib
 import json
 import os
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -13,10 +21,13 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from kcd_jax import networks
+from kcd_jax import data, networks
+from kcd_jax.networks import torch_weights
+from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
 from kcd_jax.spec import Network, PyTree, leaf_paths, merge
 
 FILE = 'student.safetensors'  # what a run leaves of its student: the teacher of the next run
+_TORCH = ('.pth', '.pt', '.tar')
 
 
 def save(path: str | os.PathLike[str], variables: PyTree, card: dict[str, Any]) -> None:
@@ -51,13 +62,22 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def restore(
-    name: str, source: str | os.PathLike[str], *, num_classes: int, image_shape: tuple[int, int, int], dtype: Any = jnp.float32
+    name: str,
+    source: str | os.PathLike[str],
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: Any = jnp.float32,
+    normalization: Normalization | None = None,
 ) -> tuple[Network, PyTree, dict[str, Any]]:
     """The teacher in a file, or the student that a run left in its folder.
 
     Args:
-      name: the network that it must be; '' takes the card's word. source: .safetensors file or a run's folder.
+      name: the network that it must be; '' takes the card's word.
+      source: .safetensors file, a run's folder, or a PyTorch checkpoint (.pth, .pt, .tar), which has no card.
       num_classes, image_shape: of the data it will teach on. dtype: of its computation.
+      normalization: what a PyTorch checkpoint was trained with, a name or (mean, std); None: the network's usual one.
+        A .safetensors file brings its own.
 
     Returns:
       (network, variables, card).
@@ -65,8 +85,9 @@ def restore(
     Raises:
       ValueError: another network, another number of classes, a missing, damaged or incomplete file.
     """
-    path = pathlib.Path(source)
-    path = path / FILE if path.is_dir() else path
+    path = _file(source)
+    if path.suffix in _TORCH:
+        return _restore_torch(name, path, num_classes, image_shape, dtype, normalization)
     tensors, card = load(path)
     if name and card['network'] != name:
         raise ValueError(f'{path} holds a {card["network"]}, not a {name}; set teacher.name={card["network"]}')
@@ -89,6 +110,31 @@ def restore(
     return network, merge(abstract, tensors), card
 
 
+def _restore_torch(
+    name: str,
+    path: pathlib.Path,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    dtype: Any,
+    normalization: Normalization | None,
+) -> tuple[Network, PyTree, dict[str, Any]]:
+    """`restore` of a PyTorch checkpoint, with a card made up of what is known."""
+    if not name:
+        raise ValueError(f'{path} does not say which network it is; set teacher.name to one of {", ".join(networks.names())}')
+    chosen = {} if normalization is None else {'normalization': normalization}
+    network = networks.get(name)(num_classes, dtype=dtype, **chosen)
+    variables = torch_weights.read(path, network, image_shape)
+    card = {
+        'network': name,
+        'num_classes': num_classes,
+        'image_shape': list(image_shape),
+        'normalization': _pixels(variables),
+        'source': path.name,
+        'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    return network, variables, card
+
+
 def refuse_near_chance(accuracy: float, num_classes: int) -> None:
     """ValueError for a teacher that knows little more than chance: a student would learn that.
 
@@ -101,3 +147,112 @@ def refuse_near_chance(accuracy: float, num_classes: int) -> None:
             f'the teacher is right on {100 * accuracy:.2f} % of the test images, and chance is {100 * chance:.2f} %; '
             'check its normalization, the order of its labels and its data set, or train it longer'
         )
+
+
+def accuracy(network: Network, variables: PyTree, images: np.ndarray, labels: np.ndarray, batch: int = 500) -> float:
+    """The share of u8[N, H, W, 3] images whose label i32[N] the network's largest logit names, each counted once."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def correct(variables: PyTree, images: jax.Array, network: Network) -> jax.Array:
+        outputs, _ = network.apply(variables, images.astype(jnp.float32) / 255.0, False)
+        return jnp.argmax(outputs.logits, axis=-1)
+
+    hits = 0
+    for start in range(0, len(labels), batch):
+        part = np.asarray(images[start : start + batch])
+        padded = np.pad(part, ((0, min(batch, len(labels)) - len(part)), (0, 0), (0, 0), (0, 0)))
+        predicted = np.asarray(correct(variables, padded, network))[: len(part)]
+        hits += int(np.sum(predicted == labels[start : start + batch]))
+    return hits / len(labels)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+def import_file(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    network: str,
+    dataset: data.Dataset,
+    normalization: Normalization | None = None,
+) -> dict[str, Any]:
+    """Imports a PyTorch checkpoint as a .safetensors teacher, evaluated on the test images.
+
+    Args:
+      source: the checkpoint. out: the file to write. network: its name.
+      dataset: what it was trained on. normalization: what it was trained with; None: the network's usual one.
+
+    Returns:
+      The card, with 'accuracy' on the test images.
+
+    Raises:
+      ValueError: the file is refused, or its accuracy is near chance; then nothing is written.
+    """
+    restored, variables, card = restore(
+        network,
+        source,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        normalization=normalization,
+    )
+    card['dataset'] = dataset.name
+    card['accuracy'] = accuracy(restored, variables, dataset.test.images, dataset.test.labels)
+    refuse_near_chance(card['accuracy'], dataset.num_classes)
+    save(out, variables, card)
+    return card
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='python -m kcd_jax.teacher', description='Teachers in from PyTorch and out to it.')
+    commands = parser.add_subparsers(dest='command', required=True)
+    entry = commands.add_parser('import', help='a PyTorch checkpoint becomes a .safetensors teacher')
+    entry.add_argument('file')
+    entry.add_argument('--network', required=True, help='its name, as wrn_40_2')
+    entry.add_argument('--dataset', required=True, help='what it was trained on; its test images are evaluated')
+    entry.add_argument('--data_dir', default='', help="where the data is; default: the data set's usual place")
+    entry.add_argument('--normalization', default='', help=f"one of {', '.join(NORMALIZATIONS)}; default: the network's")
+    entry.add_argument('--out', default='', help='default: beside the checkpoint, as .safetensors')
+    way_out = commands.add_parser('export', help="a teacher or a run's student becomes a PyTorch state_dict")
+    way_out.add_argument('file', help=".safetensors file or a run's folder")
+    way_out.add_argument('--out', required=True, help='the .pth file to write')
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; a user's mistake is one line and status 1."""
+    arguments = _arguments(argv)
+    try:
+        if arguments.command == 'export':
+            _, card = load(_file(arguments.file))
+            shape = {'num_classes': card['num_classes'], 'image_shape': tuple(card['image_shape'])}
+            _, variables, _ = restore('', arguments.file, **shape)
+            torch_weights.write(arguments.out, variables)
+            print(f'{card["network"]} written to {arguments.out}; a state_dict holds no normalization: {_pixels(variables)}')
+            return 0
+        out = arguments.out or str(pathlib.Path(arguments.file).with_suffix('.safetensors'))
+        dataset = data.load(arguments.dataset, arguments.data_dir or None)
+        card = import_file(
+            arguments.file, out, network=arguments.network, dataset=dataset, normalization=arguments.normalization or None
+        )
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    print(f'{card["network"]} from {card["source"]}, sha256 {card["sha256"]}')
+    print(f'test accuracy on {card["dataset"]}: {100 * card["accuracy"]:.2f} %')
+    print(f'written to {out}; use it with --config.teacher.checkpoint={out}')
+    return 0
+
+
+def _file(source: str | os.PathLike[str]) -> pathlib.Path:
+    path = pathlib.Path(source)
+    return path / FILE if path.is_dir() else path
+
+
+def _pixels(variables: PyTree) -> dict[str, list[float]]:
+    """{'mean', 'std'} of the channels, for people to read."""
+    return {part: [round(float(x), 5) for x in value] for part, value in variables['constants'].items()}
+
+
+if __name__ == '__main__':
+    sys.exit(main())
