@@ -46,8 +46,9 @@ def score_keys(table: ValueTable, alpha: float) -> Array:
     In between lie the bits of the score F^alpha * V, mapped so that they descend as the score rises. `alpha` is static.
     """
     weights = jnp.asarray(frequency_weights(alpha))
-    score = table.value * weights[jnp.clip(table.count, 0, MAX_VISITS)]
-    score = jnp.where(score == 0, jnp.float32(0), score)  # -0 and 0 are a tie
+    # Some devices flush subnormal numbers and some do not: all do here. It also makes -0 and 0 a tie.
+    value = jnp.where(jnp.abs(table.value) < jnp.finfo(jnp.float32).tiny, jnp.float32(0), table.value)
+    score = value * weights[jnp.clip(table.count, 0, MAX_VISITS)]
     bits = jax.lax.bitcast_convert_type(score, jnp.uint32)
     ascending = jnp.where(bits >= _SIGN, ~bits, bits | _SIGN)
     key = jnp.where((table.count == 0) | jnp.isnan(score), _FIRST, ~ascending)
@@ -74,9 +75,16 @@ def rank(table: ValueTable, alpha: float) -> Array:
 
 
 def order_by(key: Array) -> Array:
-    """i32[N]: the indices that sort the u32[N] keys, ascending, ties by index."""
-    index = jnp.arange(key.shape[0], dtype=jnp.int32)
-    return jax.lax.sort((key, index), num_keys=2)[1]
+    """i32[N]: the indices that sort the u32[N] keys, ascending, ties by index.
+
+    Key and index are packed into one number of 64 bits: XLA sorts one array about four times faster than two on the CPU,
+    and ties need no stable sort.
+    """
+    with jax.enable_x64(True):
+        index = jnp.arange(key.shape[0], dtype=jnp.uint64)
+        packed = (key.astype(jnp.uint64) << jnp.uint64(32)) | index
+        ordered = jax.lax.sort(packed, is_stable=False)
+        return (ordered & jnp.uint64(0xFFFFFFFF)).astype(jnp.int32)
 
 
 def random_order(key: Array, rows: int, num_points: int) -> Array:

@@ -48,8 +48,9 @@ def random_slots(key: Array, order: Array, num_keep: Array) -> Array:
 
 def ramp_epsilon(slot: Array, num_slots: Array, epsilon_max: float) -> Array:
     """Share of the dropped point, epsilon_max * (i + 1) / m: it grows to epsilon_max at the last slot (KCD Eq. 15)."""
-    share = (slot + 1).astype(jnp.float32) / jnp.maximum(num_slots, 1).astype(jnp.float32)
-    return jnp.float32(epsilon_max) * jnp.minimum(share, 1.0)
+    # The barrier keeps XLA from dividing by a scalar through its rounded reciprocal: the last bit would differ.
+    divisor = jax.lax.optimization_barrier(jnp.broadcast_to(jnp.maximum(num_slots, 1).astype(jnp.float32), slot.shape))
+    return jnp.float32(epsilon_max) * jnp.minimum((slot + 1).astype(jnp.float32) / divisor, 1.0)
 
 
 def constant_epsilon(slot: Array, num_slots: Array, epsilon_max: float) -> Array:
