@@ -17,6 +17,7 @@ from kcd_jax.spec import Array, LossOut, Method, Weights
 
 # gamma * CE + alpha * KD + beta * extra, as in the paper's table.
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+# Add `RELATIONAL = True` where a point's term depends on the other points of the batch.
 
 
 def embedding_loss(projected: Array, target: Array, scale: float) -> Array:

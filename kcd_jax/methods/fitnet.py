@@ -15,6 +15,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=100.0)
+RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)
 
 
 def regressor_kind(student: tuple[int, ...], teacher: tuple[int, ...]) -> str:

@@ -57,7 +57,7 @@ def make(*, temperature: float = 3.0, ramp: int = 80) -> Method:
 
     def loss(params, state, student, teacher, batch, clock, key):
         del params, teacher, key
-        branches, gates = student.aux['branches'], student.aux['gate']
+        branches, gates = (student.aux[name].astype(jnp.float32) for name in ('branches', 'gate'))
         ensemble = jnp.sum(gates[:, :, None] * branches, axis=1)
 
         def cross_entropy(logits):

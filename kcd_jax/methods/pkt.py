@@ -13,6 +13,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.spec import Array, LossOut, Method, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=30000.0)
+RELATIONAL = True  # a point's term depends on the others of the batch
 
 EPS = 1e-7
 

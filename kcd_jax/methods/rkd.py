@@ -18,6 +18,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.spec import Array, LossOut, Method, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+RELATIONAL = True  # a point's term depends on the others of the batch
 
 
 def huber(x: Array, y: Array) -> Array:

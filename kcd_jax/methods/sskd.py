@@ -27,6 +27,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.spec import Array, LossOut, Method, Optimiser, Phase, PyTree, Update, Weights
 
 WEIGHTS = Weights(gamma=0.1, alpha=0.9, beta=1.0)
+RELATIONAL = True  # a point's term depends on the others of the batch
 
 VIEWS = 4
 

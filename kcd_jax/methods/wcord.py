@@ -23,6 +23,7 @@ from kcd_jax.methods import _contrast, _parts
 from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
+RELATIONAL = True  # a point's term depends on the others of the batch
 
 
 def spectral_linear(params: PyTree, vector: Array, pooled: Array) -> tuple[Array, Array]:
