@@ -1,0 +1,215 @@
+"""What a run writes and says, and whom it refuses."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax import log
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG = {
+    'epochs': 4,
+    'drops': (0.5, 0.75),
+    'data': {'name': 'digits', 'dir': ''},
+    'policy': {'name': 'kcd', 'ratio': 0.7},
+}
+
+
+def records(workdir: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_records_are_json_lines_at_once(tmp_path):
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.cut_after(-1)
+        run.record({'kind': 'train', 'step': 3, 'loss': np.float32(0.5), 'bad': float('nan'), 'time': {'seconds': 1.5}})
+        run.record({'kind': 'eval', 'step': 3, 'accuracy': jnp.float32(0.25), 'kept': np.int64(7)})
+        assert records(tmp_path) == [
+            {'kind': 'train', 'step': 3, 'loss': 0.5, 'bad': None, 'time': {'seconds': 1.5}},
+            {'kind': 'eval', 'step': 3, 'accuracy': 0.25, 'kept': 7},
+        ]
+        assert run.records == 2
+    assert list((tmp_path / 'tensorboard').glob('events.*'))
+
+
+def write(workdir, steps):
+    with log.RunLog(workdir, CONFIG) as run:
+        run.cut_after(-1)
+        for step in steps:
+            run.record({'kind': 'train', 'step': step})
+
+
+def test_resuming_drops_later_records_and_a_half_line(tmp_path):
+    write(tmp_path, [10, 20, 30])
+    with open(tmp_path / 'metrics.jsonl', 'a') as file:
+        file.write('{"kind": "train", "ste')
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.cut_after(20)
+        assert [r['step'] for r in records(tmp_path)] == [10, 20] and run.records == 2
+        run.record({'kind': 'train', 'step': 30})
+    assert [r['step'] for r in records(tmp_path)] == [10, 20, 30]
+
+
+def test_the_number_of_records_is_exact_where_steps_are_not(tmp_path):
+    write(tmp_path, [10, 20, 20])
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.cut_after(20, records=2)
+        assert [r['step'] for r in records(tmp_path)] == [10, 20]
+
+
+@pytest.mark.parametrize('content', [b'', b'{"step": 1', b'\x00\xff\n{"step": 2}\n', b'3\n{"step": 2}\n'])
+def test_damaged_lines_go(tmp_path, content):
+    (tmp_path / 'metrics.jsonl').write_bytes(content)
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.cut_after(5)
+        run.record({'step': 6})
+    assert [r['step'] for r in records(tmp_path)] in ([6], [2, 6])
+
+
+def test_config_is_written_once_and_compared(tmp_path):
+    with log.RunLog(tmp_path, CONFIG):
+        content = json.loads((tmp_path / 'config.json').read_text())
+    assert content['config']['policy'] == {'name': 'kcd', 'ratio': 0.7}
+    assert content['device'] == {'kind': 'cpu', 'backend': 'cpu', 'count': 4, 'processes': 1}
+    assert {'jax', 'numpy', 'flax'} <= set(content['versions']) and 'commit' in content
+    with log.RunLog(tmp_path, {**CONFIG, 'data': {'name': 'digits', 'dir': '/elsewhere'}}):
+        pass
+    other = {**CONFIG, 'epochs': 5, 'policy': {'name': 'kcd', 'ratio': 0.5}}
+    with pytest.raises(ValueError, match=r'another configuration: epochs is 4 there and 5 here, policy.ratio is'):
+        log.RunLog(tmp_path, other).__enter__()
+    with log.RunLog(tmp_path, CONFIG):
+        pass
+
+
+def test_a_cut_config_is_written_again(tmp_path):
+    (tmp_path / 'config.json').write_text('{"config": {')
+    with log.RunLog(tmp_path, CONFIG):
+        assert json.loads((tmp_path / 'config.json').read_text())['config']['epochs'] == 4
+
+
+def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
+    with log.RunLog(tmp_path, CONFIG):
+        with pytest.raises(ValueError, match=rf'another run \(process {os.getpid()}\) is using .*another --workdir'):
+            log.RunLog(tmp_path, CONFIG).__enter__()
+    with log.RunLog(tmp_path, CONFIG):
+        pass
+
+
+def test_a_killed_run_lets_go(tmp_path):
+    hold = 'import sys\nfrom kcd_jax import log\nwith log.RunLog(sys.argv[1], {}): print(flush=True); sys.stdin.read()'
+    process = subprocess.Popen(
+        [sys.executable, '-c', hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )  # fmt: skip
+    process.stdout.readline()
+    with pytest.raises(ValueError, match=f'process {process.pid}'):
+        log.RunLog(tmp_path, {}).__enter__()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with log.RunLog(tmp_path, {}):
+        pass
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match='work directory .* cannot be written .*choose another --workdir'):
+        log.RunLog(tmp_path / 'file' / 'run', CONFIG).__enter__()
+
+    def refuse(*args, **keywords):
+        raise OSError(errno.EROFS, 'Read-only file system')
+
+    monkeypatch.setattr(pathlib.Path, 'mkdir', refuse)
+    with pytest.raises(ValueError, match=r'cannot be written \(Read-only file system\)'):
+        log.RunLog(tmp_path / 'run', CONFIG).__enter__()
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.cut_after(-1)
+        run.record({'step': 1})
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+            with pytest.raises(OSError, match=r'metrics.jsonl cannot be written \(File too large\); make room'):
+                run.record({'step': 2, 'text': 'x' * 10000})
+            with pytest.raises(OSError, match='cannot be written .*; make room or choose another place'):
+                log.write_bytes(tmp_path / 'big', b'x' * 10000)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / 'big').exists() and not list(tmp_path.glob('*.partial'))
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.cut_after(1)
+    assert records(tmp_path) == [{'step': 1}]
+
+
+def test_a_summary_says_that_the_run_is_finished(tmp_path):
+    with log.RunLog(tmp_path, CONFIG) as run:
+        assert log.read_summary(tmp_path) is None
+        run.write_summary({'accuracy': np.float32(0.5), 'loss': float('inf'), 'config': CONFIG})
+    assert log.read_summary(tmp_path)['accuracy'] == 0.5 and log.read_summary(tmp_path)['loss'] is None
+    (tmp_path / 'summary.json').write_text('{"accuracy": 0.')
+    assert log.read_summary(tmp_path) is None
+
+
+def test_archives_are_whole_or_absent(tmp_path):
+    log.write_npz(tmp_path / 'knowledge' / 'stage_1.npz', order=np.arange(5), num_keep=jnp.int32(3))
+    with np.load(tmp_path / 'knowledge' / 'stage_1.npz') as archive:
+        assert archive['order'].tolist() == [0, 1, 2, 3, 4] and archive['num_keep'] == 3
+    assert os.listdir(tmp_path / 'knowledge') == ['stage_1.npz']
+
+
+def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    with log.RunLog(tmp_path / 'run', CONFIG) as run:
+        run.cut_after(-1)
+        run.record({'step': 1})
+        run.say('hello')
+        run.start_progress(100)
+        run.progress(10, loss=1.0)
+        run.note('epoch 1')
+        run.write_summary({'accuracy': 1})
+        log.write_npz(tmp_path / 'run' / 'x.npz', x=np.ones(1))
+    assert not (tmp_path / 'run').exists() and capsys.readouterr().out == ''
+
+
+def test_plain_progress_is_seldom_and_says_what_is_left(tmp_path, monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(log.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: False, raising=False)
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.start_progress(10_000, done=2_000)
+        for _ in range(40):
+            now[0] += 0.5
+            run.progress(100, loss=1.25)
+            run.note('epoch')
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        '4,000 of 10,000 images, 200 images/s, 00:30 left, loss 1.250',
+        '6,000 of 10,000 images, 200 images/s, 00:20 left, loss 1.250',
+    ]
+
+
+def test_the_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.start_progress(1000, done=100)
+        run.progress(900, loss=0.5)
+        run.say('condensation 1/2')
+        log.say('another line')
+    out, err = capsys.readouterr()
+    assert out == 'condensation 1/2\nanother line\n'
+    assert '1.00k/1.00k' in err and 'images/s' in err and 'loss=0.500' in err
+    log.say('no bar')
+    assert capsys.readouterr().out == 'no bar\n'
