@@ -20,6 +20,14 @@ def check_ratio(ratio: float) -> None:
         raise ValueError(f'ratio is {ratio}; it is the share of the points kept at the end, above 0 and at most 1')
 
 
+def check_schedule(ratio: float, stages: int, schedule: str) -> None:
+    """ValueError unless `keep_counts` accepts these for some number of points."""
+    check_ratio(ratio)
+    check_choice('schedule', schedule, SCHEDULES)
+    if stages < 1:
+        raise ValueError(f'stages is {stages}; use at least 1')
+
+
 def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exponential') -> list[int]:
     """Points kept after condensations 1 ... stages.
 
@@ -33,10 +41,7 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
     Raises:
       ValueError: a value outside its range, or so few points that none would be kept.
     """
-    check_ratio(ratio)
-    check_choice('schedule', schedule, SCHEDULES)
-    if stages < 1:
-        raise ValueError(f'stages is {stages}; use at least 1')
+    check_schedule(ratio, stages, schedule)
     if schedule == 'exponential':
         counts = [round(num_points * ratio ** ((t + 1) / stages)) for t in range(stages - 1)]
         counts.append(round(ratio * num_points))

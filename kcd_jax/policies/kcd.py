@@ -30,7 +30,7 @@ PRESETS = {
     'reference': {'schedule': 'linear', 'first': 'stage', 'dropped': 'window'},
 }
 CHOICES = {
-    'ranking': ('value', 'random'),
+    'ranking': ('value', 'random', 'reversed'),
     'records': ('mean', 'last'),
     'augment': ('low', 'high', 'random', 'none'),
     'epsilon': ('ramp', 'constant'),
@@ -57,6 +57,8 @@ def _condense(
     order_key, slot_key = jax.random.split(key)
     if ranking == 'random':
         order = knowledge.random_order(order_key, table.value.shape[0], table.num_points)
+    elif ranking == 'reversed':
+        order = knowledge.rank(table.replace(value=-table.value), alpha)
     else:
         order = knowledge.rank(table, alpha)
     num_keep = jnp.asarray(num_keep, jnp.int32)
@@ -124,7 +126,7 @@ def make(
       alpha: exponent of the visits (Eq. 13); 0 is "w/o CAR" of Table 4.
       epsilon_max: largest share of a dropped point (Eq. 15), in [0, 1].
       schedule: 'exponential' | 'linear'. first: 'epoch' | 'stage' | 'none'. dropped: 'complement' | 'window'.
-      ranking: 'value' | 'random' ("w/ random" of Table 4). records: 'mean' (Eq. 12) | 'last' ("w/o OVR").
+      ranking: 'value' | 'random' ("w/ random" of Table 4) | 'reversed' (the least valuable first: what the sign is worth). records: 'mean' (Eq. 12) | 'last' ("w/o OVR").
       augment: 'low' | 'high' | 'random' | 'none', the part of the kept points that is mixed (Table 7).
       epsilon: 'ramp' | 'constant' ("KA" of Table 4).
       value: 'entropy' of the student (Eq. 7) | 'loss' | 'teacher_entropy'.
@@ -139,7 +141,7 @@ def make(
     for name, option in options.items():
         knowledge.check_choice(name, option, CHOICES[name])
     knowledge.check_choice('first', first, knowledge.FIRSTS)
-    knowledge.keep_counts(10**9, ratio, stages, schedule)
+    knowledge.check_schedule(ratio, stages, schedule)
     if not 0 <= epsilon_max <= 1:
         raise ValueError(f'epsilon_max is {epsilon_max}; it is a share of pixels, from 0 to 1')
     if alpha < 0:

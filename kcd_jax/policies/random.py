@@ -38,7 +38,7 @@ def make(
     """
     knowledge.check_choice('preset', preset, tuple(PRESETS))
     schedule, first = schedule or PRESETS[preset]['schedule'], first or PRESETS[preset]['first']
-    knowledge.keep_counts(10**9, ratio, stages, schedule)
+    knowledge.check_schedule(ratio, stages, schedule)
     knowledge.check_choice('first', first, knowledge.FIRSTS)
     knowledge.check_choice('drawn', drawn, DRAWN)
 

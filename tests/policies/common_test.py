@@ -63,10 +63,9 @@ def images():
     return np.random.default_rng(3).integers(0, 256, (POINTS, 2, 2, 3), np.uint8)
 
 
-def table_after(epoch, order):
+def table_after(epoch, rows):
     """Entropies after `epoch` epochs: the kept points were visited, some never."""
     rng = np.random.default_rng(epoch)
-    rows = len(order)
     value = rng.random(rows).astype(np.float32)
     count = rng.integers(0, epoch + 1, rows).astype(np.int32)
     value[count == 0] = 0
@@ -84,7 +83,7 @@ def run(policy, mesh=None):
     result = [(0, plan, state)]
     for epoch in range(EPOCHS):
         if policy.when(epoch, EPOCHS):
-            table = table_after(epoch, plan.order)
+            table = table_after(epoch, rows)
             if mesh is not None:
                 table = jax.device_put(table, NamedSharding(mesh, PartitionSpec('data')))
             plan, state = policy.replan(jax.random.fold_in(key, epoch), table, plan, state, epoch, EPOCHS)
@@ -149,7 +148,7 @@ def test_stages_share_their_compilations(case, caplog):
     for epoch in range(1, EPOCHS):
         if policy.when(epoch, EPOCHS):
             seen += 1
-            table, key = table_after(epoch, plan.order), jax.random.fold_in(jax.random.key(7), epoch)
+            table, key = table_after(epoch, table_rows(POINTS)), jax.random.fold_in(jax.random.key(7), epoch)
             with caplog.at_level(logging.WARNING), jax.log_compiles(True):
                 caplog.clear()
                 plan, state = policy.replan(key, table, plan, state, epoch, EPOCHS)
