@@ -29,17 +29,19 @@ def embed(params: PyTree, pooled: Array) -> Array:
     return _parts.normalise(_parts.linear(params, pooled.astype(jnp.float32)))
 
 
-def make(*, num_negatives: int = 16384, temperature: float = 0.07, momentum: float = 0.5, size: int = 128) -> Method:
+def make(
+    *, num_negatives: int = 16384, score_temperature: float = 0.07, bank_momentum: float = 0.5, size: int = 128
+) -> Method:
     """Builds the method.
 
     Args:
       num_negatives: K, drawn per point and step.
-      temperature: of the scores.
-      momentum: how much of a bank's row stays.
+      score_temperature: tau, of the scores; not that of the KD term.
+      bank_momentum: how much of a bank's row stays.
       size: width of the embedding.
     """
 
-    side = functools.partial(_contrast.noise_contrast, temperature=temperature)
+    side = functools.partial(_contrast.noise_contrast, temperature=score_temperature)
 
     def init(key, setup):
         student_key, teacher_key, bank_key = jax.random.split(key, 3)
@@ -59,7 +61,7 @@ def make(*, num_negatives: int = 16384, temperature: float = 0.07, momentum: flo
             batch.index,
             batch.weight,
             negatives,
-            momentum,
+            bank_momentum,
             side,
         )
         return LossOut(extra=extra, state=state)

@@ -106,7 +106,7 @@ def make(
     *,
     transformed: float = 2.7,
     similarity: float = 10.0,
-    temperature: float = 4.0,
+    transformed_temperature: float = 4.0,
     similarity_temperature: float = 0.5,
     keep: float = 0.75,
     head_fraction: float = 0.25,
@@ -116,7 +116,7 @@ def make(
 
     Args:
       transformed, similarity: factors of the two terms.
-      temperature, similarity_temperature: of the two terms.
+      transformed_temperature, similarity_temperature: of the two terms.
       keep: fraction of the wrongly ranked rows of S that are kept, in [0, 1].
       head_fraction: epochs of the teacher's head, over the epochs of the student.
       head_lr: its first learning rate.
@@ -153,7 +153,7 @@ def make(
         del clock, key
         student_scores = similarities(head(params['student_head'], student.embed))
         teacher_scores = jax.lax.stop_gradient(similarities(head(params['teacher_head'], teacher.embed)))
-        extra = transformed * transformed_loss(student.logits, teacher.logits, temperature)
+        extra = transformed * transformed_loss(student.logits, teacher.logits, transformed_temperature)
         extra = extra + similarity * similarity_loss(student_scores, teacher_scores, keep, similarity_temperature)
         return LossOut(extra=extra, state=state)
 

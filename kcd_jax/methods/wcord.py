@@ -2,7 +2,7 @@
 
 No public implementation is known; this follows the paper's outline with choices of ours, and is to be reported as
 such. Both networks' pooled vectors are embedded by a linear layer held 1-Lipschitz by spectral normalisation (one
-power iteration a step), to unit length. The critic is g(u, v) = <u, v> / temperature.
+power iteration a step), to unit length. The critic is g(u, v) = <u, v> / score_temperature.
 
   global term: 'nce' (default), CRD's objective with these embeddings, or 'dual', the Wasserstein dual itself,
     -g(positive) + mean over negatives of g, on both sides. Negatives come from CRD's banks.
@@ -94,8 +94,8 @@ def make(
     global_weight: float = 0.8,
     local_weight: float = 0.05,
     num_negatives: int = 16384,
-    temperature: float = 0.07,
-    momentum: float = 0.5,
+    score_temperature: float = 0.07,
+    bank_momentum: float = 0.5,
     size: int = 128,
     regulariser: float = 0.05,
     iterations: int = 50,
@@ -105,7 +105,7 @@ def make(
 
     Args:
       objective: the global term, 'nce' or 'dual'. global_weight, local_weight: the two lambdas.
-      num_negatives, temperature, momentum, size: as for `crd`.
+      num_negatives, score_temperature, bank_momentum, size: as for `crd`.
       regulariser, iterations: of Sinkhorn. group: points among which mass is moved.
 
     Raises:
@@ -114,7 +114,7 @@ def make(
     if objective not in GLOBAL_TERMS:
         raise ValueError(f'wcord: objective={objective!r} is not known; use one of {", ".join(GLOBAL_TERMS)}')
 
-    side = functools.partial(GLOBAL_TERMS[objective], temperature=temperature)
+    side = functools.partial(GLOBAL_TERMS[objective], temperature=score_temperature)
 
     def init(key, setup):
         keys = jax.random.split(key, 5)
@@ -130,7 +130,7 @@ def make(
         t, vector_teacher = spectral_linear(params['embed_teacher'], state['vector_teacher'], teacher.embed)
         bank = state['bank']
         negatives = _contrast.draw_negatives(key, bank, batch.label, num_negatives)
-        extra, bank = _contrast.contrast(s, t, bank, batch.index, batch.weight, negatives, momentum, side)
+        extra, bank = _contrast.contrast(s, t, bank, batch.index, batch.weight, negatives, bank_momentum, side)
         local = transport_cost(s, t, regulariser, iterations, group)
         state = {'bank': bank, 'vector_student': vector_student, 'vector_teacher': vector_teacher}
         return LossOut(extra=global_weight * extra + local_weight * local, state=state)
