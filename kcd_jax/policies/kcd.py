@@ -1,7 +1,7 @@
 """KCD: keep the points that still teach, and put some of the dropped ones into the weakest kept (ECCV 2022).
 
-Between two stages the points are ranked by F^alpha * V (Eq. 13), the first part is kept (Eq. 8) and its low end is mixed
-with what is dropped (Eq. 14, 15). The paper and the public code differ; each is a preset:
+Between two stages the points are ranked by F^alpha * V (Eq. 13), the first part is kept (Eq. 8) and its low end is
+mixed with what is dropped (Eq. 14, 15). The paper and the public code differ; each is a preset:
 
 |                  | paper                                | reference (the public code)                            |
 |------------------|--------------------------------------|--------------------------------------------------------|
@@ -135,9 +135,18 @@ def make(
       ValueError: a value outside its range.
     """
     knowledge.check_choice('preset', preset, tuple(PRESETS))
-    chosen = PRESETS[preset] | {k: v for k, v in {'schedule': schedule, 'first': first, 'dropped': dropped}.items() if v}
+    chosen = PRESETS[preset] | {
+        k: v for k, v in {'schedule': schedule, 'first': first, 'dropped': dropped}.items() if v
+    }
     schedule, first, dropped = chosen['schedule'], chosen['first'], chosen['dropped']
-    options = {'dropped': dropped, 'ranking': ranking, 'records': records, 'augment': augment, 'epsilon': epsilon, 'value': value}
+    options = {
+        'dropped': dropped,
+        'ranking': ranking,
+        'records': records,
+        'augment': augment,
+        'epsilon': epsilon,
+        'value': value,
+    }
     for name, option in options.items():
         knowledge.check_choice(name, option, CHOICES[name])
     knowledge.check_choice('first', first, knowledge.FIRSTS)
@@ -166,7 +175,9 @@ def make(
         pool[:num_points] = images
         return {'pool': jnp.array(pool)}
 
-    def replan(key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
+    def replan(
+        key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int
+    ) -> tuple[Plan, PyTree]:
         stage = knowledge.replan_index(epoch, epochs, stages, first)
         num_keep = knowledge.keep_counts(table.num_points, ratio, stages, schedule)[stage]
         order, slot, num_slots = _condense(

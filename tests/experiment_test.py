@@ -1,0 +1,79 @@
+"""Compared runs and trials: one teacher, one table, finished runs reused."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from kcd_jax import experiment, train
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def config(tiny_networks):
+    config = experiment.load_config(
+        f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,compare=(student,kd,kcd),trials=2'
+    )
+    config.checkpoint.seconds = 1e9
+    return config
+
+
+def test_an_experiment_runs_every_name_in_every_trial_and_ends_with_a_table(config, tmp_path, capsys, monkeypatch):
+    results = experiment.run(config, tmp_path / 'all')
+    assert [(result.name, result.summary['seed']) for result in results] == [
+        (name, seed) for seed in (0, 1) for name in ('student', 'kd', 'kcd')
+    ]
+    teachers = {result.summary['teacher']['accuracy'] for result in results if result.summary['teacher']}
+    assert len(teachers) == 1
+    said = capsys.readouterr().out
+    for word in ('Teacher', 'Student alone', 'KC-KD', '+-', 'vs KD', 'condensation 3/3 after epoch 5: kept 210 of 300'):
+        assert word in said, word
+    assert (tmp_path / 'all' / 'report.html').stat().st_size > 10_000
+
+    # The same command again trains nothing, and says the same.
+    monkeypatch.setattr(train.Loop, '__init__', lambda *args, **kwargs: pytest.fail('a finished run was run again'))
+    again = experiment.run(config, tmp_path / 'all')
+    assert [result.summary['accuracy'] for result in again] == [result.summary['accuracy'] for result in results]
+
+
+def test_policies_share_initialisation_and_data_order(config, tmp_path):
+    """The first epoch is on all points for both: KD and KC-KD of a seed are the same run until the first condensation."""
+    results = experiment.run(config, tmp_path / 'all')
+    first = {}
+    for result in results:
+        lines = (result.workdir / 'metrics.jsonl').read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        epoch = next(record for record in records if record['kind'] == 'train')
+        first[result.name, result.summary['seed']] = (epoch['loss'], epoch['entropy'])
+    for seed in (0, 1):
+        assert first['kd', seed] == first['kcd', seed] != first['student', seed]
+    assert first['kd', 0] != first['kd', 1]
+
+
+def test_a_mistake_in_the_last_compared_run_is_found_before_the_first_trains(config, tmp_path):
+    config.policy.stages = 4
+    with pytest.raises(ValueError, match='4 stages do not divide 6 epochs'):
+        experiment.run(config, tmp_path / 'all')
+    assert not (tmp_path / 'all').exists()
+
+
+@pytest.mark.parametrize('preset', ['paper', 'reference'])
+def test_random_has_the_size_of_kcd_at_every_stage(config, preset):
+    from kcd_jax import policies
+
+    config.policy.preset = preset
+    kcd, random = (experiment.variant(config, name).policy for name in ('kcd', 'random'))
+    sizes = []
+    for section in (kcd, random):
+        keywords = {key: value for key, value in section.items() if key != 'name'}
+        sizes.append(policies.get(section.name).make(**keywords).keep_counts(50_000, 240))
+    assert sizes[0] == sizes[1]
+
+
+def test_no_trials_are_refused(config, tmp_path):
+    config.trials = 0
+    with pytest.raises(ValueError, match='trials is 0'):
+        experiment.run(config, tmp_path)
