@@ -1,10 +1,10 @@
 """Condensation for a training loop of your own, in three lines.
 
-    condenser = Condenser(num_points=50_000)
-    state = condenser.init()
-    for each step:        state = condenser.record(state, index, logits)
-                          image = condenser.mix(plan, images, index)
-    between two stages:   plan, state = condenser.summarize(state, stage)
+condenser = Condenser(num_points=50_000)
+state = condenser.init()
+for each step:        state = condenser.record(state, index, logits)
+                      image = condenser.mix(plan, images, index)
+between two stages:   plan, state = condenser.summarize(state, stage)
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Condenser:
         if images is None or images.dtype != np.uint8 or images.shape[0] != self.num_points:
             found = 'none' if images is None else f'{images.dtype}{list(images.shape)}'
             raise ValueError(
-                f"preset 'reference' mixes in a pool of images; give init uint8 images of all {self.num_points} points, "
-                f'not {found}'
+                f"preset 'reference' mixes in a pool of images; give init uint8 images of all {self.num_points} "
+                f'points, not {found}'
             )
         return CondenserState(table, plan, jnp.array(images, copy=True))
 

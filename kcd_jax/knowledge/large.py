@@ -48,8 +48,8 @@ def summarize(order: np.ndarray, num_keep: int, num_dropped: int, epsilon_max: f
     """`kcd_jax.knowledge.summarize` in NumPy, bit for bit; the first `num_dropped` behind the kept ones are partners.
 
     Args:
-      order: i32[N]. num_keep: points kept. num_dropped: dropped points that may be mixed in; for all of them, the number
-        of points less `num_keep`. epsilon_max: largest share.
+      order: i32[N]. num_keep: points kept. num_dropped: dropped points that may be mixed in; for all of them, the
+        number of points less `num_keep`. epsilon_max: largest share.
 
     Returns:
       A plan of NumPy arrays.

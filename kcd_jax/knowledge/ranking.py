@@ -31,7 +31,7 @@ def frequency_weights(alpha: float) -> np.ndarray:
 
 
 def place_like(tree: PyTree, plan: Plan) -> PyTree:
-    """The arrays placed as the plan's are, on every device: only then is a sum over a table the same on any topology."""
+    """The arrays placed as the plan is, on every device: only then is a sum over a table the same on any topology."""
     return _identity(plan.order.sharding)(tree)
 
 
@@ -77,8 +77,8 @@ def rank(table: ValueTable, alpha: float) -> Array:
 def order_by(key: Array) -> Array:
     """i32[N]: the indices that sort the u32[N] keys, ascending, ties by index.
 
-    Key and index are packed into one number of 64 bits: XLA sorts one array about four times faster than two on the CPU,
-    and ties need no stable sort.
+    Key and index are packed into one number of 64 bits: on the CPU, XLA sorts one array about four times faster than
+    two, and ties need no stable sort.
     """
     with jax.enable_x64(True):
         index = jnp.arange(key.shape[0], dtype=jnp.uint64)
@@ -118,7 +118,7 @@ def likelihood(order: Array, num_points: int | None = None) -> Array:
 def value_label(order: Array, num_keep: int | Array) -> Array:
     """y = 1 iff R < num_keep, by point (KCD Eq. 8).
 
-    The paper's "y = 1 iff p >= tau" would keep (1 - tau) N points; its cost (Eq. 16) and text need tau N, which this is.
+    The paper's "y = 1 iff p >= tau" would keep (1 - tau) N points; its cost (Eq. 16) and text need tau N: this.
 
     Returns:
       i32[N] by point, 0 or 1.

@@ -71,9 +71,9 @@ def stage_length(epochs: int, stages: int) -> int:
 def replan_index(epoch: int, epochs: int, stages: int, first: str) -> int | None:
     """Which condensation, from 0, follows `epoch` finished epochs; None when there is none.
 
-    first = 'epoch': after epoch 1, 1 + T, 1 + 2T, ... (the paper's Algorithm 1, whose E-step runs at i % T = 0); 'stage':
-    after T, 2T, ... (the authors' code); 'none': before the first epoch, then after T, 2T, ... (what Eq. 16 counts).
-    Never after the last epoch.
+    first = 'epoch': after epoch 1, 1 + T, 1 + 2T, ... (the paper's Algorithm 1, whose E-step runs at i % T = 0);
+    'stage': after T, 2T, ... (the authors' code); 'none': before the first epoch, then after T, 2T, ... (what Eq. 16
+    counts). Never after the last epoch.
     """
     check_choice('first', first, FIRSTS)
     length = stage_length(epochs, stages)
@@ -114,9 +114,7 @@ def processed(sizes: Sequence[int], batch: int) -> tuple[int, int]:
     return steps * batch, steps
 
 
-def relative_cost(
-    keep_counts: Sequence[int], epochs_per_stage: int, num_points: int, first: str = 'epoch'
-) -> float:
+def relative_cost(keep_counts: Sequence[int], epochs_per_stage: int, num_points: int, first: str = 'epoch') -> float:
     """C: samples of the run over those of every epoch on all points (KCD Eq. 16).
 
     The paper's sum has one term too many and counts a reduction before the first epoch (first = 'none': 0.8163 at ratio

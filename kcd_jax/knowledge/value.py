@@ -50,7 +50,7 @@ def record(table: ValueTable, index: Array, value: Array) -> ValueTable:
 
 
 def record_last(table: ValueTable, index: Array, value: Array) -> ValueTable:
-    """Keeps the newest value instead of the mean (the ablation "w/o OVR" of KCD Table 4); visits are counted all the same.
+    """Keeps the newest value instead of the mean (the ablation "w/o OVR" of KCD Table 4); visits count all the same.
 
     Args and Returns as `record`. Where a point occurs more than once in a call, the largest of its values is kept, so
     that the result does not depend on the order in which a device writes.

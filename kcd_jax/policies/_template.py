@@ -1,7 +1,7 @@
 """How to add a policy: copy this file to `policies/NAME.py`; `--config.policy.name=NAME` then finds it.
 
-The keywords of `make` are its hyper-parameters: they appear in the config and on the command line by themselves, and the
-common tests run on the defaults. This one keeps a random half of the points, drawn anew after every epoch.
+The keywords of `make` are its hyper-parameters: they appear in the config and on the command line by themselves, and
+the common tests run on the defaults. This one keeps a random half of the points, drawn anew after every epoch.
 """
 
 from __future__ import annotations

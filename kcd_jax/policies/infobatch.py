@@ -1,8 +1,9 @@
 """InfoBatch: skip at random some of the points that are learned well, and weigh up the others (Qin et al., ICLR 2024).
 
-A point's score is its last training loss, 3.0 before the first. At the start of every epoch the points with a score below
-the mean are well learned: a fraction of them, drawn at random, is skipped, the rest of them weigh 1 / (1 - fraction), so
-that the expected gradient stays what it was. The last part of training is on everything, weight 1.
+A point's score is its last training loss, 3.0 before the first. At the start of every epoch the points with a score
+below the mean are well learned: a fraction of them, drawn at random, is skipped, the rest of them weigh
+1 / (1 - fraction), so that the expected gradient stays what it was. The last part of training is on everything,
+weight 1.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def make(*, fraction: float = 0.5, until: float = 0.875) -> Policy:
     def when(epoch: int, epochs: int) -> bool:
         return 1 <= epoch <= math.ceil(until * epochs) and epoch < epochs
 
-    def replan(key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
+    def replan(
+        key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int
+    ) -> tuple[Plan, PyTree]:
         if epoch >= until * epochs:
             return knowledge.place_like(_full(table.num_points, plan.order.shape[0]), plan), state
         # The mean is a float sum: on the whole table, so that it is the same on any number of devices.

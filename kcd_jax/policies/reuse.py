@@ -35,13 +35,17 @@ def read(run: str) -> dict[str, np.ndarray]:
 
 
 def export(run: str, target: str) -> None:
-    """Writes the final set of a run for use elsewhere: TARGET.npz (the kept points by rank, with partner and share) and
-    TARGET.txt (one index a line)."""
+    """Writes the final set of a run for use elsewhere.
+
+    TARGET.npz holds the kept points by rank (index, partner, epsilon), TARGET.txt one index a line.
+    """
     stored = read(run)
     kept = stored['order'][: int(stored['num_keep'])]
     path = pathlib.Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path.with_name(f'{path.name}.npz'), index=kept, partner=stored['partner'][kept], epsilon=stored['epsilon'][kept])
+    np.savez(
+        path.with_name(f'{path.name}.npz'), index=kept, partner=stored['partner'][kept], epsilon=stored['epsilon'][kept]
+    )
     path.with_name(f'{path.name}.txt').write_text(''.join(f'{index}\n' for index in kept))
 
 
@@ -50,7 +54,7 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
 
     Args:
       run: folder of the run whose final set is used.
-      mode: 'ds': the kept points with their own images; 'vaks': with the dropped ones mixed in as at the end of that run.
+      mode: 'ds': the kept points with their own images; 'vaks': with the dropped ones mixed in as at that run's end.
 
     Raises:
       ValueError: no such set, one of another data set, or one that holds no mixing where it is asked for.
@@ -77,6 +81,4 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
             )
         return knowledge.place_like(new, plan), state
 
-    return Policy(
-        when=lambda epoch, epochs: epoch == 0, replan=replan, keep_counts=keep_counts, mixes=mode == 'vaks'
-    )
+    return Policy(when=lambda epoch, epochs: epoch == 0, replan=replan, keep_counts=keep_counts, mixes=mode == 'vaks')

@@ -1,9 +1,9 @@
 """UNIX: the uncertain part of every batch, mixed the more the less uncertain (Xu, Liu, Loy 2020, arXiv 2012.09413).
 
-A scoring forward of the whole batch (student, train mode) gives uncertainties; the k most uncertain points are mixed with
-partners from the whole batch by c * lambda, lambda ~ Beta(a, a) once a batch and c = sigmoid(w (r - b + 1/2) / B) rising
-with the rank r; teacher and student train on these k rows. The paper's ranking is r + 1/2 in the code, which makes c
-symmetric about b; the code's values w = 10, b = B / 2 and k = 3/4 B are the defaults.
+A scoring forward of the whole batch (student, train mode) gives uncertainties; the k most uncertain points are mixed
+with partners from the whole batch by c * lambda, lambda ~ Beta(a, a) once a batch and c = sigmoid(w (r - b + 1/2) / B)
+rising with the rank r; teacher and student train on these k rows. The paper's ranking is r + 1/2 in the code, which
+makes c symmetric about b; the code's values w = 10, b = B / 2 and k = 3/4 B are the defaults.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def make(
 
     Args:
       score: 'entropy' | 'confidence' | 'margin' | 'random' (no scoring pass).
-      mix: 'adaptive', c from the rank; 'constant', c = 1 (with score 'random': "Mixup w/o uncertainty", else "Non-adaptive
-        mixup"); 'none' (with score 'random': Random+KD).
+      mix: 'adaptive', c from the rank; 'constant', c = 1 (with score 'random': "Mixup w/o uncertainty", else
+        "Non-adaptive mixup"); 'none' (with score 'random': Random+KD).
       k: rows of the batch that are trained on; 0: three quarters of it.
       w: steepness of c. b: rank at which c = 1/2; 0: half of the batch.
       beta: a of lambda ~ Beta(a, a): 1 on CIFAR, 0.2 on Tiny-ImageNet and ImageNet.

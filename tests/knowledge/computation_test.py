@@ -76,7 +76,9 @@ def test_golden_table(golden, k):
     assert found == pytest.approx(golden[f'unix/computation_k{k}_n64'].tolist(), abs=1e-12)
 
 
-@pytest.mark.parametrize(('ratio', 'k'), [(3.25, 40.0), (3.93, 41.4), (3.06, 39.6), (2.97, 39.3), (38.17, 50.6), (13.56, 48.1)])
+@pytest.mark.parametrize(
+    ('ratio', 'k'), [(3.25, 40.0), (3.93, 41.4), (3.06, 39.6), (2.97, 39.3), (38.17, 50.6), (13.56, 48.1)]
+)
 def test_k_for_a_cost(ratio, k):
     """KCD Table 2 runs UNIX at 81.6 % of KD."""
     found = knowledge.rows_for(0.816, 64, ratio)

@@ -22,7 +22,9 @@ def test_the_public_procedure_to_the_bit(golden):
     record = jax.jit(knowledge.record)
     before = 600
     for stage in range(6):
-        stored = {name: golden[f'stage{stage}/{name}'] for name in ('count', 'mean_entropy', 'remain', 'lost', 'mix_remain')}
+        stored = {
+            name: golden[f'stage{stage}/{name}'] for name in ('count', 'mean_entropy', 'remain', 'lost', 'mix_remain')
+        }
         for column in golden[f'stage{stage}/entropy_record']:
             seen = column > 0
             index = jnp.where(jnp.asarray(seen), everyone, 600)

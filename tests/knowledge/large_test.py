@@ -24,7 +24,9 @@ counts = hnp.arrays(np.int32, ROWS, elements=st.sampled_from([0, 1, 2, 40, MAX_V
 
 def device(value, count, num_points, num_keep):
     table = knowledge.ValueTable(jnp.asarray(value), jnp.asarray(count), num_points)
-    return jax.jit(lambda table, n: knowledge.summarize(knowledge.rank(table, 0.03), n, 0.3, num_points))(table, num_keep)
+    return jax.jit(lambda table, n: knowledge.summarize(knowledge.rank(table, 0.03), n, 0.3, num_points))(
+        table, num_keep
+    )
 
 
 def host(value, count, num_points, num_keep):

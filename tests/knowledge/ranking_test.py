@@ -37,7 +37,12 @@ def slow_rank(value, count, num_points, alpha):
     return sorted(range(len(value)), key=key)
 
 
-values = hnp.arrays(np.float32, ROWS, elements=st.floats(width=32, min_value=-8, max_value=8, allow_subnormal=False) | st.sampled_from([np.nan, np.inf, 0.0, -0.0, 1.0]))
+values = hnp.arrays(
+    np.float32,
+    ROWS,
+    elements=st.floats(width=32, min_value=-8, max_value=8, allow_subnormal=False)
+    | st.sampled_from([np.nan, np.inf, 0.0, -0.0, 1.0]),
+)
 counts = hnp.arrays(np.int32, ROWS, elements=st.sampled_from([0, 1, 2, 40, MAX_VISITS, 2**31 - 1]))
 
 

@@ -28,7 +28,9 @@ def slow_entropy(logits: np.ndarray) -> list[float]:
 def test_entropy_is_its_definition():
     logits = np.random.default_rng(0).normal(size=(32, 10)).astype(np.float32) * 5
     # Float32 sums of ten terms.
-    np.testing.assert_allclose(knowledge.prediction_entropy(jnp.asarray(logits)), slow_entropy(logits), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        knowledge.prediction_entropy(jnp.asarray(logits)), slow_entropy(logits), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize('low', [-1e2, -1e4, -3e38])
@@ -47,9 +49,7 @@ def test_entropy_bounds_and_half_precision():
     assert float(knowledge.prediction_entropy(jnp.asarray([[300.0, 0.0]]))[0]) == 0.0
 
 
-visits = st.lists(
-    st.tuples(st.integers(0, ROWS), st.floats(0, 7, width=32)), min_size=1, max_size=40
-)
+visits = st.lists(st.tuples(st.integers(0, ROWS), st.floats(0, 7, width=32)), min_size=1, max_size=40)
 
 
 @given(visits, st.integers(1, 40), st.randoms())

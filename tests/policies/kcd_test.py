@@ -23,7 +23,9 @@ def replan(policy, epoch, plan=None, epochs=12, value=None, state=None):
     table = ValueTable(jnp.asarray(padded), jnp.asarray(np.arange(ROWS) < POINTS, jnp.int32), POINTS)
     plan = full_plan(POINTS) if plan is None else plan
     state = policy.init(POINTS, ROWS, IMAGES) if state is None else state
-    return policy.replan(jax.random.key(0), table, plan, state, epoch, epochs), np.argsort(-padded[:POINTS], kind='stable')
+    return policy.replan(jax.random.key(0), table, plan, state, epoch, epochs), np.argsort(
+        -padded[:POINTS], kind='stable'
+    )
 
 
 def parts(plan):
@@ -154,3 +156,8 @@ def test_stages_that_do_not_divide_and_streamed_data_are_refused():
         kcd.make().keep_counts(POINTS, 10)
     with pytest.raises(ValueError, match="use preset='paper'"):
         kcd.make(preset='reference').init(POINTS, ROWS, None)
+
+
+def test_the_reversed_ranking_keeps_the_least_valuable():
+    (plan, _), order = replan(kcd.make(ranking='reversed'), 11)
+    assert parts(plan)[0] == order[::-1][:70].tolist()

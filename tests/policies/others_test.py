@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ def test_random_is_a_new_choice_of_the_same_size():
         assert policy.keep_counts(POINTS, 6) == kcd.make(stages=3).keep_counts(POINTS, 6)
         plans = [policy.replan(jax.random.key(e), make_table(0), full_plan(POINTS), {}, e, 6)[0] for e in times]
         assert [len(kept(p)) for p in plans] == [policy.keep_counts(POINTS, 6)[e] for e in times]
-        assert all(set(kept(a)) != set(kept(b)) for a, b in zip(plans, plans[1:], strict=False))
+        assert all(set(kept(a)) != set(kept(b)) for a, b in itertools.pairwise(plans))
     with pytest.raises(ValueError, match="drawn is 'run'; known: stage, epoch"):
         random.make(drawn='run')
 
@@ -63,7 +65,14 @@ def test_infobatch_starts_and_ends_with_all():
     plan, _ = policy.replan(jax.random.key(0), make_table(0, 0), full_plan(POINTS), {}, 1, 8)
     assert len(kept(plan)) == POINTS and (plan.weight == 1).all()
     # Unseen points score 3.
-    plan, _ = policy.replan(jax.random.key(0), make_table(np.r_[np.full(100, 9.0), np.zeros(100)], [1] * 100 + [0] * 100), full_plan(POINTS), {}, 1, 8)
+    plan, _ = policy.replan(
+        jax.random.key(0),
+        make_table(np.r_[np.full(100, 9.0), np.zeros(100)], [1] * 100 + [0] * 100),
+        full_plan(POINTS),
+        {},
+        1,
+        8,
+    )
     assert len(kept(plan)) == 150
     pruned = plan
     plan, _ = policy.replan(jax.random.key(0), make_table(np.arange(POINTS)), pruned, {}, 7, 8)
@@ -74,7 +83,9 @@ def test_infobatch_starts_and_ends_with_all():
     assert policy.keep_counts(100, 8) == [100, *[68] * 6, 100]
 
 
-@pytest.mark.parametrize(('keywords', 'message'), [({'fraction': 1.0}, 'fraction is 1.0'), ({'until': 1.5}, 'until is 1.5')])
+@pytest.mark.parametrize(
+    ('keywords', 'message'), [({'fraction': 1.0}, 'fraction is 1.0'), ({'until': 1.5}, 'until is 1.5')]
+)
 def test_infobatch_refuses(keywords, message):
     with pytest.raises(ValueError, match=message):
         infobatch.make(**keywords)
@@ -94,8 +105,13 @@ def run_folder(tmp_path):
     folder.mkdir(parents=True)
     policy = kcd.make()
     for number, epoch in ((9, 1), (10, 11)):
-        plan, _ = policy.replan(jax.random.key(0), make_table(np.random.default_rng(epoch).random(POINTS)), full_plan(POINTS), {}, epoch, 12)
-        np.savez(folder / f'stage_{number}.npz', **{k: np.asarray(getattr(plan, k)) for k in ('order', 'num_keep', 'partner', 'epsilon')})
+        plan, _ = policy.replan(
+            jax.random.key(0), make_table(np.random.default_rng(epoch).random(POINTS)), full_plan(POINTS), {}, epoch, 12
+        )
+        np.savez(
+            folder / f'stage_{number}.npz',
+            **{k: np.asarray(getattr(plan, k)) for k in ('order', 'num_keep', 'partner', 'epsilon')},
+        )
     return tmp_path / 'run', plan
 
 

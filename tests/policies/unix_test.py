@@ -62,7 +62,9 @@ def test_a_short_batch_keeps_the_configured_scale(golden):
     np.testing.assert_allclose(c, stored['c'], rtol=1e-5)
     order = unix.uncertainty_order(unix.entropy(None, jnp.asarray(golden['student_logits'][:16])))
     np.testing.assert_array_equal(order, stored['order'])
-    mixed = unix.select_and_mix(golden_batch(golden, 16), order, jnp.asarray(stored['shuffle_index']), c * golden['lambda'])
+    mixed = unix.select_and_mix(
+        golden_batch(golden, 16), order, jnp.asarray(stored['shuffle_index']), c * golden['lambda']
+    )
     np.testing.assert_allclose(mixed.image.transpose(0, 3, 1, 2), stored['mixed_x'], rtol=1e-5, atol=1e-6)
 
 
