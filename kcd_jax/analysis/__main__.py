@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kcd_jax.analysis import tables
+from kcd_jax.analysis import comparison, tables
+from kcd_jax.analysis.papers import TABLES
 
 
 def _collect(paths: Sequence[str]) -> list[dict]:
@@ -21,11 +22,14 @@ def _collect(paths: Sequence[str]) -> list[dict]:
 
 
 def _table(arguments: argparse.Namespace) -> str:
-    found = tables.experiment_tables(_collect(arguments.paths), arguments.reference)
-    write = {'text': tables.Table.to_text, 'markdown': tables.Table.to_markdown, 'csv': tables.Table.to_csv}[
-        arguments.format
-    ]
-    return '\n\n'.join(write(table).rstrip('\n') for table in found) + '\n'
+    write = {'text': tables.Table.to_text, 'markdown': tables.Table.to_markdown, 'csv': tables.Table.to_csv}
+    summaries = _collect(arguments.paths)
+    if not arguments.paper:
+        found = tables.experiment_tables(summaries, arguments.reference) + comparison.paper_tables(summaries)
+    else:
+        wanted = list(TABLES) if 'all' in arguments.paper else arguments.paper
+        found = [comparison.paper_table(name, summaries) for name in wanted]
+    return '\n\n'.join(write[arguments.format](table).rstrip('\n') for table in found) + '\n'
 
 
 def _report(arguments: argparse.Namespace) -> str:
@@ -60,6 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument('paths', nargs='+', help='folders of runs, folders of results, or JSON files')
     table.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
     table.add_argument('--reference', default='kd', help='the run that the others are compared with (default: kd)')
+    table.add_argument(
+        '--paper',
+        action='append',
+        metavar='NAME',
+        help="a paper's table (kcd_table1, ...; all) with our results in it; may be repeated. Without it: the "
+        "experiments, and the papers' tables into which some of the runs belong",
+    )
     table.add_argument('--output', help='write to this file instead of the terminal')
     table.set_defaults(run=_table)
     report = commands.add_parser('report', help='report.html in each folder: a run, or an experiment of several')

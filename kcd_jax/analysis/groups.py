@@ -35,8 +35,31 @@ def teacher_network(summary: Summary) -> str | None:
     return teacher.get('network') if isinstance(teacher, Mapping) else None
 
 
+def total_macs(summary: Summary) -> float | None:
+    """Multiply-accumulates of all passes of a run; None where they were not counted."""
+    macs = (summary.get('cost') or {}).get('macs')
+    return float(sum(macs.values())) if isinstance(macs, Mapping) and macs else None
+
+
+def full_epochs(summary: Summary) -> float | None:
+    """Epochs that were asked for; a run may have more (a method's first phase) or fewer (a short run)."""
+    asked = number(summary, 'config', 'epochs')
+    return number(summary, 'epochs') if asked is None else asked
+
+
 def _setting(summary: Summary) -> tuple[Any, ...]:
-    return tuple(summary.get(key) for key in ('dataset', 'student', 'num_points', 'epochs', 'batch', 'evaluated_on'))
+    keys = ('dataset', 'student', 'num_points', 'batch', 'evaluated_on')
+    return (*(summary.get(key) for key in keys), full_epochs(summary))
+
+
+def refuse_twice(what: str, runs: Sequence[Summary]) -> None:
+    """Raises ValueError when a seed occurs twice among the runs of a row."""
+    seeds: dict[Any, Summary] = {}
+    for run in runs:
+        if run['seed'] in seeds:
+            files = f'{seeds[run["seed"]].get(FILE, "one")} and {run.get(FILE, "another")}'
+            raise ValueError(f'{what} has seed {run["seed"]} twice ({files}); give one of them')
+        seeds[run['seed']] = run
 
 
 def experiments(summaries: Sequence[Summary]) -> list[list[Summary]]:
@@ -115,12 +138,7 @@ def group_runs(summaries: Sequence[Summary]) -> list[Group]:
             )
             found.setdefault(key, []).append(summary)
     for (name, *_), runs in found.items():
-        seeds: dict[Any, Summary] = {}
-        for run in runs:
-            if run['seed'] in seeds:
-                files = f'{seeds[run["seed"]].get(FILE, "one")} and {run.get(FILE, "another")}'
-                raise ValueError(f'run {name!r} has seed {run["seed"]} twice ({files}); give one of them')
-            seeds[run['seed']] = run
+        refuse_twice(f'run {name!r}', runs)
     keys = list(found)
     plain = [names.display_name(method, policy) for _, method, policy, _ in keys]
     labels = names.distinguish(plain, [names.variant(found[key][0]) for key in keys])
@@ -155,5 +173,5 @@ def describe_experiment(summaries: Sequence[Summary]) -> str:
     first = students[0]
     teachers = sorted({teacher_network(summary) or '' for summary in students} - {''})
     pair = f'{teachers[0]} -> {first.get("student")}' if teachers else str(first.get('student'))
-    epochs = first.get('epochs')
-    return f'{first.get("dataset")}: {pair}' + (f', {epochs} epochs' if epochs is not None else '')
+    epochs = full_epochs(first)
+    return f'{first.get("dataset")}: {pair}' + (f', {epochs:.0f} epochs' if epochs is not None else '')

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kcd_jax.analysis import names
@@ -20,6 +20,7 @@ from kcd_jax.analysis.groups import (
     in_order,
     is_teacher,
     teacher_network,
+    total_macs,
 )
 from kcd_jax.analysis.records import collect, number
 from kcd_jax.analysis.statistics import Sample, describe, paired_difference
@@ -46,35 +47,43 @@ class Table:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def to_text(self, width: int = 100) -> str:
-        """Aligned columns in ASCII, at most `width` characters wide: long names and headers are wrapped."""
-        rows = [[cell.replace('±', '+-') for cell in row] for row in self.rows]
-        gap = 2
-        cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(self.headers))]
-        body = [max(size, len(header)) for size, header in zip(cells, self.headers, strict=True)]
-        if sum(body) + gap * (len(body) - 1) > width:
-            body = [max(size, *map(len, header.split())) for size, header in zip(cells, self.headers, strict=True)]
-        others = sum(body[1:]) + gap * (len(body) - 1)
-        body[0] = max(8, min(body[0], width - others))
+        """Aligned columns in ASCII, at most `width` characters wide.
 
-        def block(cells: Sequence[str]) -> list[str]:
-            wrapped = [
-                textwrap.wrap(cell, size, subsequent_indent='  ' if i == 0 and size > 12 else '') or ['']
-                for i, (cell, size) in enumerate(zip(cells, body, strict=True))
-            ]
+        Long names and headers are wrapped; columns that do not fit beside each other follow in blocks below.
+        """
+        headers = [header.replace('→', '->') for header in self.headers]
+        rows = [[cell.replace('±', '+-').replace('→', '->') for cell in row] for row in self.rows]
+        gap = 2
+        cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(headers))]
+        body = [max(size, len(header)) for size, header in zip(cells, headers, strict=True)]
+        if sum(body) + gap * (len(body) - 1) > width:
+            body = [max(size, *map(len, header.split())) for size, header in zip(cells, headers, strict=True)]
+        # The names take what the others leave, and at least a fifth.
+        body[0] = min(body[0], max(width // 5, width - sum(body[1:]) - gap * (len(body) - 1)))
+        blocks: list[list[int]] = [[]]
+        for place in range(1, len(body)):
+            if blocks[-1] and sum(body[i] + gap for i in (*blocks[-1], place)) + body[0] > width:
+                blocks.append([])
+            blocks[-1].append(place)
+
+        def aligned(row: Sequence[str], places: Sequence[int]) -> list[str]:
+            wrapped = [textwrap.wrap(row[i], body[i], subsequent_indent='' if i else '  ') or [''] for i in places]
             lines = []
             for n in range(max(map(len, wrapped))):
                 parts = [cell[n] if n < len(cell) else '' for cell in wrapped]
-                first = parts[0].ljust(body[0])
-                rest = [part.rjust(size) for part, size in zip(parts[1:], body[1:], strict=True)]
-                lines.append((' ' * gap).join([first, *rest]).rstrip())
-            return lines
+                sized = zip(parts[1:], places[1:], strict=True)
+                lines.append((' ' * gap).join([parts[0].ljust(body[0]), *(part.rjust(body[i]) for part, i in sized)]))
+            return [line.rstrip() for line in lines]
 
-        lines = textwrap.wrap(self.title, width) + block(self.headers)
-        lines.append('-' * min(width, sum(body) + gap * (len(body) - 1)))
-        for row in rows:
-            lines += block(row)
+        lines = textwrap.wrap(self.title.replace('→', '->'), width)
+        for number_of, others in enumerate(blocks):
+            places = [0, *others]
+            lines += [''] * bool(number_of) + aligned(headers, places)
+            lines.append('-' * (sum(body[i] for i in places) + gap * (len(places) - 1)))
+            for row in rows:
+                lines += aligned(row, places)
         for note in self.notes:
-            lines += textwrap.wrap(note.replace('±', '+-'), width)
+            lines += textwrap.wrap(note.replace('±', '+-').replace('→', '->'), width)
         return '\n'.join(lines)
 
     def to_markdown(self) -> str:
@@ -178,11 +187,6 @@ def _columns(base: str, paired: Callable[[Group], Sample]) -> list[tuple[str, _C
 
 def _record(group: Group, paired: Sample) -> dict[str, Any]:
     accuracy, best = group.sample('accuracy'), group.sample('best_accuracy')
-    macs = [
-        float(sum(run['cost']['macs'].values()))
-        for run in group.runs
-        if isinstance(run.get('cost', {}).get('macs'), Mapping)
-    ]
     return {
         'run': group.label,
         'name': group.name,
@@ -199,7 +203,7 @@ def _record(group: Group, paired: Sample) -> dict[str, Any]:
         'relative_scheduled': group.sample('cost', 'relative_scheduled').mean,
         'relative_processed': group.sample('cost', 'relative_processed').mean,
         'samples': group.sample('cost', 'processed_samples').mean,
-        'macs': describe(macs).mean,
+        'macs': describe(total_macs(run) for run in group.runs).mean,
         'seconds': group.sample('seconds', 'total').mean,
         'agreement_mean': _pct(group.sample('agreement').mean),
         'teacher_kl_mean': group.sample('teacher_kl').mean,
