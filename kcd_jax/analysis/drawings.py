@@ -16,8 +16,8 @@ from kcd_jax.analysis.records import Stage, number, read_metrics, read_stages, r
 from kcd_jax.analysis.statistics import hamming
 
 Summary = Mapping[str, Any]
-# More seeds than this add rows to the Hamming figure that nobody can read.
-MAX_SETS = 8
+# More sets than these make a Hamming figure that nobody can read.
+MAX_SEEDS, MAX_SETS = 3, 9
 # Stages drawn: a policy that draws anew in every epoch has as many as epochs.
 MAX_STAGES = 8
 MAX_TICKS = 40
@@ -141,14 +141,15 @@ def last_stages(runs: Sequence[Summary]) -> dict[Path, Stage]:
 
 
 def hamming_distances(groups: Sequence[Group]) -> Drawing | None:
-    """Final value labels of all condensed runs against each other; None for fewer than two of them."""
+    """Final value labels of condensed runs against each other, three seeds a row; None for fewer than two of them."""
     labels, kept = [], []
     for group in groups:
-        stages = last_stages(group.runs)
-        for run in group.runs:
+        runs = group.runs[:MAX_SEEDS]
+        stages = last_stages(runs)
+        for run in runs:
             stage = stages.get(run_folder(run))
             if stage is not None:
-                labels.append(f'{group.label}, seed {run["seed"]}' if len(group.runs) > 1 else group.label)
+                labels.append(f'{group.label}, seed {run["seed"]}' if len(runs) > 1 else group.label)
                 kept.append(stage.kept)
     kept, labels = kept[:MAX_SETS], labels[:MAX_SETS]
     if len(kept) < 2 or len({len(mask) for mask in kept}) > 1:

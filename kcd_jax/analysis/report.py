@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -247,7 +248,8 @@ def _reproduce(run: Summary) -> str:
     commit = run.get('commit')
     # A checkout with changes of its own is marked; what it had beyond its commit is not known.
     lines = [f'git checkout {str(commit).removesuffix("-dirty")}'] if commit else []
-    lines += [str(command)] if command else []
+    # A module that was started with `python -m` stands there as its file.
+    lines += [re.sub(r'^\S*/kcd_jax/(\w+)\.py\b', r'python -m kcd_jax.\1', str(command))] if command else []
     shown = f'<pre>{page.text(chr(10).join(lines))}</pre>' if lines else ''
     facts = {'commit': commit, 'device': _device(run), 'seed': run.get('seed'), 'python': run.get('python')}
     teacher = run.get('teacher')

@@ -170,8 +170,22 @@ def _pct(value: float | None) -> float | None:
 _Cell = Callable[[Group], str]
 
 
-def _columns(base: str, paired: Callable[[Group], Sample]) -> list[tuple[str, _Cell]]:
+def _macs(group: Group) -> float | None:
+    return describe(total_macs(run) for run in group.runs).mean
+
+
+def _relative_macs(group: Group, base: Group | None) -> float | None:
+    """Multiply-accumulates of a row over those of the row that it is compared with (of itself: 1)."""
+    own, full = _macs(group), _macs(base or group)
+    return own / full if own and full else None
+
+
+def _columns(
+    base: str, paired: Callable[[Group], Sample], relative_macs: Callable[[Group], float | None] | None
+) -> list[tuple[str, _Cell]]:
     """(header, cell) of each column but the first."""
+    # Samples say nothing of a scoring pass: where there is one, all passes are compared.
+    macs = [] if relative_macs is None else [('MAC %', lambda group: percent(relative_macs(group)))]
     return [
         ('accuracy %', lambda group: with_sd(group.sample('accuracy'))),
         ('n', lambda group: str(group.sample('accuracy').n or '')),
@@ -179,6 +193,7 @@ def _columns(base: str, paired: Callable[[Group], Sample]) -> list[tuple[str, _C
         ('pairs', lambda group: str(paired(group).n or '')),
         ('best %', lambda group: percent(group.sample('best_accuracy').mean)),
         ('cost %', lambda group: percent(group.sample('cost', 'relative_processed').mean)),
+        *macs,
         ('samples', lambda group: quantity(group.sample('cost', 'processed_samples').mean)),
         ('seconds', lambda group: seconds(group.sample('seconds', 'total').mean)),
         ('agree %', lambda group: percent(group.sample('agreement').mean)),
@@ -203,7 +218,7 @@ def _record(group: Group, paired: Sample) -> dict[str, Any]:
         'relative_scheduled': group.sample('cost', 'relative_scheduled').mean,
         'relative_processed': group.sample('cost', 'relative_processed').mean,
         'samples': group.sample('cost', 'processed_samples').mean,
-        'macs': describe(total_macs(run) for run in group.runs).mean,
+        'macs': _macs(group),
         'seconds': group.sample('seconds', 'total').mean,
         'agreement_mean': _pct(group.sample('agreement').mean),
         'teacher_kl_mean': group.sample('teacher_kl').mean,
@@ -236,6 +251,8 @@ def _notes(groups: Sequence[Group], base: str) -> list[str]:
         of = ' (of a selection: its method on everything; of a method: KD)' if base == 'base' else ''
         notes.append(f'vs {base}{of}: mean paired difference over shared seeds, in points, ± its standard error.')
     notes.insert(0, f'{what}; best epoch apart. cost: samples processed, of training on everything.')
+    if any(number(run, 'cost', 'macs', 'scoring_forward') for run in runs):
+        notes.append(f'MAC: multiply-accumulates of every pass, scoring included, relative to {base}.')
     if sizes and sizes[0] == 1:
         notes.append('n = 1: a single run has no standard deviation; no claim rests on it.')
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
@@ -288,11 +305,15 @@ def experiment_table(summaries: Sequence[Summary], reference: str = 'kd', expect
     teacher = _teacher(summaries)
     if teacher:
         groups.insert(0, teacher)
-    columns = _columns(base, paired)
+    scored = any(number(run, 'cost', 'macs', 'scoring_forward') for group in groups for run in group.runs)
+    columns = _columns(base, paired, (lambda group: _relative_macs(group, bases.get(id(group)))) if scored else None)
     rows = [[group.label, *(cell(group) for _, cell in columns)] for group in groups]
     if teacher:
-        rows[0][2] = ''  # one teacher for all seeds: n would count nothing that varies
-        rows[0][6] = ''
+        # One teacher for all seeds: n would count nothing that varies, and its cost is relative to nothing.
+        rows[0] = [
+            '' if header in ('n', 'cost %', 'MAC %') else cell
+            for header, cell in zip(['run', *(header for header, _ in columns)], rows[0], strict=True)
+        ]
     records = [_record(group, paired(group)) for group in groups]
     return Table(describe_experiment(summaries), ['run', *(header for header, _ in columns)], rows, records, notes)
 

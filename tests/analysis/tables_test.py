@@ -202,3 +202,23 @@ def test_a_selection_is_compared_with_its_own_method():
     table = tables.experiment_table(runs)
     assert column(table, 'vs base') == {'Teacher': '', 'KD': '', 'CRD': '+1.00 ± 0.00', 'KC-CRD': '+2.00 ± 0.00'}
     assert any(note.startswith('vs base (of a selection: its method') for note in table.notes)
+
+
+def test_a_scoring_pass_is_counted():
+    unix = make_summary('unix', 0, 0.76)
+    # 4,000 + 1,000 + 2,000 at three quarters, and a forward of the whole batch.
+    passes = {'teacher_forward': 3000, 'student_forward': 750, 'student_backward': 1500, 'scoring_forward': 1000}
+    unix['cost'] = {**unix['cost'], 'relative_processed': 0.75, 'macs': passes}
+    table = tables.experiment_table([make_summary('kd', 0, 0.75), unix])
+    assert column(table, 'MAC %') == {'Teacher': '', 'KD': '100.00', 'UNIX-KD': '89.29'}
+    assert column(table, 'cost %')['UNIX-KD'] == '75.00'
+    assert any(note.startswith('MAC: ') for note in table.notes)
+    assert max(map(len, table.to_text().splitlines())) <= 100
+    assert 'MAC %' not in tables.experiment_table([make_summary('kd', 0, 0.75)]).headers
+
+
+def test_a_short_run_is_of_the_same_experiment():
+    """Phases before the main one, or a policy that trains for fewer epochs, change the epochs of a run."""
+    kd, short = (make_summary(name, 0, 0.75, config={'epochs': 6}) for name in ('kd', 'short'))
+    short['epochs'] = 5
+    assert [row[0] for row in tables.experiment_table([kd, short]).rows] == ['Teacher', 'KD', 'short KD']
