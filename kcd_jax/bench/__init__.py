@@ -1,0 +1,40 @@
+"""`python -m kcd_jax.bench`: how fast the program is on this machine, each figure beside its target.
+
+    python -m kcd_jax.bench                          every row that this machine can measure (about 15 minutes)
+    python -m kcd_jax.bench --rows=step,condense     some of them
+    python -m kcd_jax.bench --quick                  smaller sizes and fewer repeats, a few minutes; orientation only
+    python -m kcd_jax.bench --json=bench.json        the figures as JSON too
+
+`step` compares the training step with a plain PyTorch loop, which needs the extra `torch`. Timings of two programs
+alternate within one process, and a matrix product timed beside them says how busy the machine was: on a shared machine
+differences under 10 % are ties.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the bench.
+
+    Attributes:
+      name: what was measured. measured: the figure as text. target, ambitious: the same for what is aimed at.
+      met: whether the target is met; None where there is none, or nothing to compare with.
+      details: the raw figures.
+    """
+
+    name: str
+    measured: str
+    target: str = ''
+    ambitious: str = ''
+    met: bool | None = None
+    details: dict = dataclasses.field(default_factory=dict)
+
+    def line(self) -> str:
+        verdict = {True: 'met', False: 'MISSED', None: ''}[self.met]
+        return f'{self.name:<58} {self.measured:<34} {self.target:<30} {self.ambitious:<26} {verdict}'.rstrip()
+
+
+HEADER = Row('what', 'measured', 'target', 'ambitious').line()

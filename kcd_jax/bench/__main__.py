@@ -1,0 +1,52 @@
+"""Flags, then the rows; see the package's docstring."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+import tempfile
+
+from absl import flags
+
+import kcd_jax.bench as bench
+from kcd_jax import main as program
+
+ROWS = flags.DEFINE_list('rows', [], 'Groups of rows; empty: all of them.')
+QUICK = flags.DEFINE_bool('quick', False, 'Smaller sizes and fewer repeats: orientation only.')
+JSON = flags.DEFINE_string('json', None, 'Also write the figures to this file.')
+
+
+def main() -> None:
+    try:
+        flags.FLAGS(sys.argv)
+    except flags.Error as error:
+        sys.exit(f'error: {error}')
+    program.prepare_jax(0, False)
+    import jax
+
+    from kcd_jax import log, plugins
+    from kcd_jax.bench import rows
+
+    wanted = ROWS.value or list(rows.GROUPS)
+    for name in wanted:
+        if name not in rows.GROUPS:
+            sys.exit(f'error: {plugins.unknown("group of rows", name, list(rows.GROUPS))}')
+    print(f'{jax.device_count()} x {jax.devices()[0].device_kind}')
+    print(bench.HEADER)
+    found = []
+    with tempfile.TemporaryDirectory(prefix='kcd_jax_bench_') as scratch:
+        for name in wanted:
+            try:
+                for row in rows.GROUPS[name](QUICK.value, pathlib.Path(scratch)):
+                    print(row.line(), flush=True)
+                    found.append({'name': row.name, 'measured': row.measured, 'target': row.target, 'met': row.met,
+                                  'details': row.details})  # fmt: skip
+            except ValueError as error:
+                sys.exit(f'error: {error}')
+    if JSON.value:
+        content = {'quick': QUICK.value, **log.environment(), 'rows': found}
+        log.write_text(pathlib.Path(JSON.value), log.dumps(content, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,62 @@
+"""The bench's own machinery; its figures are for `python -m kcd_jax.bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from kcd_jax import bench
+from kcd_jax.bench import rows
+from kcd_jax.bench.own import own_run
+
+
+def test_a_row_says_whether_its_target_is_met():
+    assert bench.Row('a', '1 ms', '2 ms', met=True).line().endswith('met')
+    assert bench.Row('a', '3 ms', '2 ms', met=False).line().endswith('MISSED')
+    assert bench.Row('a', '3 ms').line() == f'{"a":<58} 3 ms'
+
+
+def test_medians_of_alternating_calls(monkeypatch):
+    clock, calls = [0.0], []
+
+    def work(name, seconds):
+        calls.append(name)
+        clock[0] += seconds.pop(0)
+
+    monkeypatch.setattr(rows.time, 'perf_counter', lambda: clock[0])
+    durations = {'a': [100.0, 1.0, 3.0, 2.0], 'b': [100.0, 5.0, 5.0, 9.0]}
+    found = rows._alternate({name: lambda name=name: work(name, durations[name]) for name in durations}, 3)
+    assert found == pytest.approx({'a': 2000.0, 'b': 5000.0}) and calls == list('ab' * 4)
+
+
+def test_rows_of_a_gpu_need_one(tmp_path):
+    found = list(rows.gpu(True, tmp_path))
+    assert len(found) == 2 and {row.met for row in found} == {None} and found[0].measured == 'no GPU here'
+
+
+def test_condensation_rows(tmp_path, monkeypatch):
+    fake = {'host': 1.0, 'host_bytes': 8}
+    monkeypatch.setattr(rows.speed, 'condensation_ms', lambda n, repeats: {**fake, 'jit': n / 1e4})
+    assert [row.met for row in rows.condense(False, tmp_path)] == [True, False, False]
+    assert [row.met for row in rows.host(False, tmp_path)] == [True]
+
+
+def test_an_unknown_group_is_one_line():
+    done = subprocess.run([sys.executable, '-m', 'kcd_jax.bench', '--rows=stpe'], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: unknown group of rows 'stpe' (did you mean 'step'?)")
+
+
+@pytest.mark.slow
+def test_our_own_step_and_epochs(tmp_path):
+    with own_run(f'resnet8-resnet8,{rows.KCD}', 300, tmp_path) as run:
+        run.step()
+        loss = run.step()
+        assert loss.shape == () and int(run.state.step) == 2
+        run.state = run.loop.end_epoch(run.state)
+        run.epoch(256)
+        run.epoch(128)
+        assert int(run.state.step) == 2 + 4 + 2 and len(run.loop.programs) == 1
+        assert jax.tree.leaves(run.state.params)
