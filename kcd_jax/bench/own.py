@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import kcd_jax
-from kcd_jax import check, data, experiment, log, networks, sharding, train
+from kcd_jax import check, data, experiment, log, networks, sharding
+from kcd_jax.loop import Loop
 from kcd_jax.spec import TrainState
 
 CONFIG = pathlib.Path(kcd_jax.__file__).parent.parent / 'configs' / 'cifar100_kd.py'
@@ -40,7 +41,7 @@ def made_up_data(num_points: int) -> data.Dataset:
 
 
 class OwnRun:
-    """A run of `train.Loop` with an untrained teacher.
+    """A run of `loop.Loop` with an untrained teacher.
 
     Attributes:
       state: the state, moved on by `step` and `epoch`. loop: the loop itself.
@@ -58,7 +59,7 @@ class OwnRun:
         )
         self.log = log.RunLog(workdir, config.to_dict())
         self.log.__enter__()
-        self.loop = train.Loop(config, run, dataset, variables, workdir, mesh, self.log)
+        self.loop = Loop(config, run, dataset, variables, workdir, mesh, self.log)
         self.state: TrainState = self.loop.initial_state(dataset.train.images)
         self.phase = run.phases[0]
         self._arguments: tuple[Any, ...] | None = None
