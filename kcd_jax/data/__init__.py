@@ -3,6 +3,8 @@
 `load` gives the points in one fixed order, the same on every machine and for every reader. The names:
   digits      the embedded default (kcd_jax.data.digits), no files needed
   cifar100    and any other image classification set of TFDS that fits in memory (kcd_jax.data.tfds)
+  tcifar100   CIFAR-100 behind a Gaussian blur or noise (kcd_jax.data.tcifar)
+  folder:64   a folder of images, scaled to 64 x 64 (kcd_jax.data.folder)
 """
 
 from __future__ import annotations
@@ -11,15 +13,15 @@ import difflib
 import importlib.util
 import os
 
-from kcd_jax.data import base, digits, tfds
+from kcd_jax.data import base, digits, folder, tcifar, tfds
 from kcd_jax.data.base import Dataset, Normalization, Split, describe
 
-__all__ = ['Dataset', 'Normalization', 'Split', 'check', 'describe', 'load', 'names']
+__all__ = ['Dataset', 'Normalization', 'Split', 'check', 'describe', 'load', 'names', 'needs_tensorflow']
 
 
 def names() -> list[str]:
     """The names that are known without looking at any folder; other sets of TFDS work too."""
-    return sorted(['digits', *tfds.NAMES])
+    return sorted(['digits', folder.NAME, tcifar.NAME, *tfds.NAMES])
 
 
 def load(
@@ -34,8 +36,9 @@ def load(
     """Loads a data set.
 
     Args:
-      name: one of `names()`, or any set of TFDS, as 'name', 'name/config' or 'name:1.0.0'.
-      dir: where its files are; None or '': for TFDS sets TFDS_DATA_DIR, else TFDS's default.
+      name: one of `names()`, or any set of TFDS, as 'name', 'name/config' or 'name:1.0.0'; 'folder:SIZE',
+        'tcifar100:blur=PIXELS'.
+      dir: where its files are; None or '': TFDS_DATA_DIR, else TFDS's default. A folder of images needs it.
       validation: fraction of the training points, drawn by `seed`, that become `Dataset.validation`; who evaluates
         uses them instead of `test`. Runs that are compared, and their teacher, need the same `seed` here.
       num_points: training points to keep (0: all), the same ones for every seed; taken after the validation points.
@@ -45,22 +48,48 @@ def load(
       ValueError: unknown name, missing or damaged files, impossible parts; in one line with what to do.
     """
     _known(name, dir)
-    data = digits.load() if name == 'digits' else tfds.load(name, dir, cache)
+    match name.partition(':')[0]:
+        case 'digits':
+            data = digits.load()
+        case folder.NAME:
+            data = folder.load(name, dir, cache)
+        case tcifar.NAME:
+            data = tcifar.load(name, dir, cache)
+        case _:
+            data = tfds.load(name, dir, cache)
     return base.few(base.hold_out(data, validation, seed), num_points)
 
 
 def check(
     name: str, dir: str | os.PathLike[str] | None = None, *, cache: str | os.PathLike[str] | None = None
 ) -> str:
-    """A line on the data, without decoding or downloading any; raises the ValueError of `load` for bad files."""
+    """A line on the data, without downloading any; raises the ValueError of `load` for missing or bad files."""
     _known(name, dir)
-    return digits.check() if name == 'digits' else tfds.check(name, dir, cache)
+    match name.partition(':')[0]:
+        case 'digits':
+            return digits.check()
+        case folder.NAME:
+            return folder.check(name, dir, cache)
+        case tcifar.NAME:
+            return tcifar.check(name, dir, cache)
+        case _:
+            return tfds.check(name, dir, cache)
+
+
+def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bool:
+    """Whether `load` would have to download and prepare first, which takes TensorFlow (the extra `prepare`)."""
+    head = name.partition(':')[0]
+    if head in ('digits', folder.NAME):
+        return False
+    return tfds.find('cifar100' if head == tcifar.NAME else name, dir) is None
 
 
 def _known(name: str, dir: str | os.PathLike[str] | None) -> None:
     """Refuses a name that cannot be meant: not ours, not prepared, and no TFDS that could know it."""
     head = name.partition(':')[0]
-    if head in names() or tfds.find(name, dir) is not None or importlib.util.find_spec('tensorflow') is not None:
+    if name in names() or (head in names() and head != 'digits'):
+        return
+    if tfds.find(name, dir) is not None or importlib.util.find_spec('tensorflow') is not None:
         return
     near = difflib.get_close_matches(head, names(), n=1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import NamedTuple
 
 import numpy as np
 
 # The order from which few-shot subsets are taken: one for all runs, so that a smaller subset lies within a larger one.
 _SUBSET_SEED = 20_220_707
+
+_MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
 
 
 class Normalization(NamedTuple):
@@ -81,6 +84,16 @@ def measure(images: np.ndarray) -> Normalization:
     return Normalization(
         tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std)
     )
+
+
+def check_memory(what: str, size: int) -> None:
+    """Refuses images of `size` bytes that would take more than half of the machine's memory."""
+    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if size > _MEMORY_SHARE * memory:
+        raise ValueError(
+            f'{what} takes at least {size / 2**30:,.1f} GiB in memory, this machine has {memory / 2**30:,.1f}; '
+            'use a machine with more memory, smaller images or a smaller set'
+        )
 
 
 def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:

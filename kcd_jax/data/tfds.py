@@ -24,7 +24,7 @@ import numpy as np
 
 from kcd_jax.data import cache as cache_lib
 from kcd_jax.data import records
-from kcd_jax.data.base import Dataset, Normalization, Split, measure
+from kcd_jax.data.base import Dataset, Normalization, Split, check_memory, measure
 
 # As in the papers' code (CIFAR-100: RepDistiller's constants); other sets get their own mean and deviation.
 NORMALIZATION = {
@@ -34,7 +34,6 @@ NORMALIZATION = {
 NAMES = ('cifar10', 'cifar100', 'fashion_mnist', 'mnist', 'svhn_cropped')
 
 _FORMATS = ('tfrecord', 'array_record')
-_MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
 
 _log = logging.getLogger(__name__)
 
@@ -196,7 +195,7 @@ def load(
             raise _missing(name, data_dir(dir), 'TFDS left nothing behind')
     _check_memory(prepared)
     arrays, meta = cache_lib.fetch(
-        name, str(prepared.path.resolve()), _made_from(prepared), lambda: _decode(prepared), cache
+        name, str(prepared.path.resolve()), made_from(prepared), lambda: _decode(prepared), cache
     )
     splits = {
         split: Split(
@@ -229,7 +228,7 @@ def check(
             why = '--check downloads nothing'
         raise _missing(name, data_dir(dir), why)
     _check_memory(prepared)
-    if not cache_lib.knows(name, str(prepared.path.resolve()), _made_from(prepared), cache):
+    if not cache_lib.knows(name, str(prepared.path.resolve()), made_from(prepared), cache):
         for split in _split_names(prepared):
             for file in prepared.shards[split]:
                 _read_shard(prepared, split, file)
@@ -242,7 +241,8 @@ def _description(prepared: Prepared) -> str:
     return f'TFDS {prepared.version} ({prepared.file_format}) in {prepared.path}'
 
 
-def _made_from(prepared: Prepared) -> dict[str, Any]:
+def made_from(prepared: Prepared) -> dict[str, Any]:
+    """The fingerprint of its files."""
     files = [file for split in prepared.shards.values() for file in split]
     return cache_lib.fingerprint([*files, prepared.path / 'dataset_info.json', prepared.path / 'features.json'])
 
@@ -254,12 +254,7 @@ def _check_memory(prepared: Prepared) -> None:
         size = sum(file.stat().st_size for split in splits for file in prepared.shards[split])
     else:
         size = points * prepared.image_shape[0] * prepared.image_shape[1] * 3
-    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    if size > _MEMORY_SHARE * memory:
-        raise ValueError(
-            f'{prepared.name} takes at least {size / 2**30:,.1f} GiB in memory, this machine has '
-            f'{memory / 2**30:,.1f}; use a machine with more memory or a smaller set'
-        )
+    check_memory(prepared.name, size)
 
 
 def _split_names(prepared: Prepared) -> list[str]:

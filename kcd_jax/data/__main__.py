@@ -1,0 +1,124 @@
+"""python -m kcd_jax.data describe | prepare | check NAME: looks at data, and makes them ready.
+
+  describe  counts, classes, sizes, exact duplicates, mean and standard deviation; writes a contact sheet
+  prepare   downloads and prepares (a TFDS set), or writes a prepared one again as array_record; fills the cache
+  check     one line; exit code 1 and one line when something is missing or damaged
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+import numpy as np
+
+from kcd_jax import data
+from kcd_jax.data import base, tfds
+
+_SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 20, 10, 64
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; 0, or 1 after one line on stderr."""
+    parser = argparse.ArgumentParser(prog='python -m kcd_jax.data', description=f'Known names: {", ".join(data.names())}.')
+    commands = parser.add_subparsers(dest='command', required=True)
+    for command, words in (
+        ('describe', 'print what is in a data set and write a contact sheet'),
+        ('prepare', 'download, prepare and decode a data set'),
+        ('check', 'say in a line whether a data set is there and sound'),
+    ):
+        one = commands.add_parser(command, help=words)
+        one.add_argument('name', help='digits, cifar100, tcifar100, folder:SIZE, any image classification set of TFDS')
+        one.add_argument('--dir', default='', help='folder of the data; default: TFDS_DATA_DIR, else that of TFDS')
+        if command == 'describe':
+            one.add_argument('--out', default='', help='the contact sheet; default: NAME.png')
+        if command == 'prepare':
+            one.add_argument('--format', choices=('tfrecord', 'array_record'), default='', help='of the files')
+            one.add_argument('--to', default='', help='another folder, to write a prepared set again as array_record')
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == 'check':
+            print(data.check(options.name, options.dir))
+        elif options.command == 'prepare':
+            _prepare(options.name, options.dir, options.format, options.to)
+        else:
+            _describe(options.name, options.dir, options.out)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def _prepare(name: str, dir: str, file_format: str, to: str) -> None:
+    if data.needs_tensorflow(name, dir):
+        tfds.prepare('cifar100' if name.startswith('tcifar100') else name, dir, file_format or 'tfrecord')
+    prepared = tfds.find(name, dir)
+    if prepared is not None:
+        if file_format not in ('', prepared.file_format) or to:
+            if not to or file_format != 'array_record':
+                raise ValueError(
+                    f'{name} is prepared as {prepared.file_format} in {prepared.path}; to have it as array_record too, '
+                    'give --format array_record and another folder by --to'
+                )
+            dir = to
+            tfds.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
+            prepared = tfds.find(name, dir)
+        size = sum(file.stat().st_size for file in prepared.path.iterdir())
+        print(f'{prepared.path}: {size / 1e6:,.1f} MB as {prepared.file_format}')
+    print(data.describe(data.load(name, dir)))
+
+
+def _describe(name: str, dir: str, out: str) -> None:
+    loaded = data.load(name, dir)
+    print(data.describe(loaded))
+    for title, split in (('train', loaded.train), ('test', loaded.test)):
+        counts = np.bincount(split.labels, minlength=loaded.num_classes)
+        print(f'{title + ":":<12} {len(split):,} points, {counts.min():,} to {counts.max():,} a class')
+    some = ', '.join(loaded.class_names[:10]) + (', ...' if loaded.num_classes > 10 else '')
+    print(f'{"classes:":<12} {loaded.num_classes} ({some})')
+    height, width, channels = loaded.image_shape
+    size = loaded.train.images.nbytes + loaded.test.images.nbytes
+    print(f'{"size:":<12} {height} x {width} x {channels}, 8 bits; {size / 1e6:,.1f} MB in memory')
+    same, other, leaked = duplicates(loaded)
+    print(
+        f'{"duplicates:":<12} {same} training images equal an earlier one of their class, {other} one of another class; '
+        f'{leaked} test images are in train'
+    )
+    for title, (mean, std) in (('measured', base.measure(loaded.train.images)), ('used', loaded.normalization)):
+        words = [', '.join(f'{x:.4f}' for x in values) for values in (mean, std)]
+        print(f'{title + ":":<12} mean {words[0]}; standard deviation {words[1]}')
+    path = pathlib.Path(out or f'{name.replace("/", "_").replace(":", "_")}.png')
+    contact_sheet(loaded, path)
+    print(f'{"sheet:":<12} {path}: a class each row')
+
+
+def duplicates(loaded: data.Dataset) -> tuple[int, int, int]:
+    """Training images that equal an earlier one, of the same class and of another; test images that are in train."""
+    first: dict[bytes, int] = {}
+    same = other = 0
+    for image, label in zip(loaded.train.images, loaded.train.labels.tolist()):
+        earlier = first.setdefault(image.tobytes(), label)
+        same += earlier == label
+        other += earlier != label
+    return same - len(first), other, sum(image.tobytes() in first for image in loaded.test.images)
+
+
+def contact_sheet(loaded: data.Dataset, path: pathlib.Path) -> None:
+    """Ten training images of each of up to twenty classes, evenly chosen, as a PNG."""
+    from PIL import Image
+
+    classes = np.unique(np.linspace(0, loaded.num_classes - 1, _SHEET_ROWS).round().astype(int))
+    sheet = Image.new('RGB', (_SHEET_COLUMNS * _SHEET_PIXELS, len(classes) * _SHEET_PIXELS))
+    for row, label in enumerate(classes):
+        for column, point in enumerate(np.flatnonzero(loaded.train.labels == label)[:_SHEET_COLUMNS]):
+            image = Image.fromarray(np.ascontiguousarray(loaded.train.images[point]))
+            larger = max(image.size) > _SHEET_PIXELS
+            image = image.resize((_SHEET_PIXELS,) * 2, Image.Resampling.BOX if larger else Image.Resampling.NEAREST)
+            sheet.paste(image, (column * _SHEET_PIXELS, row * _SHEET_PIXELS))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
