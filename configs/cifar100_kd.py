@@ -13,7 +13,12 @@ from configs import common
 def get_config(arg=None):
     config = common.base()
     quicktest = {
-        'trials': 1, 'epochs': 6, 'teacher.epochs': 1, 'data.num_points': 1280, 'teacher.num_points': 1280,
-        'policy.stages': 3, 'optim.drops': (0.5, 0.75),
+        'trials': 1,
+        'epochs': 6,
+        'teacher.epochs': 1,
+        'data.num_points': 1280,
+        'teacher.num_points': 1280,
+        'policy.stages': 3,
+        'optim.drops': (0.5, 0.75),
     }
     return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)

@@ -7,6 +7,7 @@ A config file holds an experiment as data and calls `build`. Keys that are words
 from __future__ import annotations
 
 import ast
+import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,37 +18,45 @@ from kcd_jax import methods, networks, plugins, policies
 
 def base() -> ConfigDict:
     """The papers' CIFAR-100 recipe (240 epochs, batch 64, SGD 0.9, decay 5e-4, x0.1 at 150/180/210)."""
-    return ConfigDict({
-        'seed': 0,
-        'trials': 1,
-        'compare': (),  # names of runs: student, kd, or a policy with the method; empty: just this run
-        # validation: a fraction of the training points, drawn by data.seed, evaluated instead of the test points;
-        # num_points: train on the first so many of a fixed permutation (0: all).
-        'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'seed': 0, 'num_points': 0},
-        'augment': {'crop': 4, 'flip': True},
-        'student': {'name': 'wrn_16_2'},
-        'teacher': {
-            'name': 'wrn_40_2',
-            'checkpoint': '',  # .safetensors, .pth or a run's folder; empty: trained first, kept in the work directory
-            'normalization': '',  # of a .pth file; empty: the data's own
+    return ConfigDict(
+        {
+            'seed': 0,
+            'trials': 1,
+            'compare': (),  # names of runs: student, kd, or a policy with the method; empty: just this run
+            # validation: a fraction of the training points, drawn by data.seed, evaluated instead of the test points;
+            # num_points: train on the first so many of a fixed permutation (0: all).
+            'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'seed': 0, 'num_points': 0},
+            'augment': {'crop': 4, 'flip': True},
+            'student': {'name': 'wrn_16_2'},
+            'teacher': {
+                'name': 'wrn_40_2',
+                'checkpoint': '',  # .safetensors, .pth or a run's folder; empty: it is trained first
+                'normalization': '',  # of a .pth file; empty: the data's own
+                'epochs': 240,
+                'batch': 64,
+                'lr': 0.05,
+                'num_points': 0,  # 0: all training points, whatever the student gets
+                'seed': 1000,
+            },
+            'optim': {
+                'lr': 0.05,
+                'momentum': 0.9,
+                'weight_decay': 5e-4,
+                'nesterov': False,
+                'drops': (0.625, 0.75, 0.875),
+                'factor': 0.1,
+            },  # drops: fractions of the epochs
             'epochs': 240,
             'batch': 64,
-            'lr': 0.05,
-            'num_points': 0,  # 0: all training points, whatever the student gets
-            'seed': 1000,
-        },
-        'optim': {'lr': 0.05, 'momentum': 0.9, 'weight_decay': 5e-4, 'nesterov': False,
-                  'drops': (0.625, 0.75, 0.875), 'factor': 0.1},  # drops: fractions of the epochs
-        'epochs': 240,
-        'batch': 64,
-        'logits': 'plain',  # or 'standardised', for the KD term
-        'dtype': 'float32',  # or 'bfloat16' for the compute; entropy and table stay float32
-        'deterministic': False,
-        'chunk': 0,  # steps a program; 0: 1 on the CPU, 100 elsewhere
-        'eval_every': 1,
-        'eval_batch': 500,
-        'checkpoint': {'seconds': 60.0, 'keep': 2},
-    })
+            'logits': 'plain',  # or 'standardised', for the KD term
+            'dtype': 'float32',  # or 'bfloat16' for the compute; entropy and table stay float32
+            'deterministic': False,
+            'chunk': 0,  # steps a program; 0: 1 on the CPU, 100 elsewhere
+            'eval_every': 1,
+            'eval_batch': 500,
+            'checkpoint': {'seconds': 60.0, 'keep': 2},
+        }
+    )
 
 
 def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
@@ -59,8 +68,9 @@ def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
         raise ValueError(plugins.unknown(f'keyword of {kind} {name}', unknown[0], sorted(keywords)))
     config[kind] = ConfigDict({'name': name, **keywords, **values})
     if kind == 'method':
-        weights = module.WEIGHTS
-        config.weights = ConfigDict({k: float(getattr(weights, k)) for k in ('gamma', 'alpha', 'beta', 'temperature')})
+        config.weights = ConfigDict(
+            {**dataclasses.asdict(module.WEIGHTS), **of_pair(config).get('weights', {}).get(name, {})}
+        )
 
 
 def apply_pair(config: ConfigDict, pair: str) -> None:
@@ -83,8 +93,15 @@ def _is_pair(word: str) -> bool:
     return bool(dash) and teacher in networks.names() and student in networks.names()
 
 
-def build(config: ConfigDict, arg: str | None, *, method: str = 'kd', policy: str = 'kcd', quicktest: dict | None = None,
-          policy_values: dict | None = None) -> ConfigDict:
+def build(
+    config: ConfigDict,
+    arg: str | None,
+    *,
+    method: str = 'kd',
+    policy: str = 'kcd',
+    quicktest: dict | None = None,
+    policy_values: dict | None = None,
+) -> ConfigDict:
     """The config of a file for the words after its colon.
 
     Args:
@@ -116,7 +133,7 @@ def build(config: ConfigDict, arg: str | None, *, method: str = 'kd', policy: st
 
     named = {'method', 'policy'} & set(settings)
     method, policy = settings.pop('method', method), settings.pop('policy', policy)
-    choose(config, 'method', method, **pair_values(config, method))
+    choose(config, 'method', method, **of_pair(config).get('methods', {}).get(method, {}))
     same_policy = 'policy' not in named
     choose(config, 'policy', policy, **(policy_values or {} if same_policy else {}))
     if named:
@@ -145,15 +162,14 @@ def split_words(arg: str) -> list[str]:
     return [w for w in (*words, word.strip()) if w]
 
 
-def pair_values(config: ConfigDict, method: str) -> dict[str, Any]:
-    """The method's own keywords for this pair of networks (e.g. DKD's beta), from configs/pairs.py."""
-    pair = pairs.PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
-    return dict(pair.get('methods', {}).get(method, {}))
+def of_pair(config: ConfigDict) -> dict[str, Any]:
+    """What configs/pairs.py says of this pair of networks; empty for a pair that it does not know."""
+    return pairs.PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
 
 
 def _place(config: ConfigDict, key: str) -> str:
     """The dotted place of a key: itself, or where its last word stands in the policy, the method, the weights, ..."""
-    if '.' in key or key in config:
+    if '.' in key or (key in config and not isinstance(config[key], ConfigDict)):
         return key
     for section in ('policy', 'method', 'weights', 'optim', 'data', 'teacher'):
         if key in config[section] and key != 'name':

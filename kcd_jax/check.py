@@ -53,10 +53,10 @@ def _keywords(section: ConfigDict) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key != 'name'}
 
 
-def main_optimiser(config: ConfigDict) -> Optimiser:
+def main_optimiser(config: ConfigDict, epochs: int) -> Optimiser:
     """SGD as PyTorch's, with the learning rate dropped at fractions of the epochs."""
     settings = config.optim
-    drops = tuple(round(fraction * config.epochs) for fraction in settings.drops)
+    drops = tuple(round(fraction * epochs) for fraction in settings.drops)
     transform = optim.sgd(settings.momentum, settings.weight_decay, settings.nesterov)
     return Optimiser(transform, optim.step_drops(settings.lr, drops, settings.factor))
 
@@ -105,7 +105,8 @@ def resolve(
         teacher = None
 
     num_points = len(dataset.train.labels)
-    counts = policy.keep_counts(num_points, config.epochs)
+    epochs = policy.epochs(config.epochs)
+    counts = policy.keep_counts(num_points, epochs)
     if min(counts) < config.batch:
         raise ValueError(
             f'{min(counts)} kept points are fewer than one batch of {config.batch}; raise policy.ratio or lower batch'
@@ -114,26 +115,34 @@ def resolve(
     if policy.in_batch is not None:
         if method.num_views > 1:
             raise ValueError(
-                f'method {config.method.name} shows {method.num_views} views of a point and policy {config.policy.name} '
-                'chooses inside the batch; use a policy of the whole set (none, random, kcd)'
+                f'method {config.method.name} shows {method.num_views} views of a point, and policy '
+                f'{config.policy.name} chooses inside the batch; use a policy of the whole set (none, random, kcd)'
             )
         sharding.check(rows, device_count, f'policy {config.policy.name} with rows a step of')
 
     setup = _setup(config, dataset, student, teacher, teacher_variables)
     jax.eval_shape(lambda key: method.init(key, setup), jax.random.PRNGKey(0))
 
-    main = main_optimiser(config)
-    phases = default_phases(method, config.epochs, main)
+    main = main_optimiser(config, epochs)
+    phases = default_phases(method, epochs, main)
     if method.phases is not None:
-        phases = tuple(method.phases(config.epochs, main, student))
+        phases = tuple(method.phases(epochs, main, student))
     recorded = sum(phase.epochs for phase in phases if phase.record)
     if recorded != len(counts):
         counts = policy.keep_counts(num_points, recorded)
     remaining = iter(counts)
     sizes = tuple(next(remaining) if phase.record else num_points for phase, _ in epochs_of(phases))
     return Run(
-        student, teacher, method, policy, weights, phases, setup, sizes,
-        tuple(size // config.batch for size in sizes), rows,
+        student,
+        teacher,
+        method,
+        policy,
+        weights,
+        phases,
+        setup,
+        sizes,
+        tuple(size // config.batch for size in sizes),
+        rows,
     )
 
 
@@ -143,7 +152,9 @@ def _setup(config, dataset, student, teacher, teacher_variables) -> Setup:
     all_labels = np.zeros(rows, np.int32)
     all_labels[: len(labels)] = labels
     student_shapes = state.output_shapes(student, dataset.image_shape, config.batch)
-    teacher_shapes = student_shapes if teacher is None else state.output_shapes(teacher, dataset.image_shape, config.batch)
+    teacher_shapes = (
+        student_shapes if teacher is None else state.output_shapes(teacher, dataset.image_shape, config.batch)
+    )
     return Setup(
         student=student_shapes,
         teacher=teacher_shapes,
@@ -160,7 +171,7 @@ def _setup(config, dataset, student, teacher, teacher_variables) -> Setup:
 
 
 def cost(run: Run, config: ConfigDict, num_points: int) -> dict[str, Any]:
-    """Samples of the run against KD on all points for as many recording epochs (KCD Eq. 16).
+    """Samples of the run against KD on all points for `config.epochs` epochs (KCD Eq. 16).
 
     'scheduled' counts the points of each epoch, 'processed' the full batches (the last partial batch is dropped).
     Only recording phases count: phases that a method puts in front are reported apart.
@@ -168,9 +179,9 @@ def cost(run: Run, config: ConfigDict, num_points: int) -> dict[str, Any]:
     recording = [phase.record for phase, _ in epochs_of(run.phases)]
     share = run.rows / config.batch
     sizes = [size for size, record in zip(run.sizes, recording, strict=True) if record]
-    scheduled, full = sum(sizes), num_points * len(sizes)
+    scheduled, full = sum(sizes), num_points * config.epochs
     processed = sum(size // config.batch * config.batch for size in sizes)
-    processed_full = num_points // config.batch * config.batch * len(sizes)
+    processed_full = num_points // config.batch * config.batch * config.epochs
     return {
         'scheduled_samples': round(scheduled * share),
         'scheduled_full': full,
@@ -198,13 +209,14 @@ def describe(run: Run, config: ConfigDict, dataset: Dataset, *, device_count: in
     abstract = jax.eval_shape(lambda key: run.student.init(key, dataset.image_shape), jax.random.PRNGKey(0))
     parameters = state.parameter_count(abstract)
     main = run.phases[-1].optimisers['main']
-    epochs = config.epochs
-    rates = [main.lr(epoch) for epoch in range(epochs)]
+    rates = [main.lr(epoch) for epoch in range(run.phases[-1].epochs)]
     steps_of_rate = [(epoch, rate) for epoch, rate in enumerate(rates) if epoch == 0 or rate != rates[epoch - 1]]
     images = sum(math.prod(split.images.shape) for split in (dataset.train, dataset.test))
     schedule = ', '.join(f'{rate:g} from epoch {epoch + 1}' for epoch, rate in steps_of_rate)
     changes = [(e, n) for e, n in enumerate(run.sizes) if e == 0 or n != run.sizes[e - 1]]
-    sizes = ', '.join(f'{size:,} from epoch {epoch + 1}' for epoch, size in changes[:8]) + (' ...' if len(changes) > 8 else '')
+    sizes = ', '.join(f'{size:,} from epoch {epoch + 1}' for epoch, size in changes[:8]) + (
+        ' ...' if len(changes) > 8 else ''
+    )
     weights = run.weights
     return [
         f'data       {dataset.description}; {num_points:,} training points, {dataset.num_classes} classes',
@@ -216,5 +228,6 @@ def describe(run: Run, config: ConfigDict, dataset: Dataset, *, device_count: in
         f'           {cost_line(cost(run, config, num_points))}',
         f'batch      {config.batch} over {device_count} device(s); the learning rate is not rescaled: {schedule}',
         f'phases     {", ".join(f"{phase.name} ({phase.epochs} epochs)" for phase in run.phases)}',
-        f'memory     {images / 2**20:,.0f} MiB of images on each device, {8 * run.setup.rows / 2**20:.1f} MiB of value table in all',
+        f'memory     {images / 2**20:,.0f} MiB of images on each device, '
+        f'{8 * run.setup.rows / 2**10:,.0f} KiB of value table in all',
     ]

@@ -11,7 +11,8 @@ import sys
 from ml_collections import ConfigDict
 
 from kcd_jax import log, methods, plugins, policies, sharding
-from kcd_jax.train import Result, check_run, run_name, train
+from kcd_jax.data import Dataset
+from kcd_jax.train import Result, check_run, load_data, run_name, train
 
 
 def load_config(path: str) -> ConfigDict:
@@ -108,16 +109,19 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
             folder = workdir / name / f'trial_{trial}'
             result = train(seeded, folder, teacher_dir=workdir / 'teacher', mesh=mesh)
             results.append(Result(name, folder, result.summary))
-    finish(workdir, results)
+    finish(workdir, results, load_data(config))
     return results
 
 
-def finish(workdir: pathlib.Path, results: list[Result]) -> None:
-    """Prints the table over the runs and writes report.html."""
-    from kcd_jax.analysis import report, tables
+def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset) -> None:
+    """Prints the table over the runs, and writes report.html for each of them and for all together."""
+    from kcd_jax.analysis import report, tables  # matplotlib: a second that only the end of an experiment pays
 
-    table = tables.experiment_table(tables.collect([workdir]))
-    log.say(table.to_text())
-    path = report.write(workdir)
-    log.say(f'report: {path}')
-    del results
+    log.say(tables.experiment_table(tables.collect([workdir])).to_text())
+    if not log.is_writer():
+        return
+    pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
+    for result in results:
+        if not (result.workdir / report.NAME).exists():
+            report.write(result.workdir, **pictures)
+    log.say(f'report: {report.write(workdir, **pictures)}')

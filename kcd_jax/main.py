@@ -1,4 +1,4 @@
-"""`python -m kcd_jax.main --config=configs/cifar100_kd.py`: flags, then experiment.run(config, workdir); nothing else."""
+"""`python -m kcd_jax.main --config=configs/cifar100_kd.py`: flags, then experiment.run; nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def define_flags() -> None:
     config_flags.DEFINE_config_file('config', None, 'Experiment: FILE[:words], e.g. configs/cifar100_kd.py:method=crd.')
     flags.DEFINE_string('workdir', None, 'Folder of the runs; default runs/<config file>-<hash of the config>.')
     flags.DEFINE_bool('check', False, 'Check everything that can be known before the first step, print it, and stop.')
-    flags.DEFINE_bool('needs_prepare', False, 'Exit 10 when the data needs TensorFlow to be prepared; for launch/run.sh.')
+    flags.DEFINE_bool(
+        'needs_prepare', False, 'Exit 10 when the data needs TensorFlow to be prepared; for launch/run.sh.'
+    )
     flags.DEFINE_integer('devices', 0, 'Host devices on a CPU; 0: one a core.')
 
 

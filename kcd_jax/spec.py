@@ -114,7 +114,9 @@ class ValueTable:
         """An empty table of `rows` rows (default: `table_rows(num_points)`)."""
         rows = table_rows(num_points) if rows is None else rows
         if num_points < 1 or rows < num_points:
-            raise ValueError(f'a value table of {rows} rows cannot hold {num_points} points; use at least 1 point and rows >= points')
+            raise ValueError(
+                f'a value table of {rows} rows cannot hold {num_points} points; use at least 1 point and rows >= points'
+            )
         return cls(jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.int32), num_points)
 
 
@@ -152,7 +154,7 @@ def full_plan(num_points: int, rows: int | None = None) -> Plan:
 
 @struct.dataclass
 class Clock:
-    """Where training stands, as traced scalars: i32[] `step` of the run, `epoch` of the run, `phase_epoch` of the phase."""
+    """Where training stands, as traced scalars i32[]: step and epoch of the run, epoch of the phase."""
 
     step: Array
     epoch: Array
@@ -192,7 +194,9 @@ class TrainState:
 # ------------------------------------------------------------------------------------------------------- randomness
 
 # One base key; `fold_in(fold_in(key, PURPOSE[...]), counter)` gives each stream.
-PURPOSE = {name: number for number, name in enumerate(('student', 'method', 'step', 'order', 'replan', 'data', 'policy'))}
+PURPOSE = {
+    name: number for number, name in enumerate(('student', 'method', 'step', 'order', 'replan', 'data', 'policy'))
+}
 
 
 def stream(key: Array, purpose: str, counter: int | Array) -> Array:
@@ -252,7 +256,7 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """An optax chain WITHOUT the learning rate, and the learning rate by the phase's epoch (host float, epochs from 0)."""
+    """An optax chain WITHOUT the learning rate, and the rate by the phase's epoch (a host float, epochs from 0)."""
 
     transform: optax.GradientTransformation
     lr: Callable[[int], float]
@@ -345,8 +349,8 @@ def _no_policy_state(num_points: int, rows: int, images: Any) -> PyTree:
     return {}
 
 
-def _all_rows(batch: int) -> int:
-    return batch
+def _same(number: int) -> int:
+    return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +363,7 @@ class Policy:
       replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts.
       keep_counts: (num_points, epochs) -> list of the points in each epoch, ints: what the schedule will cost, known
         before training (epochs that depend on the data, as InfoBatch's, are given in expectation).
+      epochs: how many epochs it takes where the others take so many.
       init: (num_points, rows, images u8[num_points, H, W, 3] or None) -> policy_state; copies what it keeps.
       records: 'mean' (Eq. 12) or 'last'. Static.
       mixes: the step gathers partners and mixes pixels only when True. Static.
@@ -372,11 +377,12 @@ class Policy:
     when: Callable[[int, int], bool]
     replan: Callable[[Array, ValueTable, Plan, PyTree, int, int], tuple[Plan, PyTree]]
     keep_counts: Callable[[int, int], list[int]]
+    epochs: Callable[[int], int] = _same
     init: Callable[[int, int, Any], PyTree] = _no_policy_state
     records: str = 'mean'
     mixes: bool = False
     scores: bool = False
-    rows: Callable[[int], int] = _all_rows
+    rows: Callable[[int], int] = _same
     in_batch: Callable[[Array, Batch, Array], Batch] | None = None
     observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None
 
@@ -387,7 +393,10 @@ class Policy:
 def leaf_paths(tree: PyTree) -> dict[str, Any]:
     """{'student/stage1/conv/kernel': leaf}: the leaves of a tree of mappings by their joined path."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {'/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path): leaf for path, leaf in leaves}
+    return {
+        '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path): leaf
+        for path, leaf in leaves
+    }
 
 
 def matches(path: str, patterns: tuple[str, ...]) -> bool:
@@ -404,4 +413,6 @@ def merge(tree: PyTree, selected: Mapping[str, Any]) -> PyTree:
     """`tree` with the leaves of `selected` put back at their paths."""
     leaves, treedef = jax.tree_util.tree_flatten(tree)
     paths = list(leaf_paths(tree))
-    return jax.tree_util.tree_unflatten(treedef, [selected.get(path, leaf) for path, leaf in zip(paths, leaves, strict=True)])
+    return jax.tree_util.tree_unflatten(
+        treedef, [selected.get(path, leaf) for path, leaf in zip(paths, leaves, strict=True)]
+    )

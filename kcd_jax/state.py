@@ -72,10 +72,14 @@ def create(
     for phase in phases:
         for update in phase.updates:
             if update.label in opt_state:
-                raise ValueError(f'two updates share the optimiser label {update.label!r}; labels are unique over all phases')
+                raise ValueError(
+                    f'two updates share the optimiser label {update.label!r}; labels are unique over all phases'
+                )
             moved = select(params, update.moves)
             if not moved:
-                raise ValueError(f'update {update.label!r} moves nothing: no parameter matches {", ".join(update.moves)}')
+                raise ValueError(
+                    f'update {update.label!r} moves nothing: no parameter matches {", ".join(update.moves)}'
+                )
             opt_state[update.label] = phase.optimisers[update.label].transform.init(moved)
 
     state = TrainState(

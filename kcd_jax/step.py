@@ -88,8 +88,7 @@ def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
     kept = jnp.zeros(rows, jnp.bool_).at[plan.order].set(jnp.arange(rows) < plan.num_keep)
     bits = jax.random.bits(stream(key, 'order', epoch), (rows,), jnp.uint32) >> jnp.uint32(1)
     bits = jnp.where(kept, bits, bits | jnp.uint32(1 << 31))
-    _, order = jax.lax.sort((bits, jnp.arange(rows, dtype=jnp.int32)), num_keys=2)
-    return order
+    return knowledge.order_by(bits)
 
 
 def fetch(points: Points, state: TrainState, order: Array, recipe: Recipe) -> RawBatch:
@@ -206,7 +205,9 @@ def train_step(
             (student_grad,) = pull_back(outputs_grad)
             grads.update({path: leaf for path, leaf in leaf_paths({'student': student_grad}).items() if path in moved})
         transform = phase.optimisers[update.label].transform
-        moved, opt_state[update.label] = optim.apply(transform, lrs[update.label], grads, opt_state[update.label], moved)
+        moved, opt_state[update.label] = optim.apply(
+            transform, lrs[update.label], grads, opt_state[update.label], moved
+        )
         params = merge(params, moved)
         if moves_student:
             forward = None

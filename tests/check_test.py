@@ -133,8 +133,15 @@ def test_what_check_prints(tiny_networks, tmp_path):
 
     config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny')
     lines = '\n'.join(train.check_run(config, sharding.make_mesh()))
-    for word in ('300 training points', '10 classes', 'tiny_teacher, trained first: 6 epochs', 'not rescaled: 0.05 from epoch 1',
-                 '210 from epoch 6', 'scheduled 1,516 of 1,800', '4 device(s)'):
+    for word in (
+        '300 training points',
+        '10 classes',
+        'tiny_teacher, trained first: 6 epochs',
+        'not rescaled: 0.05 from epoch 1',
+        '210 from epoch 6',
+        'scheduled 1,516 of 1,800',
+        '4 device(s)',
+    ):
         assert word in lines, word
 
 

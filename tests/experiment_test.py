@@ -40,7 +40,7 @@ def test_an_experiment_runs_every_name_in_every_trial_and_ends_with_a_table(conf
 
 
 def test_policies_share_initialisation_and_data_order(config, tmp_path):
-    """The first epoch is on all points for both: KD and KC-KD of a seed are the same run until the first condensation."""
+    """Both train on all points first: KD and KC-KD of a seed are the same run until the first condensation."""
     results = experiment.run(config, tmp_path / 'all')
     first = {}
     for result in results:

@@ -97,7 +97,10 @@ def test_killed_twice_it_ends_as_the_run_that_was_never_cut(tmp_path):
     weights = [(run / 'student.safetensors').read_bytes()[-1000:] for run in runs]
     assert weights[0] == weights[1]
     logs = [
-        [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in (run / 'metrics.jsonl').read_text().splitlines()]
+        [
+            {k: v for k, v in json.loads(line).items() if k != 'time'}
+            for line in (run / 'metrics.jsonl').read_text().splitlines()
+        ]
         for run in runs
     ]
     assert logs[0] == logs[1]

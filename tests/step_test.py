@@ -57,8 +57,13 @@ class TinyLoop:
         shapes = state.output_shapes(student, (12, 12, 3), 8)
         setup = Setup(shapes, shapes, 200, 256, 5, 8, (12, 12, 3), np.asarray(self.points.labels), student, None, None)
         self.before = state.create(
-            jax.random.PRNGKey(0), student=student, method=method, policy=self.recipe.policy, phases=(self.phase,),
-            setup=setup, images=None,
+            jax.random.PRNGKey(0),
+            student=student,
+            method=method,
+            policy=self.recipe.policy,
+            phases=(self.phase,),
+            setup=setup,
+            images=None,
         )
         self.order = step.epoch_order(self.before.key, self.before.plan, jnp.int32(0))
         self.run = jax.jit(functools.partial(step.run_chunk, recipe=self.recipe, phase=self.phase, length=1))
@@ -108,7 +113,8 @@ def test_the_order_of_the_kept_points_does_not_depend_on_how_they_rank():
 def test_each_epoch_and_each_seed_has_its_own_order():
     plan = full_plan(500)
     orders = [
-        np.asarray(step.epoch_order(jax.random.PRNGKey(seed), plan, jnp.int32(epoch))) for seed, epoch in ((0, 0), (0, 1), (1, 0))
+        np.asarray(step.epoch_order(jax.random.PRNGKey(seed), plan, jnp.int32(epoch)))
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
     ]
     assert all((a[:500] != b[:500]).mean() > 0.9 for a, b in ((orders[0], orders[1]), (orders[0], orders[2])))
 
@@ -188,7 +194,9 @@ def test_a_phase_without_train_mode_leaves_the_running_statistics(tiny_loop):
     for path, leaf in leaf_paths(before.model_state).items():
         np.testing.assert_array_equal(leaf, leaf_paths(after.model_state)[path])
     np.testing.assert_array_equal(before.table.count, after.table.count)
-    assert any((a != b).any() for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True))
+    assert any(
+        (a != b).any() for a, b in zip(jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True)
+    )
 
 
 def test_a_step_records_the_entropy_of_the_image_that_it_trained_on(tiny_loop):
@@ -198,7 +206,9 @@ def test_a_step_records_the_entropy_of_the_image_that_it_trained_on(tiny_loop):
     raw = step.fetch(loop.points, before, loop.order, loop.recipe)
     key = jax.random.split(step.stream(before.key, 'step', before.step), 3)[0]
     batch = step._prepare(before, raw, loop.recipe, key)
-    outputs, _ = loop.recipe.student.apply({'params': before.params['student'], **before.model_state}, batch.image, True)
+    outputs, _ = loop.recipe.student.apply(
+        {'params': before.params['student'], **before.model_state}, batch.image, True
+    )
     expected = prediction_entropy(outputs.logits)
     np.testing.assert_allclose(after.table.value[index], expected, rtol=1e-5)  # jitted against not: fused differently
     assert np.asarray(after.table.count).sum() == loop.recipe.batch
@@ -209,4 +219,3 @@ def test_a_mean_loss_is_not_divided_by_the_weights_sum(tiny_loop):
     _, half = loop.step(weight=0.5)
     _, full = loop.step(weight=1.0)
     assert float(half.metrics['loss'][0]) == pytest.approx(0.5 * float(full.metrics['loss'][0]), rel=1e-6)
-

@@ -92,7 +92,8 @@ def test_infobatch_refuses(keywords, message):
 
 
 def test_short():
-    assert short.epochs(240) == 196 and short.epochs(240, cost=0.6) == 144 and short.epochs(1, cost=0.1) == 1
+    assert short.make().epochs(240) == 196
+    assert short.make(cost=0.6).epochs(240) == 144 and short.make(cost=0.1).epochs(1) == 1
     assert short.make().keep_counts(10, 196) == [10] * 196
     with pytest.raises(ValueError, match='cost is 0'):
         short.make(cost=0)

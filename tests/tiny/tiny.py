@@ -23,7 +23,9 @@ class Tiny(nn.Module):
         x = nn.relu(BatchNorm(name='bn1')(Conv(self.width, 3, 2, name='conv1')(x)))
         feats, preacts = [x], []
         for stage in (1, 2, 3):
-            preact = BatchNorm(name=f'norm{stage}')(Conv(self.width, 3, 2 if stage == 2 else 1, name=f'layer{stage}')(x))
+            preact = BatchNorm(name=f'norm{stage}')(
+                Conv(self.width, 3, 2 if stage == 2 else 1, name=f'layer{stage}')(x)
+            )
             x = nn.relu(preact)
             feats.append(x)
             preacts.append(preact)

@@ -1,0 +1,294 @@
+"""A run in progress: its compiled programs, an epoch of training, condensation, evaluation, and what each took.
+
+`train.py` says when; here is what happens then.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from kcd_jax import check, data, log, sharding, state, step
+from kcd_jax.evaluate import Evaluator
+from kcd_jax.spec import Batch, Clock, Network, Phase, Plan, PyTree, TrainState, full_plan, stream
+
+ACCELERATOR_CHUNK = 100  # steps a program: enough to hide the dispatch, few enough for a responsive SIGTERM
+
+
+class Diverged(Exception):
+    """The loss is not finite; the last good checkpoint is kept."""
+
+
+class Loop:
+    """A run in progress: its parts, its compiled programs, and what it has measured so far."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        run: check.Run,
+        dataset: data.Dataset,
+        teacher_variables: PyTree | None,
+        workdir: pathlib.Path,
+        mesh: Mesh,
+        run_log: log.RunLog,
+    ):
+        self.config, self.run, self.mesh, self.log, self.workdir = config, run, mesh, run_log, workdir
+        self.batch = config.batch
+        self.epochs = check.epochs_of(run.phases)
+        self.seconds = dict.fromkeys(('compile', 'train', 'condense', 'evaluate'), 0.0)
+        self.condensations: list[dict[str, Any]] = []
+        self.evaluations: list[dict[str, Any]] = []
+        self.programs: dict[tuple[str, int], Any] = {}
+        on_cpu = jax.default_backend() == 'cpu'
+        self.chunk = config.chunk or (1 if on_cpu else ACCELERATOR_CHUNK)
+
+        rows = run.setup.rows
+        images = np.zeros((rows, *dataset.image_shape), np.uint8)
+        images[: run.setup.num_points] = dataset.train.images
+        replicated = sharding.replicated(mesh)
+        self.points = sharding.put(step.Points(images, run.setup.labels), replicated)
+        self.teacher_variables = sharding.put(teacher_variables, replicated) if run.teacher is not None else {}
+        self.recipe = step.Recipe(
+            student=run.student,
+            teacher=run.teacher,
+            method=run.method,
+            policy=run.policy,
+            weights=run.weights,
+            batch=config.batch,
+            crop=config.augment.crop,
+            flip=config.augment.flip,
+            logits=config.logits,
+            constrain=functools.partial(sharding.constrain_batch, mesh),
+        )
+        self.order = jax.jit(step.epoch_order, out_shardings=replicated)
+        self.full = sharding.put(full_plan(run.setup.num_points, rows), replicated)
+        self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh)
+        self.teacher_logits = None
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def initial_state(self, images: np.ndarray) -> TrainState:
+        """The state before the first step, on the mesh. images: u8[num_points, H, W, 3], of which a policy may copy."""
+        key = jax.random.PRNGKey(self.config.seed)
+        fresh = state.create(
+            key,
+            student=self.run.student,
+            method=self.run.method,
+            policy=self.run.policy,
+            phases=self.run.phases,
+            setup=self.run.setup,
+            images=images,
+            metric_names=self.metric_names(),
+        )
+        return sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
+
+    def metric_names(self) -> tuple[str, ...]:
+        """The names of the method's own metrics, from its abstract outputs."""
+        setup, rows = self.run.setup, self.run.rows
+        seen = rows * self.run.method.num_views
+
+        def abstract(rows: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+        student, teacher = jax.tree.map(lambda x: abstract(seen, x.shape[1:], x.dtype), (setup.student, setup.teacher))
+        index = abstract(rows, dtype=jnp.int32)
+        batch = Batch(index, abstract(seen, setup.image_shape), index, index, abstract(rows), abstract(rows))
+        scalar = jax.ShapeDtypeStruct((), jnp.int32)
+        key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+        params, method_state = jax.eval_shape(lambda k: self.run.method.init(k, setup), key)
+        found: list[str] = []
+        for phase in self.run.phases:
+            for update in phase.updates:
+                clock = Clock(scalar, scalar, scalar)
+                out = jax.eval_shape(update.loss, params, method_state, student, teacher, batch, clock, key)
+                found += [name for name in out.metrics if name not in found and name not in state.METRICS]
+        return tuple(found)
+
+    # -- programs -------------------------------------------------------------------------------------------------
+
+    def program(
+        self, current: TrainState, order: jax.Array, rates: dict[str, jax.Array], phase: Phase, length: int
+    ) -> Callable[..., tuple[TrainState, jax.Array]]:
+        """The compiled `length` steps of a phase; one compilation for the whole run, however the set shrinks."""
+        if (phase.name, length) not in self.programs:
+            start = time.perf_counter()
+            shardings = sharding.state_shardings(self.mesh, current)
+            function = functools.partial(step.run_chunk, recipe=self.recipe, phase=phase, length=length)
+            jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
+            lowered = jitted.lower(current, order, rates, self.points, self.teacher_variables)
+            self.programs[phase.name, length] = lowered.compile()
+            self.seconds['compile'] += time.perf_counter() - start
+        return self.programs[phase.name, length]
+
+    def rates(self, phase: Phase, phase_epoch: int) -> dict[str, jax.Array]:
+        """{label: learning rate} of an epoch, on the devices, and the epoch itself for the methods' clocks."""
+        values = {label: np.float32(optimiser.lr(phase_epoch)) for label, optimiser in phase.optimisers.items()}
+        return sharding.put({**values, 'phase_epoch': np.int32(phase_epoch)}, sharding.replicated(self.mesh))
+
+    def end_epoch(self, current: TrainState) -> TrainState:
+        """The state with one more epoch finished."""
+        counters = {'epoch': np.int32(int(current.epoch) + 1), 'done': np.int32(0)}
+        return current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
+
+    # -- parts of an epoch ----------------------------------------------------------------------------------------
+
+    def recorded(self, epoch: int) -> int:
+        """Recording epochs among the first `epoch` ones."""
+        return sum(phase.record for phase, _ in self.epochs[:epoch])
+
+    def condense_before(self, current: TrainState, epoch: int) -> TrainState:
+        """Replans before epoch `epoch` (from 0) when the policy asks for it."""
+        policy = self.run.policy
+        if epoch >= len(self.epochs) or not self.epochs[epoch][0].record:
+            return current
+        recorded, total = self.recorded(epoch), self.recorded(len(self.epochs))
+        if not policy.when(recorded, total):
+            return current
+        start = time.perf_counter()
+        before = current.plan
+        was_kept = _kept(before)
+        table = sharding.put_like(current.table, sharding.replicated(self.mesh))
+        plan, policy_state = policy.replan(
+            stream(current.key, 'replan', recorded), table, before, current.policy_state, recorded, total
+        )
+        fresh = state.strong(current.replace(plan=plan, policy_state=policy_state))
+        current = sharding.put_like(fresh, sharding.state_shardings(self.mesh, fresh))
+        jax.block_until_ready(current.plan)
+        now_kept = _kept(current.plan)
+        self.seconds['condense'] += time.perf_counter() - start
+        self.tell_condensation(current, epoch, was_kept, now_kept)
+        return current
+
+    def tell_condensation(self, current: TrainState, epoch: int, was_kept: np.ndarray, now_kept: np.ndarray) -> None:
+        """Logs a condensation, writes its stage file, and says it in one line (when there are not too many)."""
+        plan, num_points = jax.device_get(current.plan), self.run.setup.num_points
+        number = len(self.condensations) + 1
+        recording = self.recorded(len(self.epochs))
+        total = sum(self.run.policy.when(finished, recording) for finished in range(recording))
+        entry = {
+            'number': number,
+            'of': total,
+            'epoch': epoch,
+            'kept': int(plan.num_keep),
+            'augmented': int(np.sum(plan.epsilon[:num_points] > 0)),
+            'readmitted': int(np.sum(now_kept & ~was_kept)),
+        }
+        self.condensations.append(entry)
+        self.log.record({'kind': 'condensation', 'step': int(current.step), **entry})
+        folder = self.workdir / 'knowledge'
+        table = jax.device_get(sharding.put_like(current.table, sharding.replicated(self.mesh)))
+        log.write_npz(
+            folder / f'stage_{number}.npz',
+            order=plan.order,
+            num_keep=plan.num_keep,
+            partner=plan.partner,
+            epsilon=plan.epsilon,
+            value=table.value,
+            count=table.count,
+            num_points=np.int32(num_points),
+        )
+        if total <= 60 or number % 10 == 0:
+            self.log.say(
+                f'condensation {number}/{total} after epoch {epoch}: kept {entry["kept"]:,} of {num_points:,}, '
+                f'{entry["augmented"]:,} augmented, {entry["readmitted"]:,} re-admitted'
+            )
+
+    def evaluate(self, current: TrainState, epoch: int) -> dict[str, float]:
+        """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} after `epoch` epochs."""
+        start, compiled = time.perf_counter(), self.evaluator.compile_seconds
+        variables = {'params': current.params['student'], **current.model_state}
+        result, _ = self.evaluator('student', self.run.student, variables, self.teacher_logits)
+        compile_seconds = self.evaluator.compile_seconds - compiled
+        self.seconds['compile'] += compile_seconds
+        self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
+        self.evaluations.append({'epoch': epoch, **result})
+        self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
+        return result
+
+    def evaluate_teacher(self, network: Network) -> float:
+        """The teacher's accuracy; its logits are kept, to compare the student's with."""
+        start, compiled = time.perf_counter(), self.evaluator.compile_seconds
+        result, self.teacher_logits = self.evaluator('teacher', network, self.teacher_variables)
+        compile_seconds = self.evaluator.compile_seconds - compiled
+        self.seconds['compile'] += compile_seconds
+        self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
+        return result['accuracy']
+
+    def refuse_divergence(self, current: TrainState) -> None:
+        """Raises Diverged, naming the step, once a loss was not finite."""
+        bad = int(current.bad_step)
+        if bad >= 0:
+            raise Diverged(
+                f'the loss of step {bad + 1} is not finite; the last good checkpoint under {self.workdir} is kept. '
+                'Lower optim.lr, or train in float32'
+            )
+
+    def train_epoch(self, current: TrainState, epoch: int, between: Callable[[TrainState], None]) -> TrainState:
+        """The rest of epoch `epoch` (from 0), from step `done` on; `between(state)` is called between chunks."""
+        phase, phase_epoch = self.epochs[epoch]
+        plan = current.plan if phase.record else self.full
+        num_keep = int(plan.num_keep)
+        steps, done = num_keep // self.batch, int(current.done)
+        order = self.order(current.key, plan, jnp.int32(epoch))
+        rates = self.rates(phase, phase_epoch)
+        started, before = time.perf_counter(), self.seconds['compile']
+        elsewhere = 0.0
+        beats: list[jax.Array] = []
+        while done < steps:
+            length = self.chunk if steps - done >= self.chunk else 1
+            program = self.program(current, order, rates, phase, length)
+            current, loss = program(current, order, rates, self.points, self.teacher_variables)
+            done += length
+            beats.append(loss)
+            if len(beats) > 1:  # one chunk late, so that the device never waits for the host
+                value = float(beats.pop(0))
+                self.log.progress(length * self.batch, loss=value)
+                if not np.isfinite(value):
+                    self.refuse_divergence(current)
+            if done < steps:  # what lies at the end of an epoch belongs after its evaluation and condensation
+                pause = time.perf_counter()
+                between(current)
+                elsewhere += time.perf_counter() - pause
+        jax.block_until_ready(current.step)
+        spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - before)
+        self.seconds['train'] += spent
+        self.refuse_divergence(current)
+        sums = jax.device_get(current.metrics)
+        means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
+        self.log.record(
+            {
+                'kind': 'train',
+                'step': int(current.step),
+                'epoch': epoch + 1,
+                'phase': phase.name,
+                'lr': _main_rate(phase, phase_epoch),
+                'samples': steps * self.batch,
+                'kept': num_keep,
+                **means,
+                'time': {'seconds': spent},
+            }
+        )
+        return current
+
+
+def _main_rate(phase: Phase, phase_epoch: int) -> float:
+    """The learning rate that is logged: the main optimiser's, or the first one's of a phase without it."""
+    label = 'main' if 'main' in phase.optimisers else next(iter(phase.optimisers))
+    return phase.optimisers[label].lr(phase_epoch)
+
+
+def _kept(plan: Plan) -> np.ndarray:
+    """bool[N] by point: whether it is trained on."""
+    order, num_keep = jax.device_get((plan.order, plan.num_keep))
+    kept = np.zeros(len(order), bool)
+    kept[order[:num_keep]] = True
+    return kept
