@@ -88,7 +88,9 @@ def compose(
         per_point = per_point + weights.gamma * terms['ce']
     if weights.alpha:
         if teacher_logits is None:
-            raise ValueError(f'alpha = {weights.alpha} needs a teacher, and this method runs without one; use alpha = 0')
+            raise ValueError(
+                f'alpha = {weights.alpha} needs a teacher, and this method runs without one; use alpha = 0'
+            )
         prepare = standardise if logits == 'standardised' else lambda z: z
         terms['kd'] = kd_per_point(prepare(student_logits), prepare(teacher_logits), weights.temperature)
         per_point = per_point + weights.alpha * terms['kd']

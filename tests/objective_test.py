@@ -87,7 +87,9 @@ def test_standardised_kd_is_the_public_codes(dkd, temperature):
 def test_kd_is_a_slow_loop_per_point(kd):
     student, teacher = kd['kd/logits_s'], kd['kd/logits_t']
     np.testing.assert_allclose(
-        objective.kd_per_point(jnp.asarray(student), jnp.asarray(teacher), 4.0), slow_kd(student, teacher, 4.0), rtol=RTOL
+        objective.kd_per_point(jnp.asarray(student), jnp.asarray(teacher), 4.0),
+        slow_kd(student, teacher, 4.0),
+        rtol=RTOL,
     )
 
 
