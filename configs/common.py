@@ -28,6 +28,8 @@ def base() -> ConfigDict:
             'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'seed': 0, 'num_points': 0},
             'augment': {'crop': 4, 'flip': True},
             'student': {'name': 'wrn_16_2'},
+            # What configs/pairs.py says of the methods for these two networks.
+            'pair': {'methods': {}, 'weights': {}},
             'teacher': {
                 'name': 'wrn_40_2',
                 'checkpoint': '',  # .safetensors, .pth or a run's folder; empty: it is trained first
@@ -68,9 +70,8 @@ def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
         raise ValueError(plugins.unknown(f'keyword of {kind} {name}', unknown[0], sorted(keywords)))
     config[kind] = ConfigDict({'name': name, **keywords, **values})
     if kind == 'method':
-        config.weights = ConfigDict(
-            {**dataclasses.asdict(module.WEIGHTS), **of_pair(config).get('weights', {}).get(name, {})}
-        )
+        own = config.pair['weights'].get(name, {})
+        config.weights = ConfigDict({**dataclasses.asdict(module.WEIGHTS), **own})
 
 
 def apply_pair(config: ConfigDict, pair: str) -> None:
@@ -100,13 +101,12 @@ def build(
     method: str = 'kd',
     policy: str = 'kcd',
     quicktest: dict | None = None,
-    policy_values: dict | None = None,
 ) -> ConfigDict:
     """The config of a file for the words after its colon.
 
     Args:
       config: the file's own settings. arg: the words, or None.
-      method, policy: the file's defaults. policy_values: the policy's keywords that the file sets.
+      method, policy: the file's defaults.
       quicktest: {dotted key: value} that shrink it to under 30 s a run on two cores, every code path kept.
 
     Raises:
@@ -122,20 +122,25 @@ def build(
             settings[key] = _value(text)
         elif _is_pair(word):
             pair = word
+        elif word in networks.names():
+            config.student.name, config.optim.lr = word, pairs.lr_for(word)
         elif '-' in word:
             for name in word.split('-', 1):
                 if name not in networks.names():
                     raise ValueError(plugins.unknown('network', name, networks.names()))
         else:
-            raise ValueError(plugins.unknown('config word', word, ['quicktest', 'TEACHER-STUDENT', 'key=value']))
+            raise ValueError(
+                plugins.unknown('config word', word, ['quicktest', 'TEACHER-STUDENT', 'key=value', *networks.names()])
+            )
     if pair:
         apply_pair(config, pair)
 
+    known = pairs.PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
+    config.pair = ConfigDict({key: dict(known.get(key, {})) for key in ('methods', 'weights')})
     named = {'method', 'policy'} & set(settings)
     method, policy = settings.pop('method', method), settings.pop('policy', policy)
-    choose(config, 'method', method, **of_pair(config).get('methods', {}).get(method, {}))
-    same_policy = 'policy' not in named
-    choose(config, 'policy', policy, **(policy_values or {} if same_policy else {}))
+    choose(config, 'method', method, **config.pair['methods'].get(method, {}))
+    choose(config, 'policy', policy)
     if named:
         config.compare, config.trials = (), 1
     if quick:
@@ -162,13 +167,10 @@ def split_words(arg: str) -> list[str]:
     return [w for w in (*words, word.strip()) if w]
 
 
-def of_pair(config: ConfigDict) -> dict[str, Any]:
-    """What configs/pairs.py says of this pair of networks; empty for a pair that it does not know."""
-    return pairs.PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
-
-
 def _place(config: ConfigDict, key: str) -> str:
     """The dotted place of a key: itself, or where its last word stands in the policy, the method, the weights, ..."""
+    if key == 'dataset':
+        return 'data.name'
     if '.' in key or (key in config and not isinstance(config[key], ConfigDict)):
         return key
     for section in ('policy', 'method', 'weights', 'optim', 'data', 'teacher'):

@@ -50,24 +50,35 @@ def default_workdir(config_path: str, config: ConfigDict) -> pathlib.Path:
 
 
 def variant(config: ConfigDict, name: str) -> ConfigDict:
-    """The config of one compared run: 'student' (no method, no policy), 'kd' (the method, no policy), or a policy.
+    """The config of one compared run.
 
-    A policy takes the keywords that it shares with `config.policy` (ratio, stages, ...), so that what is compared has
-    the same size at every stage.
+    'student' is no method and no policy, 'kd' the config's method with no policy, another method that method with no
+    policy, and a policy the config's method with it. A policy takes the keywords that it shares with `config.policy`
+    (ratio, stages, ...), so that what is compared has the same size at every stage.
+
+    Raises:
+      ValueError: neither a method nor a policy is called so.
     """
+    if name not in {'student', *methods.names(), *policies.names()}:
+        known = sorted({'student', *methods.names(), *policies.names()})
+        raise ValueError(plugins.unknown('run in compare', name, known))
     result = config.copy_and_resolve_references()
     with result.unlocked():
         result.compare, result.trials = (), 1
-        if name in ('student', 'kd', 'none'):
+        if name in ('student', *methods.names()):
             result.policy = ConfigDict({'name': 'none', **plugins.hyper_parameters(policies.get('none'))})
         elif name != config.policy.name:
             keywords = plugins.hyper_parameters(policies.get(name))
             shared = {key: config.policy[key] for key in keywords if key in config.policy}
             result.policy = ConfigDict({'name': name, **keywords, **shared})
+        method = 'none' if name == 'student' else name
+        if method in methods.names() and method != 'kd':
+            module = methods.get(method)
+            of_pair = config.pair.to_dict()
+            own = {**plugins.hyper_parameters(module), **of_pair['methods'].get(method, {})}
+            result.method = ConfigDict({'name': method, **own})
+            result.weights = ConfigDict({**vars(module.WEIGHTS), **of_pair['weights'].get(method, {})})
         if name == 'student':
-            module = methods.get('none')
-            result.method = ConfigDict({'name': 'none', **plugins.hyper_parameters(module)})
-            result.weights = ConfigDict(dict(vars(module.WEIGHTS)))
             result.logits = 'plain'
     return result
 

@@ -93,6 +93,7 @@ def test_a_mistake_is_one_line_and_nothing_is_compiled(words, says, monkeypatch)
         ('policy=kdc', "unknown policy 'kdc' \\(did you mean 'kcd'\\?\\)"),
         ('resnet20-resnet9', "unknown network 'resnet9'"),
         ('slow', "unknown config word 'slow'"),
+        ('resnet21', "unknown config word 'resnet21' \\(did you mean 'resnet"),
         ('ratoi=0.5', "unknown config key 'ratoi' \\(did you mean 'ratio'\\?\\)"),
         ('optim.lrr=1', "unknown config key 'optim.lrr'"),
         ('epochs=many', "'epochs' takes a int"),
@@ -106,7 +107,7 @@ def test_an_unknown_word_names_the_known_ones(words, says):
 
 def test_every_shipped_config_loads_with_and_without_quicktest():
     files = [path for path in (ROOT / 'configs').glob('*.py') if 'def get_config' in path.read_text()]
-    assert {path.name for path in files} >= {'cifar100_kd.py', 'cifar10_kd.py', 'digits_kd.py'}
+    assert {path.name for path in files} >= {'cifar100_kd.py', 'cifar10_kd.py', 'digits_kd.py', 'teacher.py'}
     for path in files:
         for words in ('', ':quicktest'):
             config = experiment.load_config(f'{path}{words}')
@@ -120,6 +121,30 @@ def test_naming_a_method_or_a_policy_means_just_that_run():
     assert tuple(single.compare) == () and single.trials == 1
     chosen = experiment.load_config(f'{digits}:method=kd,compare=(kd,kcd),trials=2')
     assert tuple(chosen.compare) == ('kd', 'kcd') and chosen.trials == 2
+
+
+def test_a_pair_brings_the_methods_settings_for_it():
+    config = experiment.load_config(f'{ROOT}/configs/cifar100_kd.py:wrn_40_2-wrn_16_2,method=reviewkd')
+    assert config.weights.beta == 5.0
+    kd = experiment.load_config(f'{ROOT}/configs/cifar100_kd.py:wrn_40_2-wrn_16_2')
+    dkd = experiment.variant(kd, 'dkd')
+    assert dkd.method.others == 6.0 and dkd.policy.name == 'none' and dkd.weights.alpha == 0.0
+
+
+def test_a_teacher_is_one_word():
+    config = experiment.load_config(f'{ROOT}/configs/teacher.py:resnet20,dataset=cifar10')
+    assert (config.student.name, config.data.name, config.method.name, config.epochs) == (
+        'resnet20',
+        'cifar10',
+        'none',
+        240,
+    )
+
+
+def test_an_unknown_run_in_compare_names_the_known_ones():
+    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py')
+    with pytest.raises(ValueError, match="unknown run in compare 'kdc' .did you mean 'kd'"):
+        experiment.variant(config, 'kdc')
 
 
 def test_the_number_of_trials_does_not_move_a_run():
