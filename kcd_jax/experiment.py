@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import pathlib
+import shlex
 import sys
 
 from ml_collections import ConfigDict
@@ -122,6 +123,18 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
             results.append(Result(name, folder, result.summary))
     finish(workdir, results, load_data(config))
     return results
+
+
+def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.Path]:
+    """Copies the summaries under `workdir` to <results>/<run>_<seed>.json, without the places of this machine."""
+    paths = []
+    for path in sorted(pathlib.Path(workdir).rglob(log.SUMMARY)):
+        summary = log.read_json(path)
+        config = {**summary['config'], 'data': {**summary['config']['data'], 'dir': ''}}
+        summary.update(config=config, command=log.command(shlex.split(summary['command'])))
+        paths.append(pathlib.Path(results) / f'{summary["name"]}_{summary["seed"]}.json')
+        log.write_text(paths[-1], log.dumps(summary, indent=1) + '\n')
+    return paths
 
 
 def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset) -> None:

@@ -14,10 +14,11 @@ import math
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -396,6 +397,15 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def command(argv: Sequence[str]) -> str:
+    """The command line as somebody else would type it: without the places of this machine."""
+    program = pathlib.Path(argv[0])
+    own = program.parts[-2:] == ('kcd_jax', 'main.py')
+    start = ['python', '-m', 'kcd_jax.main'] if own else [program.name]
+    words = [word for word in argv[1:] if not word.startswith(('--workdir', '--results', '--config.data.dir'))]
+    return shlex.join([*start, *words])
 
 
 def environment() -> dict[str, Any]:

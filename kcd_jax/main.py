@@ -17,6 +17,7 @@ def define_flags() -> None:
 
     config_flags.DEFINE_config_file('config', None, 'Experiment: FILE[:words], e.g. configs/cifar100_kd.py:method=crd.')
     flags.DEFINE_string('workdir', None, 'Folder of the runs; default runs/<config file>-<hash of the config>.')
+    flags.DEFINE_string('results', None, 'Also copy the finished runs there, one JSON each.')
     flags.DEFINE_bool('check', False, 'Check everything that can be known before the first step, print it, and stop.')
     flags.DEFINE_bool(
         'needs_prepare', False, 'Exit 10 when the data needs TensorFlow to be prepared; for launch/run.sh.'
@@ -94,7 +95,10 @@ def run(argv: list[str]) -> int:
         if flags.FLAGS.needs_prepare:
             return EXIT_NEEDS_PREPARE if data.needs_tensorflow(config.data.name, config.data.dir or None) else 0
         prepare_jax(flags.FLAGS.devices, config.deterministic)
-        experiment.run(config, workdir or experiment.default_workdir(path, config), only_check=flags.FLAGS.check)
+        workdir = workdir or experiment.default_workdir(path, config)
+        experiment.run(config, workdir, only_check=flags.FLAGS.check)
+        if flags.FLAGS.results and not flags.FLAGS.check:
+            experiment.publish(workdir, flags.FLAGS.results)
     except train.Preempted as notice:
         print(notice, file=sys.stderr)
         return EXIT_PREEMPTED

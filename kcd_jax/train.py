@@ -273,7 +273,7 @@ def train(
             'seconds': {**loop.seconds, 'total': total},
             'condensations': loop.condensations,
             'config': config.to_dict(),
-            'command': ' '.join(sys.argv),
+            'command': log.command(sys.argv),
             **log.environment(),
         }
         kept = 'dataset accuracy best_accuracy num_classes seed epochs method policy config commit'.split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shlex
 
 import pytest
 
@@ -77,3 +78,22 @@ def test_no_trials_are_refused(config, tmp_path):
     config.trials = 0
     with pytest.raises(ValueError, match='trials is 0'):
         experiment.run(config, tmp_path)
+
+
+def test_published_results_carry_no_place_of_the_machine(config, tmp_path):
+    config.compare, config.trials = ('student',), 1
+    experiment.run(config, tmp_path / 'all')
+    (path,) = experiment.publish(tmp_path / 'all', tmp_path / 'results')
+    assert path.name == 'student_0.json'
+    published = json.loads(path.read_text())
+    assert published['accuracy'] == json.loads((tmp_path / 'all/student/trial_0/summary.json').read_text())['accuracy']
+    assert str(tmp_path) not in path.read_text()
+
+
+def test_a_command_is_what_somebody_else_would_type():
+    from kcd_jax import log
+
+    argv = ['/somewhere/kcd_jax/main.py', '--config=configs/digits_kd.py:drops=(0.5,0.7)', '--workdir=/somewhere/else']
+    expected = "python -m kcd_jax.main '--config=configs/digits_kd.py:drops=(0.5,0.7)'"
+    assert log.command(argv) == expected
+    assert log.command(shlex.split(expected)) == expected

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, global_mean, wrap
 from kcd_jax.spec import Outputs
 
-NAMES = {'tiny': 4, 'tiny_teacher': 24}
+NAMES = {'tiny': 4, 'tiny_one': 4, 'tiny_teacher': 24}
 
 
 class Tiny(nn.Module):
     width: int
     num_classes: int
+    branches: bool
 
     @nn.compact
     def __call__(self, x):
@@ -30,8 +31,19 @@ class Tiny(nn.Module):
             feats.append(x)
             preacts.append(preact)
         embed = global_mean(x)
-        return Outputs(Dense(self.num_classes, name='fc')(embed), tuple(feats), tuple(preacts), embed)
+        logits, aux = Dense(self.num_classes, name='fc')(embed), {}
+        if self.branches:
+            others = [Dense(self.num_classes, name=f'fc_{branch}')(embed) for branch in (2, 3)]
+            gate = nn.softmax(Dense(3, name='gate')(embed))
+            aux = {'branches': jnp.stack([logits, *others], axis=1), 'gate': gate}
+        return Outputs(logits, tuple(feats), tuple(preacts), embed, aux)
 
 
 def make(name, num_classes, *, dtype=jnp.float32, normalization='none'):
-    return wrap(name, Tiny(NAMES[name], num_classes), tail=('fc/*',), dtype=dtype, normalization=normalization)
+    return wrap(
+        name,
+        Tiny(NAMES[name], num_classes, name == 'tiny_one'),
+        tail=('fc/*',),
+        dtype=dtype,
+        normalization=normalization,
+    )

@@ -1,0 +1,80 @@
+"""Every method in the one loop: it trains on the digits under no selection and under KCD, and resumes to the bit.
+
+The networks are the tests' tiny ones. Methods are found in the folder: a new file is trained here without an edit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+
+import numpy as np
+import pytest
+
+from kcd_jax import checkpoint, experiment, methods, train
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}  # what the others' pair does not offer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def teacher_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp('teacher')
+
+
+def config_for(method, policy):
+    words = f'quicktest,{PAIRS.get(method, "tiny_teacher-tiny")},method={method},policy={policy}'
+    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}')
+    config.checkpoint.seconds, config.eval_every = 1e9, 6
+    config.data.num_points = 120
+    return config
+
+
+def left(folder):
+    """Every array of the newest checkpoint, and the log without its times."""
+    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
+        arrays = keeper._read(keeper.steps()[-1])[0]
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    return arrays, [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+
+
+@pytest.mark.parametrize('policy', ['none', 'kcd'])
+@pytest.mark.parametrize('method', methods.names())
+def test_it_trains_and_resumes_to_the_bit(tiny_networks, teacher_dir, tmp_path, monkeypatch, method, policy):
+    config = config_for(method, policy)
+    whole = train.train(config, tmp_path / 'whole', teacher_dir=teacher_dir)
+    arrays, records = left(whole.workdir)
+    for path, array in arrays.items():
+        if array.dtype.kind == 'f':
+            assert np.isfinite(array).all(), path
+    trained = [record for record in records if record['kind'] == 'train']
+    first = next(record for record in trained if record['phase'] == trained[-1]['phase'])
+    assert trained[-1]['loss'] < 2 * first['loss']
+
+    original = train.Loop.train_epoch
+
+    def cut_in_the_middle(self, current, epoch, between):
+        seen = []
+
+        def counting(state):
+            seen.append(1)
+            if epoch == len(self.epochs) // 2 and len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            between(state)
+
+        return original(self, current, epoch, counting)
+
+    monkeypatch.setattr(train.Loop, 'train_epoch', cut_in_the_middle)
+    with pytest.raises(train.Preempted):
+        train.train(config, tmp_path / 'cut', teacher_dir=teacher_dir)
+    monkeypatch.setattr(train.Loop, 'train_epoch', original)
+    train.train(config, tmp_path / 'cut', teacher_dir=teacher_dir)
+    again, repeated = left(tmp_path / 'cut')
+    assert arrays.keys() == again.keys()
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(array, again[path], err_msg=path)
+    assert records == repeated
