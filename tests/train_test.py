@@ -58,7 +58,7 @@ def run(tiny_networks, teacher_dir, tmp_path):
     """Trains with one teacher for the whole session."""
 
     def run(config, name='run', **options):
-        return train.train(config, tmp_path / name, teacher_dir=teacher_dir, **options)
+        return train.train(config, tmp_path / name, **{'teacher_dir': teacher_dir, **options})
 
     return run
 
@@ -215,3 +215,33 @@ def test_the_teacher_is_the_same_to_the_bit_after_training(run, monkeypatch):
     before, loop = kept[0]
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(jax.device_get(loop.teacher_variables)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_chunk_of_steps_is_the_steps_one_by_one(run):
+    """The accelerators' path: a scan over 4 steps, and what is left over as single steps."""
+    single, chunked = (
+        run(config_for('policy=none'), 'single'),
+        run(config_for('policy=none,chunk=4'), 'chunked', teacher_dir=None),
+    )
+    for one, other in zip(metrics(single.workdir), metrics(chunked.workdir), strict=True):
+        assert one['step'] == other['step'] and one['kind'] == other['kind']
+    first = [metrics(result.workdir)[0] for result in (single, chunked)]
+    assert first[0]['loss'] == pytest.approx(first[1]['loss'], rel=1e-4)  # another program rounds differently
+    assert first[0]['entropy'] == pytest.approx(first[1]['entropy'], rel=1e-4)
+
+
+def test_bfloat16_computes_but_values_and_parameters_stay_float32(run):
+    result = run(config_for('dtype=bfloat16'), teacher_dir=None)
+    arrays = final_state(result.workdir)
+    assert {array.dtype.name for path, array in arrays.items() if array.dtype.kind == 'f'} == {'float32'}
+    assert np.isfinite(arrays['table/value']).all() and arrays['table/value'].max() > 0.1
+    assert not any(array.dtype.name == 'bfloat16' for array in arrays.values())
+
+
+def test_a_held_out_part_is_evaluated_instead_of_the_test_set(run):
+    config = config_for('validation=0.25,teacher.epochs=12')
+    result = run(config, teacher_dir=None)
+    assert result.summary['evaluated_on'] == 'validation' and result.summary['num_points'] == 300
+    assert result.summary['teacher']['accuracy'] * 300 == pytest.approx(
+        round(result.summary['teacher']['accuracy'] * 300), abs=1e-6
+    )
