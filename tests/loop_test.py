@@ -1,6 +1,7 @@
-"""Every method in the one loop: it trains on the digits under no selection and under KCD, and resumes to the bit.
+"""Every method and every policy in the one loop: they train on the digits, and resume to the bit.
 
-The networks are the tests' tiny ones. Methods are found in the folder: a new file is trained here without an edit.
+The networks are the tests' tiny ones. Methods and policies are found in their folders: a new file is trained here
+without an edit. `reuse` needs a run to reuse and has its own tests.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import signal
 import numpy as np
 import pytest
 
-from kcd_jax import checkpoint, experiment, methods, train
+from kcd_jax import checkpoint, experiment, methods, policies, train
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).parent.parent
 PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}  # what the others' pair does not offer
+
+CASES = [(method, policy) for method in methods.names() for policy in ('none', 'kcd')]
+CASES += [('kd', policy) for policy in policies.names() if policy not in ('none', 'kcd', 'reuse')]
+CASES += [('at', 'unix'), ('sp', 'unix')]
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +36,8 @@ def config_for(method, policy):
     config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}')
     config.checkpoint.seconds, config.eval_every = 1e9, 6
     config.data.num_points = 120
+    if policy == 'unix':
+        config.policy.k = 12  # three quarters of 20 do not divide by four devices
     return config
 
 
@@ -42,8 +49,7 @@ def left(folder):
     return arrays, [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
 
 
-@pytest.mark.parametrize('policy', ['none', 'kcd'])
-@pytest.mark.parametrize('method', methods.names())
+@pytest.mark.parametrize(('method', 'policy'), CASES)
 def test_it_trains_and_resumes_to_the_bit(tiny_networks, teacher_dir, tmp_path, monkeypatch, method, policy):
     config = config_for(method, policy)
     whole = train.train(config, tmp_path / 'whole', teacher_dir=teacher_dir)
