@@ -10,10 +10,9 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import os
 
-from kcd_jax.data import base, digits, folder, tcifar, tfds
+from kcd_jax.data import base, digits, folder, prepared, preparing, tcifar, tfds
 from kcd_jax.data.base import Dataset, Normalization, Split, describe
 
 __all__ = ['Dataset', 'Normalization', 'Split', 'check', 'describe', 'load', 'names', 'needs_tensorflow']
@@ -77,23 +76,31 @@ def check(
 
 
 def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bool:
-    """Whether `load` would have to download and prepare first, which takes TensorFlow (the extra `prepare`)."""
+    """Whether `load` would have to download and prepare first, which takes TensorFlow (the extra `prepare`).
+
+    Raises:
+      ValueError: an unknown name, or a preparation that is damaged.
+    """
+    _known(name, dir)
     head = name.partition(':')[0]
     if head in ('digits', folder.NAME):
         return False
-    return tfds.find('cifar100' if head == tcifar.NAME else name, dir) is None
+    return prepared.find('cifar100' if head == tcifar.NAME else name, dir) is None
 
 
 def _known(name: str, dir: str | os.PathLike[str] | None) -> None:
-    """Refuses a name that cannot be meant: not ours, not prepared, and no TFDS that could know it."""
+    """Refuses a name that is not ours, not prepared, and not of TFDS."""
     head = name.partition(':')[0]
     if name in names() or (head in names() and head != 'digits'):
         return
-    if tfds.find(name, dir) is not None or importlib.util.find_spec('tensorflow') is not None:
+    if prepared.find(name, dir) is not None:
         return
-    near = difflib.get_close_matches(head, names(), n=1)
+    registered = preparing.registered()
+    if head.partition('/')[0] in registered:
+        return
+    near = difflib.get_close_matches(head, [*names(), *registered], n=1)
     hint = f' (did you mean {near[0]!r}?)' if near else ''
     raise ValueError(
-        f'unknown data set {name!r}{hint}; known: {", ".join(names())}, and every image classification set of TFDS '
-        f'that is prepared in {tfds.data_dir(dir)}'
+        f'unknown data set {name!r}{hint}; known: {", ".join(names())}, every image classification set of '
+        f'TFDS, and what is prepared in {prepared.data_dir(dir)}'
     )

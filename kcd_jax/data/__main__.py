@@ -14,14 +14,16 @@ import sys
 import numpy as np
 
 from kcd_jax import data
-from kcd_jax.data import base, tfds
+from kcd_jax.data import base, preparing
+from kcd_jax.data import prepared as preparations
 
 _SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 20, 10, 64
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0, or 1 after one line on stderr."""
-    parser = argparse.ArgumentParser(prog='python -m kcd_jax.data', description=f'Known names: {", ".join(data.names())}.')
+    known = f'Known names: {", ".join(data.names())}.'
+    parser = argparse.ArgumentParser(prog='python -m kcd_jax.data', description=known)
     commands = parser.add_subparsers(dest='command', required=True)
     for command, words in (
         ('describe', 'print what is in a data set and write a contact sheet'),
@@ -52,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _prepare(name: str, dir: str, file_format: str, to: str) -> None:
     if data.needs_tensorflow(name, dir):
-        tfds.prepare('cifar100' if name.startswith('tcifar100') else name, dir, file_format or 'tfrecord')
-    prepared = tfds.find(name, dir)
+        preparing.prepare('cifar100' if name.startswith('tcifar100') else name, dir, file_format or 'tfrecord')
+    prepared = preparations.find(name, dir)
     if prepared is not None:
         if file_format not in ('', prepared.file_format) or to:
             if not to or file_format != 'array_record':
@@ -62,8 +64,8 @@ def _prepare(name: str, dir: str, file_format: str, to: str) -> None:
                     'give --format array_record and another folder by --to'
                 )
             dir = to
-            tfds.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
-            prepared = tfds.find(name, dir)
+            preparing.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
+            prepared = preparations.find(name, dir)
         size = sum(file.stat().st_size for file in prepared.path.iterdir())
         print(f'{prepared.path}: {size / 1e6:,.1f} MB as {prepared.file_format}')
     print(data.describe(data.load(name, dir)))
@@ -82,8 +84,8 @@ def _describe(name: str, dir: str, out: str) -> None:
     print(f'{"size:":<12} {height} x {width} x {channels}, 8 bits; {size / 1e6:,.1f} MB in memory')
     same, other, leaked = duplicates(loaded)
     print(
-        f'{"duplicates:":<12} {same} training images equal an earlier one of their class, {other} one of another class; '
-        f'{leaked} test images are in train'
+        f'{"duplicates:":<12} {same} training images equal an earlier one of their class, {other} one of another '
+        f'class; {leaked} test images are in train'
     )
     for title, (mean, std) in (('measured', base.measure(loaded.train.images)), ('used', loaded.normalization)):
         words = [', '.join(f'{x:.4f}' for x in values) for values in (mean, std)]

@@ -70,7 +70,7 @@ def load(
         _log.warning('%d files in %s cannot be decoded and are left out: %s%s', len(meta['bad']), root, some, more)
         description += f', {len(meta["bad"])} bad files left out'
     splits = [
-        Split(arrays[f'{split}_images'], arrays[f'{split}_labels'], arrays[f'{split}_ids']) for split in ('train', 'test')
+        Split(*(arrays[f'{split}_{part}'] for part in ('images', 'labels', 'ids'))) for split in ('train', 'test')
     ]
     return Dataset(
         name=name, train=splits[0], test=splits[1], class_names=tuple(classes), num_classes=len(classes),

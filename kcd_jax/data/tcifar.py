@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
 from kcd_jax.data import cache as cache_lib
-from kcd_jax.data import tfds
+from kcd_jax.data import prepared, tfds
 from kcd_jax.data.base import Dataset, Split
 
 NAME = 'tcifar100'
@@ -44,7 +43,7 @@ def load(
     """CIFAR-100 by way of TFDS, spoilt; labels, ids, order and constants stay those of CIFAR-100."""
     kind, sigma = parse(name)
     clean = tfds.load('cifar100', dir, cache)
-    source = tfds.find('cifar100', dir)
+    source = prepared.find('cifar100', dir)
     assert source is not None  # it was loaded just now
 
     def make() -> tuple[cache_lib.Arrays, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data
-from kcd_jax.data import tfds
+from kcd_jax.data import prepared, preparing, tfds
 from tests.data import tiny_tfds
 
 
@@ -72,6 +73,18 @@ def test_validation_stands_in_for_a_missing_test_split(tmp_path: pathlib.Path):
     assert "evaluated on its split 'validation'" in loaded.description
 
 
+def test_validation_stands_in_for_hidden_labels(tmp_path: pathlib.Path):
+    folder = tiny_tfds.write(tmp_path / 'data', hide_test_labels=True)
+    _one_line(lambda: _load(tmp_path), 'no split with labels')
+    other = tiny_tfds.write(tmp_path / 'other', test='validation')
+    shard = 'toy-validation.tfrecord-00000-of-00001'
+    shutil.copyfile(other / shard, folder / shard)
+    info = json.loads((folder / 'dataset_info.json').read_text())
+    info['splits'].append(info['splits'][1] | {'name': 'validation'})
+    (folder / 'dataset_info.json').write_text(json.dumps(info))
+    assert "evaluated on its split 'validation'" in _load(tmp_path).description
+
+
 def test_the_second_load_decodes_nothing_and_is_the_same(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     tiny_tfds.write(tmp_path / 'data')
     first = _load(tmp_path)
@@ -115,13 +128,13 @@ def test_a_read_only_cache_is_a_line_and_no_more(tmp_path: pathlib.Path, caplog:
 
 def test_directory_by_argument_by_environment_by_default(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     tiny_tfds.write(tmp_path / 'data')
-    assert tfds.data_dir('/given') == pathlib.Path('/given')
+    assert prepared.data_dir('/given') == pathlib.Path('/given')
     monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
     assert len(data.load('toy', cache=tmp_path / 'cache').train) == 12
     assert len(data.load('toy', '', cache=tmp_path / 'cache').train) == 12
     monkeypatch.delenv('TFDS_DATA_DIR')
     monkeypatch.setenv('HOME', '/home/of/somebody')
-    assert tfds.data_dir() == pathlib.Path('/home/of/somebody/tensorflow_datasets')
+    assert prepared.data_dir() == pathlib.Path('/home/of/somebody/tensorflow_datasets')
 
 
 def test_the_newest_version_or_the_one_that_is_named(tmp_path: pathlib.Path):
@@ -131,9 +144,9 @@ def test_the_newest_version_or_the_one_that_is_named(tmp_path: pathlib.Path):
         info = json.loads((old / 'dataset_info.json').read_text()) | {'version': version}
         (old.parent / version / 'dataset_info.json').write_text(json.dumps(info))
     (old.parent / '11.0.0.incompleteABC').mkdir()
-    assert tfds.find('toy', tmp_path / 'data').version == '10.0.0'
-    assert tfds.find('toy:9.0.0', tmp_path / 'data').version == '9.0.0'
-    assert tfds.find('toy', old).version == '1.0.0'
+    assert prepared.find('toy', tmp_path / 'data').version == '10.0.0'
+    assert prepared.find('toy:9.0.0', tmp_path / 'data').version == '9.0.0'
+    assert prepared.find('toy', old).version == '1.0.0'
     assert len(_load(tmp_path, 'toy:9.0.0').train) == 12
 
 
@@ -186,7 +199,7 @@ def test_too_large_for_the_memory(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
 def test_missing_data_fail_at_once_and_say_how_to_provide_them(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tfds.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     start = time.monotonic()
     for call in (lambda: _load(tmp_path, 'cifar100'), lambda: data.check('cifar100', tmp_path / 'data')):
         _one_line(
@@ -200,8 +213,21 @@ def test_missing_data_fail_at_once_and_say_how_to_provide_them(
 
 
 def test_unknown_names_have_a_hint(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tfds.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     _one_line(lambda: _load(tmp_path, 'mnsit'), "did you mean 'mnist'?", 'digits')
+    _one_line(lambda: _load(tmp_path, 'digits:3'), "did you mean 'digits'?")
+    # Sets of TFDS beyond the list are looked for as those in it, before anything is installed for them.
+    _one_line(lambda: _load(tmp_path, 'imagenet_resized/32x32'), 'imagenet_resized/32x32 is not prepared in')
+
+
+def test_what_takes_tensorflow(tmp_path: pathlib.Path):
+    tiny_tfds.write(tmp_path / 'data')
+    for name, needed in (
+        ('digits', False), ('folder:32', False), ('toy', False),
+        ('cifar100', True), ('tcifar100', True), ('imagenet_resized/32x32', True),
+    ):
+        assert data.needs_tensorflow(name, tmp_path / 'data') == needed
+    _one_line(lambda: data.needs_tensorflow('cifr10', tmp_path / 'data'), "did you mean 'cifar10'?")
 
 
 class _Builder:
@@ -225,7 +251,7 @@ def with_tensorflow(monkeypatch: pytest.MonkeyPatch):
     """As if TensorFlow were installed; returns a function that sets the builder."""
     import tensorflow_datasets
 
-    monkeypatch.setattr(tfds.importlib.util, 'find_spec', lambda name: object())
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
 
     def use(builder: _Builder) -> None:
         monkeypatch.setattr(tensorflow_datasets, 'builder', lambda name, data_dir, file_format: builder)
@@ -246,7 +272,7 @@ def test_what_was_downloaded_before_a_failure_stays(tmp_path: pathlib.Path, with
     (tmp_path / 'downloads' / 'archive').touch()
     (tmp_path / 'mine').mkdir()
     with_tensorflow(_Builder(tmp_path, ConnectionError('broken')))
-    _one_line(lambda: tfds.prepare('cifar100', tmp_path), 'broken')
+    _one_line(lambda: preparing.prepare('cifar100', tmp_path), 'broken')
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['archive', 'downloads', 'mine']
 
 
@@ -255,21 +281,21 @@ def test_no_network_is_found_out_in_seconds(tmp_path: pathlib.Path, with_tensorf
     builder = _Builder(tmp_path, AssertionError('must not be tried'), {'http://127.0.0.1:9/cifar.tar.gz': None})
     with_tensorflow(builder)
     start = time.monotonic()
-    _one_line(lambda: tfds.prepare('cifar100', tmp_path), 'no connection to 127.0.0.1:9')
+    _one_line(lambda: preparing.prepare('cifar100', tmp_path), 'no connection to 127.0.0.1:9')
     assert time.monotonic() - start < 7
     assert not list(tmp_path.iterdir())
 
 
 def test_a_download_that_works_keeps_its_folder(tmp_path: pathlib.Path, with_tensorflow):
     with_tensorflow(_Builder(tmp_path, None))
-    assert tfds.prepare('cifar100', tmp_path) == tmp_path / 'cifar100' / '3.0.2'
+    assert preparing.prepare('cifar100', tmp_path) == tmp_path / 'cifar100' / '3.0.2'
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['3.0.2', 'cifar100', 'dataset_info.json']
 
 
 def test_converting_keeps_points_and_order(tmp_path: pathlib.Path):
     tiny_tfds.write(tmp_path / 'data')
     first = _load(tmp_path)
-    folder = tfds.convert('toy', tmp_path / 'data', tmp_path / 'converted')
+    folder = preparing.convert('toy', tmp_path / 'data', tmp_path / 'converted')
     assert folder == tmp_path / 'converted' / 'toy' / '1.0.0'
     second = data.load('toy', tmp_path / 'converted', cache=tmp_path / 'cache')
     assert 'array_record' in second.description
@@ -277,4 +303,4 @@ def test_converting_keeps_points_and_order(tmp_path: pathlib.Path):
         np.testing.assert_array_equal(before.images, after.images)
         np.testing.assert_array_equal(before.ids, after.ids)
     assert not list(tmp_path.rglob('*.incomplete'))
-    _one_line(lambda: tfds.convert('toy', tmp_path / 'data', tmp_path / 'converted'), 'exists already')
+    _one_line(lambda: preparing.convert('toy', tmp_path / 'data', tmp_path / 'converted'), 'exists already')

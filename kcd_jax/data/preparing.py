@@ -1,0 +1,134 @@
+"""Downloading and preparing by TFDS, and writing a preparation again as array_record."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import pathlib
+import re
+import shutil
+import threading
+from typing import Any
+
+from kcd_jax.data.prepared import data_dir, find, missing, read_shard
+
+_log = logging.getLogger(__name__)
+
+
+def registered() -> list[str]:
+    """The sets that TFDS has code for, of any kind; imports TFDS, not TensorFlow."""
+    import tensorflow_datasets
+
+    return tensorflow_datasets.list_builders(with_community_datasets=False)
+
+
+def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = 'tfrecord') -> pathlib.Path:
+    """Downloads and prepares a set with TFDS, and returns its folder.
+
+    Raises:
+      ValueError: no TensorFlow, no such set, no network (within seconds), or TFDS failed. Empty folders that it leaves
+        behind are removed.
+    """
+    root = data_dir(dir)
+    if importlib.util.find_spec('tensorflow') is None:
+        raise missing(name, root)
+    import tensorflow_datasets as tfds
+
+    before = _folders(root, name)
+    try:
+        try:
+            builder = tfds.builder(name, data_dir=root, file_format=file_format)
+        except Exception as error:  # DatasetNotFoundError, and what the code of a builder raises
+            raise missing(name, root, f'TFDS: {_first_line(error)}') from error
+        _check_network(name, root, builder)
+        _log.warning('%s is not prepared in %s: TFDS downloads and prepares it now', name, root)
+        try:
+            builder.download_and_prepare(file_format=file_format)
+        except Exception as error:
+            raise missing(name, root, f'TFDS: {_first_line(error)}') from error
+        return pathlib.Path(builder.data_dir)
+    finally:
+        for folder in sorted(_folders(root, name) - before, key=lambda p: len(p.parts), reverse=True):
+            with contextlib.suppress(OSError):  # only empty ones go
+                folder.rmdir()
+
+
+def convert(name: str, dir: str | os.PathLike[str] | None, target: str | os.PathLike[str]) -> pathlib.Path:
+    """Writes a prepared set again as array_record under the data_dir `target`, shard by shard, without TensorFlow."""
+    from array_record.python import array_record_module
+
+    prepared = find(name, dir)
+    if prepared is None:
+        raise missing(name, data_dir(dir), 'there is nothing to convert')
+    file_format = 'array_record'
+    folder = pathlib.Path(target).expanduser() / prepared.name / prepared.version
+    if folder.exists():
+        raise ValueError(f'{folder} exists already; delete it or choose another --to')
+    scratch = folder.with_name(f'{folder.name}.incomplete')
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    for split, files in prepared.shards.items():
+        for file in files:
+            written = file.name.replace(f'.{prepared.file_format}', f'.{file_format}')
+            writer = array_record_module.ArrayRecordWriter(str(scratch / written), 'group_size:1')
+            for record in read_shard(prepared, split, file):
+                writer.write(bytes(record))
+            writer.close()
+    for file in prepared.path.glob('*.*'):
+        if file.suffix in ('.json', '.txt'):
+            shutil.copyfile(file, scratch / file.name)
+    info = json.loads((prepared.path / 'dataset_info.json').read_text()) | {'fileFormat': file_format}
+    for split in info['splits']:
+        split['filepathTemplate'] = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
+    (scratch / 'dataset_info.json').write_text(json.dumps(info, indent=2))
+    scratch.rename(folder)
+    return folder
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def _folders(root: pathlib.Path, name: str) -> set[pathlib.Path]:
+    """The folders that preparing `name` may make."""
+    base = re.split('[/:]', name)[0]
+    parts = [root, *root.parents]
+    for top in (root / base, root / 'downloads'):
+        parts += [top, *(path for path in top.rglob('*') if path.is_dir())]
+    return {path for path in parts if path.is_dir()}
+
+
+def _check_network(name: str, root: pathlib.Path, builder: Any) -> None:
+    """Refuses within seconds where TFDS would try for minutes."""
+    urls = list(getattr(builder, 'url_infos', None) or ())
+    if urls and not _reachable(urls[0]):
+        raise missing(name, root, f'there is no connection to {urls[0].split("/")[2]}')
+
+
+def _reachable(url: str, seconds: float = 5.0) -> bool:
+    """Whether the server of `url` answers at all, by whatever proxies are set."""
+    import urllib.error
+    import urllib.request
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=seconds):
+                answered.set()
+        except urllib.error.HTTPError as error:
+            # A server that dislikes HEAD is there; a proxy's refusal is not the server.
+            if error.code not in (403, 407, 502, 503, 504):
+                answered.set()
+        except OSError:
+            pass
+
+    # In a thread, for looking up a name knows no time limit.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds + 1.0)
+    return answered.is_set()
