@@ -31,7 +31,7 @@ def test_grouped_convolution():
 @pytest.mark.parametrize('size', [1, 3])
 def test_gradients_cost_twice_the_forward(size, stride):
     def loss(x, k):
-        return jnp.sum(convolution.dense(x, k, stride))
+        return jnp.sum(convolution.convolve(x, k, stride))
 
     forward = cost.macs(loss, X, shape(size, size, 4, 6))
     assert cost.macs(jax.value_and_grad(loss, argnums=(0, 1)), X, shape(size, size, 4, 6)) == 3 * forward

@@ -1,8 +1,8 @@
 """Convolutions that run well on XLA's CPU backend and are the plain ones elsewhere.
 
 On a CPU XLA's gradient of a convolution stays in layouts that miss the fast kernels (three times slower; in a loop
-body nine), so there the gradients of input and kernel are written as explicit NHWC/HWIO convolutions, and a depthwise
-convolution as shifted multiply-adds. The backend is asked at trace time. All have the same value and derivative.
+body nine), so there the gradients of input and kernel are written as explicit NHWC/HWIO convolutions, a depthwise
+convolution as shifted multiply-adds, and a 1x1 convolution as a matrix product. The backend is asked at trace time. All have the same value and derivative.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array
     if kernel.shape[0] == 1 and stride > 1:  # a strided 1x1 only reads every other pixel
         x, stride = x[:, ::stride, ::stride], 1
     if groups == 1:
-        return dense(x, kernel, stride)
+        return pointwise(x, kernel) if kernel.shape[0] == 1 else dense(x, kernel, stride)
     if groups == x.shape[-1] == kernel.shape[-1]:
         return depthwise(x, kernel, stride)
     if kernel.shape[0] == 1:
@@ -121,9 +121,21 @@ def depthwise_input_gradient(grad: Array, kernel: Array, stride: int, shape: tup
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def depthwise_kernel_gradient(x: Array, grad: Array, size: int, stride: int) -> Array:
-    """The gradient [k, k, 1, C]: one sum of products for each shift."""
-    taps = [jnp.sum(shifted * grad, (0, 1, 2)) for _, _, shifted in shifts(x, size, stride)]
-    return jnp.stack(taps).reshape(size, size, 1, -1)
+    """The gradient [k, k, 1, C]: one sum of products for each shift.
+
+    The shifts are a loop, or XLA would write all of them to memory at once, each computed anew from what x is computed
+    from. The sum over the batch comes after it: one exchange between devices, not one for each shift.
+    """
+    batch, height, width, features = x.shape
+    pad = size // 2
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def tap(number: Array) -> Array:
+        start = (0, number // size, number % size, 0)
+        view = lax.dynamic_slice(padded, start, (batch, height, width, features))[:, ::stride, ::stride]
+        return jnp.sum(view * grad, (1, 2))
+
+    return jnp.sum(lax.map(tap, jnp.arange(size * size)), 1).reshape(size, size, 1, features)
 
 
 def shifts(x: Array, size: int, stride: int) -> Iterator[tuple[int, int, Array]]:
@@ -149,7 +161,15 @@ def _depthwise_backward(stride: int, saved: tuple[Array, Array], grad: Array) ->
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
+# ----------------------------------------------------------------------------------------------------------- pointwise
+
+
+def pointwise(x: Array, kernel: Array) -> Array:
+    """`convolve` of size 1 and stride 1 as one matrix product, whose gradients are the faster ones."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[2:])).reshape(*x.shape[:3], kernel.shape[3])
+
+
 def grouped_pointwise(x: Array, kernel: Array, groups: int) -> Array:
-    """`convolve` of size 1 in groups, one product for each group."""
+    """`convolve` of size 1 and stride 1 in groups, one product for each."""
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-    return jnp.concatenate([dense(part, weight, 1) for part, weight in parts], -1)
+    return jnp.concatenate([pointwise(part, weight) for part, weight in parts], -1)
