@@ -46,7 +46,7 @@ def crop(key: Array, image: Array, pad: int = 4) -> Array:
 
     The same as a random crop of H x W out of the image with `pad` black pixels around it: the corner is uniform in
     {0, ..., 2 * pad}^2, independent for each row. A batched dynamic slice: of the ways tried on a CPU (one-hot
-    products, selects, gathers by index) it is the fastest by four times and more.
+    products, selects) it is the fastest by four times and more.
     """
     rows, height, width, channels = image.shape
     corner = jax.random.randint(key, (rows, 2), 0, 2 * pad + 1)
