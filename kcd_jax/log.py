@@ -409,12 +409,16 @@ def command(argv: Sequence[str]) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """{'commit', 'python', 'versions', 'device': {'kind', 'backend', 'count', 'processes'}}."""
+    """{'commit', 'python', 'versions', 'precision', 'device': {'kind', 'backend', 'count', 'processes'}}.
+
+    'precision' is that of float32 products: 'default' is TF32 on a GPU that has it, and float32 on a CPU.
+    """
     devices = jax.devices()
     return {
         'commit': _commit(),
         'python': platform.python_version(),
         'versions': dict(_versions()),
+        'precision': jax.config.jax_default_matmul_precision or 'default',
         'device': {
             'kind': devices[0].device_kind,
             'backend': jax.default_backend(),
