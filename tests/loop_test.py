@@ -59,7 +59,8 @@ def test_it_trains_and_resumes_to_the_bit(tiny_networks, teacher_dir, tmp_path, 
             assert np.isfinite(array).all(), path
     trained = [record for record in records if record['kind'] == 'train']
     first = next(record for record in trained if record['phase'] == trained[-1]['phase'])
-    assert trained[-1]['loss'] < 2 * first['loss']
+    # The loss itself may rise: a method's own term can have a warm-up. Far from diverging, cross entropy falls.
+    assert trained[-1]['ce'] < 1.5 * first['ce']
 
     original = train.Loop.train_epoch
 

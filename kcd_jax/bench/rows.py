@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import math
 import os
@@ -17,10 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from kcd_jax import knowledge, sharding
+from kcd_jax import cost, knowledge, sharding
+from kcd_jax import networks as known_networks
 from kcd_jax.bench import Row
 from kcd_jax.bench.own import CONFIG, own_run
 from kcd_jax.knowledge import speed
+from kcd_jax.networks import speed as network_speed
 from kcd_jax.spec import ValueTable
 
 PAIRS = (
@@ -236,6 +239,33 @@ def start(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         )
 
 
+def networks(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """Images a second of every CIFAR network, forward and in a training step of its own, and its work in each second.
+
+    The resnets' multiply-accumulates a second are the yardstick of the light networks: no less than a quarter of them.
+    """
+    del scratch
+    mesh = sharding.make_mesh()
+    yardstick = None
+    for name in network_speed.CIFAR[:2] if quick else network_speed.CIFAR:
+        found = network_speed.measure(
+            name, seconds=0.5 if quick else 1.0, sharding=sharding.batch(mesh), replicated=sharding.replicated(mesh)
+        )
+        network = known_networks.get(name)(100)
+        variables = jax.eval_shape(lambda key, init=network.init: init(key, (32, 32, 3)), jax.random.PRNGKey(0))
+        image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+        macs = cost.macs(lambda v, x, apply=network.apply: apply(v, x, False)[0].logits, variables, image)
+        work = macs * found.train / 1e9
+        yardstick = yardstick or work
+        yield Row(
+            f'network {name}',
+            f'{found.forward:,.0f} / {found.train:,.0f} images/s',
+            f'{yardstick / 4:.2f} G MAC/s (has {work:.2f})',
+            met=work >= yardstick / 4,
+            details={**dataclasses.asdict(found), 'macs': macs},
+        )
+
+
 def gpu(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """A whole run on one H200, from the time of its steps."""
     for pair, target, ambitious in ((PAIRS[2], 10, 4), ('resnet32x4-resnet8x4', 15, 6)):
@@ -261,5 +291,6 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'wall': wall,
     'condense': condense,
     'host': host,
+    'networks': networks,
     'gpu': gpu,
 }

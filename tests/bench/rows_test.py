@@ -44,6 +44,18 @@ def test_condensation_rows(tmp_path, monkeypatch):
     assert [row.met for row in rows.host(False, tmp_path)] == [True]
 
 
+def test_a_light_network_is_measured_by_its_work_against_the_first_resnet(tmp_path, monkeypatch):
+    images = {'resnet8': 1000.0, 'resnet20': 50.0}  # 12.5 and 40.8 million multiply-accumulates an image
+
+    def fake(name, **options):
+        return rows.network_speed.Speed(name, forward=1.0, train=images[name], compile_seconds=0.0)
+
+    monkeypatch.setattr(rows.network_speed, 'measure', fake)
+    found = list(rows.networks(True, tmp_path))
+    assert [row.met for row in found] == [True, False]
+    assert found[0].details['macs'] == 12_507_392 and 'has 2.04' in found[1].target
+
+
 def test_an_unknown_group_is_one_line():
     done = subprocess.run([sys.executable, '-m', 'kcd_jax.bench', '--rows=stpe'], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: unknown group of rows 'stpe' (did you mean 'step'?)")
