@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -32,6 +33,7 @@ class Summary:
     embed: int
 
 
+@functools.cache
 def summarise(name: str, num_classes: int, pixels: int) -> Summary:
     """The sizes of network `name` for square images; nothing is computed."""
     network = networks.get(name)(num_classes)

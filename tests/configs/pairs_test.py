@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 
 from configs import pairs
@@ -16,7 +14,6 @@ ABOVE = {'mobilenetv2': 0.144, 'shufflev1': 0.031, 'shufflev2': 0.036}
 WITH_RATIO = [pair for pair, facts in pairs.PAIRS.items() if facts['ratio']]
 
 
-@functools.lru_cache
 def macs(name):
     return summarise(name, 100, 32).macs
 

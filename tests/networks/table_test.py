@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
 import pytest
 
 from kcd_jax import networks
@@ -118,3 +121,12 @@ def test_the_printed_line():
 def test_an_unknown_name_names_the_near_and_the_known():
     with pytest.raises(ValueError, match=r"unknown network 'wrn_40_3' \(did you mean 'wrn_40_2'\?\); known: .*vgg8"):
         networks.get('wrn_40_3')
+
+
+def test_a_new_file_is_a_new_network(monkeypatch, tmp_path):
+    source = pathlib.Path(networks.__file__).with_name('_template.py').read_text()
+    (tmp_path / 'mine.py').write_text(source.replace("'template'", "'mine_16'"))
+    monkeypatch.setattr(networks, '__path__', [*networks.__path__, str(tmp_path)])
+    assert 'mine_16' in networks.names()
+    assert summarise('mine_16', 10, 32).taps == ((16, 32), (16, 16), (32, 8))
+    sys.modules.pop('kcd_jax.networks.mine')
