@@ -21,7 +21,8 @@ _TINY = np.finfo(np.float32).tiny
 
 def _score_keys(value: np.ndarray, count: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """u32: as `ranking.score_keys`, for rows without padding."""
-    score = np.where(np.abs(value) < _TINY, np.float32(0), value) * weights[np.clip(count, 0, MAX_VISITS)]
+    with np.errstate(over='ignore'):  # to infinity, as on the device
+        score = np.where(np.abs(value) < _TINY, np.float32(0), value) * weights[np.clip(count, 0, MAX_VISITS)]
     bits = score.view(np.uint32)
     key = np.where(bits >= _SIGN, bits, ~(bits | _SIGN))
     key[(count == 0) | np.isnan(score)] = 0

@@ -17,7 +17,7 @@ from kcd_jax.knowledge.speed import condensation_ms
 
 ROWS, POINTS = 64, 61
 
-special = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1.2e-38, 1.0])
+special = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1.2e-38, 1.0, 3.3e38])
 values = hnp.arrays(np.float32, ROWS, elements=st.floats(width=32) | special)
 counts = hnp.arrays(np.int32, ROWS, elements=st.sampled_from([0, 1, 2, 40, MAX_VISITS, MAX_VISITS + 1]))
 
