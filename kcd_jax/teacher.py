@@ -54,7 +54,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     try:
         with safe_open(path, framework='numpy') as file:
             card = json.loads((file.metadata() or {})['card'])
-            return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118 (not a mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}, card
     except FileNotFoundError:
         raise ValueError(f'there is no teacher at {path}; train one, or name its file in teacher.checkpoint') from None
     except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
@@ -103,7 +103,8 @@ def restore(
         {*expected} ^ {*tensors} | {n for n in {*expected} & {*tensors} if expected[n].shape != tensors[n].shape}
     )
     if wrong:
-        raise ValueError(f'{path} does not fit a {card["network"]}: {len(wrong)} tensors differ, the first is {wrong[0]}')
+        differ = f'{len(wrong)} tensors differ, the first is {wrong[0]}'
+        raise ValueError(f'{path} does not fit a {card["network"]}: {differ}')
     bad = next((n for n, array in tensors.items() if not np.isfinite(array).all()), None)
     if bad:
         raise ValueError(f'{path} holds numbers that are not finite, first in {bad}; export it again')
@@ -120,7 +121,8 @@ def _restore_torch(
 ) -> tuple[Network, PyTree, dict[str, Any]]:
     """`restore` of a PyTorch checkpoint, with a card made up of what is known."""
     if not name:
-        raise ValueError(f'{path} does not say which network it is; set teacher.name to one of {", ".join(networks.names())}')
+        known = ', '.join(networks.names())
+        raise ValueError(f'{path} does not say which network it is; set teacher.name to one of {known}')
     chosen = {} if normalization is None else {'normalization': normalization}
     network = networks.get(name)(num_classes, dtype=dtype, **chosen)
     variables = torch_weights.read(path, network, image_shape)
@@ -204,14 +206,16 @@ def import_file(
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='python -m kcd_jax.teacher', description='Teachers in from PyTorch and out to it.')
+    about = 'Teachers in from PyTorch and out to it.'
+    parser = argparse.ArgumentParser(prog='python -m kcd_jax.teacher', description=about)
     commands = parser.add_subparsers(dest='command', required=True)
     entry = commands.add_parser('import', help='a PyTorch checkpoint becomes a .safetensors teacher')
     entry.add_argument('file')
     entry.add_argument('--network', required=True, help='its name, as wrn_40_2')
     entry.add_argument('--dataset', required=True, help='what it was trained on; its test images are evaluated')
     entry.add_argument('--data_dir', default='', help="where the data is; default: the data set's usual place")
-    entry.add_argument('--normalization', default='', help=f"one of {', '.join(NORMALIZATIONS)}; default: the network's")
+    sets = ', '.join(NORMALIZATIONS)
+    entry.add_argument('--normalization', default='', help=f"one of {sets}; default: the network's")
     entry.add_argument('--out', default='', help='default: beside the checkpoint, as .safetensors')
     way_out = commands.add_parser('export', help="a teacher or a run's student becomes a PyTorch state_dict")
     way_out.add_argument('file', help=".safetensors file or a run's folder")
@@ -228,13 +232,13 @@ def main(argv: list[str] | None = None) -> int:
             shape = {'num_classes': card['num_classes'], 'image_shape': tuple(card['image_shape'])}
             _, variables, _ = restore('', arguments.file, **shape)
             torch_weights.write(arguments.out, variables)
-            print(f'{card["network"]} written to {arguments.out}; a state_dict holds no normalization: {_pixels(variables)}')
+            print(f'{card["network"]} written to {arguments.out}; a state_dict holds no normalization, keep it:')
+            print(_pixels(variables))
             return 0
         out = arguments.out or str(pathlib.Path(arguments.file).with_suffix('.safetensors'))
         dataset = data.load(arguments.dataset, arguments.data_dir or None)
-        card = import_file(
-            arguments.file, out, network=arguments.network, dataset=dataset, normalization=arguments.normalization or None
-        )
+        chosen = arguments.normalization or None
+        card = import_file(arguments.file, out, network=arguments.network, dataset=dataset, normalization=chosen)
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

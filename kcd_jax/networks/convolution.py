@@ -2,7 +2,8 @@
 
 On a CPU XLA's gradient of a convolution stays in layouts that miss the fast kernels (three times slower; in a loop
 body nine), so there the gradients of input and kernel are written as explicit NHWC/HWIO convolutions, a depthwise
-convolution as shifted multiply-adds, and a 1x1 convolution as a matrix product. The backend is asked at trace time. All have the same value and derivative.
+convolution as shifted multiply-adds, and a 1x1 convolution as a matrix product. The backend is asked at trace time. All
+have the same value and derivative.
 """
 
 from __future__ import annotations

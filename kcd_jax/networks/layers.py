@@ -241,7 +241,8 @@ def wrap(
     def init(key: Array, image_shape: tuple[int, int, int]) -> PyTree:
         height, width, channels = image_shape
         if channels != 3 or min(height, width) < 8:
-            raise ValueError(f'{name} takes images of three channels and at least 8x8 pixels, found {tuple(image_shape)}')
+            found = f'found {tuple(image_shape)}'
+            raise ValueError(f'{name} takes images of three channels and at least 8x8 pixels, {found}')
         image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
         shapes = jax.eval_shape(module.init, jax.random.key(0), image)
         stats = jax.tree_util.tree_map_with_path(

@@ -1,4 +1,4 @@
-"""MobileNetV2 at half width for 32x32 images (Sandler et al. 2018; the field's variant with ReLU and a strided stem)."""
+"""MobileNetV2 at half width for 32x32 images (Sandler et al. 2018; the field's variant: ReLU, a strided stem)."""
 
 from __future__ import annotations
 

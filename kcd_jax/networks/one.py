@@ -63,7 +63,9 @@ class Branches(nn.Module):
         return x, preact
 
 
-def make(name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization | None = None) -> Network:
+def make(
+    name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization | None = None
+) -> Network:
     """The network `name` of this family; `normalization` defaults to the data set's that it was made for."""
     if name == 'resnet32_one':
         module = Branches((5, 5, 5), (16, 16, 32, 64), False, num_classes)

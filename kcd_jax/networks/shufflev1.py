@@ -1,4 +1,4 @@
-"""ShuffleNet with three groups for 32x32 images (Zhang et al. 2018; the field's variant with a ReLU after depthwise)."""
+"""ShuffleNet with three groups for 32x32 images (Zhang et al. 2018; the field's variant: a ReLU after depthwise)."""
 
 from __future__ import annotations
 

@@ -108,7 +108,9 @@ _IMAGENET_NAMES = {
 }
 
 
-def make(name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization | None = None) -> Network:
+def make(
+    name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization | None = None
+) -> Network:
     """The network `name` of this family; `normalization` defaults to the data set's that it was made for."""
     if name == 'shufflev2':
         module, tail = ShuffleV2((116, 232, 464), False, num_classes), ('conv2/*', 'bn2/*', 'linear/*')

@@ -83,11 +83,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], network: Network, image_shape:
             if name.endswith('running_var') and (value < 0).any():
                 raise ValueError(f'{found} holds a negative variance; the checkpoint is of no use')
             values[f'{part}/{path}'] = jnp.asarray(np.ascontiguousarray(value.transpose(order)))
-    problems = [
-        f'{len(names)} {word}: {_some(names)}'
-        for names, word in ((missing, 'missing'), ([n for n, _ in given.values()], 'left over'), (shapes, 'of another shape'))
-        if names
-    ]
+    left_over = [name for name, _ in given.values()]
+    lists = {'missing': missing, 'left over': left_over, 'of another shape': shapes}
+    problems = [f'{len(names)} {word}: {_some(names)}' for word, names in lists.items() if names]
     if problems:
         raise ValueError(f'these are not the weights of {network.name}: {"; ".join(problems)}')
     return merge(variables, values)

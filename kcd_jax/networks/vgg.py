@@ -1,4 +1,4 @@
-"""VGG with BatchNorm for 32x32 images (Simonyan & Zisserman 2015; the first four blocks pool, a global average ends)."""
+"""VGG with BatchNorm for 32x32 images (Simonyan & Zisserman 2015; three blocks pool, a global average ends)."""
 
 from __future__ import annotations
 

@@ -72,7 +72,8 @@ def test_pooling():
     by_hand = np.stack([[x[:, 2 * r : 2 * r + 2, 2 * c : 2 * c + 2].max((1, 2)) for c in range(2)] for r in range(2)])
     np.testing.assert_array_equal(layers.halve_by_max(x), by_hand.transpose(2, 0, 1, 3))
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    means = np.stack([[padded[:, 2 * r : 2 * r + 3, 2 * c : 2 * c + 3].mean((1, 2)) for c in range(2)] for r in range(3)])
+    windows = [[padded[:, 2 * r : 2 * r + 3, 2 * c : 2 * c + 3] for c in range(2)] for r in range(3)]
+    means = np.stack([[window.mean((1, 2)) for window in row] for row in windows])
     np.testing.assert_allclose(layers.mean_3x3(x, 2), means.transpose(2, 0, 1, 3), atol=1e-6)
 
 

@@ -175,7 +175,11 @@ def test_a_file_that_would_run_something_is_refused_and_runs_nothing(wrap, proto
 
 
 def test_indirect_names_are_refused():
-    for program in (b'cbuiltins\ngetattr\n.', b'ctorch._utils\n_rebuild_tensor_v2.__globals__\n.', b'\x80\x04\x8c\x05torch\x8c\x04load\x93.'):
+    for program in (
+        b'cbuiltins\ngetattr\n.',
+        b'ctorch._utils\n_rebuild_tensor_v2.__globals__\n.',
+        b'\x80\x04\x8c\x05torch\x8c\x04load\x93.',
+    ):
         with pytest.raises(ValueError, match='it asks for'):
             torch_file.decode(zipped(program))
 
@@ -254,13 +258,16 @@ def test_the_weights_of_another_network_are_listed_by_name(tensors, resnet8_byte
     assert '30 missing: layer1.1.bn1.bias, ' in str(error.value) and 'and 22 more' in str(error.value)
     with pytest.raises(ValueError) as error:
         torch_weights.from_torch(tensors, networks.get('resnet8')(10), SHAPE)
-    assert '2 of another shape: fc.bias (100,) instead of (10,), fc.weight (100, 64) instead of (10, 64)' in str(error.value)
+    expected = '2 of another shape: fc.bias (100,) instead of (10,), fc.weight (100, 64) instead of (10, 64)'
+    assert expected in str(error.value)
     with pytest.raises(ValueError, match='1 missing: conv1.weight; 1 left over: conv0.weight'):
         renamed = {key.replace('conv1', 'conv0') if key == 'conv1.weight' else key: v for key, v in tensors.items()}
         torch_weights.from_torch(renamed, networks.get('resnet8')(100), SHAPE)
 
 
-@pytest.mark.parametrize(('name', 'value', 'message'), [('fc.bias', np.nan, 'NaN'), ('bn1.running_var', -1, 'negative')])
+@pytest.mark.parametrize(
+    ('name', 'value', 'message'), [('fc.bias', np.nan, 'NaN'), ('bn1.running_var', -1, 'negative')]
+)
 def test_useless_values_are_refused(tensors, resnet8, name, value, message):
     broken = {**tensors, name: np.full_like(tensors[name], value)}
     with pytest.raises(ValueError, match=f'{name} holds .*{message}'):
