@@ -33,7 +33,7 @@ def base() -> ConfigDict:
             'teacher': {
                 'name': 'wrn_40_2',
                 'checkpoint': '',  # .safetensors, .pth or a run's folder; empty: it is trained first
-                'normalization': '',  # of a .pth file; empty: the data's own
+                'normalization': '',  # of a .pth file, by name; empty: what its network's public ones have
                 'epochs': 240,
                 'batch': 64,
                 'lr': 0.05,

@@ -177,6 +177,7 @@ def train(
         if run.teacher is not None:
             folder = pathlib.Path(teacher_dir) if teacher_dir else workdir / 'teacher'
             network, teacher_variables, card = obtain_teacher(config, dataset, folder, mesh)
+            start_of_run = time.perf_counter()  # the teacher's own training is another run
             run = check.resolve(
                 config, dataset, device_count=devices, teacher=network, teacher_variables=teacher_variables
             )
