@@ -185,10 +185,8 @@ def train(
         if card is not None:
             card['accuracy'] = loop.evaluate_teacher(run.teacher)
             teacher.refuse_near_chance(card['accuracy'], dataset.num_classes)
-            held_out = 'validation' if dataset.validation else 'test'
-            run_log.say(
-                f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {loop.evaluator.count:,} {held_out} images'
-            )
+            held_out = f'{loop.evaluator.count:,} {"validation" if dataset.validation else "test"} images'
+            run_log.say(f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {held_out}')
 
         # ---- start or go on ----
         total_cost = check.cost(run, config, run.setup.num_points)

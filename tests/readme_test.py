@@ -13,7 +13,7 @@ TABLE = re.compile(r'<!-- table: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
 def test_the_tables_are_those_of_the_results():
-    """When this fails, put what `python -m kcd_jax.analysis table FOLDER --format=markdown` prints between the marks."""
+    """When this fails: `python -m kcd_jax.analysis table FOLDER --format=markdown` prints what belongs there."""
     found = TABLE.findall(README)
     assert len(found) >= 2
     for folder, text in found:
