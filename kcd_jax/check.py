@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kcd_jax import methods, networks, optim, policies, sharding, state
+from kcd_jax import methods, networks, objective, optim, policies, sharding, state
 from kcd_jax.data import Dataset
 from kcd_jax.spec import Method, Network, Optimiser, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
 
-LOGITS = ('plain', 'standardised')
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
@@ -84,8 +83,8 @@ def resolve(
     """
     if config.epochs < 1:
         raise ValueError(f'epochs is {config.epochs}; a run needs at least 1')
-    if config.logits not in LOGITS:
-        raise ValueError(f'logits is {config.logits!r}; known: {", ".join(LOGITS)}')
+    if config.logits not in objective.LOGITS:
+        raise ValueError(f'logits is {config.logits!r}; known: {", ".join(objective.LOGITS)}')
     if config.dtype not in DTYPES:
         raise ValueError(f'dtype is {config.dtype!r}; known: {", ".join(DTYPES)}')
     for fraction in config.optim.drops:

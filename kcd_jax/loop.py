@@ -156,12 +156,12 @@ class Loop:
         start = time.perf_counter()
         before = current.plan
         was_kept = _kept(before)
-        table = sharding.put_like(current.table, sharding.replicated(self.mesh))
+        table = sharding.put(current.table, sharding.replicated(self.mesh))
         plan, policy_state = policy.replan(
             stream(current.key, 'replan', recorded), table, before, current.policy_state, recorded, total
         )
         fresh = state.strong(current.replace(plan=plan, policy_state=policy_state))
-        current = sharding.put_like(fresh, sharding.state_shardings(self.mesh, fresh))
+        current = sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
         jax.block_until_ready(current.plan)
         now_kept = _kept(current.plan)
         self.seconds['condense'] += time.perf_counter() - start
@@ -185,7 +185,7 @@ class Loop:
         self.condensations.append(entry)
         self.log.record({'kind': 'condensation', 'step': int(current.step), **entry})
         folder = self.workdir / 'knowledge'
-        table = jax.device_get(sharding.put_like(current.table, sharding.replicated(self.mesh)))
+        table = sharding.to_host(current.table)
         log.write_npz(
             folder / f'stage_{number}.npz',
             order=plan.order,

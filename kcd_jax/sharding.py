@@ -112,6 +112,3 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
 
     return jax.tree.map(place, to_host(tree), shardings)
 
-
-# For arrays that lie on the mesh already; they come back at their new places.
-put_like = put

@@ -16,6 +16,7 @@ os.environ['MPLBACKEND'] = 'agg'
 
 import hypothesis
 import jax
+import numpy as np
 import pytest
 
 jax.config.update('jax_num_cpu_devices', 4)
@@ -48,3 +49,9 @@ def tiny_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
     folder = str(pathlib.Path(__file__).parent / 'tiny')
     monkeypatch.setattr(networks, '__path__', [*networks.__path__, folder])
+
+
+@pytest.fixture(scope='session')
+def golden():
+    """golden('kcd')['stage0/count']: the arrays of tests/golden/kcd.npz."""
+    return lambda name: np.load(pathlib.Path(__file__).parent / 'golden' / f'{name}.npz')
