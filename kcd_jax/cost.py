@@ -26,10 +26,14 @@ def macs(fn: Callable[..., Any], *abstract_args: Any) -> int:
     while loop of unknown length once.
 
     Args:
-      fn: any function of JAX. abstract_args: arrays or `jax.ShapeDtypeStruct`s; nothing is run.
+      fn: any function of JAX. abstract_args: arrays, or each a `jax.ShapeDtypeStruct`; nothing is run.
 
     Returns:
       The count, for the whole batch of the arguments.
+
+    >>> matrix = jax.ShapeDtypeStruct((8, 8), 'float32')
+    >>> macs(lambda a, b: a @ b, matrix, matrix)
+    512
     """
     return _count(jax.make_jaxpr(fn)(*abstract_args).jaxpr)
 

@@ -291,7 +291,7 @@ class Phase:
 
     Attributes:
       name: for the log. epochs: how many.
-      train_mode: patterns of the student's paths ('student/*') whose normalisation runs in train mode; empty: the
+      train_mode: patterns of the student's paths (``student/*``) whose normalisation runs in train mode; empty: the
         student is in eval mode. Running statistics outside the patterns are restored after the step.
       optimisers: {label: Optimiser}.
       updates: in order; all see the same batch.

@@ -1,26 +1,53 @@
-"""The README's tables are those of results/, and its words name things that exist."""
+"""The tables of the README and of docs/ are those of results/, and their words name things that exist."""
 
 from __future__ import annotations
 
+import json
 import pathlib
 import re
 
+import pytest
+
+from kcd_jax import bench
 from kcd_jax.analysis import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / 'README.md').read_text()
-TABLE = re.compile(r'<!-- table: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
+DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+BLOCK = re.compile(r'<!-- (table|bench): (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
-def test_the_tables_are_those_of_the_results():
-    """When this fails: `python -m kcd_jax.analysis table FOLDER --format=markdown` prints what belongs there."""
-    found = TABLE.findall(README)
-    assert len(found) >= 2
-    for folder, text in found:
-        table = tables.experiment_table(tables.collect([ROOT / folder])).to_markdown()
-        assert text.strip() == table.strip(), f'the table of {folder} is stale'
+def blocks() -> list[tuple[str, str, str, str]]:
+    """(document, kind, source, text) of every generated block."""
+    return [(path.name, *found) for path in DOCUMENTS for found in BLOCK.findall(path.read_text(encoding='utf-8'))]
 
 
-def test_named_files_exist():
-    for name in re.findall(r'(?:configs|launch|docs|results|kcd_jax|tests)/[\w./]*\w', README):
+def test_there_are_tables():
+    assert len([block for block in blocks() if block[0] == 'README.md']) >= 2
+
+
+@pytest.mark.parametrize(('document', 'kind', 'source', 'text'), blocks(), ids=lambda value: value.split('\n')[0][:40])
+def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
+    """When this fails, the block wants what these print:
+
+    table: `python -m kcd_jax.analysis table SOURCE --format=markdown`; bench: `python -m kcd_jax.bench --show=SOURCE`.
+    """
+    if kind == 'table':
+        wanted = tables.experiment_table(tables.collect([ROOT / source])).to_markdown()
+    else:
+        wanted = bench.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
+    assert text.strip() == wanted.strip(), f'the {kind} of {source} in {document} is stale'
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_named_files_exist(path):
+    words = path.read_text(encoding='utf-8').partition('Planned, and not there yet')[0]
+    for example in ('policies/mine.py', 'methods/mine.py'):
+        words = words.replace(example, '')
+    for name in re.findall(r'(?<![\w/.])(?:configs|launch|docs|results|kcd_jax|tests|notebooks)/[\w./]*\w', words):
         assert (ROOT / name).exists(), name
+
+
+def test_the_lines_for_a_loop_of_your_own_run():
+    """The README's Python block, as it stands."""
+    (source,) = re.findall(r'```python\n(.*?)```', DOCUMENTS[0].read_text(encoding='utf-8'), re.DOTALL)
+    exec(compile(source, 'README.md', 'exec'), {})

@@ -4,6 +4,7 @@
     python -m kcd_jax.bench --rows=step,condense     some of them
     python -m kcd_jax.bench --quick                  smaller sizes and fewer repeats, a few minutes; orientation only
     python -m kcd_jax.bench --json=bench.json        the figures as JSON too
+    python -m kcd_jax.bench --show=bench.json        the figures of such a file as Markdown; measures nothing
 
 `step` compares the training step with a plain PyTorch loop, which needs the extra `torch`. Timings of two programs
 alternate within one process, and a matrix product timed beside them says how busy the machine was: on a shared machine
@@ -13,6 +14,10 @@ differences under 10 % are ties.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+VERDICTS = {True: 'met', False: 'MISSED', None: ''}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +38,15 @@ class Row:
     details: dict = dataclasses.field(default_factory=dict)
 
     def line(self) -> str:
-        verdict = {True: 'met', False: 'MISSED', None: ''}[self.met]
+        verdict = VERDICTS[self.met]
         return f'{self.name:<58} {self.measured:<34} {self.target:<30} {self.ambitious:<26} {verdict}'.rstrip()
 
 
 HEADER = Row('what', 'measured', 'target', 'ambitious').line()
+
+
+def markdown(content: Mapping[str, Any]) -> str:
+    """The rows of a file that `--json` wrote as a Markdown table."""
+    cells = [('what', 'measured', 'target', ''), ('---',) * 4]
+    cells += [(row['name'], row['measured'], row['target'], VERDICTS[row['met']]) for row in content['rows']]
+    return '\n'.join(f'| {" | ".join(row)} |' for row in cells) + '\n'

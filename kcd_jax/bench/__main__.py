@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from kcd_jax import main as program
 
 ROWS = flags.DEFINE_list('rows', [], 'Groups of rows; empty: all of them.')
 QUICK = flags.DEFINE_bool('quick', False, 'Smaller sizes and fewer repeats: orientation only.')
+SHOW = flags.DEFINE_string('show', None, 'Print the figures of such a file as Markdown, and measure nothing.')
 JSON = flags.DEFINE_string('json', None, 'Also write the figures to this file.')
 
 
@@ -21,6 +23,12 @@ def main() -> None:
         flags.FLAGS(sys.argv)
     except flags.Error as error:
         sys.exit(f'error: {error}')
+    if SHOW.value:
+        try:
+            print(bench.markdown(json.loads(pathlib.Path(SHOW.value).read_text(encoding='utf-8'))), end='')
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            sys.exit(f'error: {SHOW.value} is no file of figures ({error}); --json writes one')
+        return
     program.prepare_jax(0, False)
     import jax
 

@@ -54,6 +54,14 @@ class Condenser:
 
     Raises:
       ValueError: a value outside its range.
+
+    >>> condenser = Condenser(num_points=10, ratio=0.5, stages=2)
+    >>> state = condenser.init()
+    >>> logits = jnp.eye(10, 3) * jnp.arange(10.0)[:, None]  # the higher a logit, the less there is to learn
+    >>> state = condenser.record(state, jnp.arange(10), logits)
+    >>> plan, state = condenser.summarize(state, stage=0)
+    >>> int(plan.num_keep), condenser.keep_counts
+    (7, [7, 5])
     """
 
     def __init__(

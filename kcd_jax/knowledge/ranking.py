@@ -69,6 +69,10 @@ def rank(table: ValueTable, alpha: float) -> Array:
 
     Returns:
       i32[N], a permutation: the point at each rank, most valuable first.
+
+    >>> table = ValueTable(jnp.array([0.1, 0.7, 0.0, 0.4]), jnp.array([2, 2, 0, 2]), num_points=4)
+    >>> rank(table, alpha=0.03).tolist()  # point 2 was never visited
+    [2, 1, 3, 0]
     """
     key = score_keys(table, alpha)
     return order_by(key)

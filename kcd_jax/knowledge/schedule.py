@@ -40,6 +40,9 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
 
     Raises:
       ValueError: a value outside its range, or so few points that none would be kept.
+
+    >>> keep_counts(50_000, ratio=0.7, stages=6)
+    [47114, 44395, 41833, 39419, 37144, 35000]
     """
     check_schedule(ratio, stages, schedule)
     if schedule == 'exponential':
@@ -122,6 +125,10 @@ def relative_cost(keep_counts: Sequence[int], epochs_per_stage: int, num_points:
 
     Args:
       keep_counts: sizes after each condensation. epochs_per_stage: T. num_points: N. first: as `replan_index`.
+
+    >>> counts = keep_counts(50_000, ratio=0.7, stages=6)
+    >>> round(relative_cost(counts, 40, 50_000), 5), round(relative_cost(counts, 40, 50_000, first='none'), 5)
+    (0.8176, 0.81635)
     """
     check_choice('first', first, FIRSTS)
     counts, length = list(keep_counts), epochs_per_stage

@@ -15,9 +15,9 @@ from kcd_jax.spec import Array, Plan
 
 
 def num_mixed(num_keep: int | Array, num_dropped: int | Array) -> Array:
-    """i32[]: kept points that are augmented, m = min(|K0|, |K1|).
+    """i32[]: kept points that are augmented, as many as are dropped, and at most all of the kept ones.
 
-    The paper asks for |K0| of them; below a ratio of one half there are more dropped points than kept ones.
+    The paper asks for as many as are dropped (Eq. 14); below a ratio of one half that is more than are kept.
     """
     return jnp.minimum(jnp.asarray(num_keep, jnp.int32), jnp.asarray(num_dropped, jnp.int32))
 
@@ -107,6 +107,12 @@ def summarize(order: Array, num_keep: int | Array, epsilon_max: float, num_point
 
     Returns:
       The plan of the next stage.
+
+    >>> plan = summarize(jnp.array([2, 1, 3, 0]), num_keep=3, epsilon_max=0.25)
+    >>> plan.order[: plan.num_keep].tolist(), plan.partner.tolist()  # point 3, the last of the kept, takes from point 0
+    ([2, 1, 3], [0, 1, 2, 0])
+    >>> plan.epsilon.tolist()
+    [0.0, 0.0, 0.0, 0.25]
     """
     num_points = order.shape[0] if num_points is None else num_points
     num_keep = jnp.asarray(num_keep, jnp.int32)

@@ -1,0 +1,39 @@
+"""The examples in the docstrings, run one by one."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+FILES = sorted(path for path in (ROOT / 'kcd_jax').rglob('*.py') if '>>>' in path.read_text(encoding='utf-8'))
+
+
+def module_of(path: pathlib.Path) -> str:
+    return '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__')
+
+
+def examples() -> list[doctest.DocTest]:
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    return [test for path in FILES for test in finder.find(importlib.import_module(module_of(path))) if test.examples]
+
+
+@pytest.mark.parametrize('test', examples(), ids=lambda test: test.name)
+def test_the_example_says_what_it_prints(test, capsys):
+    failures, tried = doctest.DocTestRunner().run(test)
+    assert tried and not failures, capsys.readouterr().out
+
+
+def test_the_public_equations_have_examples():
+    found = {test.name.removeprefix('kcd_jax.') for test in examples()}
+    equations = (
+        'value.prediction_entropy',
+        'value.record',
+        'ranking.rank',
+        'summary.summarize',
+        'schedule.relative_cost',
+    )
+    assert {f'knowledge.{name}' for name in equations} <= found

@@ -1,0 +1,89 @@
+"""Executes the notebooks from clean kernels, a line each: `python tests/notebooks.py [--quick] [NAME ...]`.
+
+`--quick` replaces each notebook's parameters by the quick ones below, as the tests do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+FOLDER = pathlib.Path(__file__).parent.parent / 'notebooks'
+# {notebook: {parameter: value}}: every cell runs, on less.
+QUICK: dict[str, dict[str, Any]] = {
+    'quickstart': {'words': 'quicktest,compare=(kd,kcd)'},
+    'ratio_and_policy': {'words': 'quicktest', 'ratios': (0.7,), 'trials': 1},
+    'your_own_loop': {'epochs_per_stage': 1},
+    'valued_images': {'words': 'quicktest,policy=kcd'},
+}
+
+
+def names() -> list[str]:
+    """Every notebook of the folder."""
+    return sorted(path.stem for path in FOLDER.glob('*.ipynb'))
+
+
+def quick(name: str, workdir: str) -> dict[str, Any]:
+    """The parameters of a run of under a minute, which leaves nothing outside `workdir`."""
+    own = {'workdir': workdir} if 'workdir = ' in parameters(read(name)).source else {}
+    return {**QUICK[name], **own}
+
+
+def parameters(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The cell that is tagged `parameters`."""
+    return next(cell for cell in book.cells if 'parameters' in cell.metadata.get('tags', ()))
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    """The notebook as it is committed."""
+    return nbformat.read(FOLDER / f'{name}.ipynb', as_version=4)
+
+
+def execute(name: str, values: Mapping[str, Any]) -> nbformat.NotebookNode:
+    """Runs a notebook in a kernel of its own, with `values` set after its cell of parameters; nothing is written back.
+
+    Raises:
+      ValueError: a value's name is none of the notebook's parameters.
+      CellExecutionError: a cell failed.
+    """
+    book = read(name)
+    first = parameters(book)
+    for key in values:
+        if f'{key} = ' not in first.source:
+            raise ValueError(f'{name} has no parameter {key!r}')
+    lines = '\n'.join(f'{key} = {value!r}' for key, value in values.items())
+    book.cells.insert(book.cells.index(first) + 1, nbformat.v4.new_code_cell(lines))
+    NotebookClient(book, timeout=3600, resources={'metadata': {'path': str(FOLDER)}}).execute()
+    return book
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Executes the named notebooks, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('names', nargs='*', metavar='NAME')
+    parser.add_argument('--quick', action='store_true')
+    parsed = parser.parse_args(arguments)
+    failed = 0
+    for name in parsed.names or names():
+        start = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                execute(name, quick(name, folder) if parsed.quick else {})
+            outcome = 'ok'
+        except CellExecutionError as error:
+            outcome, failed = f'failed\n{error}', failed + 1
+        print(f'{name}: {outcome} ({time.monotonic() - start:.0f} s)', flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
