@@ -43,6 +43,8 @@ class Outputs:
       preacts: one tap a stage before its last activation (what ReviewKD takes from the teacher).
       embed: f32[B, D], the pooled vector that feeds the classifier.
       aux: further outputs by name, e.g. the branches of a multi-branch network.
+      convs: the map [B, h, w, c] after each convolution of the trunk, the stem's first: after its ReLU, or after the
+        block's sum and ReLU where it ends a block (what KR aggregates). The residual networks have them.
     """
 
     logits: Array
@@ -50,6 +52,7 @@ class Outputs:
     preacts: tuple[Array, ...] = ()
     embed: Array | None = None
     aux: Mapping[str, PyTree] = struct.field(default_factory=dict)
+    convs: tuple[Array, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +66,14 @@ class Network:
       apply: (variables, image [B, H, W, 3] in [0, 1], train) -> (Outputs, model_state). `model_state` is everything
         in `variables` but 'params', updated when `train`. The image is normalised inside, by the constants.
       tail: patterns of the parameter paths that come after the last tap (the classifier, and for WRN the last norm).
+      convs: the paths of the kernels whose maps `Outputs.convs` are, in the same order.
     """
 
     name: str
     init: Callable[[Array, tuple[int, int, int]], PyTree]
     apply: Callable[[PyTree, Array, bool], tuple[Outputs, PyTree]]
     tail: tuple[str, ...] = ()
+    convs: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------ batches and points

@@ -227,7 +227,13 @@ def shuffle_channels(x: Array, groups: int) -> Array:
 
 
 def wrap(
-    name: str, module: nn.Module, *, tail: tuple[str, ...], dtype: Any = jnp.float32, normalization: Normalization
+    name: str,
+    module: nn.Module,
+    *,
+    tail: tuple[str, ...],
+    dtype: Any = jnp.float32,
+    normalization: Normalization,
+    convs: tuple[str, ...] = (),
 ) -> Network:
     """A flax module [B, H, W, 3] -> Outputs as a `Network` that normalises its input and returns float32.
 
@@ -235,6 +241,7 @@ def wrap(
       name: the config name. module: called with the normalised image in `dtype`.
       tail: patterns of the paths in 'params' after the last tap.
       dtype: of the computation. normalization: a name of `NORMALIZATIONS`, or (mean, std).
+      convs: the kernels' paths of the taps `Outputs.convs`.
     """
     pixels = constants(normalization)
 
@@ -267,4 +274,4 @@ def wrap(
             outputs = module.apply(given, x)
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), outputs), state
 
-    return Network(name=name, init=init, apply=apply, tail=tail)
+    return Network(name=name, init=init, apply=apply, tail=tail, convs=convs)

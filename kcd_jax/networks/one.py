@@ -59,7 +59,8 @@ class Branches(nn.Module):
         """(after ReLU, before it) of stage `stage`, named 'layer{stage}{suffix}'."""
         for block in range(self.blocks[stage - 1]):
             stride = 2 if stage > 1 and block == 0 else 1
-            x, preact = BasicBlock(self.widths[stage], stride, name=f'layer{stage}{suffix}.{block}')(x)
+            maps, preact = BasicBlock(self.widths[stage], stride, name=f'layer{stage}{suffix}.{block}')(x)
+            x = maps[-1]
         return x, preact
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
+from kcd_jax.networks.resnet import conv_names
 from kcd_jax.spec import Array, Network, Outputs
 
 # name: depth
@@ -17,20 +18,20 @@ NAMES: dict[str, int] = {f'resnet{depth}_a': depth for depth in (20, 32, 44, 56,
 class PaddedBlock(nn.Module):
     """Two 3x3 convolutions; where the width grows, every other pixel with zeros around its channels is the shortcut.
 
-    Returns (after ReLU, the sum before it).
+    Returns (the maps after each convolution's ReLU, the last sum before it).
     """
 
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        y = nn.relu(BatchNorm(name='bn1')(Conv(self.features, 3, self.stride, name='conv1')(x)))
-        y = BatchNorm(name='bn2')(Conv(self.features, 3, name='conv2')(y))
+    def __call__(self, x: Array) -> tuple[tuple[Array, ...], Array]:
+        inner = nn.relu(BatchNorm(name='bn1')(Conv(self.features, 3, self.stride, name='conv1')(x)))
+        y = BatchNorm(name='bn2')(Conv(self.features, 3, name='conv2')(inner))
         if self.stride != 1 or x.shape[-1] != self.features:
             side = (self.features - x.shape[-1]) // 2
             x = jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (side, side)))
-        return nn.relu(y + x), y + x
+        return (inner, nn.relu(y + x)), y + x
 
 
 class ResNetA(nn.Module):
@@ -42,20 +43,24 @@ class ResNetA(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Outputs:
         x = nn.relu(BatchNorm(name='bn1')(Conv(16, 3, name='conv1')(x)))
-        feats, preacts = [x], []
+        feats, preacts, convs = [x], [], [x]
         for stage, features in enumerate((16, 32, 64), start=1):
             for block in range(self.blocks):
                 stride = 2 if stage > 1 and block == 0 else 1
-                x, preact = PaddedBlock(features, stride, name=f'layer{stage}.{block}')(x)
+                maps, preact = PaddedBlock(features, stride, name=f'layer{stage}.{block}')(x)
+                x = maps[-1]
+                convs.extend(maps)
             feats.append(x)
             preacts.append(preact)
         embed = global_mean(x)
-        return Outputs(Dense(self.num_classes, name='linear')(embed), tuple(feats), tuple(preacts), embed)
+        head = Dense(self.num_classes, name='linear')
+        return Outputs(head(embed), tuple(feats), tuple(preacts), embed, convs=tuple(convs))
 
 
 def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization = 'imagenet'
 ) -> Network:
     """The network `name` of this family; its public checkpoints were trained with ImageNet's normalisation."""
-    module = ResNetA((NAMES[name] - 2) // 6, num_classes)
-    return wrap(name, module, tail=('linear/*',), dtype=dtype, normalization=normalization)
+    blocks = (NAMES[name] - 2) // 6
+    module, names = ResNetA(blocks, num_classes), conv_names((blocks,) * 3, 2)
+    return wrap(name, module, tail=('linear/*',), dtype=dtype, normalization=normalization, convs=names)

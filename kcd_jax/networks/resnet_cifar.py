@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
-from kcd_jax.networks.resnet import BasicBlock
+from kcd_jax.networks.resnet import BasicBlock, conv_names
 from kcd_jax.spec import Array, Network, Outputs
 
 # name: (blocks in each of the four stages, whether they are bottlenecks)
@@ -20,40 +20,42 @@ NAMES: dict[str, tuple[tuple[int, int, int, int], bool]] = {
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided), 1x1 to four times the width, and a shortcut; returns (after ReLU, the sum before it)."""
+    """1x1, 3x3 (strided), 1x1 to four times the width, and a shortcut; returns what `BasicBlock` does."""
 
     features: int
     stride: int
     shortcut: str = 'downsample'
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        y = nn.relu(BatchNorm(name='bn1')(Conv(self.features, 1, name='conv1')(x)))
-        y = nn.relu(BatchNorm(name='bn2')(Conv(self.features, 3, self.stride, name='conv2')(y)))
-        y = BatchNorm(name='bn3')(Conv(4 * self.features, 1, name='conv3')(y))
+    def __call__(self, x: Array) -> tuple[tuple[Array, ...], Array]:
+        first = nn.relu(BatchNorm(name='bn1')(Conv(self.features, 1, name='conv1')(x)))
+        second = nn.relu(BatchNorm(name='bn2')(Conv(self.features, 3, self.stride, name='conv2')(first)))
+        y = BatchNorm(name='bn3')(Conv(4 * self.features, 1, name='conv3')(second))
         if self.stride != 1 or x.shape[-1] != 4 * self.features:
             x = Conv(4 * self.features, 1, self.stride, name=f'{self.shortcut}.0')(x)
             x = BatchNorm(name=f'{self.shortcut}.1')(x)
-        return nn.relu(y + x), y + x
+        return (first, second, nn.relu(y + x)), y + x
 
 
 def stages(
     x: Array, blocks: tuple[int, ...], bottleneck: bool, shortcut: str
-) -> tuple[Array, list[Array], list[Array]]:
+) -> tuple[list[Array], list[Array], list[Array]]:
     """The stages 'layer1' to 'layer4', of widths 64 to 512; called inside a module's compact method.
 
     Returns:
-      (the last output, each stage's output after ReLU, each stage's sum before it).
+      (each stage's output after ReLU, each stage's sum before it, the maps after each convolution).
     """
     block_type = Bottleneck if bottleneck else BasicBlock
-    feats, preacts = [], []
+    feats, preacts, convs = [], [], []
     for stage, repeats in enumerate(blocks, start=1):
         for block in range(repeats):
             stride = 2 if stage > 1 and block == 0 else 1
-            x, preact = block_type(32 * 2**stage, stride, shortcut, name=f'layer{stage}.{block}')(x)
+            maps, preact = block_type(32 * 2**stage, stride, shortcut, name=f'layer{stage}.{block}')(x)
+            x = maps[-1]
+            convs.extend(maps)
         feats.append(x)
         preacts.append(preact)
-    return x, feats, preacts
+    return feats, preacts, convs
 
 
 class CifarResNet(nn.Module):
@@ -66,14 +68,16 @@ class CifarResNet(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Outputs:
         stem = nn.relu(BatchNorm(name='bn1')(Conv(64, 3, name='conv1')(x)))
-        x, feats, preacts = stages(stem, self.blocks, self.bottleneck, 'shortcut')
-        embed = global_mean(x)
-        return Outputs(Dense(self.num_classes, name='linear')(embed), (stem, *feats), tuple(preacts), embed)
+        feats, preacts, convs = stages(stem, self.blocks, self.bottleneck, 'shortcut')
+        embed = global_mean(feats[-1])
+        head = Dense(self.num_classes, name='linear')
+        return Outputs(head(embed), (stem, *feats), tuple(preacts), embed, convs=(stem, *convs))
 
 
 def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization = 'cifar100'
 ) -> Network:
     """The network `name` of this family."""
-    module = CifarResNet(*NAMES[name], num_classes)
-    return wrap(name, module, tail=('linear/*',), dtype=dtype, normalization=normalization)
+    blocks, bottleneck = NAMES[name]
+    module, names = CifarResNet(blocks, bottleneck, num_classes), conv_names(blocks, 3 if bottleneck else 2)
+    return wrap(name, module, tail=('linear/*',), dtype=dtype, normalization=normalization, convs=names)

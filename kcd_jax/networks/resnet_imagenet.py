@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
+from kcd_jax.networks.resnet import conv_names
 from kcd_jax.networks.resnet_cifar import stages
 from kcd_jax.spec import Array, Network, Outputs
 
@@ -31,14 +32,16 @@ class ImageNetResNet(nn.Module):
     def __call__(self, x: Array) -> Outputs:
         stem = nn.relu(BatchNorm(name='bn1')(Conv(64, 7, 2, name='conv1')(x)))
         x = nn.max_pool(stem, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        x, feats, preacts = stages(x, self.blocks, self.bottleneck, 'downsample')
-        embed = global_mean(x)
-        return Outputs(Dense(self.num_classes, name='fc')(embed), (stem, *feats), tuple(preacts), embed)
+        feats, preacts, convs = stages(x, self.blocks, self.bottleneck, 'downsample')
+        embed = global_mean(feats[-1])
+        head = Dense(self.num_classes, name='fc')
+        return Outputs(head(embed), (stem, *feats), tuple(preacts), embed, convs=(stem, *convs))
 
 
 def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization = 'imagenet'
 ) -> Network:
     """The network `name` of this family."""
-    module = ImageNetResNet(*NAMES[name], num_classes)
-    return wrap(name, module, tail=('fc/*',), dtype=dtype, normalization=normalization)
+    blocks, bottleneck = NAMES[name]
+    module, names = ImageNetResNet(blocks, bottleneck, num_classes), conv_names(blocks, 3 if bottleneck else 2)
+    return wrap(name, module, tail=('fc/*',), dtype=dtype, normalization=normalization, convs=names)

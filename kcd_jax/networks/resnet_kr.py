@@ -9,8 +9,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kcd_jax.networks.layers import Normalization, wrap
-from kcd_jax.networks.resnet import ResNet
+from kcd_jax.networks.layers import Normalization
+from kcd_jax.networks.resnet import of_depth
 from kcd_jax.spec import Network
 
 # name: (depth, widths of the stem and of the three stages)
@@ -24,6 +24,4 @@ def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization = 'cifar100'
 ) -> Network:
     """The network `name` of this family."""
-    depth, widths = NAMES[name]
-    module = ResNet((depth - 2) // 6, widths, num_classes)
-    return wrap(name, module, tail=('fc/*',), dtype=dtype, normalization=normalization)
+    return of_depth(name, *NAMES[name], num_classes, dtype, normalization)

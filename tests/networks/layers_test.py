@@ -140,6 +140,9 @@ def test_shapes_and_contract_of_every_network(name):
         assert jax.tree.structure(state) == jax.tree.structure({k: variables[k] for k in ('batch_stats', 'constants')})
         assert {leaf.dtype for leaf in jax.tree.leaves((outputs, state))} == {jnp.dtype('float32')}
     paths = leaf_paths(variables['params'])
+    assert len(outputs.convs) == len(network.convs)
+    for kernel, conv in zip(network.convs, outputs.convs, strict=True):
+        assert paths[kernel].shape[-1] == conv.shape[-1]
     after = [path for path in paths if matches(path, network.tail)]
     assert after and all(any(matches(path, (pattern,)) for path in paths) for pattern in network.tail)
 
@@ -161,6 +164,26 @@ def test_the_tail_is_what_the_last_tap_does_not_see(name):
     beside = {path for path in paths if re.search('_[23][./]|^gate', path)} if name.endswith('_one') else set()
     unseen = {path for path, is_used in zip(paths, used[: len(paths)], strict=True) if not is_used}
     assert unseen - beside == {path for path in paths if matches(path, network.tail)}
+
+
+def test_the_taps_after_convolutions_follow_the_depth():
+    """Each tap depends on the kernels up to its own, and on none after it; the ends of stages are the stages' taps."""
+    network = networks.get('resnet14')(5)
+    variables = network.init(jax.random.key(0), (8, 8, 3))
+    params, rest = variables['params'], {k: variables[k] for k in ('batch_stats', 'constants')}
+
+    def apply(params):
+        return network.apply({'params': params, **rest}, jnp.full((1, 8, 8, 3), 0.3), False)[0]
+
+    outputs = jax.jit(apply)(params)
+    for feat, conv in zip(outputs.feats, outputs.convs[::4], strict=True):
+        np.testing.assert_array_equal(feat, conv)
+    for place, conv in enumerate(outputs.convs):
+        jaxpr = jax.make_jaxpr(lambda params, place=place: apply(params).convs[place])(params).jaxpr
+        _, used = partial_eval.dce_jaxpr(jaxpr, [True])
+        seen = {path for path, is_used in zip(leaf_paths(params), used, strict=True) if is_used}
+        assert [path in seen for path in network.convs] == [i <= place for i in range(len(network.convs))]
+        assert conv.min() >= 0.0
 
 
 def test_training_moves_the_statistics_and_evaluation_does_not():
