@@ -19,7 +19,7 @@ import os
 import pathlib
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 from kcd_jax import log, sharding
 from kcd_jax.spec import PyTree, leaf_paths
 
-FORMAT = 1
+FORMAT = 2
 STATE, META = 'state', 'meta'  # the items of a checkpoint
 
 # Orbax logs what it also raises, with a traceback; what is raised becomes one line here.
@@ -103,12 +103,16 @@ class Checkpointer:
         with _disk_errors(self.directory):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def restore_latest(self, state: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    def restore_latest(
+        self, state: PyTree, lacks: Callable[[dict[str, Any]], str] = lambda meta: ''
+    ) -> tuple[PyTree, dict[str, Any]] | None:
         """The newest checkpoint that is whole.
 
         Args:
           state: a state of the run (arrays, or `jax.ShapeDtypeStruct`s with shardings): the tree, shapes, dtypes and
             places that are wanted. The number of devices may differ from that of the save.
+          lacks: meta -> the file that the run had at that state and lost since, or ''. A checkpoint from before that
+            file, which makes the run write it again, goes first; where there is none the file stays lost.
 
         Returns:
           (state, meta) in new buffers, or None when there is no checkpoint. One line is said for each damaged one.
@@ -116,20 +120,37 @@ class Checkpointer:
         Raises:
           ValueError: the newest whole checkpoint is of another tree: 'checkpoint of another configuration'.
         """
+        faults: dict[int, str] = {}
+        second: tuple[int, dict[str, np.ndarray], dict[str, Any]] | None = None
+        chosen = None
         for step in reversed(self.steps()):
             try:
                 arrays, content = self._read(step)
             except _Damaged as damage:
                 self._damaged.append(step)
-                log.say(f'checkpoint {step} is damaged ({damage}); falling back to the one before it')
+                faults[step] = f'checkpoint {step} is damaged ({damage})'
                 continue
             _refuse_other_tree(self.directory / str(step), content, state)
-            paths, structure = list(leaf_paths(state)), jax.tree.structure(state)
-            restored = jax.tree.unflatten(structure, [arrays[path] for path in paths])
-            return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), content['meta']
-        if self._damaged:
-            log.say('no whole checkpoint is left; starting from the beginning')
-        return None
+            lost = lacks(content['meta'])
+            if not lost:
+                chosen = step, arrays, content
+                break
+            if second is None:
+                second = step, arrays, content
+            faults[step] = f'{lost} is damaged or missing'
+        if chosen is None and second is not None:
+            log.say(f'{faults.pop(second[0])} and stays so: no checkpoint is older; nothing else depends on it')
+            faults = {step: fault for step, fault in faults.items() if step in self._damaged}
+            chosen = second
+        for step, fault in faults.items():
+            back = 'starting from the beginning' if chosen is None else f'going back to step {chosen[0]:,}'
+            again = step - (chosen[0] if chosen else 0)
+            log.say(f'{fault}; {back}: {again:,} steps are done again')
+        if chosen is None:
+            return None
+        _, arrays, content = chosen
+        restored = jax.tree.unflatten(jax.tree.structure(state), [arrays[path] for path in leaf_paths(state)])
+        return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), content['meta']
 
     def wait(self) -> None:
         """Returns when the save in flight is on disk.

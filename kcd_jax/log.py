@@ -5,6 +5,7 @@ Only process 0 says and writes anything; on the others every call does nothing.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import importlib.metadata
@@ -18,17 +19,20 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-METRICS, CONFIG, SUMMARY = 'metrics.jsonl', 'config.json', 'summary.json'
+METRICS, CONFIG, SUMMARY, EVENTS = 'metrics.jsonl', 'config.json', 'summary.json', 'tensorboard'
 # Settings that may change between a run and its continuation: they change no number that the run computes.
 FREE_KEYS = ('data.dir', 'checkpoint.seconds', 'checkpoint.keep')
 PLAIN_SECONDS = 10.0  # at most one progress line in this time where there is no terminal
+FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
 PACKAGES = ('kcd_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 _bar: tqdm | None = None
@@ -56,7 +60,8 @@ class RunLog:
     """The files and lines of one run; a context manager that holds the run's folder against a second run.
 
     Attributes:
-      records: lines of metrics.jsonl so far. Kept in a checkpoint, it tells `cut_after` exactly where the log stood.
+      lines: of metrics.jsonl so far. A checkpoint carries them, so that `rewind` makes the log what it was at that
+        state, whatever happened to the file.
     """
 
     def __init__(self, workdir: str | pathlib.Path, config: Mapping[str, Any]):
@@ -67,11 +72,10 @@ class RunLog:
         """
         self.workdir = pathlib.Path(workdir)
         self.config = json.loads(dumps(config))
-        self.records = 0
-        self._start = -1
+        self.lines: list[str] = []
         self._lock: io.TextIOWrapper | None = None
-        self._metrics: io.TextIOWrapper | None = None
-        self._events: Any = None
+        self._metrics: io.FileIO | None = None
+        self._events: _Events | None = None
         self._plain: _PlainProgress | None = None
         self._own_bar = False
 
@@ -97,14 +101,18 @@ class RunLog:
             raise
         return self
 
-    def __exit__(self, *details: Any) -> None:
-        del details
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.stop_progress()
-        for file in (self._metrics, self._events):
+        # What ended the run is said, not what it did to the last lines of the log.
+        with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
+            self._close_files()
+        self._unlock()
+
+    def _close_files(self) -> None:
+        files, self._metrics, self._events = (self._metrics, self._events), None, None
+        for file in files:
             if file is not None:
                 file.close()
-        self._metrics = self._events = None
-        self._unlock()
 
     def _unlock(self) -> None:
         if self._lock is not None:
@@ -113,31 +121,28 @@ class RunLog:
 
     # -- records --------------------------------------------------------------------------------------------------
 
-    def cut_after(self, step: int, records: int | None = None) -> None:
-        """Drops what was logged after the state that a run goes on from; a half-written last line goes too.
+    def rewind(self, lines: Sequence[str], step: int) -> None:
+        """Makes the log what it was at the state that a run goes on from: later, damaged and lost lines are undone.
 
         Args:
-          step: the restored step; records of later steps are dropped. -1: all of them.
-          records: how many records there were at that state, where that is known: also drops those of the same step
-            that the run is about to write again.
+          lines: of metrics.jsonl at that state (`self.lines` then).
+          step: of that state; what TensorBoard was told of later ones is hidden. -1: all of it.
+
+        Raises:
+          OSError: the disk is full, ...
         """
         if not is_writer():
             return
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
+        self._close_files()
+        self.lines = list(lines)
         path = self.workdir / METRICS
-        content = path.read_bytes() if path.exists() else b''
-        kept = []
-        for line in content.split(b'\n')[:-1]:
-            record = _parsed(line)
-            if isinstance(record, dict) and record.get('step', 0) <= step:
-                kept.append(line + b'\n')
-        kept = kept[:records]
-        if b''.join(kept) != content:
-            write_bytes(path, b''.join(kept))
-        self.records = len(kept)
-        self._start = step
+        wanted = ''.join(f'{line}\n' for line in lines).encode()
+        if not path.exists() or path.read_bytes() != wanted:
+            write_bytes(path, wanted)
+        with self._saying_what_is_lost():
+            # Unbuffered: a killed process loses no line, and a full disk is known at the line that it cuts.
+            self._metrics = open(path, 'ab', buffering=0)
+            self._events = _Events(self.workdir / EVENTS, step + 1)
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Appends one JSON line and its numbers as TensorBoard scalars '<kind>/<name>' at `entry['step']`.
@@ -149,35 +154,34 @@ class RunLog:
         """
         if not is_writer():
             return
+        line = dumps(entry)
+        with self._saying_what_is_lost():
+            content = memoryview(f'{line}\n'.encode())
+            while content:
+                content = content[self._metrics.write(content) :]
+            self._events.add(entry)
+        self.lines.append(line)
+
+    def sync(self) -> None:
+        """Brings everything that was recorded to the disk, as belongs before a checkpoint.
+
+        Raises:
+          OSError: the disk is full, ...
+        """
+        if is_writer():
+            with self._saying_what_is_lost():
+                os.fsync(self._metrics.fileno())
+                self._events.flush()
+
+    @contextlib.contextmanager
+    def _saying_what_is_lost(self) -> Iterator[None]:
         try:
-            if self._metrics is None:
-                self._metrics = open(self.workdir / METRICS, 'a', encoding='utf-8')
-            self._metrics.write(dumps(entry) + '\n')
-            self._metrics.flush()
-            self.records += 1
-            self._scalars(entry)
+            yield
         except OSError as error:
             raise OSError(
-                f'{self.workdir / METRICS} cannot be written ({error.strerror}); '
-                'make room and start the same command again'
+                f'{self.workdir / METRICS} or {EVENTS} beside it cannot be written ({error.strerror or error}); '
+                'nothing before the last checkpoint is lost: make room and start the same command again'
             ) from error
-
-    def _scalars(self, entry: Mapping[str, Any]) -> None:
-        step = entry.get('step')
-        numbers = {
-            name: float(value)
-            for name, value in entry.items()
-            if name not in ('step', 'number', 'of') and isinstance(value, int | float) and not isinstance(value, bool)
-        }
-        if step is None or not numbers:
-            return
-        if self._events is None:
-            from tensorboardX import SummaryWriter  # not needed to start or to check
-
-            purge = self._start + 1 if self._start >= 0 else None
-            self._events = SummaryWriter(str(self.workdir / 'tensorboard'), purge_step=purge)
-        for name, value in numbers.items():
-            self._events.add_scalar(f'{entry.get("kind", "run")}/{name}', value, step)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json at once: where it lies, the run is finished."""
@@ -224,6 +228,51 @@ class RunLog:
             _bar.close()
             _bar = None
         self._own_bar, self._plain = False, None
+
+
+class _Events:
+    """Scalars for TensorBoard, written by the caller itself.
+
+    tensorboardX's own writer hands them to a thread; on a full disk that thread dies, and the run waits for it forever.
+    """
+
+    def __init__(self, folder: pathlib.Path, start: int):
+        """`start`: what earlier files in the folder say of this step and later ones is hidden."""
+        self.folder, self.start = folder, start
+        self._file: Any = None
+        self._flushed = time.monotonic()
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """The numbers of a record, flushed about once a second."""
+        step, kind = entry.get('step'), entry.get('kind', 'run')
+        numbers = {
+            f'{kind}/{name}': float(value)
+            for name, value in entry.items()
+            if name not in ('step', 'number', 'of') and isinstance(value, int | float) and not isinstance(value, bool)
+        }
+        if step is None or not numbers:
+            return
+        from tensorboardX import event_file_writer, summary  # not needed to start or to check
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        if self._file is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._file = event_file_writer.EventsWriter(str(self.folder / 'events'))
+            begin = SessionLog(status=SessionLog.START)
+            self._file.write_event(Event(wall_time=time.time(), step=self.start, session_log=begin))
+        for name, value in numbers.items():
+            self._file.write_event(Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._file.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class _PlainProgress:
@@ -352,6 +401,15 @@ def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_bytes(pathlib.Path(path), buffer.getvalue())
+
+
+def is_whole_npz(path: pathlib.Path) -> bool:
+    """Whether a file is an archive whose every part agrees with its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError):
+        return False
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -201,6 +201,11 @@ class Loop:
                 f'condensation {number}/{total} after epoch {epoch}: kept {entry["kept"]:,} of {num_points:,}, '
                 f'{entry["augmented"]:,} augmented, {entry["readmitted"]:,} re-admitted'
             )
+
+    def lost_stage(self, meta: Mapping[str, Any]) -> str:
+        """The first stage file of a checkpoint's condensations that cannot be read, or ''."""
+        files = (self.workdir / 'knowledge' / f'stage_{entry["number"]}.npz' for entry in meta['condensations'])
+        return next((f'{file.parent.name}/{file.name}' for file in files if not log.is_whole_npz(file)), '')
 
     def evaluate(self, current: TrainState, epoch: int) -> dict[str, float]:
         """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} after `epoch` epochs."""

@@ -13,15 +13,16 @@ import json
 import os
 import pathlib
 import sys
+import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
-from kcd_jax import data, networks
+from kcd_jax import data, log, networks
 from kcd_jax.networks import torch_weights
 from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
 from kcd_jax.spec import Network, PyTree, leaf_paths, merge
@@ -39,9 +40,8 @@ def save(path: str | os.PathLike[str], variables: PyTree, card: dict[str, Any]) 
     """
     path = pathlib.Path(path)
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaf_paths(jax.device_get(variables)).items()}
-    partial = path.with_name(f'.{path.name}.partial')
-    save_file(tensors, partial, metadata={'card': json.dumps(card, sort_keys=True, default=str)})
-    os.replace(partial, path)
+    text = json.dumps(card, sort_keys=True, default=str)
+    log.write_bytes(path, to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)}))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -53,12 +53,32 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     path = pathlib.Path(path)
     try:
         with safe_open(path, framework='numpy') as file:
-            card = json.loads((file.metadata() or {})['card'])
-            return {name: file.get_tensor(name) for name in file.keys()}, card
+            metadata = file.metadata() or {}
+            card, tensors = json.loads(metadata['card']), {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get('crc32', found := _digest(metadata['card'], tensors)) != found:
+            raise ValueError('it does not agree with its digest')
+        return tensors, card
     except FileNotFoundError:
         raise ValueError(f'there is no teacher at {path}; train one, or name its file in teacher.checkpoint') from None
-    except (SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise ValueError(f'{path} cannot be read as a teacher ({error}); it may be damaged: export it again') from error
+
+
+def is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file of `save` that agrees with its digest."""
+    try:
+        load(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _digest(card: str, tensors: dict[str, np.ndarray]) -> str:
+    """CRC-32 of the card and of the tensors' bytes, by name: safetensors itself notices no flipped byte."""
+    result = zlib.crc32(card.encode())
+    for _, tensor in sorted(tensors.items()):
+        result = zlib.crc32(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data, result)
+    return str(result)
 
 
 def restore(

@@ -169,7 +169,7 @@ def train(
     with contextlib.ExitStack() as stack:
         run_log = stack.enter_context(log.RunLog(workdir, config.to_dict()))
         finished = log.read_summary(workdir)
-        if finished is not None:
+        if finished is not None and teacher.is_whole(workdir / teacher.FILE):
             return Result(name, workdir, finished)
 
         # ---- the teacher ----
@@ -193,17 +193,18 @@ def train(
         run_log.say(f'{name}, seed {config.seed}: {check.cost_line(total_cost)}')
         keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
         current = loop.initial_state(dataset.train.images)
-        restored = keeper.restore_latest(current)
+        restored = keeper.restore_latest(current, lacks=loop.lost_stage)
         if restored is not None:
             current, meta = restored
+            log.refuse_other_config(workdir, meta['config'], run_log.config)
             loop.seconds.update(meta['seconds'])
             loop.condensations, loop.evaluations = meta['condensations'], meta['evaluations']
-            run_log.cut_after(int(current.step), meta['records'])
+            run_log.rewind(meta['log'], int(current.step))
             run_log.say(
                 f'going on from step {int(current.step):,}, epoch {int(current.epoch) + 1} of {len(loop.epochs)}'
             )
         else:
-            run_log.cut_after(-1)
+            run_log.rewind([], -1)
             current = loop.condense_before(current, 0)
         heard = stack.enter_context(_listening_for_sigterm())
         last_save = time.monotonic()
@@ -216,8 +217,10 @@ def train(
                 'seconds': loop.seconds,
                 'condensations': loop.condensations,
                 'evaluations': loop.evaluations,
-                'records': run_log.records,
+                'log': run_log.lines,
+                'config': run_log.config,
             }
+            run_log.sync()
             keeper.save(int(current.step), current, json.loads(json.dumps(meta)))
             last_save = time.monotonic()
 

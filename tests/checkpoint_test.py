@@ -144,6 +144,7 @@ def test_damage_costs_one_line_and_one_checkpoint(saved, tmp_path, capfd, damage
         assert meta['evaluations'] == [{'epoch': 1}]
         out, err = capfd.readouterr()
         assert out.count('\n') == 1 and 'checkpoint 2 is damaged (' in out and not err
+        assert out.endswith('; going back to step 1: 1 steps are done again\n')
         assert (folder / '2').exists(), 'nothing is deleted before there is something newer'
         keeper.save(2, make_state(5), {'again': True})  # the damaged one neither hides nor outlives the new one
         keeper.wait()
@@ -171,7 +172,27 @@ def test_nothing_whole_is_left(saved, tmp_path, capfd):
         DAMAGE['missing arrays'](folder / step)
     with Checkpointer(folder) as keeper:
         assert keeper.restore_latest(make_state()) is None
-    assert 'no whole checkpoint is left' in capfd.readouterr().out
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 2 and all('starting from the beginning' in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ('lost', 'step', 'says'),
+    [
+        ([2], 1, 'stage_2.npz is damaged or missing; going back to step 1: 1 steps are done again'),
+        ([1, 2], 2, 'stage_2.npz is damaged or missing and stays so: no checkpoint is older'),
+    ],
+)
+def test_a_checkpoint_from_before_a_lost_file_goes_first(saved, capfd, lost, step, says):
+    def lacks(meta):
+        epoch = meta['evaluations'][-1]['epoch']
+        return f'stage_{epoch}.npz' if epoch in lost else ''
+
+    with Checkpointer(saved) as keeper:
+        state, _ = keeper.restore_latest(make_state(9), lacks)
+    assert_same(state, make_state(step))
+    out = capfd.readouterr().out
+    assert says in out and out.count('\n') == 1
 
 
 @pytest.mark.parametrize(

@@ -33,49 +33,82 @@ def records(workdir: pathlib.Path) -> list[dict]:
 
 def test_records_are_json_lines_at_once(tmp_path):
     with log.RunLog(tmp_path, CONFIG) as run:
-        run.cut_after(-1)
+        run.rewind([], -1)
         run.record({'kind': 'train', 'step': 3, 'loss': np.float32(0.5), 'bad': float('nan'), 'time': {'seconds': 1.5}})
         run.record({'kind': 'eval', 'step': 3, 'accuracy': jnp.float32(0.25), 'kept': np.int64(7)})
         assert records(tmp_path) == [
             {'kind': 'train', 'step': 3, 'loss': 0.5, 'bad': None, 'time': {'seconds': 1.5}},
             {'kind': 'eval', 'step': 3, 'accuracy': 0.25, 'kept': 7},
         ]
-        assert run.records == 2
+        assert len(run.lines) == 2
     assert list((tmp_path / 'tensorboard').glob('events.*'))
 
 
 def write(workdir, steps):
+    """Writes a record a step, without a checkpoint between them; the lines."""
     with log.RunLog(workdir, CONFIG) as run:
-        run.cut_after(-1)
+        run.rewind([], -1)
         for step in steps:
             run.record({'kind': 'train', 'step': step})
+        return list(run.lines)
 
 
-def test_resuming_drops_later_records_and_a_half_line(tmp_path):
-    write(tmp_path, [10, 20, 30])
-    with open(tmp_path / 'metrics.jsonl', 'a') as file:
-        file.write('{"kind": "train", "ste')
+DAMAGE = {
+    'nothing': lambda content: content,
+    'half a line more': lambda content: content + b'{"kind": "train", "ste',
+    'cut in a line': lambda content: content[: len(content) // 3],
+    'empty': lambda content: b'',
+    'zeros': lambda content: bytes(len(content)),
+    'no json': lambda content: content.replace(b'{', b'\xff'),
+    'deleted': None,
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_the_log_goes_back_to_what_it_was_at_the_checkpoint(tmp_path, damage):
+    lines = write(tmp_path, [10, 20, 20, 30])
+    path = tmp_path / 'metrics.jsonl'
+    content = path.read_bytes()
+    path.unlink() if DAMAGE[damage] is None else path.write_bytes(DAMAGE[damage](content))
     with log.RunLog(tmp_path, CONFIG) as run:
-        run.cut_after(20)
-        assert [r['step'] for r in records(tmp_path)] == [10, 20] and run.records == 2
-        run.record({'kind': 'train', 'step': 30})
-    assert [r['step'] for r in records(tmp_path)] == [10, 20, 30]
-
-
-def test_the_number_of_records_is_exact_where_steps_are_not(tmp_path):
-    write(tmp_path, [10, 20, 20])
-    with log.RunLog(tmp_path, CONFIG) as run:
-        run.cut_after(20, records=2)
+        run.rewind(lines[:2], 20)
         assert [r['step'] for r in records(tmp_path)] == [10, 20]
+        for step in (20, 30):
+            run.record({'kind': 'train', 'step': step})
+        assert run.lines == lines
+    assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize('content', [b'', b'{"step": 1', b'\x00\xff\n{"step": 2}\n', b'3\n{"step": 2}\n'])
-def test_damaged_lines_go(tmp_path, content):
-    (tmp_path / 'metrics.jsonl').write_bytes(content)
+def events(workdir):
+    """(step, tag, value) of the scalars that TensorBoard shows: what a later start hides is left out."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    shown = []
+    for path in sorted((workdir / 'tensorboard').iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        content = path.read_bytes()
+        while content:  # length u64, its checksum u32, the event, its checksum u32
+            size = int.from_bytes(content[:8], 'little')
+            event, content = Event.FromString(content[12 : 12 + size]), content[16 + size :]
+            if event.session_log.status == SessionLog.START:
+                shown = [entry for entry in shown if entry[0] < event.step]
+            shown += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return shown
+
+
+def test_tensorboard_forgets_what_is_done_again(tmp_path):
     with log.RunLog(tmp_path, CONFIG) as run:
-        run.cut_after(5)
-        run.record({'step': 6})
-    assert [r['step'] for r in records(tmp_path)] in ([6], [2, 6])
+        run.rewind([], -1)
+        for step in (10, 20, 30):
+            run.record({'kind': 'train', 'step': step, 'loss': step / 10})
+        run.sync()
+        assert len(events(tmp_path)) == 3  # on the disk, not in a buffer that a kill would lose
+        lines = run.lines[:2]
+    [first] = (tmp_path / 'tensorboard').iterdir()
+    first.rename(first.with_name('events.out.tfevents.1.host'))  # another start, within a second of the first
+    with log.RunLog(tmp_path, CONFIG) as run:
+        run.rewind(lines, 20)
+        run.record({'kind': 'train', 'step': 30, 'loss': 4.0})
+    assert events(tmp_path) == [(10, 'train/loss', 1.0), (20, 'train/loss', 2.0), (30, 'train/loss', 4.0)]
 
 
 def test_config_is_written_once_and_compared(tmp_path):
@@ -138,11 +171,12 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
 def test_a_full_disk_is_one_line(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with log.RunLog(tmp_path, CONFIG) as run:
-        run.cut_after(-1)
+        run.rewind([], -1)
         run.record({'step': 1})
+        lines = list(run.lines)
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-            with pytest.raises(OSError, match=r'metrics.jsonl cannot be written \(File too large\); make room'):
+            with pytest.raises(OSError, match=r'metrics.jsonl .* cannot be written \(File too large\); .*: make room'):
                 run.record({'step': 2, 'text': 'x' * 10000})
             with pytest.raises(OSError, match='cannot be written .*; make room or choose another place'):
                 log.write_bytes(tmp_path / 'big', b'x' * 10000)
@@ -150,8 +184,23 @@ def test_a_full_disk_is_one_line(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / 'big').exists() and not list(tmp_path.glob('*.partial'))
     with log.RunLog(tmp_path, CONFIG) as run:
-        run.cut_after(1)
+        run.rewind(lines, 1)
     assert records(tmp_path) == [{'step': 1}]
+
+
+def test_a_full_disk_stops_the_events_too(tmp_path):
+    """tensorboardX's own writer would wait for its dead thread forever."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match=r'tensorboard beside it cannot be written \(File too large\)'):
+            with log.RunLog(tmp_path, CONFIG) as run:
+                run.rewind([], -1)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+                for step in range(1000):
+                    run.record({'kind': 'train', 'step': step, **{f'loss_{i}': 1.0 for i in range(20)}})
+                run.sync()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_summary_says_that_the_run_is_finished(tmp_path):
@@ -173,7 +222,7 @@ def test_archives_are_whole_or_absent(tmp_path):
 def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, 'process_index', lambda: 1)
     with log.RunLog(tmp_path / 'run', CONFIG) as run:
-        run.cut_after(-1)
+        run.rewind([], -1)
         run.record({'step': 1})
         run.say('hello')
         run.start_progress(100)

@@ -90,6 +90,12 @@ def test_damaged_files_are_one_line(saved, tmp_path, variables):
         assert '\n' not in str(error.value)
     with pytest.raises(ValueError, match='there is no teacher at'):
         teacher.restore(NAME, tmp_path / 'absent.safetensors', **SIZES)
+    flipped = bytearray(whole)
+    flipped[-100] ^= 1
+    saved.write_bytes(flipped)
+    with pytest.raises(ValueError, match='it does not agree with its digest'):
+        teacher.restore(NAME, saved, **SIZES)
+    assert not teacher.is_whole(saved)
     broken = jax.tree.map(np.array, variables)
     broken['params']['fc']['bias'][0] = np.nan
     teacher.save(saved, broken, CARD)
