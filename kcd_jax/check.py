@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from kcd_jax import methods, networks, objective, optim, policies, sharding, state
+from kcd_jax import methods, networks, objective, optim, policies, sharding, state, step
 from kcd_jax.data import Dataset
 from kcd_jax.spec import Method, Network, Optimiser, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
 
@@ -58,6 +59,30 @@ def main_optimiser(config: ConfigDict, epochs: int) -> Optimiser:
     drops = tuple(round(fraction * epochs) for fraction in settings.drops)
     transform = optim.sgd(settings.momentum, settings.weight_decay, settings.nesterov)
     return Optimiser(transform, optim.step_drops(settings.lr, drops, settings.factor))
+
+
+def phases_of(config: ConfigDict, method: Method, student: Network, epochs: int) -> tuple[Phase, ...]:
+    """The method's phases where its main one, or its only one, takes `epochs`."""
+    main = main_optimiser(config, epochs)
+    if method.phases is None:
+        return default_phases(method, epochs, main)
+    return tuple(method.phases(epochs, main, student))
+
+
+def recipe_of(run: Run, config: ConfigDict, constrain: Callable[[PyTree], PyTree] = lambda tree: tree) -> step.Recipe:
+    """What is static in the run's steps. constrain: pins an array's rows to a mesh."""
+    return step.Recipe(
+        student=run.student,
+        teacher=run.teacher,
+        method=run.method,
+        policy=run.policy,
+        weights=run.weights,
+        batch=config.batch,
+        crop=config.augment.crop,
+        flip=config.augment.flip,
+        logits=config.logits,
+        constrain=constrain,
+    )
 
 
 def _network(name: str, dataset: Dataset, dtype: Any) -> Network:
@@ -122,10 +147,7 @@ def resolve(
     setup = _setup(config, dataset, student, teacher, teacher_variables)
     jax.eval_shape(lambda key: method.init(key, setup), jax.random.PRNGKey(0))
 
-    main = main_optimiser(config, epochs)
-    phases = default_phases(method, epochs, main)
-    if method.phases is not None:
-        phases = tuple(method.phases(epochs, main, student))
+    phases = phases_of(config, method, student, epochs)
     recorded = sum(phase.epochs for phase in phases if phase.record)
     if recorded != len(counts):
         counts = policy.keep_counts(num_points, recorded)

@@ -57,18 +57,7 @@ class Loop:
         replicated = sharding.replicated(mesh)
         self.points = sharding.put(step.Points(images, run.setup.labels), replicated)
         self.teacher_variables = sharding.put(teacher_variables, replicated) if run.teacher is not None else {}
-        self.recipe = step.Recipe(
-            student=run.student,
-            teacher=run.teacher,
-            method=run.method,
-            policy=run.policy,
-            weights=run.weights,
-            batch=config.batch,
-            crop=config.augment.crop,
-            flip=config.augment.flip,
-            logits=config.logits,
-            constrain=functools.partial(sharding.constrain_batch, mesh),
-        )
+        self.recipe = check.recipe_of(run, config, functools.partial(sharding.constrain_batch, mesh))
         self.order = jax.jit(step.epoch_order, out_shardings=replicated)
         self.full = sharding.put(full_plan(run.setup.num_points, rows), replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh)

@@ -136,6 +136,8 @@ def train_step(
 ) -> tuple[TrainState, Array]:
     """One step: mix, augment, teacher forward, student forward, the phase's updates in turn, record the value.
 
+    The passes stand in named scopes, by which profilers and the cost ledger (`ledger.parts`) know them.
+
     Args:
       state: before the step. raw: the batch. lrs: {label: f32[]} learning rates. teacher_variables: frozen.
       recipe, phase: static.
@@ -159,14 +161,16 @@ def train_step(
     if recipe.policy.in_batch is not None and phase.record:
         scores = jnp.zeros((recipe.batch, 1), jnp.float32)
         if recipe.policy.scores:
-            scored, model_state = student_apply(state.params['student'], model_state, batch.image)
+            with jax.named_scope('scoring_forward'):
+                scored, model_state = student_apply(state.params['student'], model_state, batch.image)
             scores = jax.lax.stop_gradient(scored.logits)
         batch = recipe.policy.in_batch(policy_key, batch, scores)
         batch = jax.tree.map(recipe.constrain, batch)
 
     teacher = None
     if recipe.teacher is not None:
-        teacher, _ = recipe.teacher.apply(teacher_variables, batch.image, False)
+        with jax.named_scope('teacher_forward'):
+            teacher, _ = recipe.teacher.apply(teacher_variables, batch.image, False)
         teacher = jax.lax.stop_gradient(teacher)
 
     params, method_state, opt_state = dict(state.params), state.method_state, dict(state.opt_state)
@@ -176,7 +180,8 @@ def train_step(
         if forward is None:  # once per version of the student's parameters: XLA does not merge duplicate forwards
 
             def apply_now(student_params):
-                return student_apply(student_params, model_state, batch.image)
+                with jax.named_scope('student_forward'):
+                    return student_apply(student_params, model_state, batch.image)
 
             outputs, pull_back, new_state = jax.vjp(apply_now, params['student'], has_aux=True)
             forward = (outputs, pull_back)

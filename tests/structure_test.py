@@ -16,7 +16,7 @@ LAYERS = (
     {'knowledge', 'objective', 'augment'},
     {'methods', 'policies', 'networks'},
     {'state', 'step', 'cost', 'optim', 'sharding'},
-    {'data', 'checkpoint', 'teacher', 'log', 'check'},
+    {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
     {'evaluate', 'loop', 'train'},
     {'experiment'},
     {'main', 'sweep', 'bench'},

@@ -8,6 +8,8 @@ makes c symmetric about b; the code's values w = 10, b = B / 2 and k = 3/4 B are
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -95,7 +97,8 @@ def make(
       score: 'entropy' | 'confidence' | 'margin' | 'random' (no scoring pass).
       mix: 'adaptive', c from the rank; 'constant', c = 1 (with score 'random': "Mixup w/o uncertainty", else
         "Non-adaptive mixup"); 'none' (with score 'random': Random+KD).
-      k: rows of the batch that are trained on; 0: three quarters of it.
+      k: rows of the batch that are trained on; 0: three quarters of it, a multiple of 4 where the batch is one, so that
+        devices can share them.
       w: steepness of c. b: rank at which c = 1/2; 0: half of the batch.
       beta: a of lambda ~ Beta(a, a): 1 on CIFAR, 0.2 on Tiny-ImageNet and ImageNet.
 
@@ -112,7 +115,8 @@ def make(
     def rows(batch: int) -> int:
         if k > batch:
             raise ValueError(f'k is {k}, more rows than a batch of {batch}; use at most {batch}')
-        return k or max(1, round(0.75 * batch))
+        shared = math.gcd(batch, 4)
+        return k or max(1, shared * round(0.75 * batch / shared))
 
     def in_batch(key: Array, batch: Batch, logits: Array) -> Batch:
         size = batch.index.shape[0]

@@ -1,0 +1,186 @@
+"""The ledger of a run: its parts against programs of their own, a textbook count, and the papers' formula."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax import check, cost, data, experiment, knowledge, ledger
+from kcd_jax.cost import layers
+
+ROOT = pathlib.Path(__file__).parent.parent
+BATCH, POINTS, SIDE = 20, 300, 16
+# One image through the tests' networks: a stem of stride 2, three 3x3 layers (the second of stride 2), the classifier.
+TINY = {'tiny': 4, 'tiny_teacher': 24}
+
+
+def by_hand(name: str, classes: int = 10) -> dict[str, int]:
+    """{layer: multiply-accumulates} of one image."""
+    width, half, quarter = TINY[name], (SIDE // 2) ** 2, (SIDE // 4) ** 2
+    layer = 9 * width * width
+    return {
+        'conv1': 9 * 3 * width * half,
+        'layer1': layer * half,
+        'layer2': layer * quarter,
+        'layer3': layer * quarter,
+        'fc': width * classes,
+    }
+
+
+@pytest.fixture(scope='module')
+def digits():
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        images = rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+        return data.Split(images, rng.integers(0, 10, count, np.int32))
+
+    pixels = data.Normalization((0.5,) * 3, (0.25,) * 3)
+    classes = tuple(map(str, range(10)))
+    return data.Dataset('made-up', split(POINTS), split(20), classes, 10, (SIDE, SIDE, 3), pixels, 'made-up images')
+
+
+@pytest.fixture
+def resolved(tiny_networks, digits):
+    """(run, config) of words after the digits config's colon."""
+
+    def resolve(words: str):
+        path = f'{ROOT}/configs/digits_kd.py:tiny_teacher-tiny,epochs=6,stages=3,{words}'
+        if 'kcd' not in words and 'policy=random' not in words:
+            path = path.replace('stages=3,', '')
+        config = experiment.load_config(path)
+        return check.resolve(config, digits, device_count=1), config
+
+    return resolve
+
+
+def images(rows):
+    return jax.ShapeDtypeStruct((rows, SIDE, SIDE, 3), jnp.float32)
+
+
+def variables(network):
+    return jax.eval_shape(lambda key: network.init(key, (SIDE, SIDE, 3)), jax.random.PRNGKey(0))
+
+
+def alone(network, rows):
+    """Multiply-accumulates of a forward pass traced by itself."""
+    return cost.macs(lambda v, x: network.apply(v, x, True)[0].logits, variables(network), images(rows))
+
+
+def with_gradient(network, rows):
+    def loss(params, rest, x):
+        return jnp.sum(network.apply({'params': params, **rest}, x, True)[0].logits)
+
+    both = variables(network)
+    rest = {name: tree for name, tree in both.items() if name != 'params'}
+    return cost.macs(jax.value_and_grad(loss), both['params'], rest, images(rows))
+
+
+def test_the_count_of_a_network_is_the_textbooks(tiny_networks):
+    from kcd_jax import networks
+
+    for name in TINY:
+        network = networks.get(name)(10)
+        assert alone(network, 7) == 7 * sum(by_hand(name).values()) == 7 * layers.forward_macs(network, (SIDE, SIDE, 3))
+
+
+@pytest.mark.parametrize('name', ['wrn_16_2', 'shufflev1', 'mobilenetv2'])
+def test_the_jaxpr_and_the_layers_agree_on_shipped_networks(name):
+    from kcd_jax import networks
+
+    network = networks.get(name)(100)
+    found = layers.forward_macs(network, (32, 32, 3))
+    assert found == {'wrn_16_2': 101_118_464, 'shufflev1': 38_691_456, 'mobilenetv2': 6_523_648}[name]
+
+
+def test_the_parts_of_plain_distillation(resolved):
+    run, config = resolved('method=kd,policy=none')
+    (phase,) = run.phases
+    step = ledger.step_cost(run, config, phase)
+    student, teacher = by_hand('tiny'), by_hand('tiny_teacher')
+    assert step.macs == {
+        'teacher_forward': BATCH * sum(teacher.values()),
+        'student_forward': BATCH * sum(student.values()),
+        # Two products for each of the forward's, but no gradient of the image.
+        'student_backward': BATCH * (2 * sum(student.values()) - student['conv1']),
+        'scoring_forward': 0,
+        'method': 0,
+    }
+    assert step.total == cost.by_scope(ledger.trace(run, config, phase)).total()
+    assert step.samples == dict.fromkeys(ledger.PASSES, BATCH) | {'scoring_forward': 0}
+
+
+WITH_ALL_PASSES = ['method=kd,policy=unix', 'method=at,policy=unix,k=12,alpha=1', 'method=sskd,policy=none']
+
+
+@pytest.mark.parametrize('words', WITH_ALL_PASSES)
+def test_the_parts_are_those_of_programs_of_their_own(resolved, words):
+    run, config = resolved(words)
+    phase = run.phases[-1]
+    step = ledger.step_cost(run, config, phase)
+    moved = step.samples['student_backward']
+    expected = {
+        'teacher_forward': alone(run.teacher, step.samples['teacher_forward']),
+        'student_forward': alone(run.student, step.samples['student_forward']),
+        'student_backward': with_gradient(run.student, moved) - alone(run.student, moved),
+        'scoring_forward': alone(run.student, step.samples['scoring_forward']),
+    }
+    assert {part: step.macs[part] for part in ledger.PASSES} == expected
+    whole = cost.by_scope(ledger.trace(run, config, phase)).total()
+    assert whole == sum(expected.values()) + step.macs['method']
+
+
+def test_what_no_loss_reads_is_not_counted(resolved):
+    """AT alone never reads the teacher's logits, and the compiler drops its classifier."""
+    run, config = resolved('method=at,policy=none')
+    found = ledger.step_cost(run, config, run.phases[0]).macs['teacher_forward']
+    assert found == BATCH * (sum(by_hand('tiny_teacher').values()) - by_hand('tiny_teacher')['fc'])
+
+
+def test_samples_of_methods_with_views_and_several_updates(resolved):
+    run, config = resolved('method=sskd,policy=none')
+    head, main = (ledger.step_cost(run, config, phase).samples for phase in run.phases)
+    views = {'teacher_forward': 4 * BATCH, 'student_forward': 4 * BATCH, 'scoring_forward': 0}
+    assert head == {**views, 'student_backward': 0} and main == {**views, 'student_backward': 4 * BATCH}
+    run, config = resolved('method=kdgan,policy=none')
+    step = ledger.step_cost(run, config, run.phases[0])
+    # The discriminator's update and the student's share one forward; the discriminator is the method's own part.
+    assert step.samples['student_forward'] == BATCH and step.macs['method'] > 0
+
+
+def test_a_policy_of_the_whole_set_costs_its_steps(resolved):
+    run, config = resolved('method=kd,policy=kcd')
+    found = ledger.expected(run, config)
+    assert found.steps == sum(run.steps) < 6 * (POINTS // BATCH)
+    assert found.relative == pytest.approx(found.steps / (6 * (POINTS // BATCH)), abs=1e-12)
+    assert found.relative == pytest.approx(check.cost(run, config, POINTS)['relative_processed'], abs=1e-12)
+    assert found.samples['teacher_forward'] == check.cost(run, config, POINTS)['processed_samples']
+
+
+@pytest.mark.parametrize('words', ['policy=unix', 'policy=unix,k=8', 'policy=unix,k=12,score=random', 'policy=short'])
+def test_the_relative_cost_is_the_papers_formula_with_the_counted_backward(resolved, words):
+    run, config = resolved(f'method=kd,{words}')
+    found = ledger.expected(run, config)
+    student, teacher = (sum(by_hand(name).values()) for name in TINY)
+    backward = 2 - by_hand('tiny')['conv1'] / student
+    share = knowledge.computation(run.rows, BATCH, teacher / student, scoring=run.policy.scores, backward=backward)
+    assert found.relative == pytest.approx(share * len(run.steps) / 6, abs=1e-12)
+
+
+def test_the_methods_own_part_on_everything_is_not_taken_in_proportion(resolved):
+    """SP compares every row with every other: the whole batch costs more than in proportion to the rows."""
+    run, config = resolved('method=sp,policy=unix,k=10')
+    ours, whole = ledger.expected(run, config).macs['method'], ledger.full(run, config)['method']
+    assert 0 < 2 * ours < whole
+    run, config = resolved('method=sp,policy=none')
+    assert ledger.expected(run, config).macs == ledger.full(run, config)
+
+
+def test_lines_show_every_part(resolved):
+    run, config = resolved('method=kd,policy=unix')
+    text = '\n'.join(ledger.lines(ledger.expected(run, config)))
+    assert all(part in text for part in ledger.PARTS) and '% of the method on every point' in text
