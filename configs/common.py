@@ -25,7 +25,17 @@ def base() -> ConfigDict:
             'compare': (),  # names of runs: student, kd, or a policy with the method; empty: just this run
             # validation: a fraction of the training points, drawn by data.seed, evaluated instead of the test points;
             # num_points: train on the first so many of a fixed permutation (0: all).
-            'data': {'name': 'cifar100', 'dir': '', 'validation': 0.0, 'seed': 0, 'num_points': 0},
+            # stream: read points by index while training, 'true' or 'false'; 'auto': when they do not fit in memory;
+            # workers: processes that read them (0: threads, one a core).
+            'data': {
+                'name': 'cifar100',
+                'dir': '',
+                'validation': 0.0,
+                'seed': 0,
+                'num_points': 0,
+                'stream': 'auto',
+                'workers': 0,
+            },
             'augment': {'crop': 4, 'flip': True},
             'student': {'name': 'wrn_16_2'},
             # What configs/pairs.py says of the methods for these two networks.
@@ -191,6 +201,8 @@ def _set(config: ConfigDict, key: str, value: Any) -> None:
             node = node[part]
     if isinstance(node[last], tuple) and isinstance(value, str):
         value = tuple(word.strip() for word in value.strip('()[]').split(',') if word.strip())
+    if isinstance(node[last], str) and isinstance(value, bool):
+        value = str(value).lower()  # data.stream=True
     try:
         node[last] = tuple(value) if isinstance(value, list) else value
     except (TypeError, ValueError) as error:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 import time
@@ -17,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, data, log, sharding, state, step
+from kcd_jax import check, data, feed, log, sharding, state, step
 from kcd_jax.evaluate import Evaluator
 from kcd_jax.spec import Batch, Clock, Network, Phase, Plan, PyTree, TrainState, full_plan, stream
 
@@ -48,25 +49,35 @@ class Loop:
         self.condensations: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.programs: dict[tuple[str, int], Any] = {}
-        on_cpu = jax.default_backend() == 'cpu'
-        self.chunk = config.chunk or (1 if on_cpu else ACCELERATOR_CHUNK)
 
-        rows = run.setup.rows
-        images = np.zeros((rows, *dataset.image_shape), np.uint8)
-        images[: run.setup.num_points] = dataset.train.images
         replicated = sharding.replicated(mesh)
-        self.points = sharding.put(step.Points(images, run.setup.labels), replicated)
+        if feed.is_streamed(dataset.train):
+            self.feed = feed.Streamed(
+                dataset.train,
+                run.setup.labels,
+                config.batch,
+                mesh,
+                seed=config.seed,
+                workers=config.data.workers,
+                mixes=run.policy.mixes,
+            )
+        else:
+            chunk = config.chunk or (1 if jax.default_backend() == 'cpu' else ACCELERATOR_CHUNK)
+            self.feed = feed.Resident(dataset.train, run.setup.labels, chunk, mesh)
         self.teacher_variables = sharding.put(teacher_variables, replicated) if run.teacher is not None else {}
         self.recipe = check.recipe_of(run, config, functools.partial(sharding.constrain_batch, mesh))
         self.order = jax.jit(step.epoch_order, out_shardings=replicated)
-        self.full = sharding.put(full_plan(run.setup.num_points, rows), replicated)
-        self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh)
+        self.full = sharding.put(full_plan(run.setup.num_points, run.setup.rows), replicated)
+        self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh, config.data.workers)
         self.teacher_logits = None
 
     # -- state ----------------------------------------------------------------------------------------------------
 
-    def initial_state(self, images: np.ndarray) -> TrainState:
-        """The state before the first step, on the mesh. images: u8[num_points, H, W, 3], of which a policy may copy."""
+    def initial_state(self, images: np.ndarray | None) -> TrainState:
+        """The state before the first step, on the mesh.
+
+        images: u8[num_points, H, W, 3], of which a policy may copy; None where they are streamed.
+        """
         key = jax.random.PRNGKey(self.config.seed)
         fresh = state.create(
             key,
@@ -105,7 +116,13 @@ class Loop:
     # -- programs -------------------------------------------------------------------------------------------------
 
     def program(
-        self, current: TrainState, order: jax.Array, rates: dict[str, jax.Array], phase: Phase, length: int
+        self,
+        current: TrainState,
+        order: jax.Array,
+        rates: dict[str, jax.Array],
+        supply: step.Points | step.RawBatch,
+        phase: Phase,
+        length: int,
     ) -> Callable[..., tuple[TrainState, jax.Array]]:
         """The compiled `length` steps of a phase; one compilation for the whole run, however the set shrinks."""
         if (phase.name, length) not in self.programs:
@@ -113,7 +130,7 @@ class Loop:
             shardings = sharding.state_shardings(self.mesh, current)
             function = functools.partial(step.run_chunk, recipe=self.recipe, phase=phase, length=length)
             jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
-            lowered = jitted.lower(current, order, rates, self.points, self.teacher_variables)
+            lowered = jitted.lower(current, order, rates, supply, self.teacher_variables)
             self.programs[phase.name, length] = lowered.compile()
             self.seconds['compile'] += time.perf_counter() - start
         return self.programs[phase.name, length]
@@ -237,21 +254,21 @@ class Loop:
         started, before = time.perf_counter(), self.seconds['compile']
         elsewhere = 0.0
         beats: list[jax.Array] = []
-        while done < steps:
-            length = self.chunk if steps - done >= self.chunk else 1
-            program = self.program(current, order, rates, phase, length)
-            current, loss = program(current, order, rates, self.points, self.teacher_variables)
-            done += length
-            beats.append(loss)
-            if len(beats) > 1:  # one chunk late, so that the device never waits for the host
-                value = float(beats.pop(0))
-                self.log.progress(length * self.batch, loss=value)
-                if not np.isfinite(value):
-                    self.refuse_divergence(current)
-            if done < steps:  # what lies at the end of an epoch belongs after its evaluation and condensation
-                pause = time.perf_counter()
-                between(current)
-                elsewhere += time.perf_counter() - pause
+        with contextlib.closing(self.feed.epoch(order, plan, epoch, done, steps)) as supplies:
+            for length, supply in supplies:
+                program = self.program(current, order, rates, supply, phase, length)
+                current, loss = program(current, order, rates, supply, self.teacher_variables)
+                done += length
+                beats.append(loss)
+                if len(beats) > 1:  # one chunk late, so that the device never waits for the host
+                    value = float(beats.pop(0))
+                    self.log.progress(length * self.batch, loss=value)
+                    if not np.isfinite(value):
+                        self.refuse_divergence(current)
+                if done < steps:  # what lies at the end of an epoch belongs after its evaluation and condensation
+                    pause = time.perf_counter()
+                    between(current)
+                    elsewhere += time.perf_counter() - pause
         jax.block_until_ready(current.step)
         spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - before)
         self.seconds['train'] += spent

@@ -112,3 +112,14 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
 
     return jax.tree.map(place, to_host(tree), shardings)
 
+
+
+def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
+    """i64[M]: which rows of an array of `rows` rows, split over the devices, lie on this process's devices."""
+    parts = batch(mesh).addressable_devices_indices_map((rows,)).values()
+    return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
+
+
+def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Arrays split over the devices along their first axis; every process passes its own rows (`local_rows`)."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch(mesh), x), tree)

@@ -91,8 +91,10 @@ def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
     return knowledge.order_by(bits)
 
 
-def fetch(points: Points, state: TrainState, order: Array, recipe: Recipe) -> RawBatch:
-    """Gathers the next batch of the epoch from the resident data (or from the policy's own pool)."""
+def fetch(points: Points | RawBatch, state: TrainState, order: Array, recipe: Recipe) -> RawBatch:
+    """The next batch of the epoch: gathered from resident points (or the policy's own pool), or as it was streamed."""
+    if isinstance(points, RawBatch):
+        return points
     index = jax.lax.dynamic_slice(order, (state.done * recipe.batch,), (recipe.batch,))
     index = recipe.constrain(index)
     pool = state.policy_state.get('pool') if isinstance(state.policy_state, Mapping) else None
@@ -261,16 +263,16 @@ def run_chunk(
     state: TrainState,
     order: Array,
     lrs: Mapping[str, Array],
-    points: Points,
+    points: Points | RawBatch,
     teacher_variables: PyTree,
     *,
     recipe: Recipe,
     phase: Phase,
     length: int,
 ) -> tuple[TrainState, Array]:
-    """`length` steps over resident data in one program: a scan, or the bare step when `length` is 1.
+    """`length` steps in one program: a scan over resident points, or the bare step when `length` is 1.
 
-    Returns the state and the last step's loss.
+    `points` is the resident data, or the one batch of a streamed step. Returns the state and the last step's loss.
 
     On the CPU a scan around convolutions is nine to ten times slower, so `train.py` asks for 1 there.
     """

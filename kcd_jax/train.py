@@ -16,7 +16,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, checkpoint, data, log, sharding, state, teacher
+from kcd_jax import check, checkpoint, data, feed, log, sharding, state, teacher
 from kcd_jax.loop import Diverged, Loop
 from kcd_jax.spec import Network, PyTree, TrainState
 
@@ -192,7 +192,7 @@ def train(
         total_cost = check.cost(run, config, run.setup.num_points)
         run_log.say(f'{name}, seed {config.seed}: {check.cost_line(total_cost)}')
         keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
-        current = loop.initial_state(dataset.train.images)
+        current = loop.initial_state(None if feed.is_streamed(dataset.train) else dataset.train.images)
         restored = keeper.restore_latest(current, lacks=loop.lost_stage)
         if restored is not None:
             current, meta = restored

@@ -17,7 +17,7 @@ LAYERS = (
     {'methods', 'policies', 'networks'},
     {'state', 'step', 'cost', 'optim', 'sharding'},
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
-    {'evaluate', 'loop', 'train'},
+    {'feed', 'evaluate', 'loop', 'train'},
     {'experiment'},
     {'main', 'sweep', 'bench'},
 )

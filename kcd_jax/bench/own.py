@@ -73,9 +73,9 @@ class OwnRun:
         if self._arguments is None:
             order = loop.order(self.state.key, self.state.plan, jnp.int32(0))
             rates = loop.rates(self.phase, 0)
-            self._arguments = (order, rates, loop.program(self.state, order, rates, self.phase, 1))
+            self._arguments = (order, rates, loop.program(self.state, order, rates, loop.feed.points, self.phase, 1))
         order, rates, program = self._arguments
-        self.state, loss = program(self.state, order, rates, loop.points, loop.teacher_variables)
+        self.state, loss = program(self.state, order, rates, loop.feed.points, loop.teacher_variables)
         return jax.block_until_ready(loss)
 
     def epoch(self, num_keep: int) -> None:

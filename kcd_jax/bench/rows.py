@@ -211,7 +211,7 @@ def wall(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         abs(found / cost - 1) <= 0.03,
         {'ratios': ratios, 'cost': cost},
     )
-    limit = 1 if kcd.loop.chunk == 1 else 2
+    limit = 1 if kcd.loop.feed.chunk == 1 else 2
     yield Row(
         'compilations of the step over epochs of three sizes',
         str(programs),

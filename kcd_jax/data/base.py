@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,16 +22,68 @@ class Normalization(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
+class Images:
+    """u8[N, H, W, 3] that is read from `source` when it is asked for; to its users an array that is slow to index.
+
+    Attributes:
+      source: `source[i]` -> u8[H, W, 3]. One with `crop(i, random)` -> u8[H, W, 3] draws a random resized crop out of
+        the original itself. It is sent to worker processes, so it can be pickled.
+      index: i64[N], the points of `source`, in the order of this split.
+      image_shape: (H, W, 3).
+    """
+
+    source: Any
+    index: np.ndarray
+    image_shape: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.index), *self.image_shape)
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether `training` cuts at random, at the resolution of the file; else augmentation is the device's."""
+        return hasattr(self.source, 'crop')
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: Any) -> np.ndarray:
+        """The image of one point, or those of a slice, of i64[M] or of bool[N]."""
+        points = self.index[item]
+        if np.ndim(points) == 0:
+            return self.source[int(points)]
+        return np.stack([self.source[int(point)] for point in points]) if len(points) else np.zeros(
+            (0, *self.image_shape), np.uint8
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def take(self, index: np.ndarray) -> Images:
+        """The points at `index` (i64[M] or bool[N]), in that order; nothing is read."""
+        return dataclasses.replace(self, index=self.index[index])
+
+    def training(self, point: int, seed: int, epoch: int) -> np.ndarray:
+        """What is trained on, a pure function of its arguments: u8[H, W, 3]."""
+        if not self.draws_crops:
+            return self[point]
+        random = np.random.RandomState([seed % 2**32, epoch, point])  # its streams never change (NEP 19)
+        return self.source.crop(int(self.index[point]), random)
+
+
+@dataclasses.dataclass(frozen=True)
 class Split:
     """Points in one fixed order.
 
     Attributes:
-      images: u8[N, H, W, 3]. May be read-only (mapped from a cache).
+      images: u8[N, H, W, 3] in memory, perhaps read-only (mapped from a cache); or `Images`, to be streamed.
       labels: i32[N], 0 <= label < classes.
       ids: str[N], the source's own names of the points, or None where it has none.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Images
     labels: np.ndarray
     ids: np.ndarray | None = None
 
@@ -40,12 +92,13 @@ class Split:
 
     def take(self, index: np.ndarray) -> Split:
         """The points at `index` (i64[M] or bool[N]), in that order."""
-        return Split(self.images[index], self.labels[index], None if self.ids is None else self.ids[index])
+        images = self.images.take(index) if isinstance(self.images, Images) else self.images[index]
+        return Split(images, self.labels[index], None if self.ids is None else self.ids[index])
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """An image classification data set in memory.
+    """An image classification data set, in memory or to be streamed.
 
     Attributes:
       name: as given to `load`.
