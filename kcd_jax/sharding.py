@@ -113,7 +113,6 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(place, to_host(tree), shardings)
 
 
-
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """i64[M]: which rows of an array of `rows` rows, split over the devices, lie on this process's devices."""
     parts = batch(mesh).addressable_devices_indices_map((rows,)).values()

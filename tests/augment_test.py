@@ -22,9 +22,9 @@ def _windows(image: np.ndarray, pad: int) -> np.ndarray:
     """All crops of one [H, W, C] image out of its padded self, by loops."""
     height, width, _ = image.shape
     padded = np.zeros((height + 2 * pad, width + 2 * pad, 3), image.dtype)
-    padded[pad:pad + height, pad:pad + width] = image
+    padded[pad : pad + height, pad : pad + width] = image
     corners = range(2 * pad + 1)
-    return np.stack([padded[y:y + height, x:x + width] for y in corners for x in corners])
+    return np.stack([padded[y : y + height, x : x + width] for y in corners for x in corners])
 
 
 def _corners(result: np.ndarray, images: np.ndarray, pad: int) -> np.ndarray:

@@ -54,9 +54,7 @@ class OwnRun:
         mesh, dataset = sharding.make_mesh(), made_up_data(num_points)
         teacher = networks.get(config.teacher.name)(dataset.num_classes)
         variables = teacher.init(jax.random.PRNGKey(0), dataset.image_shape)
-        run = check.resolve(
-            config, dataset, device_count=mesh.size, teacher=teacher, teacher_variables=variables
-        )
+        run = check.resolve(config, dataset, device_count=mesh.size, teacher=teacher, teacher_variables=variables)
         self.log = log.RunLog(workdir, config.to_dict())
         self.log.__enter__()
         self.loop = Loop(config, run, dataset, variables, workdir, mesh, self.log)

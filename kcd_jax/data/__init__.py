@@ -59,9 +59,7 @@ def load(
     return base.few(base.hold_out(data, validation, seed), num_points)
 
 
-def check(
-    name: str, dir: str | os.PathLike[str] | None = None, *, cache: str | os.PathLike[str] | None = None
-) -> str:
+def check(name: str, dir: str | os.PathLike[str] | None = None, *, cache: str | os.PathLike[str] | None = None) -> str:
     """A line on the data, without downloading any; raises the ValueError of `load` for missing or bad files."""
     _known(name, dir)
     match name.partition(':')[0]:

@@ -1,8 +1,8 @@
 """python -m kcd_jax.data describe | prepare | check NAME: looks at data, and makes them ready.
 
-  describe  counts, classes, sizes, exact duplicates, mean and standard deviation; writes a contact sheet
-  prepare   downloads and prepares (a TFDS set), or writes a prepared one again as array_record; fills the cache
-  check     one line; exit code 1 and one line when something is missing or damaged
+describe  counts, classes, sizes, exact duplicates, mean and standard deviation; writes a contact sheet
+prepare   downloads and prepares (a TFDS set), or writes a prepared one again as array_record; fills the cache
+check     one line; exit code 1 and one line when something is missing or damaged
 """
 
 from __future__ import annotations

@@ -53,8 +53,10 @@ class Images:
         points = self.index[item]
         if np.ndim(points) == 0:
             return self.source[int(points)]
-        return np.stack([self.source[int(point)] for point in points]) if len(points) else np.zeros(
-            (0, *self.image_shape), np.uint8
+        return (
+            np.stack([self.source[int(point)] for point in points])
+            if len(points)
+            else np.zeros((0, *self.image_shape), np.uint8)
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -126,7 +128,7 @@ def measure(images: np.ndarray) -> Normalization:
     """Mean and standard deviation of u8[N, H, W, C] per channel in [0, 1], exact integer sums, four decimals."""
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for first in range(0, len(images), 4096):
-        part = images[first:first + 4096]
+        part = images[first : first + 4096]
         for channel, count in enumerate(counts):
             count += np.bincount(part[..., channel].reshape(-1), minlength=256)
     levels = np.arange(256) / 255.0
@@ -134,9 +136,7 @@ def measure(images: np.ndarray) -> Normalization:
     mean = share @ levels
     std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0))
     # A constant channel would divide by zero; 1 leaves it as it is.
-    return Normalization(
-        tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std)
-    )
+    return Normalization(tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std))
 
 
 def check_memory(what: str, size: int) -> None:

@@ -69,7 +69,10 @@ def fetch(
     except OSError as error:
         _log.warning(
             '%s was decoded but cannot be kept in %s (%s): every start decodes it again; set KCD_JAX_CACHE to a '
-            'writable folder', name, entry.parent, error.strerror or error,
+            'writable folder',
+            name,
+            entry.parent,
+            error.strerror or error,
         )
     return arrays, meta
 

@@ -41,9 +41,7 @@ def parse(name: str) -> int | None:
     return int(text)
 
 
-def load(
-    name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None
-) -> Dataset:
+def load(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Dataset:
     """The whole folder, decoded once and cached.
 
     Raises:
@@ -60,8 +58,11 @@ def load(
     stats = cache_lib.fingerprint(file for split in files.values() for file in split)
     digest = hashlib.sha256(json.dumps([classes, stats]).encode()).hexdigest()
     arrays, meta = cache_lib.fetch(
-        name, str(root.resolve()), {'size': size, 'files': digest},
-        lambda: _decode(name, root, files, classes, size), cache,
+        name,
+        str(root.resolve()),
+        {'size': size, 'files': digest},
+        lambda: _decode(name, root, files, classes, size),
+        cache,
     )
     description = f'images in {root}'
     if meta['bad']:
@@ -73,15 +74,18 @@ def load(
         Split(*(arrays[f'{split}_{part}'] for part in ('images', 'labels', 'ids'))) for split in ('train', 'test')
     ]
     return Dataset(
-        name=name, train=splits[0], test=splits[1], class_names=tuple(classes), num_classes=len(classes),
-        image_shape=splits[0].images.shape[1:], normalization=Normalization(*map(tuple, meta['normalization'])),
+        name=name,
+        train=splits[0],
+        test=splits[1],
+        class_names=tuple(classes),
+        num_classes=len(classes),
+        image_shape=splits[0].images.shape[1:],
+        normalization=Normalization(*map(tuple, meta['normalization'])),
         description=description,
     )
 
 
-def check(
-    name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None
-) -> str:
+def check(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> str:
     """A line on the data. Whether a file is an image is known only by decoding it: so it is done, once, and cached."""
     return describe(load(name, dir, cache))
 
@@ -101,7 +105,9 @@ def _scan(name: str, root: pathlib.Path) -> tuple[dict[str, list[pathlib.Path]],
         if unknown:
             raise ValueError(f'{name}: {folder} has the class {unknown[0]!r}, which {root / "train"} has not')
         files[split] = sorted(
-            p for one in found for p in (folder / one).rglob('*')
+            p
+            for one in found
+            for p in (folder / one).rglob('*')
             if p.suffix.lower() in SUFFIXES and not p.name.startswith('.') and p.is_file()
         )
         if not files[split]:
@@ -152,7 +158,7 @@ def _decode(
                 good.append(relative)
             if images is None:
                 raise ValueError(f'{name}: none of the {len(paths)} images in {paths[0].parents[1]} can be decoded')
-            arrays[f'{split}_images'] = images[:len(good)]
+            arrays[f'{split}_images'] = images[: len(good)]
             arrays[f'{split}_labels'] = np.array([classes.index(path.parts[1]) for path in good], np.int32)
             arrays[f'{split}_ids'] = np.array([path.as_posix() for path in good])
     return arrays, {'bad': bad, 'normalization': measure(arrays['train_images'])}

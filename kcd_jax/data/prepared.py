@@ -120,9 +120,12 @@ def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
         files = {}
         for number, length in enumerate(lengths):
             words = {
-                '{DATASET}': info['name'], '{SPLIT}': split['name'], '{FILEFORMAT}': file_format,
+                '{DATASET}': info['name'],
+                '{SPLIT}': split['name'],
+                '{FILEFORMAT}': file_format,
                 '{SHARD_X_OF_Y}': f'{number:05d}-of-{len(lengths):05d}',
-                '{SHARD_INDEX}': f'{number:05d}', '{NUM_SHARDS}': f'{len(lengths):05d}',
+                '{SHARD_INDEX}': f'{number:05d}',
+                '{NUM_SHARDS}': f'{len(lengths):05d}',
             }
             file = template
             for word, value in words.items():
@@ -130,8 +133,15 @@ def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
             files[path / file] = length
         shards[split['name']] = files
     return Prepared(
-        name, info['version'], path, file_format, shards, image, label,
-        tuple(int(d) if d and int(d) > 0 else None for d in dimensions), tuple(class_names),
+        name,
+        info['version'],
+        path,
+        file_format,
+        shards,
+        image,
+        label,
+        tuple(int(d) if d and int(d) > 0 else None for d in dimensions),
+        tuple(class_names),
     )
 
 

@@ -57,12 +57,12 @@ def _read_tfrecord(content: np.ndarray) -> list[memoryview]:
     starts, stops, position, size = [], [], 0, len(content)
     while position < size:
         start = position + _HEADER
-        length = int.from_bytes(view[position:position + 8], 'little')
+        length = int.from_bytes(view[position : position + 8], 'little')
         stop = start + length
         if stop + _FOOTER > size:
             # Either cut, or the length itself is damaged: its own checksum tells.
-            length_sum = view[position + 8:position + 12]
-            cut = start > size or _masked([view[position:position + 8]])[0] == int.from_bytes(length_sum, 'little')
+            length_sum = view[position + 8 : position + 12]
+            cut = start > size or _masked([view[position : position + 8]])[0] == int.from_bytes(length_sum, 'little')
             what = f'cut in record {len(starts)}' if cut else f'wrong checksum in the length of record {len(starts)}'
             raise DamagedError(f'{what}, at byte {position:,} of {size:,}')
         starts.append(start)
@@ -70,7 +70,7 @@ def _read_tfrecord(content: np.ndarray) -> list[memoryview]:
         position = stop + _FOOTER
     records = [view[start:stop] for start, stop in zip(starts, stops)]
     first, last = np.array(starts, np.int64), np.array(stops, np.int64)
-    lengths = [view[start - _HEADER:start - _FOOTER] for start in starts]
+    lengths = [view[start - _HEADER : start - _FOOTER] for start in starts]
     for parts, sums, what in ((lengths, first - _FOOTER, 'the length of record'), (records, last, 'record')):
         wrong = np.flatnonzero(_masked(parts) != _stored(view, sums))
         if len(wrong):
@@ -125,10 +125,10 @@ def crc32c(parts: list[memoryview] | list[bytes]) -> np.ndarray:
         for row, part in enumerate(order[first:last]):
             size = sizes[part]
             if size:
-                block[row, width - size:] = np.frombuffer(parts[part], np.uint8)
+                block[row, width - size :] = np.frombuffer(parts[part], np.uint8)
             # Parts of under four bytes: what is left of the inversion falls on the state after them.
             head = min(size, 4)
-            block[row, width - size:width - size + head] ^= np.uint8(255)
+            block[row, width - size : width - size + head] ^= np.uint8(255)
             inverted[row] = 0xFFFFFFFF >> (8 * head) if head < 4 else 0
         state = np.zeros(last - first, np.uint32)
         for word in np.ascontiguousarray(block.view('<u4').T):

@@ -37,9 +37,7 @@ def parse(name: str) -> tuple[str, float]:
     return kind, sigma
 
 
-def load(
-    name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None
-) -> Dataset:
+def load(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Dataset:
     """CIFAR-100 by way of TFDS, spoilt; labels, ids, order and constants stay those of CIFAR-100."""
     kind, sigma = parse(name)
     clean = tfds.load('cifar100', dir, cache)
@@ -61,9 +59,7 @@ def load(
     )
 
 
-def check(
-    name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None
-) -> str:
+def check(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> str:
     """A line on the data, without decoding any."""
     kind, sigma = parse(name)
     return f'{name}: {_words(kind, sigma)} over {tfds.check("cifar100", dir, cache)}'
@@ -80,8 +76,8 @@ def _blur(images: np.ndarray, sigma: float, split: int) -> np.ndarray:
     del split
     result = np.empty_like(images)
     for first in range(0, len(images), _CHUNK):
-        part = images[first:first + _CHUNK].astype(np.float32)
-        result[first:first + _CHUNK] = np.rint(ndimage.gaussian_filter(part, (0, sigma, sigma, 0))).clip(0, 255)
+        part = images[first : first + _CHUNK].astype(np.float32)
+        result[first : first + _CHUNK] = np.rint(ndimage.gaussian_filter(part, (0, sigma, sigma, 0))).clip(0, 255)
     return result
 
 

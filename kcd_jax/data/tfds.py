@@ -28,9 +28,7 @@ NORMALIZATION = {
 NAMES = ('cifar10', 'cifar100', 'fashion_mnist', 'mnist', 'svhn_cropped')
 
 
-def load(
-    name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None
-) -> Dataset:
+def load(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Dataset:
     """The whole set; downloaded and prepared first when it is not there and TensorFlow and a network are.
 
     The split 'test' is evaluated on, or 'validation' where there is no 'test' or its labels are hidden.
@@ -68,9 +66,7 @@ def load(
     )
 
 
-def check(
-    name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None
-) -> str:
+def check(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> str:
     """A line on a prepared set. Its files are verified unless they are those of a cache entry; nothing is decoded."""
     prepared = find(name, dir)
     if prepared is None:

@@ -21,8 +21,13 @@ def _dataset(train: int = 50, test: int = 7) -> base.Dataset:
         for n in (train, test)
     ]
     return base.Dataset(
-        'toy', *splits, class_names=tuple('abcde'), num_classes=5, image_shape=(4, 4, 3),
-        normalization=base.measure(splits[0].images), description='a toy',
+        'toy',
+        *splits,
+        class_names=tuple('abcde'),
+        num_classes=5,
+        image_shape=(4, 4, 3),
+        normalization=base.measure(splits[0].images),
+        description='a toy',
     )
 
 

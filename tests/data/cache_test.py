@@ -73,7 +73,7 @@ def test_a_damaged_entry_is_made_again_without_a_word(
         content[-3] ^= 4
         file.write_bytes(content)
     else:
-        file.write_bytes(content[:len(content) // 2] if damage == 'cut' else b'')
+        file.write_bytes(content[: len(content) // 2] if damage == 'cut' else b'')
     if (victim, damage) == ('index.json', 'flip'):
         file.write_text(file.read_text().replace('"version": 1', '"version": 0'))
     _same(_fetch(tmp_path, make))

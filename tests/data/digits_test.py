@@ -43,10 +43,13 @@ def test_noise_and_shift_are_in_both_splits(loaded: data.Dataset):
         np.testing.assert_array_equal(split.images[..., 1], split.images[..., 0])
         shifts = range(-digits.SHIFT, digits.SHIFT + 1)
         padded = np.pad(clean, ((0, 0), (digits.SHIFT,) * 2, (digits.SHIFT,) * 2))
-        errors = np.stack([
-            np.square(padded[:, y + digits.SHIFT:, x + digits.SHIFT:][:, :16, :16] - grey).mean(axis=(1, 2))
-            for y in shifts for x in shifts
-        ])
+        errors = np.stack(
+            [
+                np.square(padded[:, y + digits.SHIFT :, x + digits.SHIFT :][:, :16, :16] - grey).mean(axis=(1, 2))
+                for y in shifts
+                for x in shifts
+            ]
+        )
         # All 25 shifts occur, and what is left after the right one is the noise (less where it was clipped).
         assert len(set(errors.argmin(axis=0))) == (2 * digits.SHIFT + 1) ** 2
         assert 0.5 * digits.NOISE < np.sqrt(errors.min(axis=0).mean()) < digits.NOISE

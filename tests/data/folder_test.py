@@ -92,7 +92,7 @@ def test_bad_files_are_named_and_the_others_used(tmp_path: pathlib.Path, caplog:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(place / 'cut.jpg')
     content = (place / 'cut.jpg').read_bytes()
-    (place / 'cut.jpg').write_bytes(content[:len(content) // 2])
+    (place / 'cut.jpg').write_bytes(content[: len(content) // 2])
     (place / 'zero.jpg').touch()
     (place / 'text.jpg').write_text('no image')
     (place / 'notes.txt').write_text('passed over')

@@ -28,7 +28,7 @@ def test_the_sheet_has_a_class_each_row(tmp_path: pathlib.Path):
     program.contact_sheet(loaded, tmp_path / 'sheet.png')
     sheet = np.asarray(Image.open(tmp_path / 'sheet.png'))
     third = np.flatnonzero(loaded.train.labels == 4)[2]
-    np.testing.assert_array_equal(sheet[4 * 64:5 * 64:4, 2 * 64:3 * 64:4], loaded.train.images[third])
+    np.testing.assert_array_equal(sheet[4 * 64 : 5 * 64 : 4, 2 * 64 : 3 * 64 : 4], loaded.train.images[third])
 
 
 def test_exact_duplicates_are_counted():

@@ -82,7 +82,7 @@ def test_damage_of_an_array_record(tmp_path: pathlib.Path):
     file = tmp_path / 'file'
     tiny_tfds.write_records(file, EXAMPLES, 'array_record')
     content = file.read_bytes()
-    for damaged in (content[:len(content) // 2], b'', content[:100] + b'\xff' + content[101:], b'text' * 40_000):
+    for damaged in (content[: len(content) // 2], b'', content[:100] + b'\xff' + content[101:], b'text' * 40_000):
         file.write_bytes(damaged)
         with pytest.raises(records.DamagedError) as error:
             records.read(file, 'array_record')

@@ -162,7 +162,7 @@ def test_a_bad_shard_is_named_with_what_to_do(tmp_path: pathlib.Path, file_forma
         shutil.copyfile(folder / f'toy-train.{file_format}-00000-of-00002', file)
     else:
         content[200] ^= 16 if damage == 'flip' else 0
-        file.write_bytes({'cut': content[:len(content) * 2 // 3], 'flip': content, 'empty': b''}[damage])
+        file.write_bytes({'cut': content[: len(content) * 2 // 3], 'flip': content, 'empty': b''}[damage])
     words = (file.name, 'prepare it again: python -m kcd_jax.data prepare toy')
     loading = _one_line(lambda: _load(tmp_path), *words)
     checking = _one_line(lambda: data.check('toy', tmp_path / 'data', cache=tmp_path / 'cache'), *words)
@@ -196,15 +196,17 @@ def test_too_large_for_the_memory(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     _one_line(lambda: _load(tmp_path), 'GiB in memory')
 
 
-def test_missing_data_fail_at_once_and_say_how_to_provide_them(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_missing_data_fail_at_once_and_say_how_to_provide_them(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     start = time.monotonic()
     for call in (lambda: _load(tmp_path, 'cifar100'), lambda: data.check('cifar100', tmp_path / 'data')):
         _one_line(
-            call, f'cifar100 is not prepared in {tmp_path / "data"}', 'kcd_jax[prepare]', 'TFDS_DATA_DIR',
-            '--config.data.dir', 'no such folder',
+            call,
+            f'cifar100 is not prepared in {tmp_path / "data"}',
+            'kcd_jax[prepare]',
+            'TFDS_DATA_DIR',
+            '--config.data.dir',
+            'no such folder',
         )
     assert time.monotonic() - start < 2
     assert not (tmp_path / 'data').exists()
@@ -223,8 +225,12 @@ def test_unknown_names_have_a_hint(tmp_path: pathlib.Path, monkeypatch: pytest.M
 def test_what_takes_tensorflow(tmp_path: pathlib.Path):
     tiny_tfds.write(tmp_path / 'data')
     for name, needed in (
-        ('digits', False), ('folder:32', False), ('toy', False),
-        ('cifar100', True), ('tcifar100', True), ('imagenet_resized/32x32', True),
+        ('digits', False),
+        ('folder:32', False),
+        ('toy', False),
+        ('cifar100', True),
+        ('tcifar100', True),
+        ('imagenet_resized/32x32', True),
     ):
         assert data.needs_tensorflow(name, tmp_path / 'data') == needed
     _one_line(lambda: data.needs_tensorflow('cifr10', tmp_path / 'data'), "did you mean 'cifar10'?")

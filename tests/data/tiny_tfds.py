@@ -63,10 +63,14 @@ def write(
                     example['id'] = f'{split}_{point}'
                 examples.append(features.serialize_example(example))
             write_records(file, examples, file_format)
-        splits.append({
-            'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
-            'name': split, 'numBytes': '1', 'shardLengths': [str(n) for n in lengths],
-        })
+        splits.append(
+            {
+                'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+                'name': split,
+                'numBytes': '1',
+                'shardLengths': [str(n) for n in lengths],
+            }
+        )
     keys = {'tuple': {'items': [{'featureKey': 'image'}, {'featureKey': 'label'}]}}
     info = {'name': name, 'version': '1.0.0', 'fileFormat': file_format, 'splits': splits, 'supervisedKeys': keys}
     (folder / 'dataset_info.json').write_text(json.dumps(info))
