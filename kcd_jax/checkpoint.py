@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from kcd_jax import log, sharding
+from kcd_jax import distributed, log, sharding
 from kcd_jax.spec import PyTree, leaf_paths
 
 FORMAT = 2
@@ -39,7 +39,8 @@ logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not 
 class Checkpointer:
     """The checkpoints of one run, in one folder; a context manager.
 
-    With several processes all of them call every method, in the same order; process 0 writes.
+    With several processes all of them call every method, in the same order. The first one writes, reads and decides;
+    what it reads goes to the others, so that the folder may be on its own disk.
     """
 
     def __init__(self, directory: str | pathlib.Path, keep: int = 2):
@@ -52,12 +53,17 @@ class Checkpointer:
             raise ValueError(f'checkpoint.keep is {keep}; keep at least 2, so that a damaged one has a predecessor')
         self.directory = pathlib.Path(directory).absolute()
         self._damaged: list[int] = []
+        self._manager: ocp.CheckpointManager | None = None
+        if not distributed.is_first():
+            return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
+                    create=False,
                     cleanup_tmp_directories=True,
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
                     preservation_policy=ocp.checkpoint_managers.preservation_policy.LatestN(keep),
                 ),
             )
@@ -77,7 +83,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The steps with a checkpoint, damaged or not, in order."""
-        return sorted(self._manager.all_steps())
+        return sorted(self._manager.all_steps()) if self._manager else []
 
     def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
         """Starts saving; returns once the arrays are copied (the files are written behind).
@@ -90,6 +96,12 @@ class Checkpointer:
           OSError: this save or the one before could not be written (disk full, ...). Earlier checkpoints are intact.
         """
         arrays = leaf_paths(sharding.to_host(state))
+        with distributed.together():
+            self._save(step, arrays, state, meta)
+
+    def _save(self, step: int, arrays: Mapping[str, np.ndarray], state: PyTree, meta: Mapping[str, Any]) -> None:
+        if self._manager is None:
+            return
         self.wait()
         self._remove_damaged()
         if step in self._manager.all_steps():
@@ -120,6 +132,24 @@ class Checkpointer:
         Raises:
           ValueError: the newest whole checkpoint is of another tree: 'checkpoint of another configuration'.
         """
+        arrays, content = {}, None
+        with distributed.together():
+            found = self._newest_whole(state, lacks)
+            if found is not None:
+                arrays, content = found
+        content = json.loads(distributed.from_first(json.dumps(content).encode()))
+        if content is None:
+            return None
+        if not arrays:
+            arrays = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in leaf_paths(state).items()}
+        arrays = distributed.arrays_from_first({path: arrays[path] for path in leaf_paths(state)})
+        restored = jax.tree.unflatten(jax.tree.structure(state), [arrays[path] for path in leaf_paths(state)])
+        return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), content['meta']
+
+    def _newest_whole(
+        self, state: PyTree, lacks: Callable[[dict[str, Any]], str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+        """The arrays and the description of the newest step that is whole; None on the other processes."""
         faults: dict[int, str] = {}
         second: tuple[int, dict[str, np.ndarray], dict[str, Any]] | None = None
         chosen = None
@@ -149,8 +179,7 @@ class Checkpointer:
         if chosen is None:
             return None
         _, arrays, content = chosen
-        restored = jax.tree.unflatten(jax.tree.structure(state), [arrays[path] for path in leaf_paths(state)])
-        return sharding.put(restored, jax.tree.map(lambda leaf: leaf.sharding, state)), content['meta']
+        return arrays, content
 
     def wait(self) -> None:
         """Returns when the save in flight is on disk.
@@ -158,11 +187,15 @@ class Checkpointer:
         Raises:
           OSError: it could not be written.
         """
+        if self._manager is None:
+            return
         with _disk_errors(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits and lets go of the folder."""
+        if self._manager is None:
+            return
         try:
             self.wait()
         finally:
@@ -207,9 +240,8 @@ class Checkpointer:
         """
         if not self._damaged:
             return
-        if jax.process_index() == 0:
-            for step in self._damaged:
-                shutil.rmtree(self.directory / str(step), ignore_errors=True)
+        for step in self._damaged:
+            shutil.rmtree(self.directory / str(step), ignore_errors=True)
         self._damaged = []
         self._manager.reload()
 

@@ -11,7 +11,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from kcd_jax import log, methods, plugins, policies, sharding
+from kcd_jax import distributed, log, methods, plugins, policies, sharding
 from kcd_jax.data import Dataset
 from kcd_jax.train import Result, check_run, load_data, run_name, train
 
@@ -106,10 +106,11 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
     if config.trials < 1:
         raise ValueError(f'trials is {config.trials}; use at least 1')
 
-    for name, chosen in variants.items():  # all of them before the first one trains: a late mistake costs hours
-        lines = check_run(chosen, mesh)
-        if only_check:
-            log.say('\n'.join((f'--- {name}', *lines)))
+    with distributed.together():
+        for name, chosen in variants.items():  # all of them before the first one trains: a late mistake costs hours
+            lines = check_run(chosen, mesh)
+            if only_check:
+                log.say('\n'.join((f'--- {name}', *lines)))
     if only_check:
         return []
 
@@ -127,7 +128,9 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
 
 def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.Path]:
     """Copies the summaries under `workdir` to <results>/<run>_<seed>.json, without the places of this machine."""
-    paths = []
+    paths: list[pathlib.Path] = []
+    if not log.is_writer():
+        return paths
     for path in sorted(pathlib.Path(workdir).rglob(log.SUMMARY)):
         summary = log.read_json(path)
         config = {**summary['config'], 'data': {**summary['config']['data'], 'dir': ''}}
@@ -139,11 +142,11 @@ def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.
 
 def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset) -> None:
     """Prints the table over the runs, and writes report.html for each of them and for all together."""
+    if not log.is_writer():
+        return
     from kcd_jax.analysis import report, tables  # matplotlib: a second that only the end of an experiment pays
 
     log.say(tables.experiment_table(tables.collect([workdir])).to_text())
-    if not log.is_writer():
-        return
     pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
     for result in results:
         if not (result.workdir / report.NAME).exists():

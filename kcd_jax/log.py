@@ -326,15 +326,19 @@ def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
 
 def refuse_other_config(workdir: pathlib.Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
     """Raises ValueError when a folder holds a run of another configuration, naming the keys that differ."""
-    old, new = _flat(saved), _flat(json.loads(dumps(current)))
-    differing = [key for key in sorted({*old, *new}) if key not in FREE_KEYS and old.get(key) != new.get(key)]
-    if differing:
-        shown = ', '.join(f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in differing[:4])
-        more = f' and {len(differing) - 4} more' if len(differing) > 4 else ''
+    shown = differing_keys(saved, current)
+    if shown:
         raise ValueError(
-            f'{workdir} holds a run of another configuration: {shown}{more}; '
-            'use another --workdir or that configuration'
+            f'{workdir} holds a run of another configuration: {shown}; use another --workdir or that configuration'
         )
+
+
+def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """'optim.lr is 0.1 there and 0.2 here, ...': how two configurations differ; '' when they compute the same."""
+    old, new = _flat(there), _flat(json.loads(dumps(here)))
+    differing = [key for key in sorted({*old, *new}) if key not in FREE_KEYS and old.get(key) != new.get(key)]
+    shown = ', '.join(f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in differing[:4])
+    return shown + (f' and {len(differing) - 4} more' if len(differing) > 4 else '')
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

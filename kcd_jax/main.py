@@ -9,7 +9,7 @@ import sys
 # Read before the first JAX import: TensorFlow and the compiler would else greet the user with their own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_PREEMPTED = 2, 3, 10, 75
+EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_ALONE, EXIT_PREEMPTED = 2, 3, 10, 69, 75
 
 
 def define_flags() -> None:
@@ -23,7 +23,12 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         'needs_prepare', False, 'Exit 10 when the data needs TensorFlow to be prepared; for launch/run.sh.'
     )
-    flags.DEFINE_integer('devices', 0, 'Host devices on a CPU; 0: one a core.')
+    flags.DEFINE_integer('devices', 0, 'Host devices of this process on a CPU; 0: one a core.')
+    flags.DEFINE_string(
+        'coordinator', '', 'Several processes: HOST:PORT of the first; auto: ask SLURM, Open MPI or the TPU.'
+    )
+    flags.DEFINE_integer('processes', None, 'With --coordinator=HOST:PORT: how many processes there are.')
+    flags.DEFINE_integer('process', None, 'With --coordinator=HOST:PORT: the number of this one, from 0.')
 
 
 def prepare_jax(devices: int, deterministic: bool) -> None:
@@ -104,36 +109,46 @@ def run(argv: list[str]) -> int:
         return complain(error)
     config, workdir = flags.FLAGS.config, flags.FLAGS.workdir
 
-    from kcd_jax import data, experiment, train
+    import jax
+
+    from kcd_jax import data, distributed, experiment, train
 
     try:
         if flags.FLAGS.needs_prepare:
             return EXIT_NEEDS_PREPARE if data.needs_tensorflow(config.data.name, config.data.dir or None) else 0
         prepare_jax(flags.FLAGS.devices, config.deterministic)
+        distributed.initialize(flags.FLAGS.coordinator, flags.FLAGS.processes, flags.FLAGS.process)
         workdir = workdir or experiment.default_workdir(path, config)
         experiment.run(config, workdir, only_check=flags.FLAGS.check)
         if flags.FLAGS.results and not flags.FLAGS.check:
             experiment.publish(workdir, flags.FLAGS.results)
     except train.Preempted as notice:
-        print(notice, file=sys.stderr)
-        return EXIT_PREEMPTED
+        return distributed.leave(EXIT_PREEMPTED, str(notice))
     except train.Diverged as error:
-        complain(error)
-        return EXIT_DIVERGED
+        return distributed.leave(EXIT_DIVERGED, as_line(error))
+    except distributed.Agreed as error:
+        return distributed.leave(EXIT_BAD_INPUT, as_line(error))
     except (ValueError, OSError) as error:
         if os.environ.get('KCD_JAX_TRACEBACK'):
             raise
-        return complain(error)
+        return distributed.leave_alone(EXIT_BAD_INPUT, as_line(error))
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.is_connected():
+            raise
+        return distributed.leave_alone(EXIT_ALONE, f'error: {distributed.lost(error)}')
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on from the last checkpoint', file=sys.stderr)
-        return 130
-    return 0
+        return distributed.leave_alone(130, 'interrupted; the same command goes on from the last checkpoint')
+    return distributed.leave(0)
+
+
+def as_line(error: Exception) -> str:
+    """What was found and what to do, on one line."""
+    return f'error: {" ".join(str(error).split()) or type(error).__name__}'
 
 
 def complain(error: Exception) -> int:
-    """One line on stderr: what was found and what to do."""
-    text = ' '.join(str(error).split()) or type(error).__name__
-    print(f'error: {text}', file=sys.stderr)
+    """Says a mistake on the command line."""
+    print(as_line(error), file=sys.stderr)
     return EXIT_BAD_INPUT
 
 

@@ -1,7 +1,7 @@
 """Teachers: saved with a card, restored from a file or from the folder of a run, and refused when they know nothing.
 
-  python -m kcd_jax.teacher import FILE.pth --network=wrn_40_2 --dataset=cifar100 --out=FILE.safetensors
-  python -m kcd_jax.teacher export RUN_FOLDER_OR_FILE --out=FILE.pth
+python -m kcd_jax.teacher import FILE.pth --network=wrn_40_2 --dataset=cifar100 --out=FILE.safetensors
+python -m kcd_jax.teacher export RUN_FOLDER_OR_FILE --out=FILE.pth
 """
 
 from __future__ import annotations
@@ -129,6 +129,13 @@ def restore(
     if bad:
         raise ValueError(f'{path} holds numbers that are not finite, first in {bad}; export it again')
     return network, merge(abstract, tensors), card
+
+
+def like(card: dict[str, Any], image_shape: tuple[int, int, int], dtype: Any) -> tuple[Network, PyTree]:
+    """(network, variables of zeros) of the teacher that a card describes."""
+    network = networks.get(card['network'])(card['num_classes'], dtype=dtype)
+    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
+    return network, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
 
 
 def _restore_torch(

@@ -7,16 +7,17 @@ import dataclasses
 import functools
 import json
 import pathlib
-import signal
 import sys
 import time
+import zlib
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, checkpoint, data, feed, log, sharding, state, teacher
+from kcd_jax import check, checkpoint, data, distributed, feed, log, sharding, state, teacher
 from kcd_jax.loop import Diverged, Loop
 from kcd_jax.spec import Network, PyTree, TrainState
 
@@ -83,7 +84,8 @@ def check_run(config: ConfigDict, mesh: Mesh) -> list[str]:
         source = config.teacher.checkpoint
         teacher_line = f'{run.teacher.name}, from {source}'
         if source:
-            restore_teacher(config, dataset, source)
+            if distributed.is_first():
+                restore_teacher(config, dataset, source)
         else:
             first = teacher_config(config)
             check.resolve(first, load_data(first), device_count=mesh.size)
@@ -110,27 +112,22 @@ def restore_teacher(
 def obtain_teacher(
     config: ConfigDict, dataset: data.Dataset, folder: pathlib.Path, mesh: Mesh
 ) -> tuple[Network, PyTree, dict]:
-    """(network, variables, card) of the teacher: restored where there is one, else trained first into `folder`."""
+    """(network, variables, card) of the teacher: restored where there is one, else trained first into `folder`.
+
+    Of several processes only the first needs to see its file.
+    """
     source = config.teacher.checkpoint
     if not source:
         train(teacher_config(config), folder, mesh=mesh, name='teacher')
         source = folder
-    return restore_teacher(config, dataset, source)
-
-
-@contextlib.contextmanager
-def _listening_for_sigterm():
-    """Yields a list that SIGTERM fills; the previous handler comes back afterwards. Only the main thread may listen."""
-    heard: list[int] = []
-    try:
-        previous = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-    except ValueError:
-        yield heard
-        return
-    try:
-        yield heard
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    network, variables, card = None, None, {}
+    with distributed.together():
+        if distributed.is_first():
+            network, variables, card = restore_teacher(config, dataset, source)
+    card = json.loads(distributed.from_first(json.dumps(card).encode()))
+    if network is None:
+        network, variables = teacher.like(card, dataset.image_shape, check.DTYPES[config.dtype])
+    return network, distributed.arrays_from_first(variables), card
 
 
 def train(
@@ -154,7 +151,7 @@ def train(
 
     Raises:
       ValueError: bad input, in one line, before the first compilation.
-      Preempted: SIGTERM; the state is saved. Diverged: the loss is not finite.
+      Preempted: SIGTERM on any process; the state is saved. Diverged: the loss is not finite.
     """
     workdir = pathlib.Path(workdir)
     name = name or run_name(config)
@@ -162,14 +159,22 @@ def train(
     start_of_run = time.perf_counter()
 
     # ---- everything that can be known before the first compilation ----
-    dataset = load_data(config)
     devices = mesh.size
-    run = check.resolve(config, dataset, device_count=devices)
+    with distributed.together():
+        dataset = load_data(config)
+        run = check.resolve(config, dataset, device_count=devices)
+    identity = {**config.to_dict(), 'points': zlib.crc32(np.ascontiguousarray(dataset.train.labels))}
+    distributed.refuse_difference('configuration', json.loads(log.dumps(identity)), log.differing_keys)
 
     with contextlib.ExitStack() as stack:
-        run_log = stack.enter_context(log.RunLog(workdir, config.to_dict()))
-        finished = log.read_summary(workdir)
-        if finished is not None and teacher.is_whole(workdir / teacher.FILE):
+        with distributed.together():
+            run_log = stack.enter_context(log.RunLog(workdir, config.to_dict()))
+
+        def read_finished() -> dict[str, Any] | None:
+            return log.read_summary(workdir) if teacher.is_whole(workdir / teacher.FILE) else None
+
+        finished = distributed.first(read_finished)
+        if finished is not None:
             return Result(name, workdir, finished)
 
         # ---- the teacher ----
@@ -191,27 +196,29 @@ def train(
         # ---- start or go on ----
         total_cost = check.cost(run, config, run.setup.num_points)
         run_log.say(f'{name}, seed {config.seed}: {check.cost_line(total_cost)}')
-        keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
+        with distributed.together():
+            keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
         current = loop.initial_state(None if feed.is_streamed(dataset.train) else dataset.train.images)
         restored = keeper.restore_latest(current, lacks=loop.lost_stage)
         if restored is not None:
             current, meta = restored
-            log.refuse_other_config(workdir, meta['config'], run_log.config)
+            with distributed.together():
+                log.refuse_other_config(workdir, meta['config'], run_log.config)
+                run_log.rewind(meta['log'], int(current.step))
             loop.seconds.update(meta['seconds'])
             loop.condensations, loop.evaluations = meta['condensations'], meta['evaluations']
-            run_log.rewind(meta['log'], int(current.step))
             run_log.say(
                 f'going on from step {int(current.step):,}, epoch {int(current.epoch) + 1} of {len(loop.epochs)}'
             )
         else:
-            run_log.rewind([], -1)
+            with distributed.together():
+                run_log.rewind([], -1)
             current = loop.condense_before(current, 0)
-        heard = stack.enter_context(_listening_for_sigterm())
-        last_save = time.monotonic()
+        notice = stack.enter_context(distributed.Notice())
+        timer = distributed.Timer(config.checkpoint.seconds)
         earlier_seconds = sum(loop.seconds.values()) if restored is not None else 0.0
 
         def save(current: TrainState) -> None:
-            nonlocal last_save
             loop.refuse_divergence(current)
             meta = {
                 'seconds': loop.seconds,
@@ -220,16 +227,18 @@ def train(
                 'log': run_log.lines,
                 'config': run_log.config,
             }
-            run_log.sync()
+            with distributed.together():
+                run_log.sync()
             keeper.save(int(current.step), current, json.loads(json.dumps(meta)))
-            last_save = time.monotonic()
+            timer.restart()
 
         def between(current: TrainState) -> None:
-            if heard:
+            if notice.came():
                 save(current)
-                keeper.wait()
+                with distributed.together():
+                    keeper.wait()
                 raise Preempted(f'SIGTERM: saved step {int(current.step):,}; the same command goes on from there')
-            if time.monotonic() - last_save > config.checkpoint.seconds:
+            if timer.due():
                 save(current)
 
         # ---- train ----
@@ -244,7 +253,8 @@ def train(
             current = loop.condense_before(current, epoch + 1)
             between(current)
         save(current)
-        keeper.wait()
+        with distributed.together():
+            keeper.wait()
 
         # ---- what it leaves ----
         last = loop.evaluations[-1]
@@ -280,6 +290,7 @@ def train(
         }
         kept = 'dataset accuracy best_accuracy num_classes seed epochs method policy config commit'.split()
         card = {'network': run.student.name, 'image_shape': dataset.image_shape, **{key: summary[key] for key in kept}}
-        teacher.save(workdir / teacher.FILE, variables, card)
+        if log.is_writer():
+            teacher.save(workdir / teacher.FILE, variables, card)
         run_log.write_summary(summary)
         return Result(name, workdir, summary)

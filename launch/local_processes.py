@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Starts a run as several processes on this machine, connected over loopback; the CPU's collectives are gloo's.
+
+    launch/local_processes.py --processes=2 --devices-per-process=2 -- --config=configs/digits_kd.py --workdir=runs/two
+
+What follows `--` goes to `python -m kcd_jax.main` in every process, with the flags that connect them. The lines of the
+first process come through as they are, those of process 1 behind `[1] `; an error line that all of them say comes once.
+
+When a process dies the others cannot go on: it is said which one died and how, and the others get `--grace` seconds to
+end by themselves before they are killed. SIGTERM and Ctrl-C are passed on to all: SIGTERM makes every process save the
+same step. With `--restarts=N` the processes are started again, at most N times, after one was killed, lost touch, or
+was pre-empted by itself; they go on from the last checkpoint.
+
+Exit code: 0; 75 when pre-empted; 128 + the signal that killed a process; else the first failed process's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import IO
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LOST, PREEMPTED = 69, 75  # exit codes of kcd_jax.main: another process is gone; the state is saved
+POLL_SECONDS = 0.05
+
+
+def say(line: str) -> None:
+    """A line of the launcher's own, on stderr."""
+    print(f'launcher: {line}', file=sys.stderr, flush=True)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def commands(processes: int, devices: int, module: str, args: list[str], port: int) -> list[list[str]]:
+    """The command line of each process."""
+    connect = [f'--coordinator=127.0.0.1:{port}', f'--processes={processes}', f'--devices={devices}']
+    return [[sys.executable, '-m', module, *args, *connect, f'--process={number}'] for number in range(processes)]
+
+
+class Group:
+    """The processes of one start, and what they say."""
+
+    def __init__(self, command_lines: list[list[str]]):
+        environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'PYTHONUNBUFFERED': '1'}
+        path = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+        environment['PYTHONPATH'] = os.pathsep.join(path)
+        self.said: set[str] = set()
+        self.lock = threading.Lock()
+        self.dying = False  # what the others say of a death is noise
+        self.processes, self.readers = [], []
+        for number, command in enumerate(command_lines):
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                text=True, errors='replace', start_new_session=True,
+            )  # fmt: skip
+            self.processes.append(process)
+            for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
+                reader = threading.Thread(target=self.pass_on, args=(number, source, target), daemon=True)
+                reader.start()
+                self.readers.append(reader)
+
+    def pass_on(self, number: int, source: IO[str], target: IO[str]) -> None:
+        """Prints the lines of one process as they come."""
+        for line in source:
+            with self.lock:
+                error = line.startswith('error: ')
+                repeated = error and line in self.said
+                self.said.add(line)
+                if repeated or (self.dying and not error) or line.startswith('[Gloo] Rank '):
+                    continue
+                target.write(line if number == 0 else f'[{number}] {line}')
+                target.flush()
+
+    def send(self, number: int) -> None:
+        """Sends a signal to every process that lives."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def wait(self, grace: float, stopping: list[int]) -> tuple[list[int], int | None]:
+        """(exit codes, the number of the process to blame or None), once all have ended.
+
+        Args:
+          grace: seconds that the others have after the first failure. stopping: filled by a signal handler; each of its
+            signals is passed on to all.
+        """
+        failures: list[int] = []  # the processes that failed by themselves, in the order of their ends
+        deadline, passed_on, killed = None, 0, False
+        while True:
+            for number, process in enumerate(self.processes):
+                ended = process.poll() not in (None, 0, PREEMPTED)
+                if ended and number not in failures and not killed:
+                    failures.append(number)
+            if all(process.returncode is not None for process in self.processes):
+                break
+            for received in stopping[passed_on:]:
+                self.send(received)
+                passed_on += 1
+            if failures and deadline is None:
+                deadline, self.dying = time.monotonic() + grace, True
+            if deadline is not None and not killed and time.monotonic() > deadline:
+                self.send(signal.SIGKILL)
+                killed = True
+            time.sleep(POLL_SECONDS)
+        for reader in self.readers:
+            reader.join(timeout=5)
+        codes = [process.returncode for process in self.processes]
+        # What a death makes of the others: they lose touch, or JAX's runtime aborts them. The sort keeps the order.
+        blamed = sorted(failures, key=lambda number: (codes[number] == LOST, codes[number] == -signal.SIGABRT))
+        return codes, blamed[0] if blamed else None
+
+
+def how(code: int) -> str:
+    """'was killed by SIGKILL', 'ended with exit code 2'."""
+    return f'was killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
+
+
+def run(processes: int, devices: int, module: str, args: list[str], *, grace: float, restarts: int) -> int:
+    """Starts the processes, again if need be, until they have finished; returns the exit code."""
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, frame: stopping.append(received))
+    while True:
+        codes, blamed = Group(commands(processes, devices, module, args, free_port())).wait(grace, stopping)
+        code = codes[blamed] if blamed is not None else max(codes)
+        if blamed is not None:
+            others = '' if processes == 1 else '; the others were ended'
+            say(f'process {blamed} {how(code)}{others}')
+            if stopping and code == -signal.SIGTERM:  # it had not begun to listen, and has nothing to save
+                code = PREEMPTED
+        again = code < 0 or code in (LOST, PREEMPTED)
+        if stopping or not again or not restarts:
+            return 128 - code if code < 0 else code
+        restarts -= 1
+        say(f'starting all {processes} again; restarts left: {restarts}')
+
+
+def main() -> int:
+    """The command line."""
+    description, _, details = (__doc__ or '').partition('\n\n')
+    parser = argparse.ArgumentParser(
+        description=description, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--processes', type=int, default=2, help='how many (default 2)')
+    parser.add_argument('--devices-per-process', type=int, default=2, help='host devices of each (default 2)')
+    parser.add_argument('--restarts', type=int, default=0, help='starts again at most so often (default 0)')
+    parser.add_argument('--grace', type=float, default=10.0, help='seconds for the others to end (default 10)')
+    parser.add_argument('--module', default='kcd_jax.main', help='another program that takes the same flags')
+    parser.add_argument('args', nargs='*', metavar='-- ARGS', help='of kcd_jax.main')
+    options = parser.parse_args()
+    if options.processes < 1 or options.devices_per_process < 1:
+        parser.error('--processes and --devices-per-process are at least 1')
+    return run(
+        options.processes,
+        options.devices_per_process,
+        options.module,
+        options.args,
+        grace=options.grace,
+        restarts=options.restarts,
+    )
+
+
+if __name__ == '__main__':
+    sys.exit(main())

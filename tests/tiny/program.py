@@ -1,0 +1,12 @@
+"""`python -m tests.tiny.program FLAGS`: kcd_jax.main that also knows the tests' tiny networks."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from kcd_jax import main, networks
+
+if __name__ == '__main__':
+    networks.__path__.append(str(pathlib.Path(__file__).parent))
+    sys.exit(main.run(sys.argv))
