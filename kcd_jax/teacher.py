@@ -1,7 +1,7 @@
 """Teachers: saved with a card, restored from a file or from the folder of a run, and refused when they know nothing.
 
-python -m kcd_jax.teacher import FILE.pth --network=wrn_40_2 --dataset=cifar100 --out=FILE.safetensors
-python -m kcd_jax.teacher export RUN_FOLDER_OR_FILE --out=FILE.pth
+  python -m kcd_jax.teacher import FILE.pth --network=wrn_40_2 --dataset=cifar100 --out=FILE.safetensors
+  python -m kcd_jax.teacher export RUN_FOLDER_OR_FILE --out=FILE.pth
 """
 
 from __future__ import annotations
