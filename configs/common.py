@@ -22,7 +22,9 @@ def base() -> ConfigDict:
         {
             'seed': 0,
             'trials': 1,
-            'compare': (),  # names of runs: student, kd, or a policy with the method; empty: just this run
+            'compare': (),  # names of runs: student, kd, another method, a policy, a variant; empty: just this run
+            'variants': {},  # {name: {'run': one of these, and parts of the config that it has otherwise}}
+            'reference': 'kd',  # the run that the table compares the others with
             # validation: a fraction of the training points, drawn by data.seed, evaluated instead of the test points;
             # num_points: train on the first so many of a fixed permutation (0: all).
             # stream: read points by index while training, 'true' or 'false'; 'auto': when they do not fit in memory;

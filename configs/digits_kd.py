@@ -6,8 +6,11 @@ The teacher learns from 1,200 points, a narrow student distils on 300 of them, w
 
 from configs import common
 
+QUICKTEST = {'trials': 1, 'epochs': 6, 'teacher.epochs': 6, 'policy.stages': 3}
 
-def get_config(arg=None):
+
+def recipe():
+    """The data, the networks and the schedule."""
     config = common.base()
     config.data.name, config.data.num_points = 'digits', 300
     config.augment.crop, config.augment.flip = 2, False
@@ -16,7 +19,11 @@ def get_config(arg=None):
     config.epochs, config.batch = 60, 20
     config.optim.lr = 0.05
     config.eval_every, config.eval_batch = 5, 600
+    return config
+
+
+def get_config(arg=None):
+    config = recipe()
     config.compare = ('student', 'kd', 'random', 'kcd')
     config.trials = 3
-    quicktest = {'trials': 1, 'epochs': 6, 'teacher.epochs': 6, 'policy.stages': 3}
-    return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)
+    return common.build(config, arg, method='kd', policy='kcd', quicktest=QUICKTEST)

@@ -32,6 +32,10 @@ def load_config(path: str) -> ConfigDict:
     return module.get_config(words or None)
 
 
+# What only an experiment of several runs has: it is no part of a run's own config.
+_TOGETHER = ('variants', 'reference')
+
+
 def add_config_root(file: str) -> None:
     """Makes the folder above a config file importable: config files import `configs.common`."""
     root = str(pathlib.Path(file).resolve().parent.parent)
@@ -40,14 +44,25 @@ def add_config_root(file: str) -> None:
 
 
 def identity(config: ConfigDict) -> str:
-    """Eight hex digits of the resolved config; the number of trials and the compared runs do not count."""
-    content = {key: value for key, value in config.to_dict().items() if key not in ('trials', 'compare')}
+    """Eight hex digits of the resolved config; the number of trials and what is compared do not count."""
+    content = {key: value for key, value in config.to_dict().items() if key not in ('trials', 'compare', *_TOGETHER)}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def default_workdir(config_path: str, config: ConfigDict) -> pathlib.Path:
     """runs/<config file>-<hash>: the same command finds its run again."""
     return pathlib.Path('runs') / f'{pathlib.Path(config_path.partition(":")[0]).stem}-{identity(config)}'
+
+
+def alone(config: ConfigDict) -> ConfigDict:
+    """`config` as that of one run: without what only an experiment has."""
+    result = config.copy_and_resolve_references()
+    with result.unlocked():
+        result.compare, result.trials = (), 1
+        for key in _TOGETHER:
+            if key in result:
+                del result[key]
+    return result
 
 
 def variant(config: ConfigDict, name: str) -> ConfigDict:
@@ -57,15 +72,33 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     policy, and a policy the config's method with it. A policy takes the keywords that it shares with `config.policy`
     (ratio, stages, ...), so that what is compared has the same size at every stage.
 
+    A name in `config.variants` is one of these runs, `run`, with the other parts given there put over it:
+    {'crd+kd': {'run': 'crd', 'weights': {'alpha': 1.0}}}.
+
     Raises:
-      ValueError: neither a method nor a policy is called so.
+      ValueError: no run is called so, or a variant has a key that its run has not.
     """
-    if name not in {'student', *methods.names(), *policies.names()}:
-        known = sorted({'student', *methods.names(), *policies.names()})
+    own = config.variants.to_dict() if 'variants' in config else {}
+    if name not in own:
+        return _run(config, name, sorted({*_runs(), *own}))
+    parts = dict(own[name])
+    result = _run(config, parts.pop('run', 'kd'), _runs())
+    try:
+        result.lock().update(parts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'variant {name!r}: {error.args[0]}') from error
+    return result
+
+
+def _runs() -> list[str]:
+    return sorted({'student', *methods.names(), *policies.names()})
+
+
+def _run(config: ConfigDict, name: str, known: list[str]) -> ConfigDict:
+    if name not in _runs():
         raise ValueError(plugins.unknown('run in compare', name, known))
-    result = config.copy_and_resolve_references()
+    result = alone(config)
     with result.unlocked():
-        result.compare, result.trials = (), 1
         if name in ('student', *methods.names()):
             result.policy = ConfigDict({'name': 'none', **plugins.hyper_parameters(policies.get('none'))})
         elif name != config.policy.name:
@@ -100,8 +133,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
     names = tuple(config.compare)
     variants = {name: variant(config, name) for name in names}
     if not names:
-        single = config.copy_and_resolve_references()
-        single.compare, single.trials = (), 1
+        single = alone(config)
         variants = {run_name(single): single}
     if config.trials < 1:
         raise ValueError(f'trials is {config.trials}; use at least 1')
@@ -120,9 +152,10 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
             seeded = chosen.copy_and_resolve_references()
             seeded.seed = config.seed + trial
             folder = workdir / name / f'trial_{trial}'
-            result = train(seeded, folder, teacher_dir=workdir / 'teacher', mesh=mesh)
+            called = name if name in config.get('variants', ()) else ''
+            result = train(seeded, folder, teacher_dir=workdir / 'teacher', mesh=mesh, name=called)
             results.append(Result(name, folder, result.summary))
-    finish(workdir, results, load_data(config))
+    finish(workdir, results, load_data(config), config.get('reference', 'kd'))
     return results
 
 
@@ -140,13 +173,18 @@ def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.
     return paths
 
 
-def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset) -> None:
-    """Prints the table over the runs, and writes report.html for each of them and for all together."""
+def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset, reference: str = 'kd') -> None:
+    """Prints the table over the runs, and writes report.html for each of them and for all together.
+
+    Args:
+      workdir, results, dataset: of the experiment. reference: the run that the others are compared with.
+    """
     if not log.is_writer():
         return
     from kcd_jax.analysis import report, tables  # matplotlib: a second that only the end of an experiment pays
 
-    log.say(tables.experiment_table(tables.collect([workdir])).to_text())
+    found = tables.experiment_tables(tables.collect([workdir]), reference)
+    log.say('\n\n'.join(table.to_text() for table in found))
     pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
     for result in results:
         if not (result.workdir / report.NAME).exists():

@@ -7,6 +7,7 @@ import pathlib
 import shlex
 
 import pytest
+from ml_collections import ConfigDict
 
 from kcd_jax import experiment, train
 
@@ -72,6 +73,40 @@ def test_random_has_the_size_of_kcd_at_every_stage(config, preset):
         keywords = {key: value for key, value in section.items() if key != 'name'}
         sizes.append(policies.get(section.name).make(**keywords).keep_counts(50_000, 240))
     assert sizes[0] == sizes[1]
+
+
+def test_a_variant_is_a_run_with_parts_of_its_config_replaced(config, tmp_path, capsys):
+    before = experiment.identity(config)
+    config.variants = ConfigDict(
+        {
+            'kd+sp': {'run': 'sp', 'weights': {'alpha': 0.5}, 'method': {'group': 10}},
+            'student-wide': {'run': 'student', 'student': {'name': 'tiny_teacher'}},
+        }
+    )
+    both = experiment.variant(config, 'kd+sp')
+    assert (both.method.name, both.method.group, both.policy.name) == ('sp', 10, 'none')
+    assert both.weights.to_dict() == {'gamma': 1.0, 'alpha': 0.5, 'beta': 3000.0, 'temperature': 4.0}
+    assert 'variants' not in both and 'reference' not in both
+    assert experiment.identity(config) == before  # the folder does not depend on what is compared
+
+    config.compare, config.reference = ('student', 'kd', 'kd+sp', 'student-wide'), 'student'
+    config.trials, config.epochs = 1, 3
+    results = experiment.run(config, tmp_path / 'all')
+    assert [result.name for result in results] == list(config.compare)
+    assert [result.summary['name'] for result in results] == list(config.compare)
+    said = capsys.readouterr().out
+    assert 'digits: tiny_teacher -> tiny, 3 epochs' in said and 'digits: tiny_teacher, 3 epochs' in said
+    assert 'kd+sp  ' in said and 'vs Student alone' in ' '.join(said.split())
+
+
+def test_a_variant_that_cannot_be_is_refused_in_a_line(config):
+    config.variants = ConfigDict({'more': {'run': 'kd', 'weight': {'alpha': 2.0}}, 'wrong': {'run': 'kdd'}})
+    with pytest.raises(ValueError, match="variant 'more': .*weight"):
+        experiment.variant(config, 'more')
+    with pytest.raises(ValueError, match=r"unknown run in compare 'kdd' \(did you mean 'kd'\?\)"):
+        experiment.variant(config, 'wrong')
+    with pytest.raises(ValueError, match=r"unknown run in compare 'moor' \(did you mean 'more'\?\)"):
+        experiment.variant(config, 'moor')
 
 
 def test_no_trials_are_refused(config, tmp_path):

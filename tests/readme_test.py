@@ -13,7 +13,7 @@ from kcd_jax.analysis import tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-BLOCK = re.compile(r'<!-- (table|bench): (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
+BLOCK = re.compile(r'<!-- (table|bench): (\S+(?: --reference=\S+)?) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
 def blocks() -> list[tuple[str, str, str, str]]:
@@ -32,7 +32,9 @@ def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
     table: `python -m kcd_jax.analysis table SOURCE --format=markdown`; bench: `python -m kcd_jax.bench --show=SOURCE`.
     """
     if kind == 'table':
-        wanted = tables.experiment_table(tables.collect([ROOT / source])).to_markdown()
+        folder, _, reference = source.partition(' --reference=')
+        parts = tables.experiment_tables(tables.collect([ROOT / folder]), reference or 'kd')
+        wanted = '\n'.join(part.to_markdown() for part in parts)
     else:
         wanted = bench.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
     assert text.strip() == wanted.strip(), f'the {kind} of {source} in {document} is stale'

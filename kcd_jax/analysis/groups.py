@@ -22,11 +22,17 @@ def is_teacher(summary: Summary) -> bool:
     return summary.get('name') == 'teacher' or (file.name == SUMMARY and file.parent.name == 'teacher')
 
 
+def variant_name(summary: Summary) -> str:
+    """The name of a run that its experiment's config names itself (`config.variants`); '' of every other run."""
+    name = str(summary.get('name', ''))
+    return '' if name in ('teacher', 'student', 'kd', summary['method'], summary['policy']) else name
+
+
 def run_name(summary: Summary) -> str:
-    """What a run stands for in a comparison: 'student', 'kd' (the method on everything), or its policy."""
-    if summary['policy'] != 'none':
-        return str(summary['policy'])
-    return 'student' if summary['method'] == 'none' else 'kd'
+    """What a run stands for in a comparison: 'student', 'kd' (the method on everything), its policy, or a variant."""
+    if (summary['method'], summary['policy']) == ('none', 'none'):
+        return 'student'
+    return variant_name(summary) or ('kd' if summary['policy'] == 'none' else str(summary['policy']))
 
 
 def teacher_network(summary: Summary) -> str | None:
@@ -140,7 +146,10 @@ def group_runs(summaries: Sequence[Summary]) -> list[Group]:
     for (name, *_), runs in found.items():
         refuse_twice(f'run {name!r}', runs)
     keys = list(found)
-    plain = [names.display_name(method, policy) for _, method, policy, _ in keys]
+    plain = [
+        names.display_name(method, policy) if name in ('student', 'kd', policy) else names.METHODS.get(name, name)
+        for name, method, policy, _ in keys
+    ]
     labels = names.distinguish(plain, [names.variant(found[key][0]) for key in keys])
     groups = [
         Group(key[0], label, sorted(found[key], key=lambda run: run['seed']), *key[1:3])

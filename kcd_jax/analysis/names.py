@@ -14,6 +14,9 @@ METHODS = {
     'wcord': 'WCoRD',
     'logitstd': 'LS',
     'infobatch': 'InfoBatch',
+    # Variants of the shipped configs.
+    'crd+kd': 'CRD+KD',
+    'kd-standardised': 'KD, standardised logits',
 }
 POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'random': 'Random ', 'infobatch': 'InfoBatch '}
 # Parts of a configuration that make two runs different variants; the rest (folders, seeds) does not.

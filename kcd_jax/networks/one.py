@@ -15,7 +15,8 @@ from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, globa
 from kcd_jax.networks.resnet import BasicBlock
 from kcd_jax.spec import Array, Network, Outputs
 
-NAMES = ('resnet32_one', 'resnet18_one')
+# name: blocks of each stage; four stages are ImageNet's, with its stem.
+NAMES = {'resnet8_one': (1, 1, 1), 'resnet32_one': (5, 5, 5), 'resnet18_one': (2, 2, 2, 2)}
 _BRANCHES = 3
 
 
@@ -68,10 +69,9 @@ def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization | None = None
 ) -> Network:
     """The network `name` of this family; `normalization` defaults to the data set's that it was made for."""
-    if name == 'resnet32_one':
-        module = Branches((5, 5, 5), (16, 16, 32, 64), False, num_classes)
-    else:
-        module = Branches((2, 2, 2, 2), (64, 64, 128, 256, 512), True, num_classes)
-    normalization = normalization or ('cifar100' if name == 'resnet32_one' else 'imagenet')
+    imagenet = len(NAMES[name]) == 4
+    widths = (64, 64, 128, 256, 512) if imagenet else (16, 16, 32, 64)
+    module = Branches(NAMES[name], widths, imagenet, num_classes)
+    normalization = normalization or ('imagenet' if imagenet else 'cifar100')
     # After the last tap of the first branch comes its classifier; the other branches are parallel to it.
     return wrap(name, module, tail=('fc_1/*',), dtype=dtype, normalization=normalization)

@@ -54,6 +54,21 @@ def test_one_seed_shows_no_deviation():
     assert any(note.startswith('n = 1:') for note in table.notes)
 
 
+def test_a_variant_is_called_by_its_name_and_is_not_the_reference():
+    runs = [
+        make_summary('crd+kd', 0, 0.76, method='crd', policy='none'),
+        make_summary('own', 0, 0.75, policy='none'),
+        make_summary('kd', 0, 0.74),
+        make_summary('student', 0, 0.71),
+        {**make_summary('student', 0, 0.72), 'name': 'student-wide', 'student': 'wide'},
+    ]
+    table, other = tables.experiment_tables(runs, 'student')
+    expected = {'Teacher': '', 'Student alone': '', 'KD': '+3.00', 'CRD+KD': '+5.00', 'own': '+4.00'}
+    assert column(table, 'vs Student alone') == expected
+    assert column(tables.experiment_table(runs[:4]), 'vs KD')['own'] == '+1.00'
+    assert [row[0] for row in other.rows] == ['Student alone']
+
+
 def test_pairs_are_by_seed_not_by_place():
     runs = [make_summary('kd', seed, accuracy) for seed, accuracy in ((0, 0.1), (1, 0.5), (2, 0.7))]
     runs += [make_summary('kcd', seed, accuracy) for seed, accuracy in ((2, 0.8), (1, 0.6))]

@@ -1,0 +1,34 @@
+"""Every method on the digits beside the student alone, five seeds: which of them teach this student, and how much.
+
+  ./launch/run.sh --config=configs/digits_methods.py --results=results/digits_methods
+
+The recipe is digits_kd.py's. Two methods need other students, and have their own student alone: FSP one as wide as the
+teacher, ONE one with branches.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, digits_kd
+from kcd_jax import methods
+
+# FSP, and ONE (which needs no teacher), with their students.
+OTHER_STUDENTS = {'fsp': 'resnet8', 'one': 'resnet8_one'}
+
+
+def get_config(arg=None):
+    config = digits_kd.recipe()
+    variants = {
+        # Sun et al. (CVPR 2024): temperature 2, weight 9.
+        'kd-standardised': {'run': 'kd', 'logits': 'standardised', 'weights': {'alpha': 9.0, 'temperature': 2.0}},
+        # The papers' row "CRD".
+        'crd+kd': {'run': 'crd', 'weights': {'alpha': 1.0}},
+    }
+    for method, student in OTHER_STUDENTS.items():
+        variants[f'student-{student}'] = {'run': 'student', 'student': {'name': student}}
+        variants[method] = {'run': method, 'student': {'name': student}}
+    variants['one']['method'] = {'ramp': 16}  # 80 of the published 300 epochs
+    config.variants, config.reference = ConfigDict(variants), 'student'
+    plain = [name for name in methods.names() if name not in ('none', 'kd', *variants)]
+    config.compare = ('student', 'kd', *plain, *variants)
+    config.trials = 5
+    return common.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)
