@@ -162,12 +162,13 @@ class Loop:
         start = time.perf_counter()
         before = current.plan
         was_kept = _kept(before)
-        table = sharding.put(current.table, sharding.replicated(self.mesh))
+        table = sharding.replicate(self.mesh, current.table)
         plan, policy_state = policy.replan(
             stream(current.key, 'replan', recorded), table, before, current.policy_state, recorded, total
         )
-        fresh = state.strong(current.replace(plan=plan, policy_state=policy_state))
-        current = sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
+        # New buffers: the state is donated, and a policy may return what lies in the table or in another leaf.
+        fresh = state.strong({'plan': plan, 'policy_state': policy_state})
+        current = current.replace(**sharding.put(fresh, sharding.replicated(self.mesh)))
         jax.block_until_ready(current.plan)
         now_kept = _kept(current.plan)
         self.seconds['condense'] += time.perf_counter() - start
