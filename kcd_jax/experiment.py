@@ -8,6 +8,7 @@ import json
 import pathlib
 import shlex
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -159,15 +160,31 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
     return results
 
 
+def public(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without the places of this machine."""
+
+    def cleaned(config: dict[str, Any]) -> dict[str, Any]:
+        source = pathlib.PurePath(config['teacher']['checkpoint']).name
+        return {
+            **config,
+            'data': {**config['data'], 'dir': ''},
+            'teacher': {**config['teacher'], 'checkpoint': source},
+        }
+
+    result = {**summary, 'config': cleaned(summary['config'])}
+    result['command'] = log.command(shlex.split(summary['command']))
+    if (summary.get('teacher') or {}).get('config'):
+        result['teacher'] = {**summary['teacher'], 'config': cleaned(summary['teacher']['config'])}
+    return result
+
+
 def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.Path]:
     """Copies the summaries under `workdir` to <results>/<run>_<seed>.json, without the places of this machine."""
     paths: list[pathlib.Path] = []
     if not log.is_writer():
         return paths
     for path in sorted(pathlib.Path(workdir).rglob(log.SUMMARY)):
-        summary = log.read_json(path)
-        config = {**summary['config'], 'data': {**summary['config']['data'], 'dir': ''}}
-        summary.update(config=config, command=log.command(shlex.split(summary['command'])))
+        summary = public(log.read_json(path))
         paths.append(pathlib.Path(results) / f'{summary["name"]}_{summary["seed"]}.json')
         log.write_text(paths[-1], log.dumps(summary, indent=1) + '\n')
     return paths

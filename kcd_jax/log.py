@@ -36,6 +36,22 @@ FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
 PACKAGES = ('kcd_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 
 _bar: tqdm | None = None
+_quiet = False
+
+
+class Busy(ValueError):
+    """Another run holds the folder."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leaves out the lines of the runs inside, but not their progress: whoever makes many runs sums them up."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def is_writer() -> bool:
@@ -192,10 +208,13 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """Prints a line."""
-        say(line)
+        if not _quiet:
+            say(line)
 
     def note(self, line: str) -> None:
         """A line worth seeing in passing: above the bar on a terminal; elsewhere at most one in ten seconds."""
+        if _quiet:
+            return
         if self._plain is None:
             say(line)
         else:
@@ -305,7 +324,7 @@ def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
     """Holds a folder until the returned file is closed or the process ends, however it ends.
 
     Raises:
-      ValueError: another run holds it.
+      Busy: another run holds it.
     """
     file = open(workdir / '.lock', 'a+', encoding='utf-8')
     try:
@@ -315,7 +334,7 @@ def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
         owner = file.read().strip()
         file.close()
         who = f'another run (process {owner})' if owner else 'another run'
-        raise ValueError(f'{who} is using {workdir}; wait for it, or choose another --workdir') from None
+        raise Busy(f'{who} is using {workdir}; wait for it, or choose another --workdir') from None
     except OSError:
         return file  # a file system without locks: nothing to hold on to
     file.truncate(0)

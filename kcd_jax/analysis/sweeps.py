@@ -1,0 +1,168 @@
+"""The table of a sweep: its rows in its own order and under its own names, compared with the rows that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kcd_jax.analysis.groups import Group, Summary, describe_experiment, is_teacher, refuse_twice, teacher_network
+from kcd_jax.analysis.records import number
+from kcd_jax.analysis.statistics import Sample, describe, paired_difference
+from kcd_jax.analysis.tables import Table, difference, percent, quantity, seconds, with_sd
+
+Card = Mapping[str, Any]
+
+
+def card_of(summary: Summary) -> Card | None:
+    """What a result says of its place in a sweep; None for other runs."""
+    card = summary.get('cell')
+    return card if isinstance(card, Mapping) else None
+
+
+def relative_cost(summary: Summary) -> float | None:
+    """Multiply-accumulates of a run over those of its method on everything; of samples where none were counted."""
+    found = number(summary, 'cost', 'relative_macs')
+    return number(summary, 'cost', 'relative_processed') if found is None else found
+
+
+def sweep_groups(summaries: Sequence[Summary], expected: Sequence[Card] = ()) -> list[Group]:
+    """The rows of one pair's table, in the sweep's order.
+
+    Args:
+      summaries: results of one sweep and pair. expected: cards of rows to be listed even before a run has finished.
+
+    Raises:
+      ValueError: a seed occurs twice in a row.
+    """
+    runs: dict[str, list[Summary]] = {card['label']: [] for card in expected}
+    places = {card['label']: card['place'] for card in expected}
+    for summary in summaries:
+        card = card_of(summary)
+        runs.setdefault(card['label'], []).append(summary)
+        places[card['label']] = card['place']
+    groups = []
+    for label in sorted(runs, key=places.get):
+        found = sorted(runs[label], key=lambda run: run['seed'])
+        refuse_twice(f'row {label!r}', found)
+        method, policy = (found[0]['method'], found[0]['policy']) if found else ('', '')
+        groups.append(Group(label, label, found, method, policy))
+    return groups
+
+
+def reference_of(group: Group, groups: Sequence[Group], reference: str) -> Group | None:
+    """The row that a row is compared with: `reference` at the row's own budget ('KC-KD, 60 %' with 'Random KD, 60 %').
+
+    Where there is no such row, the row called `reference`; None for the reference itself, and where it is missing.
+    """
+    _, comma, budget = group.label.rpartition(', ')
+    by_label = {other.label: other for other in groups}
+    base = by_label.get(f'{reference}, {budget}') if comma else None
+    base = base or by_label.get(reference)
+    return None if base is group else base
+
+
+def sweep_table(summaries: Sequence[Summary], expected: Sequence[Card] = (), teacher: Summary | None = None) -> Table:
+    """The table of one sweep on one pair; a cell for which nothing was measured is empty.
+
+    Args:
+      summaries, expected: as `sweep_groups`. teacher: its own training.
+    """
+    cards = [card_of(summary) for summary in summaries] + list(expected)
+    groups = sweep_groups(summaries, expected)
+    references = [name for name in cards[0]['references'] if any(reference_of(g, groups, name) for g in groups)]
+
+    def paired(group: Group, reference: str) -> Sample:
+        base = reference_of(group, groups, reference)
+        return describe([]) if base is None else paired_difference(group.by_seed('accuracy'), base.by_seed('accuracy'))
+
+    def cost(group: Group) -> float | None:
+        return describe(relative_cost(run) for run in group.runs).mean
+
+    headers = ['run', 'accuracy %', 'n', *(f'vs {name}' for name in references)]
+    headers += ['best %', 'cost %', 'samples', 'seconds', 'agree %']
+    rows, records = [], []
+    for group in groups:
+        accuracy, best = group.sample('accuracy'), group.sample('best_accuracy')
+        samples = group.sample('cost', 'processed_samples').mean
+        total = group.sample('seconds', 'total').mean
+        agreement = group.sample('agreement').mean
+        differences = {name: paired(group, name) for name in references}
+        cells = [with_sd(accuracy), str(accuracy.n or ''), *(difference(one) for one in differences.values())]
+        cells += [percent(best.mean), percent(cost(group)), quantity(samples), seconds(total), percent(agreement)]
+        rows.append([group.label, *cells])
+        record = {
+            'run': group.label,
+            'method': group.method,
+            'policy': group.policy,
+            'accuracy_mean': _pct(accuracy.mean),
+            'accuracy_sd': _pct(accuracy.sd),
+            'n': accuracy.n,
+        }
+        for name, sample in differences.items():
+            record |= {f'vs {name}': _pct(sample.mean), f'vs {name} se': _pct(sample.standard_error)}
+        record |= {
+            'best_mean': _pct(best.mean),
+            'relative_cost': cost(group),
+            'samples': samples,
+            'seconds': total,
+            'agreement_mean': _pct(agreement),
+            'seeds': ' '.join(str(run['seed']) for run in group.runs),
+        }
+        records.append(record)
+    if teacher is not None:
+        shown = {
+            'accuracy %': percent(number(teacher, 'accuracy')),
+            'best %': percent(number(teacher, 'best_accuracy')),
+        }
+        shown['samples'] = quantity(number(teacher, 'cost', 'processed_samples'))
+        rows.insert(0, ['Teacher', *(shown.get(header, '') for header in [*headers[1:], 'seconds', 'agree %'])])
+    title = cards[0]['title']
+    if summaries:
+        title += f' ({describe_experiment(summaries)})'
+    return Table(title, headers, rows, records, _notes(groups, references))
+
+
+def _pct(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _notes(groups: Sequence[Group], references: Sequence[str]) -> list[str]:
+    notes = [
+        'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds; best epoch apart.',
+        'cost: multiply-accumulates of every pass, scoring included, of the same method on everything.',
+    ]
+    if references:
+        named = ' and '.join(references)
+        budgets = ' (of the same budget where there is one)' if any(', ' in group.label for group in groups) else ''
+        notes.append(f'vs {named}{budgets}: mean paired difference over shared seeds, in points, ± its standard error.')
+    if any(not group.runs for group in groups):
+        notes.append('Empty: not finished.')
+    return notes
+
+
+def sweep_tables(summaries: Sequence[Summary], expected: Sequence[Card] = ()) -> list[Table]:
+    """A table of each sweep and pair among the summaries; runs of no sweep are left out.
+
+    A student trained alone is in every table of its sweep with its network.
+    """
+    parts: dict[tuple[str, str], tuple[list[Summary], list[Card]]] = {}
+    for card in expected:
+        parts.setdefault((card['sweep'], card['pair']), ([], []))[1].append(card)
+    own = [summary for summary in summaries if card_of(summary) and not is_teacher(summary)]
+    for summary in own:
+        card = card_of(summary)
+        parts.setdefault((card['sweep'], card['pair']), ([], []))[0].append(summary)
+    found = []
+    for (sweep, pair), (runs, cards) in parts.items():
+        students = {run['student'] for run in runs}
+        alone = [
+            run
+            for run in own
+            if run['method'] == 'none' and card_of(run)['sweep'] == sweep
+            if card_of(run)['pair'] != pair and run['student'] in students
+        ]
+        networks = {teacher_network(run) for run in runs} - {None}
+        teachers = [s for s in summaries if is_teacher(s) and card_of(s) and card_of(s)['sweep'] == sweep]
+        teacher = next((s for s in teachers if s['student'] in networks), None)
+        found.append(sweep_table([*runs, *alone], cards, teacher))
+    return found
