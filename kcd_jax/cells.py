@@ -178,7 +178,7 @@ def expand(sweep: Sweep, pairs: Sequence[str] = ()) -> list[Cell]:
             found.append(Cell(label, pair, place, config, group, knob, budget))
     once: dict[str, Cell] = {}
     for cell in found:
-        if any(own == cell.pair for _, own in _SOURCE.findall(cell.config)):
+        if any(own and own == cell.pair for _, own in _SOURCE.findall(cell.config)):
             continue  # a transfer from a pair to itself is no transfer
         once.setdefault(f'{cell.config} {cell.group and cell.label}', cell)
     return list(once.values())
@@ -194,7 +194,9 @@ def with_words(cell: Cell, words: str) -> Cell:
     return dataclasses.replace(cell, config=_joined(cell.config, words), knob=None)
 
 
-def load(cell: Cell, root: pathlib.Path, folders: Mapping[tuple[str, str], pathlib.Path] | None = None) -> ConfigDict:
+def config_of(
+    cell: Cell, root: pathlib.Path, folders: Mapping[tuple[str, str], pathlib.Path] | None = None
+) -> ConfigDict:
     """The config of a cell's run.
 
     Args:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
-import importlib.util
 import os
 import pathlib
 import shlex
@@ -20,12 +18,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from kcd_jax import budget, cells, check, experiment, ledger, log, main, sharding, train
+from kcd_jax import cells, experiment, log, main, sharding, train
 from kcd_jax.analysis import comparison, sweeps, tables
-from kcd_jax.cells import Cell, Sweep
+from kcd_jax.cells import Sweep
+from kcd_jax.tasks import Task, make_tasks, name_of, read_sweeps, told_of
 
 EXIT_OUT_OF_TIME = 76  # --minutes are over; the same command goes on
 DEFAULT_TRIALS = 3
@@ -38,147 +36,32 @@ class OutOfTime(Exception):
     """The minutes are over; what was running is saved."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What a run of a cell is expected to take: samples, multiply-accumulates, and these relative to everything."""
-
-    samples: float
-    macs: float
-    relative: float
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-    """One run: a cell with a seed. `folder` is the run's, `result` the JSON file that says that it is done."""
-
-    cell: Cell
-    seed: int
-    config: ConfigDict
-    folder: pathlib.Path
-    teacher: pathlib.Path
-    result: pathlib.Path
-    cost: Cost | None
-
-    @property
-    def title(self) -> str:
-        """For lines: 'KC-KD on vgg13-vgg8, seed 2'."""
-        return f'{_name(self.cell)}, seed {self.seed}'
-
-
-def _name(cell: Cell) -> str:
-    return f'{cell.label} on {cell.pair}' if cell.pair else cell.label
-
-
-# ------------------------------------------------------------------------------------------------- what is to be run
-
-
-def read_sweeps(file: str) -> tuple[Mapping[str, Sweep], pathlib.Path]:
-    """({name: sweep}, the folder that their config files are relative to) of a file such as configs/ablations.py."""
-    path = pathlib.Path(file)
-    if not path.is_file():
-        raise ValueError(f'there is no file of sweeps {file}; the shipped one is configs/ablations.py')
-    experiment.add_config_root(file)
-    spec = importlib.util.spec_from_file_location('sweeps', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.SWEEPS, path.resolve().parent.parent
-
-
-class Pricing:
-    """Expected costs of configs; every mistake in a config is found on the way."""
-
-    def __init__(self, device_count: int):
-        self.device_count = device_count
-
-    def __call__(self, config: ConfigDict) -> Cost:
-        """What a run takes. ValueError: one line on what is wrong with the config, or with its data."""
-        run = check.resolve(config, train.load_data(config), device_count=self.device_count)
-        book = ledger.expected(run, config)
-        return Cost(check.cost(run, config, run.setup.num_points)['processed_samples'], book.total, book.relative)
-
-    def solve(self, cell: Cell, root: pathlib.Path) -> Cell:
-        """The cell with its knob turned to where its run costs what its budget allows."""
-        if cell.knob is None:
-            return cell
-        knob = cell.knob
-
-        def relative(value: float) -> float | None:
-            try:
-                return self(cells.load(cells.with_words(cell, f'{knob.key}={value}'), root)).relative
-            except ValueError:
-                return None
-
-        values = knob.values(cells.load(cell, root).batch)
-        value, _ = budget.solve(relative, values, cell.budget, f'{knob.words} with its {knob.key}')
-        return cells.with_words(cell, f'{knob.key}={value}')
-
-
-@contextlib.contextmanager
-def _told_of(cell: Cell) -> Iterator[None]:
-    """Names the cell in a user's mistake."""
-    try:
-        yield
-    except log.Busy:
-        raise
-    except ValueError as error:
-        raise ValueError(f'{_name(cell)}: {error}') from error
-
-
-def make_tasks(
-    name: str, sweep: Sweep, root: pathlib.Path, arguments: argparse.Namespace, device_count: int
-) -> list[Task]:
-    """Every run of a sweep, seed by seed; nothing is trained, and every config is checked.
-
-    Raises:
-      ValueError: a pair that is not the sweep's, or whatever is wrong with a cell, in one line.
-    """
-    pairs = tuple(pair for pair in arguments.pairs.split(',') if pair)
-    found = cells.expand(sweep, pairs)
-    if not found:
-        raise ValueError(f'no row of {name} can be run: its student is not among the networks of kcd_jax')
-    workdir, results = pathlib.Path(arguments.workdir), pathlib.Path(arguments.results) / name
-    price = Pricing(device_count)
-    costs: list[Cost | None] = []
-    solved: list[Cell] = []
-    for cell in found:
-        with _told_of(cell):
-            cell = price.solve(cell, root)
-            # A cell that starts from another run is checked when that run is there.
-            costs.append(None if cell.sources else price(cells.load(cell, root)))
-            solved.append(cell)
-    tasks = []
-    for seed in range(arguments.trials):
-        folders: dict[tuple[str, str], pathlib.Path] = {}
-        for cell, cost in zip(solved, costs, strict=True):
-            for label, pair in cell.sources:
-                if (label, pair) not in folders:
-                    raise ValueError(f'{_name(cell)} starts from {label} on {pair}; add that pair before it to --pairs')
-            config = cells.load(cell, root, folders)
-            config.seed = seed
-            teacher = workdir / 'teachers' / cells.folder_name(train.teacher_config(config))
-            folder = workdir / cells.folder_name(config) / f'seed_{seed}'
-            folders[cell.label, cell.pair] = folder
-            result = results / f'{cell.slug}_{seed}.json'
-            tasks.append(Task(cell, seed, config, folder, teacher / f'seed_{config.teacher.seed}', result, cost))
-    return tasks
-
-
 # ------------------------------------------------------------------------------------------------------- the running
 
 
 class Sweeper:
     """A sweep in progress."""
 
-    def __init__(self, name: str, sweep: Sweep, tasks: Sequence[Task], minutes: float = 0.0, jobs: int = 1):
-        """`minutes`: 0 is no limit. `jobs`: processes that share the work, this one included."""
+    def __init__(
+        self,
+        name: str,
+        sweep: Sweep,
+        tasks: Sequence[Task],
+        *,
+        start: float | None = None,
+        minutes: float = 0.0,
+        jobs: int = 1,
+    ):
+        """`start`: of the clock (time.monotonic). `minutes`: 0 is no limit. `jobs`: processes that share the work."""
         self.name, self.sweep, self.tasks, self.jobs = name, sweep, tasks, jobs
-        self.start = time.monotonic()
+        self.start = time.monotonic() if start is None else start
         self.deadline = self.start + 60 * minutes if minutes else None
         self.stopped = False
         self.done: dict[Task, dict[str, Any]] = {}
         self.others: list[dict[str, Any]] | None = None
         self.trained_seconds = self.trained_macs = 0.0
         self.failures: list[str] = []
+        self.announced: set[pathlib.Path] = set()
 
     # -- results --------------------------------------------------------------------------------------------------
 
@@ -226,7 +109,8 @@ class Sweeper:
             'command': shlex.join(['python', '-m', 'kcd_jax.main', f'--config={words}']),
         }
         if task.cell.sources:
-            public['config']['policy']['run'] = f'<{task.cell.sources[0][0]}@{task.cell.sources[0][1]}>'
+            (label, pair), *_ = task.cell.sources
+            public['config']['policy']['run'] = f'<{label}@{pair}>' if pair else f'<{label}>'
         log.write_text(task.result, log.dumps(public, indent=1) + '\n')
         taught = log.read_summary(task.teacher) if public['teacher'] else None
         if taught is not None:
@@ -248,8 +132,8 @@ class Sweeper:
             while waiting:
                 ran = False
                 for task in waiting:
-                    if log.read_summary(task.folder) is not None:  # another process was faster
-                        continue
+                    if log.read_summary(task.folder) is not None or not self.ready(task):
+                        continue  # another process was faster, or is not there yet
                     self.refuse_to_start()
                     with contextlib.suppress(log.Busy):  # another process has it, or its teacher
                         self.run(task, mesh)
@@ -262,14 +146,25 @@ class Sweeper:
     def needed(self) -> list[Task]:
         """The missing runs that have not failed, and before them the runs that they start from."""
         missing = [task for task in self.collect() if task.title not in self.failures]
-        by_cell = {(task.cell.label, task.cell.pair, task.seed): task for task in self.tasks}
-        first = [by_cell[(*source, task.seed)] for task in missing for source in task.cell.sources]
-        first = [task for task in first if log.read_summary(task.folder) is None]
+        first = [source for task in missing for source in self.sources(task) if log.read_summary(source.folder) is None]
         return list(dict.fromkeys([*first, *missing]))
+
+    def sources(self, task: Task) -> list[Task]:
+        """The runs that a run starts from."""
+        wanted = {(label, pair, task.seed) for label, pair in task.cell.sources}
+        return [other for other in self.tasks if (other.cell.label, other.cell.pair, other.seed) in wanted]
+
+    def ready(self, task: Task) -> bool:
+        """Whether the runs that it starts from have finished."""
+        return all(log.read_summary(source.folder) is not None for source in self.sources(task))
 
     def run(self, task: Task, mesh: sharding.Mesh) -> None:
         """Trains one run, publishes it and says where the sweep stands; a loss that is not finite is a failure."""
-        with _told_of(task.cell), log.quiet():
+        taught = task.config.method.name != 'none' and not task.config.teacher.checkpoint
+        if taught and task.teacher not in self.announced and log.read_summary(task.teacher) is None:
+            self.announced.add(task.teacher)
+            log.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
+        with told_of(task.cell), log.quiet():
             try:
                 result = train.train(task.config, task.folder, teacher_dir=task.teacher, mesh=mesh)
             except train.Diverged as error:
@@ -356,8 +251,8 @@ def describe(sweeper: Sweeper) -> list[str]:
         shown += ['', '', ''] if cost is None else [
             tables.quantity(cost.samples), tables.quantity(cost.macs), f'{100 * cost.relative:.2f}'
         ]  # fmt: skip
-        rows.append([_name(cell), *shown])
-        words.append(f'{_name(cell)}: --config={shlex.quote(cell.config)}')
+        rows.append([name_of(cell), *shown])
+        words.append(f'{name_of(cell)}: --config={shlex.quote(cell.config)}')
     table = tables.Table(sweeper.sweep.title, ['cell', 'runs done', 'samples', 'MACs', 'cost %'], rows)
     macs = sum(task.cost.macs for task in missing if task.cost)
     samples = sum(task.cost.samples for task in missing if task.cost)
@@ -430,6 +325,7 @@ def finish(sweeper: Sweeper) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """The whole program; returns the exit code. Errors of the user are one line on stderr."""
+    start = time.monotonic()
     try:
         arguments = parser().parse_args(argv)
         known, root = read_sweeps(arguments.file)
@@ -443,15 +339,13 @@ def run(argv: Sequence[str]) -> int:
         main.prepare_jax(devices, False)
         mesh = sharding.make_mesh()
         tasks = make_tasks(arguments.name, sweep, root, arguments, mesh.size)
-        sweeper = Sweeper(arguments.name, sweep, tasks, arguments.minutes, arguments.jobs)
+        limits = {'start': start, 'minutes': arguments.minutes, 'jobs': arguments.jobs}
+        sweeper = Sweeper(arguments.name, sweep, tasks, **limits)
         if arguments.dry:
             print('\n'.join(describe(sweeper)))
             return 0
-        code = 0
-        if arguments.jobs > 1 and not arguments.worker:
-            code = supervise(sweeper, argv, devices)
-        else:
-            code = _work(sweeper, mesh)
+        shared = arguments.jobs > 1 and not arguments.worker
+        code = supervise(sweeper, argv, devices) if shared else _work(sweeper, mesh)
         if not arguments.worker:
             finish(sweeper)
         return code

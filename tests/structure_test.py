@@ -18,7 +18,7 @@ LAYERS = (
     {'state', 'step', 'cost', 'optim', 'sharding', 'distributed'},
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
     {'feed', 'evaluate', 'loop', 'train'},
-    {'experiment'},
+    {'experiment', 'cells', 'tasks', 'budget'},
     {'main', 'sweep', 'bench'},
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}

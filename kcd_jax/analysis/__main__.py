@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kcd_jax.analysis import comparison, tables
+from kcd_jax.analysis import comparison, sweeps, tables
 from kcd_jax.analysis.papers import TABLES
 
 
@@ -25,7 +25,10 @@ def _table(arguments: argparse.Namespace) -> str:
     write = {'text': tables.Table.to_text, 'markdown': tables.Table.to_markdown, 'csv': tables.Table.to_csv}
     summaries = _collect(arguments.paths)
     if not arguments.paper:
-        found = tables.experiment_tables(summaries, arguments.reference) + comparison.paper_tables(summaries)
+        of_sweeps = [summary for summary in summaries if sweeps.card_of(summary)]
+        others = [summary for summary in summaries if not sweeps.card_of(summary)]
+        found = sweeps.sweep_tables(of_sweeps) + tables.experiment_tables(others, arguments.reference)
+        found += comparison.paper_tables(summaries)
     else:
         wanted = list(TABLES) if 'all' in arguments.paper else arguments.paper
         found = [comparison.paper_table(name, summaries) for name in wanted]

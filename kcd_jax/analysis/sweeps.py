@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kcd_jax.analysis.groups import Group, Summary, describe_experiment, is_teacher, refuse_twice, teacher_network
+from kcd_jax.analysis.groups import (
+    Group,
+    Summary,
+    describe_experiment,
+    is_teacher,
+    refuse_twice,
+    teacher_network,
+    total_macs,
+)
 from kcd_jax.analysis.records import number
 from kcd_jax.analysis.statistics import Sample, describe, paired_difference
 from kcd_jax.analysis.tables import Table, difference, percent, quantity, seconds, with_sd
@@ -19,10 +27,13 @@ def card_of(summary: Summary) -> Card | None:
     return card if isinstance(card, Mapping) else None
 
 
-def relative_cost(summary: Summary) -> float | None:
-    """Multiply-accumulates of a run over those of its method on everything; of samples where none were counted."""
-    found = number(summary, 'cost', 'relative_macs')
-    return number(summary, 'cost', 'relative_processed') if found is None else found
+def relative_cost(group: Group, base: Group | None) -> Sample:
+    """Multiply-accumulates of a row's runs over those of the base row; of samples where none were counted."""
+    full = describe(total_macs(run) for run in base.runs).mean if base else None
+    if full is None:
+        return group.sample('cost', 'relative_processed')
+    counted = (total_macs(run) for run in group.runs)
+    return describe(None if macs is None else macs / full for macs in counted)
 
 
 def sweep_groups(summaries: Sequence[Summary], expected: Sequence[Card] = ()) -> list[Group]:
@@ -75,8 +86,10 @@ def sweep_table(summaries: Sequence[Summary], expected: Sequence[Card] = (), tea
         base = reference_of(group, groups, reference)
         return describe([]) if base is None else paired_difference(group.by_seed('accuracy'), base.by_seed('accuracy'))
 
+    whole = next((group for group in groups if group.label == cards[0]['references'][0]), None)
+
     def cost(group: Group) -> float | None:
-        return describe(relative_cost(run) for run in group.runs).mean
+        return relative_cost(group, whole).mean
 
     headers = ['run', 'accuracy %', 'n', *(f'vs {name}' for name in references)]
     headers += ['best %', 'cost %', 'samples', 'seconds', 'agree %']
@@ -113,23 +126,24 @@ def sweep_table(summaries: Sequence[Summary], expected: Sequence[Card] = (), tea
         shown = {
             'accuracy %': percent(number(teacher, 'accuracy')),
             'best %': percent(number(teacher, 'best_accuracy')),
+            'samples': quantity(number(teacher, 'cost', 'processed_samples')),
+            'seconds': seconds(number(teacher, 'seconds', 'total')),
         }
-        shown['samples'] = quantity(number(teacher, 'cost', 'processed_samples'))
-        rows.insert(0, ['Teacher', *(shown.get(header, '') for header in [*headers[1:], 'seconds', 'agree %'])])
+        rows.insert(0, ['Teacher', *(shown.get(header, '') for header in headers[1:])])
     title = cards[0]['title']
     if summaries:
         title += f' ({describe_experiment(summaries)})'
-    return Table(title, headers, rows, records, _notes(groups, references))
+    return Table(title, headers, rows, records, _notes(groups, references, cards[0]['references'][0]))
 
 
 def _pct(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _notes(groups: Sequence[Group], references: Sequence[str]) -> list[str]:
+def _notes(groups: Sequence[Group], references: Sequence[str], whole: str) -> list[str]:
     notes = [
         'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds; best epoch apart.',
-        'cost: multiply-accumulates of every pass, scoring included, of the same method on everything.',
+        f'cost: multiply-accumulates of every pass of the training, scoring included, relative to {whole}.',
     ]
     if references:
         named = ' and '.join(references)
