@@ -210,9 +210,7 @@ def config_of(
         key = (match[1], match[2] or cell.pair)
         return str(folders[key]) if folders and key in folders else match[0]
 
-    config = experiment.load_config(str(root / _SOURCE.sub(folder, cell.config)))
-    config.compare, config.trials = (), 1
-    return config
+    return experiment.alone(experiment.load_config(str(root / _SOURCE.sub(folder, cell.config))))
 
 
 def shape(config: Mapping[str, Any]) -> dict[str, Any]:
