@@ -68,6 +68,7 @@ def base() -> ConfigDict:
             'chunk': 0,  # steps a program; 0: 1 on the CPU, 100 elsewhere
             'eval_every': 1,
             'eval_batch': 500,
+            'survey': True,  # at the end, one look of both networks at every training point, for the figures
             'checkpoint': {'seconds': 60.0, 'keep': 2},
         }
     )

@@ -7,9 +7,13 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax import data, feed, step
+from kcd_jax import data, feed, sharding, step
+from kcd_jax.spec import Network, PyTree
+
+_RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'}
 
 
 class Evaluator:
@@ -17,24 +21,47 @@ class Evaluator:
 
     def __init__(self, split: data.Split, batch: int, mesh: Mesh, workers: int = 0):
         self.batches = feed.HeldOut(split, batch, mesh, workers)
-        self.count = self.batches.count
+        self.labels, self.count = split.labels, self.batches.count
+        self.batch, self.mesh, self.workers = batch, mesh, workers
         self.compiled: dict[str, Any] = {}
         self.compile_seconds = 0.0
 
-    def __call__(self, name: str, network, variables, teacher_logits=None) -> tuple[dict[str, float], list[jax.Array]]:
+    def _step(self, name: str, network: Network, *arguments: Any) -> tuple[dict[str, jax.Array], step.Reading]:
+        if name not in self.compiled:
+            start = time.perf_counter()
+            jitted = jax.jit(functools.partial(step.eval_step, network=network))
+            self.compiled[name] = jitted.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self.compiled[name](*arguments)
+
+    def __call__(
+        self, name: str, network: Network, variables: PyTree, teacher_logits: list[jax.Array] | None = None
+    ) -> tuple[dict[str, float], list[jax.Array]]:
         """({'accuracy', 'loss', ...}, logits of each batch) of `network`; `name` keys the compiled program."""
         sums, all_logits = [], []
         for number, arrays in enumerate(self.batches):
             wanted = None if teacher_logits is None else teacher_logits[number]
-            if name not in self.compiled:
-                start = time.perf_counter()
-                jitted = jax.jit(functools.partial(step.eval_step, network=network))
-                self.compiled[name] = jitted.lower(variables, *arrays, wanted).compile()
-                self.compile_seconds += time.perf_counter() - start
-            part, logits = self.compiled[name](variables, *arrays, wanted)
+            part, reading = self._step(name, network, variables, *arrays, wanted)
             sums.append(part)
-            all_logits.append(logits)
+            all_logits.append(reading.logits)
         sums = jax.device_get(sums)
         means = {key: float(sum(float(part[key]) for part in sums) / self.count) for key in sums[0]}
-        renamed = {'correct': 'accuracy', 'agree': 'agreement'}
-        return {renamed.get(key, key): value for key, value in means.items()}, all_logits
+        return {_RENAMED.get(key, key): value for key, value in means.items()}, all_logits
+
+    def on_host(self, logits: list[jax.Array]) -> np.ndarray:
+        """f32[N, K]: the logits of all held-out images, in their order."""
+        return np.concatenate(sharding.to_host(logits))[: self.count]
+
+    def read(
+        self, name: str, network: Network, variables: PyTree, split: data.Split, teacher_logits: list[jax.Array] | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(entropy f32[N] in nats, embedding f32[N, D] or None) of other images, by the program that evaluates."""
+        unused = None if teacher_logits is None else teacher_logits[0]
+        entropy, embed = [], []
+        for arrays in feed.HeldOut(split, self.batch, self.mesh, self.workers, keep=False):
+            reading = self._step(name, network, variables, *arrays, unused)[1]
+            entropy.append(sharding.to_host(reading.entropy))
+            if reading.embed is not None:
+                embed.append(sharding.to_host(reading.embed))
+        whole = np.concatenate(embed)[: len(split)] if embed else None
+        return np.concatenate(entropy)[: len(split)], whole

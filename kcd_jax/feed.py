@@ -95,25 +95,30 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
 class HeldOut:
     """The batches that are evaluated, (images, labels, valid), every image once, the last batch padded.
 
-    Images in memory stay on the devices; streamed ones are read at every evaluation.
+    Images in memory stay on the devices (with `keep`); streamed ones are read at every evaluation.
     """
 
-    def __init__(self, split: Split, batch: int, mesh: Mesh, workers: int = 0):
+    def __init__(self, split: Split, batch: int, mesh: Mesh, workers: int = 0, keep: bool = True):
         batch = -(-batch // mesh.size) * mesh.size
         self.count, self.split, self.mesh, self.workers = len(split), split, mesh, workers
         points = np.arange(-(-self.count // batch) * batch).reshape(-1, batch)[:, sharding.local_rows(mesh, batch)]
         self.valid = points < self.count
         self.index = np.where(self.valid, points, 0)
-        images = (split.images[points] for points in self.index)
-        self.resident = None if is_streamed(split) else list(self._placed(images))
+        self.resident = list(self._in_memory()) if keep and not is_streamed(split) else None
 
     def __iter__(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
         if self.resident is not None:
             yield from self.resident
             return
+        if not is_streamed(self.split):
+            yield from self._in_memory()
+            return
         source = stream.Steps(self.split.images, self.index, self.index, train=False)
         with contextlib.closing(stream.read(source, workers=self.workers)) as batches:
             yield from _ahead(self._placed(arrays['image'] for arrays in batches))
+
+    def _in_memory(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+        return self._placed(self.split.images[points] for points in self.index)
 
     def _placed(self, images: Iterator[np.ndarray]) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
         for index, valid, image in zip(self.index, self.valid, images, strict=True):

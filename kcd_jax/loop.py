@@ -9,7 +9,7 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, data, feed, log, sharding, state, step
+from kcd_jax import check, data, feed, log, sharding, state, step, survey
 from kcd_jax.evaluate import Evaluator
 from kcd_jax.spec import Batch, Clock, Network, Phase, Plan, PyTree, TrainState, full_plan, stream
 
@@ -70,6 +70,9 @@ class Loop:
         self.full = sharding.put(full_plan(run.setup.num_points, run.setup.rows), replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh, config.data.workers)
         self.teacher_logits = None
+        self.labels = sharding.put(run.setup.labels, replicated)
+        num_classes = run.setup.num_classes
+        self.by_class = jax.jit(lambda count, labels: jnp.zeros(num_classes, jnp.int32).at[labels].add(count))
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -216,24 +219,48 @@ class Loop:
 
     def evaluate(self, current: TrainState, epoch: int) -> dict[str, float]:
         """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} after `epoch` epochs."""
-        start, compiled = time.perf_counter(), self.evaluator.compile_seconds
-        variables = {'params': current.params['student'], **current.model_state}
-        result, _ = self.evaluator('student', self.run.student, variables, self.teacher_logits)
-        compile_seconds = self.evaluator.compile_seconds - compiled
-        self.seconds['compile'] += compile_seconds
-        self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
+        with self.evaluating():
+            result, _ = self.evaluator('student', self.run.student, student_variables(current), self.teacher_logits)
         self.evaluations.append({'epoch': epoch, **result})
         self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
         return result
 
     def evaluate_teacher(self, network: Network) -> float:
         """The teacher's accuracy; its logits are kept, to compare the student's with."""
+        with self.evaluating():
+            result, self.teacher_logits = self.evaluator('teacher', network, self.teacher_variables)
+        return result['accuracy']
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Counts the time inside as evaluation, less what the evaluator's programs took to compile."""
         start, compiled = time.perf_counter(), self.evaluator.compile_seconds
-        result, self.teacher_logits = self.evaluator('teacher', network, self.teacher_variables)
+        yield
         compile_seconds = self.evaluator.compile_seconds - compiled
         self.seconds['compile'] += compile_seconds
         self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
-        return result['accuracy']
+
+    def survey(self, current: TrainState, train: data.Split, num_classes: int) -> list[float | None]:
+        """Writes knowledge/points.npz, what is known of every point at the end; returns the accuracy of each class.
+
+        Both networks see the training images as they are, in eval mode, by the programs that evaluate them.
+        """
+        variables, network = student_variables(current), self.run.student
+        with self.evaluating():
+            _, logits = self.evaluator('student', network, variables, self.teacher_logits)
+            entropy, embed = self.evaluator.read('student', network, variables, train, self.teacher_logits)
+            of_teacher = None
+            if self.run.teacher is not None:
+                of_teacher, _ = self.evaluator.read('teacher', self.run.teacher, self.teacher_variables, train, None)
+        arrays = survey.of_points(entropy, embed, of_teacher, train.labels, num_classes)
+        logits = self.evaluator.on_host(logits)
+        if self.teacher_logits is not None:
+            wanted = survey.correlation(self.evaluator.on_host(self.teacher_logits))
+            arrays['correlation_difference'] = (wanted - survey.correlation(logits)).astype(np.float32)
+        table = sharding.to_host(current.table)
+        visits = {'value': table.value[: len(train)], 'count': table.count[: len(train)]}
+        log.write_npz(self.workdir / 'knowledge' / 'points.npz', labels=train.labels, **visits, **arrays)
+        return survey.class_accuracy(logits, self.evaluator.labels, num_classes)
 
     def refuse_divergence(self, current: TrainState) -> None:
         """Raises Diverged, naming the step, once a loss was not finite."""
@@ -289,7 +316,17 @@ class Loop:
                 'time': {'seconds': spent},
             }
         )
+        if phase.record:  # all visits so far, by class: what a policy chooses (UNIX Fig. 5, 6)
+            visits = sharding.to_host(self.by_class(current.table.count, self.labels))
+            self.log.record(
+                {'kind': 'visits', 'step': int(current.step), 'epoch': epoch + 1, 'by_class': visits.tolist()}
+            )
         return current
+
+
+def student_variables(current: TrainState) -> PyTree:
+    """The student's variables, as its network takes them."""
+    return {'params': current.params['student'], **current.model_state}
 
 
 def _main_rate(phase: Phase, phase_epoch: int) -> float:

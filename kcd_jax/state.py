@@ -24,7 +24,7 @@ from kcd_jax.spec import (
 )
 
 # What every step reports; a method's own metrics are added by their names.
-METRICS = ('loss', 'ce', 'kd', 'extra', 'accuracy', 'entropy')
+METRICS = ('loss', 'ce', 'kd', 'extra', 'accuracy', 'entropy', 'teacher_entropy')
 
 
 def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:

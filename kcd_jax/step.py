@@ -34,6 +34,8 @@ from kcd_jax.spec import (
     stream,
 )
 
+TOP5_CLASSES = 20  # the fewest classes for which the five best are worth a figure
+
 
 @struct.dataclass
 class Points:
@@ -234,6 +236,8 @@ def train_step(
 
     correct = jnp.argmax(recorded.logits[::views], axis=-1).astype(jnp.int32) == batch.label
     terms = {**terms, 'accuracy': jnp.mean(correct.astype(jnp.float32)), 'entropy': jnp.mean(entropy)}
+    if teacher is not None:
+        terms['teacher_entropy'] = jnp.mean(knowledge.prediction_entropy(teacher.logits[::views]))
     state = state.replace(
         step=state.step + 1,
         done=state.done + 1,
@@ -289,17 +293,26 @@ def run_chunk(
 # ------------------------------------------------------------------------------------------------------- evaluation
 
 
+@struct.dataclass
+class Reading:
+    """What a network says of a batch: f32[B, K] logits, f32[B] entropy in nats, f32[B, D] embedding (or None)."""
+
+    logits: Array
+    entropy: Array
+    embed: Array | None
+
+
 def eval_step(
     variables: PyTree, images: Array, labels: Array, valid: Array, teacher_logits: Array | None, network: Network
-) -> tuple[dict[str, Array], Array]:
-    """Sums over the valid rows of one evaluation batch, and its logits.
+) -> tuple[dict[str, Array], Reading]:
+    """Sums over the valid rows of one evaluation batch, and what the network says of each row.
 
     Args:
       variables: of `network`. images: u8[B, H, W, 3]. labels: i32[B]. valid: bool[B], False on padding.
       teacher_logits: f32[B, K] or None.
 
     Returns:
-      ({'correct', 'loss', and with a teacher 'agree', 'teacher_kl': f32[]}, logits f32[B, K]).
+      ({'correct', 'loss', from 20 classes on 'top5', and with a teacher 'agree', 'teacher_kl': f32[]}, the reading).
     """
     outputs, _ = network.apply(variables, augment.to_float(images), False)
     logits = outputs.logits.astype(jnp.float32)
@@ -313,8 +326,12 @@ def eval_step(
         'correct': total(prediction == labels),
         'loss': total(-jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]),
     }
+    if logits.shape[-1] >= TOP5_CLASSES:
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        sums['top5'] = total(jnp.sum(logits > own, axis=-1) < 5)
     if teacher_logits is not None:
         log_q = jax.nn.log_softmax(teacher_logits)
         sums['agree'] = total(prediction == jnp.argmax(teacher_logits, axis=-1))
         sums['teacher_kl'] = total(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
-    return sums, logits
+    embed = None if outputs.embed is None else outputs.embed.astype(jnp.float32)
+    return sums, Reading(logits, knowledge.prediction_entropy(logits), embed)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kcd_jax import check, checkpoint, data, distributed, feed, log, sharding, state, teacher
-from kcd_jax.loop import Diverged, Loop
+from kcd_jax.loop import Diverged, Loop, student_variables
 from kcd_jax.spec import Network, PyTree, TrainState
 
 __all__ = ['Diverged', 'Preempted', 'Result', 'check_run', 'load_data', 'run_name', 'teacher_config', 'train']
@@ -52,7 +52,7 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
         derived.student.name = from_teacher.name
         derived.method, derived.policy = ConfigDict({'name': 'none'}), ConfigDict({'name': 'none'})
         derived.weights = ConfigDict({'gamma': 1.0, 'alpha': 0.0, 'beta': 0.0, 'temperature': 4.0})
-        derived.logits = 'plain'
+        derived.logits, derived.survey = 'plain', False
         derived.epochs, derived.batch, derived.optim.lr = from_teacher.epochs, from_teacher.batch, from_teacher.lr
         derived.seed, derived.data.num_points = from_teacher.seed, from_teacher.num_points
         derived.compare, derived.trials = (), 1
@@ -260,7 +260,8 @@ def train(
         # ---- what it leaves ----
         last = loop.evaluations[-1]
         best = max(loop.evaluations, key=lambda entry: entry['accuracy'])
-        variables = jax.device_get({'params': current.params['student'], **current.model_state})
+        by_class = loop.survey(current, dataset.train, dataset.num_classes) if config.survey else None
+        variables = jax.device_get(student_variables(current))
         total = earlier_seconds + time.perf_counter() - start_of_run
         summary = {
             'name': name,
@@ -276,11 +277,13 @@ def train(
             'parameters': state.parameter_count(variables),
             'evaluated_on': 'validation' if dataset.validation else 'test',
             'accuracy': last['accuracy'],
+            'top5_accuracy': last.get('top5_accuracy'),
             'loss': last['loss'],
             'agreement': last.get('agreement'),
             'teacher_kl': last.get('teacher_kl'),
             'best_accuracy': best['accuracy'],
             'best_epoch': best['epoch'],
+            'class_accuracy': by_class,
             'teacher': card,
             'cost': total_cost,
             'seconds': {**loop.seconds, 'total': total},

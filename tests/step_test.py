@@ -157,9 +157,11 @@ def test_evaluation_counts_every_valid_row_once():
     labels = np.asarray([0, 1, 0, 0], np.int32)
     valid = np.asarray([True, True, True, False])
     teacher = jnp.asarray([[9.0, 0, 0], [9.0, 0, 0], [0, 0, 9.0], [9.0, 0, 0]])
-    sums, logits = step.eval_step({}, jnp.asarray(images), jnp.asarray(labels), jnp.asarray(valid), teacher, Stub)
+    sums, reading = step.eval_step({}, jnp.asarray(images), jnp.asarray(labels), jnp.asarray(valid), teacher, Stub)
     assert float(sums['correct']) == 2 and float(sums['agree']) == 2
-    log_p = np.asarray(jax.nn.log_softmax(logits))
+    log_p = np.asarray(jax.nn.log_softmax(reading.logits))
+    np.testing.assert_allclose(reading.entropy, -np.sum(np.exp(log_p) * log_p, axis=-1), atol=1e-6)
+    assert 'top5' not in sums, 'five of three classes say nothing'
     assert float(sums['loss']) == pytest.approx(-(log_p[0, 0] + log_p[1, 1] + log_p[2, 0]), rel=1e-6)
 
 
@@ -219,3 +221,16 @@ def test_a_mean_loss_is_not_divided_by_the_weights_sum(tiny_loop):
     _, half = loop.step(weight=0.5)
     _, full = loop.step(weight=1.0)
     assert float(half.metrics['loss'][0]) == pytest.approx(0.5 * float(full.metrics['loss'][0]), rel=1e-6)
+
+
+def test_the_five_best_of_many_classes():
+    class Stub:
+        @staticmethod
+        def apply(variables, image, train):
+            del variables, train
+            return Outputs(logits=jnp.broadcast_to(-jnp.arange(20.0), (image.shape[0], 20))), {}
+
+    labels = jnp.asarray([0, 4, 5, 19], jnp.int32)
+    images, valid = jnp.zeros((4, 8, 8, 3), jnp.uint8), jnp.ones(4, bool)
+    sums, _ = step.eval_step({}, images, labels, valid, None, Stub)
+    assert float(sums['top5']) == 2 and float(sums['correct']) == 1

@@ -15,7 +15,7 @@ LAYERS = (
     {'spec', 'plugins'},
     {'knowledge', 'objective', 'augment'},
     {'methods', 'policies', 'networks'},
-    {'state', 'step', 'cost', 'optim', 'sharding', 'distributed'},
+    {'state', 'step', 'cost', 'optim', 'sharding', 'distributed', 'survey'},
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
     {'feed', 'evaluate', 'loop', 'train'},
     {'experiment', 'cells', 'tasks', 'budget'},

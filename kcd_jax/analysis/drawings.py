@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from kcd_jax.analysis import figures
+from kcd_jax.analysis import class_drawings, figures, names
+from kcd_jax.analysis.drawing import Drawing
 from kcd_jax.analysis.groups import Group, group_runs, teacher_network
 from kcd_jax.analysis.records import Stage, number, read_metrics, read_stages, run_folder, series
 from kcd_jax.analysis.statistics import hamming
@@ -21,23 +20,6 @@ MAX_SEEDS, MAX_SETS = 3, 9
 # Stages drawn: a policy that draws anew in every epoch has as many as epochs.
 MAX_STAGES = 8
 MAX_TICKS = 40
-
-
-@dataclasses.dataclass
-class Drawing:
-    """A figure with its words.
-
-    Attributes:
-      name: for a file or an anchor.
-      title: a few words.
-      alt: what the figure shows, with its numbers, for those who do not see it.
-      figure: the figure.
-    """
-
-    name: str
-    title: str
-    alt: str
-    figure: Figure
 
 
 def _curve(runs: Sequence[Summary]) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +152,8 @@ def of_run(run: Summary) -> list[Drawing]:
     folder = run_folder(run)
     group = group_runs([run])
     drawn = [learning_curves(group, number(run, 'teacher', 'accuracy')), condensation_history(run)]
-    return [drawing for drawing in drawn if drawing] + values(run, read_stages(folder, MAX_STAGES) if folder else [])
+    drawn += values(run, read_stages(folder, MAX_STAGES) if folder else [])
+    return [drawing for drawing in drawn if drawing] + class_drawings.of_points(run, group[0].label if group else '')
 
 
 def shown_run(summaries: Sequence[Summary]) -> Summary | None:
@@ -191,6 +174,9 @@ def of_experiment(summaries: Sequence[Summary]) -> list[Drawing]:
         folder = run_folder(shown)
         drawn += values(shown, read_stages(folder, MAX_STAGES) if folder else [])
     drawn.append(hamming_distances(groups))
+    drawn += class_drawings.of_experiment(groups)
+    if shown is not None:
+        drawn += class_drawings.of_points(shown, names.display_name(shown['method'], shown['policy']))
     return [drawing for drawing in drawn if drawing]
 
 

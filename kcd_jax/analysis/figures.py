@@ -59,16 +59,19 @@ CLOSER_FROM = 40
 Arguments = ParamSpec('Arguments')
 
 
-def _styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Draws in the style of all figures."""
+
     @functools.wraps(draw)
-    def styled(*args: Arguments.args, **keywords: Arguments.kwargs) -> Figure:
+    def with_style(*args: Arguments.args, **keywords: Arguments.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **keywords)
 
-    return styled
+    return with_style
 
 
-def _figure(height: float = SIZE[1], rows: int = 1, /, **keywords: Any) -> tuple[Figure, Any]:
+def new_figure(height: float = SIZE[1], rows: int = 1, /, **keywords: Any) -> tuple[Figure, Any]:
+    """A figure of the page's width and its axes."""
     figure = Figure(figsize=(SIZE[0], height))
     return figure, figure.subplots(rows, 1, **keywords)
 
@@ -92,7 +95,7 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {label: look(label, own.index(label) if label in own else 0) for label in labels}
 
 
-@_styled
+@styled
 def learning_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
     teacher: float | None = None,
@@ -111,7 +114,7 @@ def learning_curves(
     last = max(float(np.max(epochs)) for epochs, _ in curves.values())
     # Where curves lie close together, the end of training is what one wants to read.
     closer = 0.75 * last if last >= CLOSER_FROM else None
-    figure, parts = _figure(*((SIZE[1], 1) if closer is None else (4.6, 2)))
+    figure, parts = new_figure(*((SIZE[1], 1) if closer is None else (4.6, 2)))
     for axes, start in zip(np.atleast_1d(parts), (0, closer), strict=False):
         for label, (epochs, accuracy) in curves.items():
             rows, at = np.atleast_2d(np.asarray(accuracy, float)), np.asarray(epochs)
@@ -137,7 +140,7 @@ def learning_curves(
     return figure
 
 
-@_styled
+@styled
 def condensation_history(
     num_points: int, epochs: int, after: Sequence[int], kept: Sequence[int], augmented: Sequence[int]
 ) -> Figure:
@@ -150,7 +153,7 @@ def condensation_history(
       kept: [T], points kept by it.
       augmented: [T], how many of those had a dropped point mixed in.
     """
-    figure, (top, bottom) = _figure(4.4, 2, sharex=True, height_ratios=(3, 2))
+    figure, (top, bottom) = new_figure(4.4, 2, sharex=True, height_ratios=(3, 2))
     edges = np.array([0, *after, epochs])
     sizes = np.array([num_points, *kept])
     plain = sizes - np.array([0, *augmented])
@@ -173,7 +176,7 @@ def condensation_history(
     return figure
 
 
-@_styled
+@styled
 def value_heat_map(
     values: np.ndarray, kept: np.ndarray, epochs: Sequence[int], max_points: int = 300, seed: int = 0
 ) -> Figure:
@@ -192,7 +195,7 @@ def value_heat_map(
     # Never visited points count as more valuable than all others, as they do in the ranking.
     last = np.nan_to_num(values[-1, chosen], nan=np.inf)
     chosen = chosen[np.argsort(-last, kind='stable')]
-    figure, axes = _figure(3.9)
+    figure, axes = new_figure(3.9)
     axes.grid(False)
     colors = matplotlib.colormaps[HEAT].with_extremes(bad=GRID)
     drawn = values[:, chosen].T
@@ -213,7 +216,7 @@ def value_heat_map(
     return figure
 
 
-@_styled
+@styled
 def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: int = 40) -> Figure:
     """How the points' values are spread at each stage.
 
@@ -222,7 +225,7 @@ def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: i
       labels: what each stage is called.
       bins: of all stages together; the last one takes the highest hundredth, however far it reaches.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     together = np.concatenate([*values, [0.0]])
     top = float(np.quantile(together, 0.99)) or 1.0
     edges = np.linspace(0, top, bins + 1)
@@ -239,7 +242,7 @@ def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: i
     return figure
 
 
-@_styled
+@styled
 def accuracy_against_cost(
     labels: Sequence[str],
     cost: Sequence[float],
@@ -254,7 +257,7 @@ def accuracy_against_cost(
       deviation: [R] in [0, 1]; None where n = 1.
       quantity: what was counted.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     style = looks(labels)
     for label, x, y, error in zip(labels, cost, accuracy, deviation, strict=True):
         bars = None if error is None else [100 * error]
@@ -267,7 +270,7 @@ def accuracy_against_cost(
     return figure
 
 
-@_styled
+@styled
 def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
     """Hamming distances of value labels between runs (KCD Fig. 3c), with what chance gives for sets of those sizes.
 
@@ -276,7 +279,7 @@ def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
       labels: [R].
     """
     measured, expected = (100 * part for part in hamming(kept))
-    figure, axes = _figure(4.2)
+    figure, axes = new_figure(4.2)
     axes.grid(False)
     off = ~np.eye(len(labels), dtype=bool)
     top = max(float(expected[off].max(initial=0)), float(measured[off].max(initial=0)), 1e-9)
@@ -292,7 +295,7 @@ def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 40) -> Figure:
     """The teacher's label entropy of kept and of dropped points (KCD Fig. 5b), as densities with their means.
 
@@ -300,7 +303,7 @@ def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 
       entropy: f[N] in nats, of the teacher's softmax.
       kept: bool[N], the value label.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     edges = np.linspace(0, float(np.max(entropy)) or 1.0, bins + 1)
     for name, mask, color, line in (('kept', kept, PALETTE[1], '-'), ('dropped', ~kept, PALETTE[0], '--')):
         if mask.any():
@@ -316,7 +319,7 @@ def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 
     return figure
 
 
-@_styled
+@styled
 def gallery(
     most: np.ndarray, least: np.ndarray, most_titles: Sequence[str], least_titles: Sequence[str], columns: int = 8
 ) -> Figure:

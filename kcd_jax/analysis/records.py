@@ -204,6 +204,22 @@ def read_stages(run: str | os.PathLike[str], most: int | None = None) -> list[St
     return [_read_stage(path, stage) for stage, path in found]
 
 
+def read_points(run: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
+    """What <run>/knowledge/points.npz says of every point at the end of a run; {} where there is none.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    path = Path(run or '') / 'knowledge' / 'points.npz'
+    if run is None or not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: np.asarray(file[name]) for name in file.files}
+    except Exception as error:  # np.load raises many kinds on a damaged archive
+        raise ValueError(f'{path} is damaged ({error}); remove it or run that run again') from None
+
+
 def run_folder(summary: Mapping[str, Any]) -> Path | None:
     """The folder of a collected summary when it is a run's own; None for a copy in a results folder."""
     path = Path(summary.get(FILE, ''))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.analysis import drawings, names, page, tables
+from kcd_jax.analysis import class_drawings, drawings, names, page, tables
 from kcd_jax.analysis.groups import (
     Group,
     base_of,
@@ -264,6 +264,7 @@ def _reproduce(run: Summary) -> str:
 def _values(run: Summary, pictures: _Pictures, prefix: str = '') -> str:
     folder = run_folder(run)
     drawn = drawings.values(run, read_stages(folder, drawings.MAX_STAGES) if folder else [])
+    drawn += class_drawings.of_points(run, names.display_name(run['method'], run['policy']))
     return page.stack(page.cards(*(page.drawing(one, prefix) for one in drawn)), pictures.gallery(run))
 
 
@@ -373,6 +374,18 @@ def _experiments(
     return title, '\n'.join(part for part in body if part)
 
 
+# Which part of the page a figure belongs to; those that are not named belong to the training.
+_PART = {
+    name: part
+    for part, names_of_part in (
+        ('value', ('value_heat_map', 'value_histogram', 'hamming_distances', 'teacher_entropy_by_label')),
+        ('classes', ('distance_to_centre', 'teacher_entropy', 'sampling_and_accuracy', 'sorted_class_accuracy')),
+        ('classes', ('class_heat_map', 'correlation_difference')),
+    )
+    for name in names_of_part
+}
+
+
 def _experiment(summaries: Sequence[Summary], pictures: _Pictures, folder: Path, prefix: str) -> str:
     groups = group_runs(summaries)
     chosen = _chosen(groups)
@@ -380,9 +393,10 @@ def _experiment(summaries: Sequence[Summary], pictures: _Pictures, folder: Path,
     finding, headline = _findings(groups, chosen)
     shown = drawings.shown_run(summaries)
     drawn = drawings.of_experiment(summaries)
-    points = ('value_heat_map', 'value_histogram', 'hamming_distances')
-    training = [page.drawing(one, prefix) for one in drawn if one.name not in points]
-    value = page.cards(*(page.drawing(one, prefix) for one in drawn if one.name in points))
+    training, value, classes = (
+        [page.drawing(one, prefix) for one in drawn if _PART.get(one.name, 'training') == part]
+        for part in ('training', 'value', 'classes')
+    )
     about = shown or next((run for run in summaries if teacher_network(run)), summaries[0])
     rows = [place for place, row in enumerate(table.rows) if chosen is not None and row[0] == chosen.label]
     seeds = len({run['seed'] for run in summaries if not is_teacher(run)})
@@ -394,9 +408,12 @@ def _experiment(summaries: Sequence[Summary], pictures: _Pictures, folder: Path,
         page.section('Result', page.result_table(table, rows)),
         page.section('Training and cost', page.cards(*training, _condensations(shown) if shown else '')),
         page.section(f'Cost of one run: {which}', _cost(about)),
-        page.section(f'Value of the points: {which}' if shown else '', page.stack(value, pictures.gallery(shown)))
+        page.section(
+            f'Value of the points: {which}' if shown else '', page.stack(page.cards(*value), pictures.gallery(shown))
+        )
         if shown
         else '',
+        page.section('Classes', page.cards(*classes)) if classes else '',
         page.section(
             'How to run it again', page.stack(_reproduce(about), _configuration(about), _runs(summaries, folder))
         ),
