@@ -9,15 +9,54 @@ have the same value and derivative.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from kcd_jax.spec import Array
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
+_ROWS = 8
+
+
+def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` of arrays, compiled as a function of its own on a CPU: its arguments and results are written to memory once.
+
+    XLA's CPU backend otherwise computes an argument anew, back to the start of a chain of residual blocks, for each
+    operation that only reads it in another order, and there without vector instructions. It heeds no
+    `optimization_barrier`, but a call that is not to be inlined.
+    """
+    jitted = jax.jit(fn)
+
+    @functools.wraps(fn)
+    def call(*arguments: Any) -> Any:
+        if jax.default_backend() != 'cpu':
+            return fn(*arguments)
+        with set_xla_metadata(inlineable='false'):
+            return jitted(*arguments)
+
+    return call
+
+
+def linear_apart(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`apart` for a linear `fn` of one tree of arrays, and for its derivative."""
+
+    @jax.custom_vjp
+    def call(x: Any) -> Any:
+        return apart(fn)(x)
+
+    def backward(x: Any, grad: Any) -> tuple[Any]:
+        def transposed(grad: Any) -> Any:
+            return jax.linear_transpose(fn, x)(grad)[0]
+
+        return (apart(transposed)(grad),)
+
+    call.defvjp(lambda x: (call(x), x), backward)
+    return call
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array:
@@ -38,8 +77,6 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array
         return pointwise(x, kernel) if kernel.shape[0] == 1 else dense(x, kernel, stride)
     if groups == x.shape[-1] == kernel.shape[-1]:
         return depthwise(x, kernel, stride)
-    if kernel.shape[0] == 1:
-        return grouped_pointwise(x, kernel, groups)
     return plain(x, kernel, stride, groups)
 
 
@@ -74,8 +111,14 @@ def _dense_backward(stride: int, saved: tuple[Array, Array], grad: Array) -> tup
         lhs_dilation=(stride, stride),
         dimension_numbers=_NHWC,
     )
-    # The kernel's gradient convolves the input by the output's gradient, with the batch as the summed channel.
-    kernel_grad = lax.conv_general_dilated(
+    return input_grad, apart(functools.partial(dense_kernel_gradient, size=size, stride=stride))(x, grad)
+
+
+def dense_kernel_gradient(x: Array, grad: Array, size: int, stride: int) -> Array:
+    """The gradient [k, k, C, O]: the input convolved by the output's gradient, with the batch as the summed channel."""
+    pad = size // 2
+    reach = [(out - 1) * stride + 1 for out in grad.shape[1:3]]
+    return lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
         grad.transpose(1, 2, 0, 3),
         (1, 1),
@@ -83,7 +126,6 @@ def _dense_backward(stride: int, saved: tuple[Array, Array], grad: Array) -> tup
         rhs_dilation=(stride, stride),
         dimension_numbers=_NHWC,
     ).transpose(1, 2, 0, 3)
-    return input_grad, kernel_grad
 
 
 dense.defvjp(_dense_forward, _dense_backward)
@@ -122,21 +164,33 @@ def depthwise_input_gradient(grad: Array, kernel: Array, stride: int, shape: tup
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def depthwise_kernel_gradient(x: Array, grad: Array, size: int, stride: int) -> Array:
-    """The gradient [k, k, 1, C]: one sum of products for each shift.
-
-    The shifts are a loop, or XLA would write all of them to memory at once, each computed anew from what x is computed
-    from. The sum over the batch comes after it: one exchange between devices, not one for each shift.
-    """
-    batch, height, width, features = x.shape
+    """The gradient [k, k, 1, C]: the sum of x, shifted, times grad for each of k * k shifts."""
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    sums = apart(functools.partial(_kernel_gradient_sums, size=size, stride=stride))(padded, grad)
+    # The sum over the batch comes last and outside: one exchange between devices for all gradients of a step.
+    return jnp.sum(sums, 0).reshape(size, size, 1, -1)
 
-    def tap(number: Array) -> Array:
-        start = (0, number // size, number % size, 0)
-        view = lax.dynamic_slice(padded, start, (batch, height, width, features))[:, ::stride, ::stride]
-        return jnp.sum(view * grad, (1, 2))
 
-    return jnp.sum(lax.map(tap, jnp.arange(size * size)), 1).reshape(size, size, 1, features)
+def _kernel_gradient_sums(padded: Array, grad: Array, size: int, stride: int) -> Array:
+    """[B, k * k, C]: the sum of each image.
+
+    XLA's CPU backend sums fast over whole arrays only, so the products of up to _ROWS rows are added up in the loop
+    that multiplies, and the shifts along a row come from one loop.
+    """
+    batch, height, width, features = grad.shape
+    every = max(count for count in range(1, _ROWS + 1) if height % count == 0)  # rows that are added up in one loop
+
+    def partial(row: int, column: int) -> Array:
+        total = jnp.zeros((), grad.dtype)
+        for first in range(every):
+            start = (0, row + first * stride, column, 0)
+            stop = (batch, start[1] + (height - every) * stride + 1, column + (width - 1) * stride + 1, features)
+            total = total + lax.slice(padded, start, stop, (1, every * stride, stride, 1)) * grad[:, first::every]
+        return total
+
+    rows = [jnp.stack([partial(row, column) for column in range(size)], 1) for row in range(size)]
+    return jnp.concatenate([jnp.sum(row, (2, 3)) for row in rows], 1)
 
 
 def shifts(x: Array, size: int, stride: int) -> Iterator[tuple[int, int, Array]]:
@@ -168,9 +222,3 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 def pointwise(x: Array, kernel: Array) -> Array:
     """`convolve` of size 1 and stride 1 as one matrix product, whose gradients are the faster ones."""
     return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[2:])).reshape(*x.shape[:3], kernel.shape[3])
-
-
-def grouped_pointwise(x: Array, kernel: Array, groups: int) -> Array:
-    """`convolve` of size 1 and stride 1 in groups, one product for each."""
-    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-    return jnp.concatenate([pointwise(part, weight) for part, weight in parts], -1)

@@ -7,6 +7,7 @@ the dtype of its input; parameters and statistics are float32.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from kcd_jax.networks.convolution import convolve, shifts
+from kcd_jax.networks.convolution import convolve, linear_apart, shifts
 from kcd_jax.spec import Array, Network, Outputs, PyTree
 
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
@@ -33,6 +34,9 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     'half': ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+
+# Consecutive channels of one array, each part [B, H, W, its channels].
+Parts = tuple[Array, ...]
 
 Normalization = str | tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -168,33 +172,57 @@ class Dense(nn.Module):
         return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape(1, -1)
 
 
+class GroupedConv(nn.Module):
+    """A 1x1 convolution in consecutive groups of channels, from a tuple of the groups' inputs to one of their outputs.
+
+    The groups stay apart because to cut them out of one array, and to join them again, costs more than the products.
+    The kernel is drawn as `Conv` draws it with init='torch'.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, parts: Parts) -> Parts:
+        shape = (1, 1, parts[0].shape[-1], self.features)
+        kernel = self.param('kernel', drawn('uniform', 1.0 / math.sqrt(shape[2]), shape))
+        kernels = jnp.split(kernel.astype(parts[0].dtype), len(parts), -1)
+        return tuple(convolve(part, weight) for part, weight in zip(parts, kernels, strict=True))
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last; under jit the statistics are those of the global batch.
 
     It trains exactly when the caller may change 'batch_stats': then the batch's mean and biased variance normalise,
-    and the running ones move by a tenth towards them. Statistics are float32 for any input dtype.
+    and the running ones move by a tenth towards them. Statistics are float32 for any input dtype. A tuple of arrays is
+    normalised like the one array that it would be when joined along the channels.
     """
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        features = x.shape[-1]
+    def __call__(self, x: Array | Parts) -> Any:
+        parts = x if isinstance(x, tuple) else (x,)
+        cuts = list(itertools.accumulate(part.shape[-1] for part in parts))
+        features, axes = cuts.pop(), tuple(range(parts[0].ndim - 1))
         scale = self.param('scale', drawn('constant', 1.0, (features,)))
         bias = self.param('bias', drawn('constant', 0.0, (features,)))
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), jnp.float32)
-        wide = x.astype(jnp.float32)
+        wide = [part.astype(jnp.float32) for part in parts]
         if self.is_mutable_collection('batch_stats'):
-            axes = tuple(range(x.ndim - 1))
-            mean = jnp.mean(wide, axes)
-            var = jnp.maximum(jnp.mean(jnp.square(wide), axes) - jnp.square(mean), 0.0)
+            mean = jnp.concatenate([jnp.mean(part, axes) for part in wide])
+            square = jnp.concatenate([jnp.mean(jnp.square(part), axes) for part in wide])
+            var = jnp.maximum(square - jnp.square(mean), 0.0)
             if not self.is_initializing():
                 running_mean.value = BN_MOMENTUM * running_mean.value + (1 - BN_MOMENTUM) * mean
                 running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * var
         else:
             mean, var = running_mean.value, running_var.value
         gain = scale * jax.lax.rsqrt(var + BN_EPSILON)
-        row = (1,) * (x.ndim - 1) + (features,)
-        return (wide * gain.reshape(row) + (bias - mean * gain).reshape(row)).astype(x.dtype)
+        offset = bias - mean * gain
+        row = (1,) * len(axes) + (-1,)
+        rows = zip(wide, jnp.split(gain, cuts), jnp.split(offset, cuts), strict=True)
+        normed = [part * factor.reshape(row) + term.reshape(row) for part, factor, term in rows]
+        normed = tuple(part.astype(given.dtype) for part, given in zip(normed, parts, strict=True))
+        return normed if isinstance(x, tuple) else normed[0]
 
 
 def global_mean(x: Array) -> Array:
@@ -214,13 +242,29 @@ def halve_by_max(x: Array) -> Array:
 
 def mean_3x3(x: Array, stride: int) -> Array:
     """Average-pooling 3x3 with one zero of padding, which is counted."""
-    return sum(view for _, _, view in shifts(x, 3, stride)) * jnp.asarray(1 / 9, x.dtype)
+
+    def mean(x: Array) -> Array:
+        return sum(view for _, _, view in shifts(x, 3, stride)) * jnp.asarray(1 / 9, x.dtype)
+
+    return linear_apart(mean)(x)
 
 
 def shuffle_channels(x: Array, groups: int) -> Array:
     """Channel shuffle: the channels as a matrix of `groups` rows, transposed."""
-    batch, height, width, features = x.shape
-    return x.reshape(batch, height, width, groups, features // groups).swapaxes(3, 4).reshape(x.shape)
+
+    def shuffle(x: Array) -> Array:
+        return x.reshape(*x.shape[:3], groups, x.shape[3] // groups).swapaxes(3, 4).reshape(x.shape)
+
+    return linear_apart(shuffle)(x)
+
+
+def shuffle_parts(parts: Parts) -> Array:
+    """`shuffle_channels` of equally wide parts in as many groups, joined."""
+
+    def shuffle(parts: Parts) -> Array:
+        return jnp.stack(parts, -1).reshape(*parts[0].shape[:3], -1)
+
+    return linear_apart(shuffle)(parts)
 
 
 # ------------------------------------------------------------------------------------------------------------- Network

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +11,12 @@ from kcd_jax.networks.layers import (
     BatchNorm,
     Conv,
     Dense,
+    GroupedConv,
     Normalization,
+    Parts,
     global_mean,
     mean_3x3,
-    shuffle_channels,
+    shuffle_parts,
     wrap,
 )
 from kcd_jax.spec import Array, Network, Outputs
@@ -29,24 +30,27 @@ _STAGES = ((240, 4), (480, 8), (960, 4))  # (channels, units)
 class ShuffleUnit(nn.Module):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; strided units concatenate, the others add.
 
-    Returns (after ReLU, before it).
+    In and out go parts, one for each of the groups; the first unit takes the stem's output as one. Returns (after
+    ReLU, before it).
     """
 
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        conv = functools.partial(Conv, init='torch')
-        branch = self.features - x.shape[-1] if self.stride == 2 else self.features
+    def __call__(self, x: Parts) -> tuple[Parts, Parts]:
+        branch = self.features - sum(part.shape[-1] for part in x) if self.stride == 2 else self.features
         hidden = branch // 4
-        groups = 1 if x.shape[-1] == 24 else _GROUPS
-        y = nn.relu(BatchNorm(name='bn1')(conv(hidden, 1, 1, groups, name='conv1')(x)))
-        y = shuffle_channels(y, groups)
-        y = nn.relu(BatchNorm(name='bn2')(conv(hidden, 3, self.stride, hidden, name='conv2')(y)))
-        y = BatchNorm(name='bn3')(conv(branch, 1, 1, _GROUPS, name='conv3')(y))
-        y = jnp.concatenate([y, mean_3x3(x, 2)], -1) if self.stride == 2 else y + x
-        return nn.relu(y), y
+        y = BatchNorm(name='bn1')(GroupedConv(hidden, name='conv1')(x))
+        y = shuffle_parts(tuple(map(nn.relu, y)))
+        y = nn.relu(BatchNorm(name='bn2')(Conv(hidden, 3, self.stride, hidden, init='torch', name='conv2')(y)))
+        y = BatchNorm(name='bn3')(GroupedConv(branch, name='conv3')(tuple(jnp.split(y, _GROUPS, -1))))
+        if self.stride == 2:
+            y = jnp.split(jnp.concatenate([*y, *(mean_3x3(part, 2) for part in x)], -1), _GROUPS, -1)
+        else:
+            y = map(jnp.add, y, x)
+        y = tuple(y)
+        return tuple(map(nn.relu, y)), y
 
 
 class ShuffleV1(nn.Module):
@@ -57,13 +61,13 @@ class ShuffleV1(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Outputs:
         x = nn.relu(BatchNorm(name='bn1')(Conv(24, 1, init='torch', name='conv1')(x)))
-        feats, preacts = [x], []
+        parts, feats, preacts = (x,), [x], []
         for stage, (features, units) in enumerate(_STAGES, start=1):
             for unit in range(units):
-                x, preact = ShuffleUnit(features, 2 if unit == 0 else 1, name=f'layer{stage}.{unit}')(x)
-            feats.append(x)
-            preacts.append(preact)
-        embed = global_mean(x)
+                parts, preact = ShuffleUnit(features, 2 if unit == 0 else 1, name=f'layer{stage}.{unit}')(parts)
+            feats.append(jnp.concatenate(parts, -1))
+            preacts.append(jnp.concatenate(preact, -1))
+        embed = global_mean(feats[-1])
         return Outputs(Dense(self.num_classes, name='linear')(embed), tuple(feats), tuple(preacts), embed)
 
 
