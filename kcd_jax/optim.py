@@ -77,10 +77,15 @@ def adam(
 
 
 def apply(
-    transform: optax.GradientTransformation, lr: jax.Array, grads: PyTree, state: PyTree, params: PyTree
+    transform: optax.GradientTransformation,
+    lr: jax.Array,
+    grads: PyTree,
+    state: PyTree,
+    params: PyTree,
+    **extra: Any,
 ) -> tuple[PyTree, PyTree]:
-    """One update w -= lr * u; returns (params, state). `lr` is f32[]."""
-    updates, state = transform.update(grads, state, params)
+    """One update w -= lr * u; returns (params, state). `lr` is f32[]; `extra` is for the transformations that take it."""
+    updates, state = optax.with_extra_args_support(transform).update(grads, state, params, **extra)
     return jax.tree.map(lambda w, u: w - lr.astype(w.dtype) * u, params, updates), state
 
 

@@ -6,11 +6,13 @@ Nothing here touches the disk, the host's clock or global state; `train.py` comp
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from kcd_jax import augment, knowledge, objective, optim
@@ -213,9 +215,16 @@ def train_step(
         if moves_student:
             (student_grad,) = pull_back(outputs_grad)
             grads.update({path: leaf for path, leaf in leaf_paths({'student': student_grad}).items() if path in moved})
+
+        def moved_loss(moved, loss_fn=loss_fn, params=params):
+            now = merge(params, moved)
+            outputs, _ = student_apply(now['student'], model_state, batch.image)
+            return loss_fn(outputs, now['method'])[0]
+
         transform = phase.optimisers[update.label].transform
+        hvp = functools.partial(hessian_vector_product, moved_loss, moved)  # nothing is computed unless it is called
         moved, opt_state[update.label] = optim.apply(
-            transform, lrs[update.label], grads, opt_state[update.label], moved
+            transform, lrs[update.label], grads, opt_state[update.label], moved, hvp=hvp
         )
         params = merge(params, moved)
         if moves_student:
@@ -250,6 +259,11 @@ def train_step(
         bad_step=jnp.where(bad & (state.bad_step < 0), state.step, state.bad_step),
     )
     return state, terms['loss']
+
+
+def hessian_vector_product(loss: Callable[[PyTree], Array], at: PyTree, vector: PyTree) -> PyTree:
+    """H v, H the Hessian of the scalar `loss` in `at`; reverse over reverse, as custom gradients need."""
+    return jax.grad(lambda x: optax.tree.vdot(jax.grad(loss)(x), vector))(at)
 
 
 def _accumulate(sums: Mapping[str, Array], terms: Mapping[str, Array], first: Array) -> dict[str, Array]:

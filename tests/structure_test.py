@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'kcd_jax'
 # From the bottom up: a part imports its own layer and those below.
 LAYERS = (
     {'spec', 'plugins'},
-    {'knowledge', 'objective', 'augment'},
+    {'knowledge', 'objective', 'augment', 'recoding'},
     {'methods', 'policies', 'networks'},
     {'state', 'step', 'cost', 'optim', 'sharding', 'distributed', 'survey'},
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
