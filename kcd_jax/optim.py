@@ -84,7 +84,7 @@ def apply(
     params: PyTree,
     **extra: Any,
 ) -> tuple[PyTree, PyTree]:
-    """One update w -= lr * u; returns (params, state). `lr` is f32[]; `extra` is for the transformations that take it."""
+    """One update w -= lr * u; returns (params, state). `lr` is f32[]; `extra` reaches what takes it."""
     updates, state = optax.with_extra_args_support(transform).update(grads, state, params, **extra)
     return jax.tree.map(lambda w, u: w - lr.astype(w.dtype) * u, params, updates), state
 

@@ -10,9 +10,9 @@ inactive ones": `recode` multiplies the dominant entries by 1 + min(lambda (1 + 
 of the penalty itself, and leaves the others alone or drops them. `docs/KR.md` says what else the paper leaves open.
 
 The threshold is one number a tensor. It starts at the smaller of the mean magnitude of the tensor (if it is not zero)
-and the median magnitude of its first gradient, and learns by descent on lambda * mean Phi_0. As that gradient only ever raises it,
-what is used never exceeds a quantile of the current magnitudes: at least the share `floor` of the entries that have a
-gradient at all stays dominant. lambda is `strength` times the first threshold of the tensor.
+and the median magnitude of its first gradient, and learns by descent on lambda * mean Phi_0. As that only ever raises
+it, what is used never exceeds a quantile of the current magnitudes: at least the share `floor` of the entries that have
+a gradient at all stays dominant. lambda is `strength` times the first threshold of the tensor.
 
 Optimisers elsewhere in this package come without a learning rate; these transformations need none.
 """

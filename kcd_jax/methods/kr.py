@@ -1,0 +1,326 @@
+"""KR: knowledge representing (Liu et al., CVPR workshops 2019), an implementable reading of a paper without code.
+
+The teacher's convolutions are aggregated, `aggregate` consecutive ones (the paper's c) into one unit conv3x3-BN-ReLU,
+which sees the teacher's map at the group's entrance and learns its map F at the exit; the student learns from the
+units' maps F~. With B the batch, the steps of Eq. 9 and 10 in every training step:
+
+  A, learning rate of the run: the student descends on the posterior knowledge, any other method's objective
+     (`posterior`: kd, nst, kdgan, ...); the units W~ on the transport term
+     gamma * sum_k mu_k * mean_b ||F_k - F~_k||_2 / sqrt(numel), mu_k the standard deviation of the kernels of group k;
+  B, learning rate `prior_lr` times that: the student and the ID layers R on the prior knowledge
+     sum_k mean((R_k(F_s,k) - F~_k)^2), its gradients recoded (`sparse`, see `recoding`).
+
+Neither term of A depends on what the other one moves, so A is two updates ('main' and 'units') with equal settings.
+The student's running statistics come from A. R is the identity where the shapes agree, else conv1x1-BN, after average
+pooling where the sizes differ. A unit or an ID layer normalises by the batch.
+
+A student's layer learns from the group at its relative depth among those of its map's size; a group that no layer
+learns from has no unit. A network without taps after its convolutions (`Outputs.convs`) is taken stage by stage.
+The paper leaves open nearly all of this: docs/KR.md has the choices, and what changes when one chooses otherwise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from kcd_jax import methods, recoding
+from kcd_jax.methods import _parts
+from kcd_jax.spec import (
+    Array,
+    LossOut,
+    Method,
+    Network,
+    Optimiser,
+    Outputs,
+    Phase,
+    PyTree,
+    Setup,
+    Update,
+    Weights,
+    default_phases,
+    leaf_paths,
+)
+
+# Those of the default posterior; the config takes the weights of the one that is named.
+WEIGHTS = methods.get('kd').WEIGHTS
+WEIGHTS_OF = 'posterior'
+RELATIONAL = True  # by batch statistics
+
+SPARSE = ('recode', 'drop', 'penalty', 'l1', 'l2', 'none')
+MEASURES = ('kernels', 'residual', 'one')
+
+# --------------------------------------------------------------------------------------------- what learns from what
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A group of the teacher's layers and the student's layer that learns from it, as places in `layers(outputs)`.
+
+    Attributes:
+      entrance, exit: the teacher's maps before and after the group. student: the student's map.
+    """
+
+    entrance: int
+    exit: int
+    student: int
+
+
+def layers(outputs: Outputs) -> tuple[Array, ...]:
+    """The maps by depth, the stem's first: after each convolution, or of each stage where there are no such taps."""
+    return outputs.convs or outputs.feats
+
+
+def match(student: Sequence[int], teacher: Sequence[int]) -> list[tuple[int, int]]:
+    """(student's, teacher's) members of two sequences at the same relative depth; the last meets the last."""
+    many, few = max(len(student), len(teacher)), min(len(student), len(teacher))
+    nearest = [-(-(place + 1) * many // few) - 1 for place in range(few)]
+    places = zip(range(few), nearest, strict=True) if few == len(student) else zip(nearest, range(few), strict=True)
+    return [(student[s], teacher[t]) for s, t in places]
+
+
+def pair_layers(student: Sequence[int], teacher: Sequence[int], aggregate: int) -> tuple[Pair, ...]:
+    """Groups of `aggregate` teacher layers, each with the student's layer that learns from it.
+
+    Args:
+      student, teacher: the heights of the maps by depth, the stem's first. aggregate: layers in a group; the last
+        group takes what is left.
+
+    Returns:
+      The pairs by depth; where the networks share no size of map, they are matched by depth alone.
+    """
+    ends = list(range(aggregate, len(teacher) - 1, aggregate)) + [len(teacher) - 1]
+    own = list(range(1, len(student)))
+    sizes = [size for size in dict.fromkeys(student[1:]) if size in {teacher[end] for end in ends}]
+    parts = [([i for i in own if student[i] == size], [e for e in ends if teacher[e] == size]) for size in sizes]
+    matched = [found for part in (parts or [(own, ends)]) for found in match(*part)]
+    return tuple(Pair((end - 1) // aggregate * aggregate, end, layer) for layer, end in matched)
+
+
+def deviation(network: Network, variables: PyTree, pair: Pair) -> float:
+    """mu of a group: the standard deviation of its kernels' entries (of all kernels where the network names none)."""
+    kernels = leaf_paths(variables['params'])
+    names = network.convs[pair.entrance + 1 : pair.exit + 1]
+    chosen = [kernels[name] for name in names] or [leaf for leaf in kernels.values() if leaf.ndim == 4]
+    return float(np.std(np.concatenate([np.asarray(leaf).reshape(-1) for leaf in chosen])))
+
+
+# ------------------------------------------------------------------------------------------------------------- terms
+
+
+def unit_init(key: Array, entrance: tuple[int, ...], exit_: tuple[int, ...]) -> PyTree:
+    """An aggregate unit from maps [B, h, w, c] of one shape to those of another."""
+    return {
+        'conv': _parts.conv_init(key, (3, 3, entrance[3], exit_[3]), bias=False),
+        'norm': _parts.batch_norm_init(exit_[3]),
+    }
+
+
+def stride_between(entrance: int, exit_: int) -> int:
+    """The stride that makes `exit_` pixels of `entrance`; ValueError where none does."""
+    stride = -(-entrance // exit_)
+    if -(-entrance // stride) != exit_:
+        raise ValueError(f'kr cannot aggregate maps of {entrance} into {exit_} pixels; use another aggregate=...')
+    return stride
+
+
+def aggregated(params: PyTree, entrance: Array, size: int) -> Array:
+    """F~ [B, size, ..., c]: the unit's map, >= 0; no gradient to the teacher."""
+    x = jax.lax.stop_gradient(entrance.astype(jnp.float32))
+    x = _parts.conv(params['conv'], x, stride_between(x.shape[1], size))
+    return jax.nn.relu(_parts.batch_norm(params['norm'], x))
+
+
+def distance(target: Array, approximation: Array) -> Array:
+    """f32[B]: ||F - F~||_2 / sqrt(numel) of each row, with a finite gradient at 0."""
+    return jnp.sqrt(_parts.mean_per_row((target - approximation) ** 2) + 1e-12)
+
+
+def bridge_init(key: Array, student: tuple[int, ...], target: tuple[int, ...]) -> PyTree:
+    """The ID layer R between two shapes of maps: nothing where the channels agree."""
+    if student[3] == target[3]:
+        return {}
+    return {
+        'conv': _parts.conv_init(key, (1, 1, student[3], target[3]), bias=False),
+        'norm': _parts.batch_norm_init(target[3]),
+    }
+
+
+def bridged(params: PyTree, student: Array) -> Array:
+    """R(F_s)."""
+    if not params:
+        return student
+    return _parts.batch_norm(params['norm'], _parts.conv(params['conv'], student))
+
+
+def imitation(bridge: PyTree, student: Array, target: Array) -> Array:
+    """f32[B]: mean((R(F_s) - F~)^2) of each row, at the size of the smaller map; no gradient to the units."""
+    student, target = _parts.same_size(jax.nn.relu(student), jax.lax.stop_gradient(target))
+    return _parts.mean_per_row((bridged(bridge, student) - target) ** 2)
+
+
+# ------------------------------------------------------------------------------------------------------------ method
+
+
+def sparse_transform(
+    sparse: str, strength: float, floor: float, threshold_lr: float, decay: float
+) -> optax.GradientTransformation:
+    """The place of Phi in optimiser B.
+
+    Raises:
+      ValueError: there is no such choice, or a setting is out of range.
+    """
+    thresholds = {'strength': strength, 'floor': floor, 'threshold_lr': threshold_lr}
+    if sparse not in SPARSE:
+        raise ValueError(f'kr: sparse={sparse!r} is not known; use one of {", ".join(SPARSE)}')
+    if decay < 0.0:
+        raise ValueError(f'kr: decay={decay} is not a factor of 0 or more')
+    return {
+        'recode': lambda: recoding.recode(**thresholds),
+        'drop': lambda: recoding.recode(drop=True, **thresholds),
+        'penalty': lambda: recoding.penalise(**thresholds),
+        'l1': lambda: recoding.l1(decay),
+        'l2': lambda: recoding.l2(decay),
+        'none': optax.identity,
+    }[sparse]()
+
+
+def inside(update: Update) -> Update:
+    """An update of the posterior method, its parameters and state under 'posterior'."""
+
+    def loss(params, state, student, teacher, batch, clock, key):
+        out = update.loss(params['posterior'], state['posterior'], student, teacher, batch, clock, key)
+        return dataclasses.replace(out, state={**state, 'posterior': out.state})
+
+    moves = tuple(
+        f'method/posterior/{pattern.removeprefix("method/")}' if pattern.startswith('method/') else pattern
+        for pattern in update.moves
+    )
+    return dataclasses.replace(update, loss=loss, moves=moves)
+
+
+def make(
+    *,
+    aggregate: int = 3,
+    transport: float = 1.0,
+    mu: str = 'kernels',
+    posterior: str = 'kd',
+    prior_lr: float = 0.1,
+    sparse: str = 'recode',
+    strength: float = 0.3,
+    floor: float = 0.1,
+    threshold_lr: float = 0.01,
+    decay: float = 1e-4,
+) -> Method:
+    """Builds the method.
+
+    Args:
+      aggregate: convolutions of the teacher in a group: 3 for CIFAR, 4 for ImageNet.
+      transport: gamma of Eq. 9.
+      mu: the measure of a group: 'kernels', the standard deviation of its kernels; 'residual', that of F - F~ in the
+        batch; 'one'.
+      posterior: the method of the posterior knowledge, with its defaults; the config takes its weights.
+      prior_lr: the learning rate of B over that of A: 0.1 for CIFAR, 0.05 for ImageNet.
+      sparse: 'recode', 'drop', 'penalty' (second derivatives), 'l1', 'l2', or 'none', the paper's Proposed-Dense.
+      strength, floor, threshold_lr: of the recoding (`recoding.recode`).
+      decay: factor of 'l1' and 'l2'.
+
+    Raises:
+      ValueError: a choice that is not known, or a number out of range.
+    """
+    if aggregate < 1:
+        raise ValueError(f'kr: aggregate={aggregate} is no number of convolutions; use 3 (CIFAR) or 4 (ImageNet)')
+    if mu not in MEASURES:
+        raise ValueError(f'kr: mu={mu!r} is not known; use one of {", ".join(MEASURES)}')
+    if not prior_lr > 0.0:
+        raise ValueError(f'kr: prior_lr={prior_lr} leaves out the prior knowledge; use more than 0, or its posterior')
+    if posterior == 'kr':
+        raise ValueError('kr: posterior=kr is itself; use kd, nst, kdgan or another method')
+    base = methods.get(posterior).make()
+    sparsify = sparse_transform(sparse, strength, floor, threshold_lr, decay)
+    views = base.num_views
+
+    def pairs_of(student: Outputs, teacher: Outputs) -> tuple[Pair, ...]:
+        heights = ([x.shape[1] for x in layers(outputs)] for outputs in (student, teacher))
+        return pair_layers(*heights, aggregate if teacher.convs else 1)
+
+    def init(key: Array, setup: Setup) -> tuple[PyTree, PyTree]:
+        base_key, unit_key, bridge_key = jax.random.split(key, 3)
+        params, state = base.init(base_key, setup)
+        pairs = pairs_of(setup.student, setup.teacher)
+        teacher, student = layers(setup.teacher), layers(setup.student)
+        units, bridges, measures = {}, {}, {}
+        for number, pair in enumerate(pairs):
+            name = f'{number:02d}'
+            entrance, exit_ = teacher[pair.entrance].shape, teacher[pair.exit].shape
+            stride_between(entrance[1], exit_[1])
+            units[name] = unit_init(jax.random.fold_in(unit_key, number), entrance, exit_)
+            bridge = bridge_init(jax.random.fold_in(bridge_key, number), student[pair.student].shape, exit_)
+            if bridge:
+                bridges[name] = bridge
+            known = mu == 'kernels' and setup.teacher_variables is not None
+            measure = deviation(setup.teacher_network, setup.teacher_variables, pair) if known else 1.0
+            measures[name] = jnp.full((), measure, jnp.float32)
+        return (
+            {'posterior': params, 'units': units, 'bridges': bridges},
+            {'posterior': state, 'measures': measures},
+        )
+
+    def approximations(params: PyTree, student: Outputs, teacher: Outputs):
+        """(name, the student's map, F, F~) of each pair, for the original view of each point."""
+        own, theirs = layers(student), layers(teacher)
+        for number, pair in enumerate(pairs_of(student, teacher)):
+            name = f'{number:02d}'
+            target = jax.nn.relu(theirs[pair.exit][::views].astype(jnp.float32))
+            unit = aggregated(params['units'][name], theirs[pair.entrance][::views], target.shape[1])
+            yield name, own[pair.student][::views], target, unit
+
+    def transport_loss(params, state, student, teacher, batch, clock, key):
+        del clock, key
+        extra = jnp.zeros_like(batch.weight)
+        for name, _, target, unit in approximations(params, student, teacher):
+            measure = state['measures'][name]
+            if mu == 'residual':
+                measure = jax.lax.stop_gradient(jnp.std(target - unit))
+            extra = extra + transport * measure * distance(target, unit)
+        return LossOut(extra, state, {'transport': jnp.mean(extra)})
+
+    def prior_loss(params, state, student, teacher, batch, clock, key):
+        del clock, key
+        extra = jnp.zeros_like(batch.weight)
+        for name, own, _, unit in approximations(params, student, teacher):
+            extra = extra + imitation(params['bridges'].get(name, {}), own, unit)
+        return LossOut(extra, state, {'prior': jnp.mean(extra)})
+
+    posterior_loss = inside(Update(base.loss, (), '')).loss
+
+    def loss(params, state, student, teacher, batch, clock, key):
+        """Eq. 2 in one piece, but for the sparse term; the phases take its terms in turn."""
+        outs = [part(params, state, student, teacher, batch, clock, key) for part in (posterior_loss, transport_loss)]
+        outs.append(prior_loss(params, outs[0].state, student, teacher, batch, clock, key))
+        metrics = {name: value for out in outs for name, value in out.metrics.items()}
+        return LossOut(sum(out.extra for out in outs), outs[0].state, metrics)
+
+    def phases(epochs: int, main: Optimiser, student: Network) -> tuple[Phase, ...]:
+        found = base.phases(epochs, main, student) if base.phases else default_phases(base, epochs, main)
+        return tuple(with_priors(phase, main) for phase in found)
+
+    def with_priors(phase: Phase, main: Optimiser) -> Phase:
+        updates = tuple(inside(update) for update in phase.updates)
+        if not phase.record:  # what the posterior method does before it trains the student
+            return dataclasses.replace(phase, updates=updates)
+        prior = Optimiser(optax.chain(sparsify, main.transform), lambda epoch: prior_lr * main.lr(epoch))
+        alone = Weights(gamma=0.0, alpha=0.0, beta=1.0)
+        added = (
+            Update(transport_loss, ('method/units/*',), 'units', alone, keep=False),
+            Update(prior_loss, ('student/*', 'method/bridges/*'), 'prior', alone, keep=False),
+        )
+        optimisers = {**phase.optimisers, 'units': main, 'prior': prior}
+        return dataclasses.replace(phase, optimisers=optimisers, updates=(*updates, *added))
+
+    return Method(loss=loss, init=init, num_views=views, views=base.views, phases=phases)
