@@ -7,7 +7,6 @@ A config file holds an experiment as data and calls `build`. Keys that are words
 from __future__ import annotations
 
 import ast
-import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -83,8 +82,7 @@ def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
         raise ValueError(plugins.unknown(f'keyword of {kind} {name}', unknown[0], sorted(keywords)))
     config[kind] = ConfigDict({'name': name, **keywords, **values})
     if kind == 'method':
-        own = config.pair['weights'].get(name, {})
-        config.weights = ConfigDict({**dataclasses.asdict(module.WEIGHTS), **own})
+        config.weights = ConfigDict(methods.weights(config.method, config.pair['weights'].to_dict()))
 
 
 def apply_pair(config: ConfigDict, pair: str) -> None:
@@ -152,7 +150,11 @@ def build(
     config.pair = ConfigDict({key: dict(known.get(key, {})) for key in ('methods', 'weights')})
     named = {'method', 'policy'} & set(settings)
     method, policy = settings.pop('method', method), settings.pop('policy', policy)
-    choose(config, 'method', method, **config.pair['methods'].get(method, {}))
+    # A method that takes another one's weights has to know it before words about weights are read.
+    whose = getattr(methods.get(method), 'WEIGHTS_OF', '')
+    named_other = [settings[key] for key in (whose, f'method.{whose}') if key in settings]
+    other = {whose: named_other[-1]} if named_other else {}
+    choose(config, 'method', method, **{**config.pair['methods'].get(method, {}), **other})
     choose(config, 'policy', policy)
     if named:
         config.compare, config.trials = (), 1

@@ -121,6 +121,7 @@ def resolve(
     method = methods.get(config.method.name).make(**_keywords(config.method))
     policy = policies.get(config.policy.name).make(**_keywords(config.policy))
     weights = Weights(**config.weights.to_dict())
+    _refuse_an_idle_term(config, weights)
     student = _network(config.student.name, dataset, dtype)
     uses_teacher = method.needs_teacher or weights.alpha > 0
     if uses_teacher and teacher is None:
@@ -165,6 +166,17 @@ def resolve(
         tuple(size // config.batch for size in sizes),
         rows,
     )
+
+
+def _refuse_an_idle_term(config: ConfigDict, weights: Weights) -> None:
+    whose = getattr(methods.get(config.method.name), 'WEIGHTS_OF', '')
+    own = methods.weights(config.method, {})['beta']
+    if whose and own > 0 and weights.beta == 0:
+        name = config.method[whose]
+        raise ValueError(
+            f'{whose} {name} counts with weights.beta, which is 0; give {whose}={name} in the words after the config '
+            f'file, which sets the weights too, or --config.weights.beta={own:g}'
+        )
 
 
 def _setup(config, dataset, student, teacher, teacher_variables) -> Setup:

@@ -84,6 +84,10 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
         return _run(config, name, sorted({*_runs(), *own}))
     parts = dict(own[name])
     result = _run(config, parts.pop('run', 'kd'), _runs())
+    whose = getattr(methods.get(result.method.name), 'WEIGHTS_OF', '')
+    if whose in parts.get('method', {}):
+        section = {**result.method.to_dict(), **parts['method']}
+        parts['weights'] = {**methods.weights(section, config.pair.to_dict()['weights']), **parts.get('weights', {})}
     try:
         result.lock().update(parts)
     except (KeyError, TypeError, ValueError) as error:
@@ -112,7 +116,7 @@ def _run(config: ConfigDict, name: str, known: list[str]) -> ConfigDict:
             of_pair = config.pair.to_dict()
             own = {**plugins.hyper_parameters(module), **of_pair['methods'].get(method, {})}
             result.method = ConfigDict({'name': method, **own})
-            result.weights = ConfigDict({**vars(module.WEIGHTS), **of_pair['weights'].get(method, {})})
+            result.weights = ConfigDict(methods.weights(result.method, of_pair['weights']))
         if name == 'student':
             result.logits = 'plain'
     return result
