@@ -153,12 +153,12 @@ def trace(run: check.Run, config: ConfigDict, phase: Phase) -> jex_core.ClosedJa
     raw = step.RawBatch(index, images, images, index)
     rates = {label: jax.ShapeDtypeStruct((), jnp.float32) for label in phase.optimisers}
     rates['phase_epoch'] = jax.ShapeDtypeStruct((), jnp.int32)
-    teacher = {} if run.teacher is None else _variables(run.teacher, run.setup.image_shape)
+    teacher = {} if run.teacher is None else abstract_variables(run.teacher, run.setup.image_shape)
 
     def one_step(current: TrainState, raw: step.RawBatch, rates: Any, teacher: Any) -> Any:
         return step.train_step(current, raw, rates, teacher, recipe, phase)
 
-    return jax.make_jaxpr(one_step)(_abstract_state(run), raw, rates, teacher)
+    return jax.make_jaxpr(one_step)(abstract_state(run), raw, rates, teacher)
 
 
 def samples(run: check.Run, config: ConfigDict, phase: Phase) -> dict[str, int]:
@@ -177,15 +177,16 @@ def samples(run: check.Run, config: ConfigDict, phase: Phase) -> dict[str, int]:
 
 
 def _moves_student(patterns: tuple[str, ...], run: check.Run) -> bool:
-    params = _variables(run.student, run.setup.image_shape)['params']
+    params = abstract_variables(run.student, run.setup.image_shape)['params']
     return any(matches(path, patterns) for path in leaf_paths({'student': params}))
 
 
-def _variables(network: Network, image_shape: tuple[int, int, int]) -> Any:
+def abstract_variables(network: Network, image_shape: tuple[int, int, int]) -> Any:
+    """The network's variables as shapes."""
     return jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
 
 
-def _abstract_state(run: check.Run) -> TrainState:
+def abstract_state(run: check.Run) -> TrainState:
     """The run's state as shapes. What the policy keeps is left out: a step given its batch does not read it."""
 
     def create(key: jax.Array) -> TrainState:

@@ -40,7 +40,7 @@ def prepare_jax(devices: int, deterministic: bool) -> None:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     # As many host devices as cores, rounded down to a power of two: the rows of the tables divide by it.
-    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, 256).bit_length() - 1))
+    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, 512).bit_length() - 1))
     cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
     jax.config.update('jax_compilation_cache_dir', cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)

@@ -23,7 +23,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all devices (of all processes), or of the given ones, along `data`.
 
     Raises:
-      ValueError: the number of devices does not divide 256, to which the rows of every per-point array are rounded.
+      ValueError: the number of devices does not divide 512, to which the rows of every per-point array are rounded.
     """
     devices = jax.devices() if devices is None else list(devices)
     if not devices or ROW_MULTIPLE % len(devices):

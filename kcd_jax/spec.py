@@ -21,11 +21,11 @@ PyTree = Any
 
 # Rows of every per-point array are rounded up to this constant, never to the number of devices, so that a checkpoint
 # fits any topology. Device counts that do not divide it are refused.
-ROW_MULTIPLE = 256
+ROW_MULTIPLE = 512
 
 
 def table_rows(num_points: int) -> int:
-    """Rows of a per-point array: `num_points` rounded up to a multiple of 256."""
+    """Rows of a per-point array: `num_points` rounded up to a multiple of 512."""
     return -(-num_points // ROW_MULTIPLE) * ROW_MULTIPLE
 
 

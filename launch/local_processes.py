@@ -59,7 +59,7 @@ class Group:
         environment['PYTHONPATH'] = os.pathsep.join(path)
         self.said: set[str] = set()
         self.lock = threading.Lock()
-        self.dying = False  # what the others say of a death is noise
+        self.failed: list[int] = []  # those that failed by themselves, in the order of their ends
         self.processes, self.readers = [], []
         for number, command in enumerate(command_lines):
             process = subprocess.Popen(
@@ -79,7 +79,8 @@ class Group:
                 error = line.startswith('error: ')
                 repeated = error and line in self.said
                 self.said.add(line)
-                if repeated or (self.dying and not error) or line.startswith('[Gloo] Rank '):
+                noise = self.failed and number not in self.failed[:1] and not error  # what the others say of a death
+                if repeated or noise or line.startswith('[Gloo] Rank '):
                     continue
                 target.write(line if number == 0 else f'[{number}] {line}')
                 target.flush()
@@ -97,20 +98,19 @@ class Group:
           grace: seconds that the others have after the first failure. stopping: filled by a signal handler; each of its
             signals is passed on to all.
         """
-        failures: list[int] = []  # the processes that failed by themselves, in the order of their ends
         deadline, passed_on, killed = None, 0, False
         while True:
             for number, process in enumerate(self.processes):
                 ended = process.poll() not in (None, 0, PREEMPTED)
-                if ended and number not in failures and not killed:
-                    failures.append(number)
+                if ended and number not in self.failed and not killed:
+                    self.failed.append(number)
             if all(process.returncode is not None for process in self.processes):
                 break
             for received in stopping[passed_on:]:
                 self.send(received)
                 passed_on += 1
-            if failures and deadline is None:
-                deadline, self.dying = time.monotonic() + grace, True
+            if self.failed and deadline is None:
+                deadline = time.monotonic() + grace
             if deadline is not None and not killed and time.monotonic() > deadline:
                 self.send(signal.SIGKILL)
                 killed = True
@@ -119,7 +119,7 @@ class Group:
             reader.join(timeout=5)
         codes = [process.returncode for process in self.processes]
         # What a death makes of the others: they lose touch, or JAX's runtime aborts them. The sort keeps the order.
-        blamed = sorted(failures, key=lambda number: (codes[number] == LOST, codes[number] == -signal.SIGABRT))
+        blamed = sorted(self.failed, key=lambda number: (codes[number] == LOST, codes[number] == -signal.SIGABRT))
         return codes, blamed[0] if blamed else None
 
 

@@ -36,7 +36,7 @@ def test_the_mesh_has_one_auto_axis_over_all_devices():
 
 
 def test_a_device_count_that_does_not_divide_the_rows_is_refused():
-    with pytest.raises(ValueError, match='3 devices do not divide 256; use 2 of them'):
+    with pytest.raises(ValueError, match='3 devices do not divide 512; use 2 of them'):
         sharding.make_mesh(jax.devices()[:3])
 
 

@@ -19,7 +19,7 @@ LAYERS = (
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
     {'feed', 'evaluate', 'loop', 'train'},
     {'experiment', 'cells', 'tasks', 'budget'},
-    {'main', 'sweep', 'bench'},
+    {'main', 'sweep', 'bench', 'scaling'},
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 # Reads what runs left and imports nothing of how they ran; whoever runs experiments may call it.

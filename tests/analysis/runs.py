@@ -118,7 +118,7 @@ def make_metrics(epochs=6, final=0.8):
 def make_stage(number, num_points=300, keep=0.9, seed=0):
     """The arrays of stage_<number>.npz, with padding rows at the end as a run has them."""
     rng = np.random.default_rng(seed)
-    rows = -(-num_points // 256) * 256
+    rows = -(-num_points // 512) * 512
     value = np.zeros(rows, np.float32)
     value[:num_points] = rng.gamma(2.0, 0.4, num_points) / number
     count = np.zeros(rows, np.int32)
