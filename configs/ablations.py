@@ -8,6 +8,8 @@ The rows and settings of a paper's table stand in kcd_jax/analysis/papers.py; he
 
 from __future__ import annotations
 
+import dataclasses
+
 from kcd_jax.analysis.papers import TABLES
 from kcd_jax.cells import Knob, Sweep, of_paper
 
@@ -37,11 +39,17 @@ _TABLE3 = {
 
 # Each policy's own keyword, and the values that a budget may choose from.
 EQUAL = {
-    'Short KD': Knob('policy=short', 'cost', 0.001, 1.0, 0.001),
+    'Short KD': Knob('policy=short', 'cost', 0.01, 1.0, 0.01),
     'Random KD': Knob('policy=random', 'ratio', 0.001, 1.0, 0.001),
     'KC-KD': Knob('policy=kcd', 'ratio', 0.001, 1.0, 0.001),
     'UNIX-KD': Knob('policy=unix', 'k', 1, None, 1),
-    'InfoBatch KD': Knob('policy=infobatch', 'fraction', 0.0, 0.999, 0.001),
+    'InfoBatch KD': Knob('policy=infobatch', 'fraction', 0.0, 0.999, 0.001, expected=True),
+}
+# On the digits 68 % of the points lie below the mean loss: 66 % at fraction 0.36, 69 % at 0.72 (seed 1001, none of the
+# sweep's).
+_DIGITS_EQUAL = {
+    **EQUAL,
+    'InfoBatch KD': dataclasses.replace(EQUAL['InfoBatch KD'], words='policy=infobatch,well_learned=0.68'),
 }
 _WHOLE = {'Student alone': 'method=none,policy=none', 'KD': 'method=kd,policy=none'}
 _RATIOS = (0.9, 0.7, 0.5, 0.3)
@@ -127,7 +135,7 @@ SWEEPS: dict[str, Sweep] = {
         'Selection policies at equal compute, on the digits',
         f'{DIGITS}:data.num_points=600,batch=30',
         _WHOLE,
-        equal=EQUAL,
+        equal=_DIGITS_EQUAL,
         budgets=(0.6, 0.8),
         references=('KD', 'Random KD'),
         devices=1,

@@ -32,6 +32,7 @@ class Knob:
     Attributes:
       words: of the policy, as 'policy=kcd'.
       key: the keyword. low, high, step: its values; high None is the batch.
+      expected: whether the sizes of its epochs depend on the data, and are known only in expectation.
     """
 
     words: str
@@ -39,6 +40,7 @@ class Knob:
     low: float
     high: float | None
     step: float
+    expected: bool = False
 
     def values(self, batch: int) -> list[float]:
         """All values, ascending; whole numbers where the step is one."""

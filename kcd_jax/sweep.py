@@ -59,7 +59,7 @@ class Sweeper:
         self.stopped = False
         self.done: dict[Task, dict[str, Any]] = {}
         self.others: list[dict[str, Any]] | None = None
-        self.trained_seconds = self.trained_macs = 0.0
+        self.took: dict[str, list[float]] = {}
         self.failures: list[str] = []
         self.announced: set[pathlib.Path] = set()
 
@@ -176,24 +176,20 @@ class Sweeper:
                     raise OutOfTime from None
                 raise
         self.done[task] = self.publish(task, result.summary)
-        self.trained_seconds += result.summary['seconds']['total']
-        self.trained_macs += self.weight(task)
         took = result.summary['seconds']['total']
+        self.took.setdefault(name_of(task.cell), []).append(took)
         log.say(f'{self.standing()}: {task.title}, {100 * result.summary["accuracy"]:.2f} % in {took:.1f} s')
-
-    @staticmethod
-    def weight(task: Task) -> float:
-        """What a run counts in the time left: its multiply-accumulates."""
-        return task.cost.macs if task.cost else 1.0
 
     def standing(self) -> str:
         """'12 of 40 runs, 1:20 gone, 3:10 left'."""
         missing = self.collect()
         gone = time.monotonic() - self.start
         text = f'{len(self.tasks) - len(missing)} of {len(self.tasks)} runs, {format_seconds(gone)} gone'
-        if not missing or not self.trained_macs:
+        if not missing or not self.took:
             return text
-        left = sum(map(self.weight, missing)) * self.trained_seconds / self.trained_macs / self.jobs
+        of_cell = {cell: sum(runs) / len(runs) for cell, runs in self.took.items()}
+        usual = sum(of_cell.values()) / len(of_cell)
+        left = sum(of_cell.get(name_of(task.cell), usual) for task in missing) / self.jobs
         return f'{text}, {format_seconds(left)} left'
 
     def refuse_to_start(self) -> None:

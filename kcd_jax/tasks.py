@@ -71,6 +71,13 @@ class Pricing:
         book = ledger.expected(run, config)
         return Cost(check.cost(run, config, run.setup.num_points)['processed_samples'], book.total, book.relative)
 
+    def smooth(self, config: ConfigDict) -> float:
+        """The relative cost of a run whose sizes are expectations: each epoch loses half a batch on average."""
+        run = check.resolve(config, train.load_data(config), device_count=self.device_count)
+        points, batch = run.setup.num_points, config.batch
+        sizes = [size if size == points else size - (batch - 1) / 2 for size in run.sizes]
+        return sum(sizes) / (points // batch * batch * config.epochs)
+
     def solve(self, cell: Cell, root: pathlib.Path) -> Cell:
         """The cell with its knob turned to where its run costs what its budget allows."""
         if cell.knob is None:
@@ -78,8 +85,9 @@ class Pricing:
         knob = cell.knob
 
         def relative(value: float) -> float | None:
+            config = cells.config_of(cells.with_words(cell, f'{knob.key}={value}'), root)
             try:
-                return self(cells.config_of(cells.with_words(cell, f'{knob.key}={value}'), root)).relative
+                return self.smooth(config) if knob.expected else self(config).relative
             except ValueError:
                 return None
 

@@ -19,8 +19,8 @@ from kcd_jax.spec import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
 
 INITIAL_SCORE = 3.0
 
-# Share of the points below the mean loss that the expected cost assumes: that of exponentially distributed losses.
-EXPECTED_WELL_LEARNED = 1.0 - 1.0 / math.e
+# Share of the points below the mean loss where losses are exponentially distributed.
+EXPONENTIAL = 1.0 - 1.0 / math.e
 
 
 @functools.partial(jax.jit, static_argnames=('fraction',))
@@ -51,13 +51,15 @@ def _observe(student: Outputs, teacher: Outputs | None, batch: Batch, per_point:
     return per_point
 
 
-def make(*, fraction: float = 0.5, until: float = 0.875) -> Policy:
+def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = EXPONENTIAL) -> Policy:
     """Builds the policy.
 
     Args:
       fraction: of the well-learned points that is skipped, r, in [0, 1).
       until: share of the epochs after which nothing is skipped, delta, in [0, 1]. The authors' code then keeps the last
         weights unless epochs * delta is a whole number; here they are 1 again.
+      well_learned: share of the points that is taken to lie below the mean loss, in (0, 1]. It changes no run, only
+        what a run is expected to cost before it starts; what it did cost is counted.
 
     Raises:
       ValueError: a value outside its range.
@@ -66,6 +68,8 @@ def make(*, fraction: float = 0.5, until: float = 0.875) -> Policy:
         raise ValueError(f'fraction is {fraction}; it is the share of well-learned points to skip, from 0 to below 1')
     if not 0 <= until <= 1:
         raise ValueError(f'until is {until}; it is a share of the epochs, from 0 to 1')
+    if not 0 < well_learned <= 1:
+        raise ValueError(f'well_learned is {well_learned}; it is a share of the points, above 0 and at most 1')
 
     def when(epoch: int, epochs: int) -> bool:
         return 1 <= epoch <= math.ceil(until * epochs) and epoch < epochs
@@ -79,7 +83,7 @@ def make(*, fraction: float = 0.5, until: float = 0.875) -> Policy:
         return _prune(key, knowledge.place_like(table, plan), fraction=fraction), state
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        pruned = round(num_points * (1.0 - fraction * EXPECTED_WELL_LEARNED))
+        pruned = round(num_points * (1.0 - fraction * well_learned))
         return [pruned if 1 <= epoch < until * epochs else num_points for epoch in range(epochs)]
 
     return Policy(when=when, replan=replan, keep_counts=keep_counts, records='last', observe=_observe)
