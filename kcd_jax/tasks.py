@@ -92,6 +92,8 @@ class Pricing:
                 return None
 
         values = knob.values(cells.config_of(cell, root).batch)
+        if knob.high is None:  # rows of a step: the devices share them
+            values = [rows for rows in values if rows % self.device_count == 0]
         value, _ = budget.solve(relative, values, cell.budget, f'{knob.words} with its {knob.key}')
         return cells.with_words(cell, f'{knob.key}={value}')
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from kcd_jax import bench
-from kcd_jax.analysis import tables
+from kcd_jax.analysis import sweeps, tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -33,7 +33,7 @@ def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
     """
     if kind == 'table':
         folder, _, reference = source.partition(' --reference=')
-        parts = tables.experiment_tables(tables.collect([ROOT / folder]), reference or 'kd')
+        parts = sweeps.all_tables(tables.collect([ROOT / folder]), reference or 'kd')
         wanted = '\n'.join(part.to_markdown() for part in parts)
     else:
         wanted = bench.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))

@@ -25,10 +25,7 @@ def _table(arguments: argparse.Namespace) -> str:
     write = {'text': tables.Table.to_text, 'markdown': tables.Table.to_markdown, 'csv': tables.Table.to_csv}
     summaries = _collect(arguments.paths)
     if not arguments.paper:
-        of_sweeps = [summary for summary in summaries if sweeps.card_of(summary)]
-        others = [summary for summary in summaries if not sweeps.card_of(summary)]
-        found = sweeps.sweep_tables(of_sweeps) + tables.experiment_tables(others, arguments.reference)
-        found += comparison.paper_tables(summaries)
+        found = sweeps.all_tables(summaries, arguments.reference) + comparison.paper_tables(summaries)
     else:
         wanted = list(TABLES) if 'all' in arguments.paper else arguments.paper
         found = [comparison.paper_table(name, summaries) for name in wanted]
@@ -45,13 +42,17 @@ def _report(arguments: argparse.Namespace) -> str:
 def _figures(arguments: argparse.Namespace) -> str:
     from kcd_jax.analysis import drawings
 
-    parts = tables.experiments(_collect(arguments.paths))
+    summaries = _collect(arguments.paths)
+    parts = tables.experiments([summary for summary in summaries if not sweeps.card_of(summary)])
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
+    found = [('', drawings.of_sweep(summaries))]
     for place, part in enumerate(parts):
         prefix = f'experiment_{place + 1}_' if len(parts) > 1 else ''
-        for drawn in drawings.of_run(part[0]) if len(part) == 1 else drawings.of_experiment(part):
+        found.append((prefix, drawings.of_run(part[0]) if len(part) == 1 else drawings.of_experiment(part)))
+    for prefix, drawn_of in found:
+        for drawn in drawn_of:
             path = folder / f'{prefix}{drawn.name}.{arguments.format}'
             drawn.figure.savefig(path, dpi=200)
             written.append(f'{path}: {drawn.alt}\n')

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.analysis import class_drawings, figures, names
+from kcd_jax.analysis import class_drawings, figures, names, sweeps
 from kcd_jax.analysis.drawing import Drawing
 from kcd_jax.analysis.groups import Group, group_runs, teacher_network
 from kcd_jax.analysis.records import Stage, number, read_metrics, read_stages, run_folder, series
@@ -109,6 +109,32 @@ def accuracy_against_cost(groups: Sequence[Group]) -> Drawing | None:
     figure = figures.accuracy_against_cost(labels, cost, [a.mean for a in accuracy], [a.sd for a in accuracy])
     said = '; '.join(f'{label} {100 * a.mean:.2f} % at {100 * c:.1f} % of the samples' for label, c, a in rows)
     return Drawing('accuracy_against_cost', 'Accuracy against cost', f'Scatter plot. {said}.', figure)
+
+
+def of_sweep(summaries: Sequence[Summary]) -> list[Drawing]:
+    """Accuracy against cost of each sweep and pair; a line joins the rows of one policy ('KC-KD, 60 %', '..., 80 %').
+
+    The student alone is left out: its cost is of another kind.
+    """
+    drawn = []
+    for (sweep, pair), runs in sweeps.by_pair(summaries).items():
+        groups = sweeps.sweep_groups(runs)
+        whole = sweeps.whole_of(groups, sweeps.card_of(runs[0]))
+        taught = [group for group in groups if group.method != 'none']
+        rows = [(group.label, sweeps.relative_cost(group, whole).mean, group.sample('accuracy')) for group in taught]
+        rows = [row for row in rows if row[1] is not None and row[2].mean is not None]
+        if len(rows) < 2:
+            continue
+        series = [label.partition(', ')[0] for label, _, _ in rows]
+        labels = [one if series.count(one) > 1 else row[0] for one, row in zip(series, rows, strict=True)]
+        cost, accuracy = [row[1] for row in rows], [row[2] for row in rows]
+        means, errors = [a.mean for a in accuracy], [a.sd for a in accuracy]
+        counted = 'multiply-accumulates' if sweeps.counts_macs(whole) else 'samples processed'
+        figure = figures.accuracy_against_cost(labels, cost, means, errors, counted, apart=1.0)
+        said = '; '.join(f'{label} {100 * a.mean:.2f} % at {100 * c:.1f} %' for label, c, a in rows)
+        alt = f'Accuracy against cost in {counted}, with standard deviations over seeds. {said}.'
+        drawn.append(Drawing(f'{sweep}_{pair}' if pair else sweep, 'Accuracy against cost', alt, figure))
+    return drawn
 
 
 def last_stages(runs: Sequence[Summary]) -> dict[Path, Stage]:

@@ -249,20 +249,29 @@ def accuracy_against_cost(
     accuracy: Sequence[float],
     deviation: Sequence[float | None],
     quantity: str = 'samples processed',
+    apart: float = 0.0,
 ) -> Figure:
-    """Accuracy against measured cost, a point a run with one sample standard deviation over its seeds.
+    """Accuracy against measured cost, a point a row with one sample standard deviation over its seeds.
 
     Args:
-      labels: [R]. cost: [R], relative to training on everything. accuracy: [R] in [0, 1].
-      deviation: [R] in [0, 1]; None where n = 1.
+      labels: [R]; rows of one label are joined by a line. cost: [R], relative to training on everything.
+      accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
       quantity: what was counted.
+      apart: lines are drawn so many percent of cost beside each other, so that equal costs do not hide each other.
     """
     figure, axes = new_figure()
-    style = looks(labels)
-    for label, x, y, error in zip(labels, cost, accuracy, deviation, strict=True):
-        bars = None if error is None else [100 * error]
-        keys = {'color': style[label]['color'], 'marker': style[label]['marker']}
-        axes.errorbar([100 * x], [100 * y], bars, capsize=3, markersize=7, linestyle='none', label=label, **keys)
+    style = looks(list(dict.fromkeys(labels)))
+    lines = [label for label in style if list(labels).count(label) > 1]
+    for label in style:
+        rows = sorted((row for row, other in enumerate(labels) if other == label), key=lambda row: cost[row])
+        shift = apart * (lines.index(label) - (len(lines) - 1) / 2) if label in lines else 0.0
+        errors = [deviation[row] for row in rows]
+        known = any(error is not None for error in errors)
+        bars = [np.nan if error is None else 100 * error for error in errors] if known else None
+        keys = {'color': style[label]['color'], 'marker': style[label]['marker'], 'linewidth': 1.0}
+        keys['linestyle'] = style[label]['linestyle'] if label in lines else 'none'
+        x, y = [100 * cost[row] + shift for row in rows], [100 * accuracy[row] for row in rows]
+        axes.errorbar(x, y, bars, capsize=3, markersize=6, label=label, **keys)
     axes.set_xlabel(f'{quantity}, of training on everything (%)')
     axes.set_ylabel('accuracy (%)')
     axes.margins(0.12)

@@ -16,7 +16,7 @@ from kcd_jax.analysis.groups import (
 )
 from kcd_jax.analysis.records import number
 from kcd_jax.analysis.statistics import Sample, describe, paired_difference
-from kcd_jax.analysis.tables import Table, difference, percent, quantity, seconds, with_sd
+from kcd_jax.analysis.tables import Table, difference, experiment_tables, percent, quantity, seconds, with_sd
 
 Card = Mapping[str, Any]
 
@@ -72,6 +72,32 @@ def reference_of(group: Group, groups: Sequence[Group], reference: str) -> Group
     return None if base is group else base
 
 
+def whole_of(groups: Sequence[Group], card: Card) -> Group | None:
+    """The row that costs 100 %: the sweep's first reference."""
+    return next((group for group in groups if group.label == card['references'][0]), None)
+
+
+def counts_macs(whole: Group | None) -> bool:
+    """Whether costs are multiply-accumulates; else they are samples."""
+    return whole is not None and any(total_macs(run) is not None for run in whole.runs)
+
+
+def by_pair(summaries: Sequence[Summary], expected: Sequence[Card] = ()) -> dict[tuple[str, str], list[Summary]]:
+    """{(sweep, pair): its runs}; runs of no sweep are left out. A student alone joins every pair with its network."""
+    own = [summary for summary in summaries if card_of(summary) and not is_teacher(summary)]
+    parts: dict[tuple[str, str], list[Summary]] = {(card['sweep'], card['pair']): [] for card in expected}
+    for summary in own:
+        parts.setdefault((card_of(summary)['sweep'], card_of(summary)['pair']), []).append(summary)
+    alone = [run for run in own if run['method'] == 'none']
+    for (sweep, pair), runs in parts.items():
+        students = {run['student'] for run in runs}
+        for run in alone:
+            card = card_of(run)
+            if card['sweep'] == sweep and card['pair'] != pair and run['student'] in students:
+                runs.append(run)
+    return parts
+
+
 def sweep_table(summaries: Sequence[Summary], expected: Sequence[Card] = (), teacher: Summary | None = None) -> Table:
     """The table of one sweep on one pair; a cell for which nothing was measured is empty.
 
@@ -86,7 +112,7 @@ def sweep_table(summaries: Sequence[Summary], expected: Sequence[Card] = (), tea
         base = reference_of(group, groups, reference)
         return describe([]) if base is None else paired_difference(group.by_seed('accuracy'), base.by_seed('accuracy'))
 
-    whole = next((group for group in groups if group.label == cards[0]['references'][0]), None)
+    whole = whole_of(groups, cards[0])
 
     def cost(group: Group) -> float | None:
         return relative_cost(group, whole).mean
@@ -133,21 +159,25 @@ def sweep_table(summaries: Sequence[Summary], expected: Sequence[Card] = (), tea
     title = cards[0]['title']
     if summaries:
         title += f' ({describe_experiment(summaries)})'
-    return Table(title, headers, rows, records, _notes(groups, references, cards[0]['references'][0]))
+    return Table(title, headers, rows, records, _notes(groups, references, whole))
 
 
 def _pct(value: float | None) -> float | None:
     return None if value is None else 100 * value
 
 
-def _notes(groups: Sequence[Group], references: Sequence[str], whole: str) -> list[str]:
+def _notes(groups: Sequence[Group], references: Sequence[str], whole: Group | None) -> list[str]:
+    cost = 'cost: samples processed, of training on everything.'
+    if counts_macs(whole):
+        cost = f'cost: multiply-accumulates of every pass of the training, scoring included, relative to {whole.label}.'
     notes = [
         'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds; best epoch apart.',
-        f'cost: multiply-accumulates of every pass of the training, scoring included, relative to {whole}.',
+        cost,
     ]
     if references:
         named = ' and '.join(references)
-        budgets = ' (of the same budget where there is one)' if any(', ' in group.label for group in groups) else ''
+        shared = any(group.label.startswith(f'{name}, ') for group in groups for name in references)
+        budgets = ' (of the same budget where there is one)' if shared else ''
         notes.append(f'vs {named}{budgets}: mean paired difference over shared seeds, in points, ± its standard error.')
     if any(not group.runs for group in groups):
         notes.append('Empty: not finished.')
@@ -157,26 +187,20 @@ def _notes(groups: Sequence[Group], references: Sequence[str], whole: str) -> li
 def sweep_tables(summaries: Sequence[Summary], expected: Sequence[Card] = ()) -> list[Table]:
     """A table of each sweep and pair among the summaries; runs of no sweep are left out.
 
-    A student trained alone is in every table of its sweep with its network.
+    Args:
+      summaries: results, the teachers' own among them. expected: cards of rows to be listed before they have finished.
     """
-    parts: dict[tuple[str, str], tuple[list[Summary], list[Card]]] = {}
-    for card in expected:
-        parts.setdefault((card['sweep'], card['pair']), ([], []))[1].append(card)
-    own = [summary for summary in summaries if card_of(summary) and not is_teacher(summary)]
-    for summary in own:
-        card = card_of(summary)
-        parts.setdefault((card['sweep'], card['pair']), ([], []))[0].append(summary)
+    teachers = [summary for summary in summaries if is_teacher(summary) and card_of(summary)]
     found = []
-    for (sweep, pair), (runs, cards) in parts.items():
-        students = {run['student'] for run in runs}
-        alone = [
-            run
-            for run in own
-            if run['method'] == 'none' and card_of(run)['sweep'] == sweep
-            if card_of(run)['pair'] != pair and run['student'] in students
-        ]
+    for (sweep, pair), runs in by_pair(summaries, expected).items():
+        cards = [card for card in expected if (card['sweep'], card['pair']) == (sweep, pair)]
         networks = {teacher_network(run) for run in runs} - {None}
-        teachers = [s for s in summaries if is_teacher(s) and card_of(s) and card_of(s)['sweep'] == sweep]
-        teacher = next((s for s in teachers if s['student'] in networks), None)
-        found.append(sweep_table([*runs, *alone], cards, teacher))
+        own = (one for one in teachers if card_of(one)['sweep'] == sweep and one['student'] in networks)
+        found.append(sweep_table(runs, cards, next(own, None)))
     return found
+
+
+def all_tables(summaries: Sequence[Summary], reference: str = 'kd') -> list[Table]:
+    """The tables of the sweeps among the summaries, and of the experiments among the others (see `tables`)."""
+    others = [summary for summary in summaries if not card_of(summary)]
+    return sweep_tables(summaries) + experiment_tables(others, reference)
