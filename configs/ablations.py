@@ -13,7 +13,7 @@ import dataclasses
 from kcd_jax.analysis.papers import TABLES
 from kcd_jax.cells import Knob, Sweep, of_paper
 
-CIFAR10, CIFAR100 = 'configs/cifar10_kd.py', 'configs/cifar100_kd.py'
+CIFAR100, KR = 'configs/cifar100_kd.py', 'configs/kr.py'
 IMAGENET, TINY_IMAGENET = 'configs/imagenet_kd.py', 'configs/tiny_imagenet_kd.py'
 DIGITS = 'configs/digits_kd.py'
 
@@ -93,10 +93,10 @@ SWEEPS: dict[str, Sweep] = {
     'unix_table6': of_paper('unix_table6', f'{TINY_IMAGENET}:batch=256,epochs=100', more={'': _LARGE}),
     'unix_table7': of_paper('unix_table7', CIFAR100),
     'unix_table8': of_paper('unix_table8', CIFAR100),
-    'kr_table1': of_paper('kr_table1', CIFAR10),
-    'kr_table2': of_paper('kr_table2', CIFAR100),
+    'kr_table1': of_paper('kr_table1', KR),
+    'kr_table2': of_paper('kr_table2', f'{KR}:dataset=cifar100'),
     'kr_table3': of_paper('kr_table3', IMAGENET),
-    'kr_table4': of_paper('kr_table4', f'{CIFAR100}:dataset=tcifar100'),
+    'kr_table4': of_paper('kr_table4', f'{KR}:dataset=tcifar100'),
     'fig3a': Sweep('KCD Fig. 3a: accuracy against ratio', CIFAR100, _FIG3A, ('wrn_40_2-wrn_16_2', 'vgg13-mobilenetv2')),
     'fig4': Sweep(
         'KCD Fig. 4: reuse of condensed knowledge',

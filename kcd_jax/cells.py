@@ -16,8 +16,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kcd_jax import experiment, plugins
+from kcd_jax.analysis import printed
 from kcd_jax.analysis.papers import TABLES
-from kcd_jax.analysis.printed import POLICIES
 
 # `run=<KC-KD>`: the folder of that cell's run of the same seed; `<KC-KD@vgg13-vgg8>`: of another pair.
 _SOURCE = re.compile(r'<([^<>@]+)(?:@([^<>]+))?>')
@@ -137,7 +137,7 @@ def of_paper(name: str, config: str, *, more: Mapping[str, Mapping[str, str]] | 
         if row.kind not in ('run', 'student'):
             continue
         words = [f'method={row.method}', f'policy={row.policy}']
-        usual = POLICIES.get(row.policy, {})  # the paper's own values are the policies' defaults
+        usual = printed.usual(row.method, row.policy)  # the papers' own values are the defaults
         words += [f'{key}={value}' for key, value in row.settings.items() if usual.get(key) != value]
         if row.student and pairs:
             words.append(f'{table.columns[0].teacher}-{row.student}')

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from kcd_jax import budget
 
 
-@given(
-    st.lists(st.integers(0, 100), min_size=2, max_size=40), st.booleans(), st.floats(0, 1), st.integers(0, 5)
-)
+@given(st.lists(st.integers(0, 100), min_size=2, max_size=40), st.booleans(), st.floats(0, 1), st.integers(0, 5))
 def test_it_finds_the_nearest(steps, falling, target, impossible):
     """Costs in uneven steps, rising or falling, the cheapest of them impossible."""
     costs = [step / 100 for step in sorted(steps, reverse=falling)]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from kcd_jax import cells, methods
+from kcd_jax import cells
 from kcd_jax.analysis import comparison
 from kcd_jax.cells import Knob, Sweep
 from tests.analysis.runs import make_summary
@@ -17,9 +17,11 @@ sys.path.insert(0, str(ROOT))
 from configs.ablations import SWEEPS  # noqa: E402
 
 PAPERS = [name for name, sweep in SWEEPS.items() if sweep.paper]
+RUNNABLE = [name for name in PAPERS if (ROOT / SWEEPS[name].config.partition(':')[0]).exists()]
 
 
 def test_every_table_is_a_sweep():
+    assert len(RUNNABLE) >= 15
     tables = {f'kcd_table{n}' for n in range(1, 8)} | {f'unix_table{n}' for n in range(1, 9)}
     tables |= {f'kr_table{n}' for n in range(1, 5)}
     assert tables == set(PAPERS)
@@ -29,7 +31,7 @@ def test_every_table_is_a_sweep():
     # Rows that are run x pairs; the eight students of the first table's eleven pairs once each.
     assert sizes['kcd_table1'] == 15 * 11 + 8 and sizes['kcd_table4'] == 24 and sizes['unix_table5'] == 60
     # Inception-BN is not among the networks.
-    assert sizes['kr_table3'] == 0 and sizes['kr_table1'] == 6
+    assert sizes['kr_table3'] == 0 and sizes['kr_table1'] == 8
 
 
 @pytest.mark.parametrize('name', SWEEPS)
@@ -49,7 +51,7 @@ def summary_of(cell, config):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('name', PAPERS)
+@pytest.mark.parametrize('name', RUNNABLE)
 def test_a_run_lands_in_its_cell(name):
     """One row at the least shows it, and no other row of the table but those that are the same run."""
     sweep = SWEEPS[name]
@@ -61,8 +63,8 @@ def test_a_run_lands_in_its_cell(name):
         row = rows[cell.label]
         column = next(c for c in table.columns if f'{c.teacher}-{c.student}' == cell.pair)
         assert comparison._belongs(run, row, column, table), (name, cell.label, cell.pair)
-        others = [o.label for o in table.rows if o.kind in ('run', 'student') and comparison._belongs(run, o, column, table)]
-        assert others == [cell.label], (name, others)
+        runs = [other for other in table.rows if other.kind in ('run', 'student')]
+        assert [other.label for other in runs if comparison._belongs(run, other, column, table)] == [cell.label]
 
 
 def test_unix_trains_on_the_rows_of_the_text():
@@ -111,7 +113,9 @@ def test_the_same_run():
     one = config().to_dict()
     assert cells.same_run(one, config(seed=3).to_dict())
     assert cells.same_run({**one, 'data': {**one['data'], 'dir': '/there'}}, one)
-    assert cells.same_run({key: value for key, value in one.items() if key != 'logits'}, one), 'a key of a later version'
+    assert cells.same_run({key: value for key, value in one.items() if key != 'logits'}, one), (
+        'a key of a later version'
+    )
     assert not cells.same_run(one, config(',ratio=0.5').to_dict())
     assert not cells.same_run(one, config(',teacher.epochs=3').to_dict())
     assert cells.folder_name(config()) == cells.folder_name(config(seed=3)) != cells.folder_name(config(',ratio=0.5'))

@@ -14,7 +14,7 @@ from kcd_jax.analysis.groups import (
     total_macs,
 )
 from kcd_jax.analysis.papers import TABLES
-from kcd_jax.analysis.printed import POLICIES, Cell, Column, PaperTable, Row
+from kcd_jax.analysis.printed import Cell, Column, PaperTable, Row, usual
 from kcd_jax.analysis.records import number
 from kcd_jax.analysis.statistics import Sample, describe
 from kcd_jax.analysis.tables import Table
@@ -49,7 +49,7 @@ def _equal(value: str, wanted: str) -> bool:
 
 def _settings(run: Summary) -> dict[str, str]:
     """What of a run's configuration is compared; a keyword of its policy that it does not name is the paper's."""
-    found = {**POLICIES.get(run['policy'], {}), **names.variant(run)}
+    found = {**usual(run['method'], run['policy']), **names.variant(run)}
     if found.get('policy.k') == '0':
         found['policy.k'] = str(round(0.75 * (number(run, 'batch') or 0)))  # the policy's own default
     return found

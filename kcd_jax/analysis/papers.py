@@ -284,11 +284,11 @@ Teacher ResNet-26 | teacher | 91.91 0.36
 Student ResNet-8 | student student=resnet8 | 87.91 0.12
 FitNet | fitnet student=resnet8 | 88.57 0.12
 FSP | fsp student=resnet8 | 88.70 0.12
-KR-Dense | - | 89.11 0.09
+KR-Dense | kr method.sparse=none | 89.11 0.09
 KR | kr | 90.65 0.09
 NST | nst student=resnet8 | 88.98 0.12
 KDGAN | kdgan student=resnet8 | 88.62 0.12
-KR + KDGAN | - | 91.35 0.09
+KR + KDGAN | kr method.posterior=kdgan | 91.35 0.09
 """,
         dataset='cifar10',
         epochs=None,
@@ -304,7 +304,7 @@ FSP | fsp student=resnet14 | 63.33 0.19
 KR | kr | 63.95 0.17
 NST | nst student=resnet14 | 63.78 0.19
 KDGAN | kdgan student=resnet14 | 63.96 0.19
-KR + KDGAN | - | 63.98 0.17
+KR + KDGAN | kr method.posterior=kdgan | 63.98 0.17
 """,
         epochs=None,
         notes=("RepDistiller's resnet32 reaches 71.14 %: these baselines belong to a weaker recipe.",),
@@ -335,7 +335,7 @@ FSP | fsp student=resnet14 | 57.31 0.19
 KR | kr | 60.03 0.17
 NST | nst student=resnet14 | 57.88 0.19
 KDGAN | kdgan student=resnet14 | 58.15 0.19
-KR + KDGAN | - | 60.33 0.17
+KR + KDGAN | kr method.posterior=kdgan | 60.33 0.17
 """,
         dataset='tcifar100',
         epochs=None,

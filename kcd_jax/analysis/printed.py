@@ -17,6 +17,10 @@ POLICIES = {
 }
 
 
+# Likewise of methods.
+METHODS = {'kr': {'method.sparse': 'recode', 'method.posterior': 'kd'}}
+
+
 @dataclasses.dataclass(frozen=True)
 class Column:
     """What a column holds.
@@ -96,6 +100,11 @@ class PaperTable:
         return tuple(_row(line, self) for line in self.lines.strip().splitlines())
 
 
+def usual(method: str, policy: str) -> dict[str, str]:
+    """The papers' own settings of a method and a policy, by dotted key."""
+    return {**METHODS.get(method, {}), **POLICIES.get(policy, {})}
+
+
 def parse_cell(text: str) -> Cell | None:
     """A printed figure.
 
@@ -118,7 +127,7 @@ def _row(line: str, table: PaperTable) -> Row:
     if kind == 'run':
         method, _, policy = words[0].partition('+')
         policy = policy or 'none'
-        settings = {**table.settings.get('', {}), **table.settings.get(method, {}), **POLICIES.get(policy, {}), **own}
+        settings = {**table.settings.get('', {}), **table.settings.get(method, {}), **usual(method, policy), **own}
     parsed = tuple(parse_cell(cell) for cell in cells.split())
     if len(parsed) != len(table.columns):
         raise ValueError(f'{table.title}: row {label!r} has {len(parsed)} cells for {len(table.columns)} columns')
