@@ -7,6 +7,7 @@ A config file holds an experiment as data and calls `build`. Keys that are words
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -37,7 +38,9 @@ def base() -> ConfigDict:
                 'stream': 'auto',
                 'workers': 0,
             },
-            'augment': {'crop': 4, 'flip': True},
+            # crop: pixels of padding of a random crop; area: bounds of a random resized crop's share, (0.08, 1.0) for
+            # ImageNet; () for none.
+            'augment': {'crop': 4, 'flip': True, 'area': ()},
             'student': {'name': 'wrn_16_2'},
             # What configs/pairs.py says of the methods for these two networks.
             'pair': {'methods': {}, 'weights': {}},
@@ -85,12 +88,11 @@ def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
         config.weights = ConfigDict(methods.weights(config.method, config.pair['weights'].to_dict()))
 
 
-def apply_pair(config: ConfigDict, pair: str) -> None:
-    """Sets the two networks and what depends on the student's family: the learning rate."""
+def apply_pair(config: ConfigDict, pair: str, lr: Callable[[str], float]) -> None:
+    """Sets the two networks and what depends on their families: the learning rates."""
     teacher, _, student = pair.partition('-')
     config.teacher.name, config.student.name = teacher, student
-    config.optim.lr = pairs.lr_for(student)
-    config.teacher.lr = pairs.lr_for(teacher)
+    config.optim.lr, config.teacher.lr = lr(student), lr(teacher)
 
 
 def _value(text: str) -> Any:
@@ -111,13 +113,17 @@ def build(
     *,
     method: str = 'kd',
     policy: str = 'kcd',
+    keywords: dict[str, dict] | None = None,
     quicktest: dict | None = None,
+    lr: Callable[[str], float] = pairs.lr_for,
 ) -> ConfigDict:
     """The config of a file for the words after its colon.
 
     Args:
       config: the file's own settings. arg: the words, or None.
       method, policy: the file's defaults.
+      keywords: {policy: those of its keywords that the file's recipe sets}.
+      lr: initial learning rate of a network, by its name.
       quicktest: {dotted key: value} that shrink it to under 30 s a run on two cores, every code path kept.
 
     Raises:
@@ -134,7 +140,7 @@ def build(
         elif _is_pair(word):
             pair = word
         elif word in networks.names():
-            config.student.name, config.optim.lr = word, pairs.lr_for(word)
+            config.student.name, config.optim.lr = word, lr(word)
         elif '-' in word:
             for name in word.split('-', 1):
                 if name not in networks.names():
@@ -144,7 +150,7 @@ def build(
                 plugins.unknown('config word', word, ['quicktest', 'TEACHER-STUDENT', 'key=value', *networks.names()])
             )
     if pair:
-        apply_pair(config, pair)
+        apply_pair(config, pair, lr)
 
     known = pairs.PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
     config.pair = ConfigDict({key: dict(known.get(key, {})) for key in ('methods', 'weights')})
@@ -155,7 +161,7 @@ def build(
     named_other = [settings[key] for key in (whose, f'method.{whose}') if key in settings]
     other = {whose: named_other[-1]} if named_other else {}
     choose(config, 'method', method, **{**config.pair['methods'].get(method, {}), **other})
-    choose(config, 'policy', policy)
+    choose(config, 'policy', policy, **(keywords or {}).get(policy, {}))
     if named:
         config.compare, config.trials = (), 1
     if quick:

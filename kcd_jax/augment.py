@@ -3,7 +3,7 @@
 Pure functions under jit. The random draws of a batch are one array for all its rows, so a batch is augmented the same
 on any number of devices, and no row leaves its device. The papers' CIFAR recipe (RepDistiller, KCD, UNIX): a crop of
 the image's own size out of 4 pixels of black padding, a horizontal flip with probability 1/2, black being 0 before the
-normalisation that the networks do.
+normalisation that the networks do. ImageNet's: a random resized crop and the flip.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax.spec import Array
+
+ASPECT = (3 / 4, 4 / 3)  # width over height of a random resized crop: Inception's, as every ImageNet recipe has it
 
 
 def to_float(image: Array) -> Array:
@@ -58,20 +60,54 @@ def crop(key: Array, image: Array, pad: int = 4) -> Array:
     return jax.vmap(window)(padded, corner)
 
 
+def resized_crop(key: Array, image: Array, area: tuple[float, float], aspect: tuple[float, float]) -> Array:
+    """A random part of each row of f32[B, H, W, C], scaled back to H x W: the ImageNet recipe's crop.
+
+    Args:
+      area: bounds of the part's share of the image, uniform. aspect: of its width over its height, log-uniform. A part
+        that would be longer than a side of the image is cut to that side; where Inception's recipe draws again instead,
+        this keeps one draw for each row.
+
+    Returns:
+      f32[B, H, W, C], linearly interpolated, with antialiasing where it shrinks.
+    """
+    rows, height, width, channels = image.shape
+    share, ratio, x, y = jax.random.uniform(key, (4, rows))
+    size = height * width * (area[0] + share * (area[1] - area[0]))
+    ratio = jnp.exp(jnp.log(aspect[0]) + ratio * jnp.log(aspect[1] / aspect[0]))
+    w, h = jnp.minimum(jnp.sqrt(size * ratio), width), jnp.minimum(jnp.sqrt(size / ratio), height)
+    scale = jnp.stack([height / h, width / w], axis=1)
+    shift = -jnp.stack([y * (height - h), x * (width - w)], axis=1) * scale
+
+    def one(image: Array, scale: Array, shift: Array) -> Array:
+        return jax.image.scale_and_translate(image, (height, width, channels), (0, 1), scale, shift, 'linear')
+
+    return jax.vmap(one)(image, scale, shift)
+
+
 def augment(
-    key: Array, image: Array, *, crop_pad: int, flip: bool, views: Callable[[Array], Array] | None = None
+    key: Array,
+    image: Array,
+    *,
+    crop_pad: int,
+    flip: bool,
+    views: Callable[[Array], Array] | None = None,
+    area: tuple[float, ...] = (),
 ) -> Array:
-    """Flip, then the method's views, then the crop.
+    """The random resized crop, the flip, the method's views, then the padded crop.
 
     Args:
       key: of this step. image: f32[B, H, W, C] in [0, 1], already mixed.
       crop_pad: pixels of padding, 0 for no crop. flip: whether to mirror at random.
       views: [B, H, W, C] -> [V * B, H, W, C] (`spec.Method.views`); each view is cropped on its own.
+      area: of the random resized crop; () for none, or where whoever read the image cut it already.
 
     Returns:
       f32[V * B, H, W, C] in [0, 1].
     """
     flip_key, crop_key = jax.random.split(key)
+    if area:
+        image = resized_crop(jax.random.fold_in(key, 2), image, area, ASPECT)
     if flip:
         image = _flip(flip_key, image)
     if views is not None:

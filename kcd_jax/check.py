@@ -30,6 +30,7 @@ class Run:
     Attributes:
       sizes: points of each epoch over all phases, as scheduled. steps: full batches in each of them.
       rows: rows of each step that teacher and student train on. setup: what the method saw.
+      area: of the random resized crop on the devices; () where whoever reads the images cuts, or nothing is cut.
     """
 
     student: Network
@@ -42,6 +43,7 @@ class Run:
     sizes: tuple[int, ...]
     steps: tuple[int, ...]
     rows: int
+    area: tuple[float, ...] = ()
 
 
 def epochs_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, int]]:
@@ -80,6 +82,7 @@ def recipe_of(run: Run, config: ConfigDict, constrain: Callable[[PyTree], PyTree
         batch=config.batch,
         crop=config.augment.crop,
         flip=config.augment.flip,
+        area=run.area,
         logits=config.logits,
         constrain=constrain,
     )
@@ -115,6 +118,9 @@ def resolve(
     for fraction in config.optim.drops:
         if not 0 < fraction <= 1:
             raise ValueError(f'optim.drops holds {fraction}; drops are fractions of the epochs, above 0 and at most 1')
+    area = tuple(config.augment.area)
+    if area and not (len(area) == 2 and 0 < area[0] <= area[1] <= 1):
+        raise ValueError(f'augment.area is {area}; use () or two shares of the image, as (0.08, 1.0)')
     sharding.check(config.batch, device_count)
 
     dtype = DTYPES[config.dtype]
@@ -131,6 +137,8 @@ def resolve(
 
     num_points = len(dataset.train.labels)
     epochs = policy.epochs(config.epochs)
+    if dataset.train.streamed:
+        jax.eval_shape(lambda: policy.init(num_points, table_rows(num_points), None))
     counts = policy.keep_counts(num_points, epochs)
     if min(counts) < config.batch:
         raise ValueError(
@@ -165,6 +173,7 @@ def resolve(
         sizes,
         tuple(size // config.batch for size in sizes),
         rows,
+        () if dataset.train.draws_crops else area,
     )
 
 
@@ -244,7 +253,12 @@ def describe(run: Run, config: ConfigDict, dataset: Dataset, *, device_count: in
     main = run.phases[-1].optimisers['main']
     rates = [main.lr(epoch) for epoch in range(run.phases[-1].epochs)]
     steps_of_rate = [(epoch, rate) for epoch, rate in enumerate(rates) if epoch == 0 or rate != rates[epoch - 1]]
-    images = sum(math.prod(split.images.shape) for split in (dataset.train, dataset.test))
+    images = sum(math.prod(x.images.shape) for x in (dataset.train, dataset.test) if not x.streamed)
+    streamed = ''
+    if dataset.train.streamed:
+        size = config.batch * math.prod(dataset.image_shape) * (2 if run.policy.mixes else 1)
+        readers = f'{config.data.workers} processes' if config.data.workers else 'threads, one a core'
+        streamed = f'; the points are streamed by {readers}, up to {size / 2**20:,.1f} MiB a batch'
     schedule = ', '.join(f'{rate:g} from epoch {epoch + 1}' for epoch, rate in steps_of_rate)
     changes = [(e, n) for e, n in enumerate(run.sizes) if e == 0 or n != run.sizes[e - 1]]
     sizes = ', '.join(f'{size:,} from epoch {epoch + 1}' for epoch, size in changes[:8]) + (
@@ -262,5 +276,5 @@ def describe(run: Run, config: ConfigDict, dataset: Dataset, *, device_count: in
         f'batch      {config.batch} over {device_count} device(s); the learning rate is not rescaled: {schedule}',
         f'phases     {", ".join(f"{phase.name} ({phase.epochs} epochs)" for phase in run.phases)}',
         f'memory     {images / 2**20:,.0f} MiB of images on each device, '
-        f'{8 * run.setup.rows / 2**10:,.0f} KiB of value table in all',
+        f'{8 * run.setup.rows / 2**10:,.0f} KiB of value table in all{streamed}',
     ]

@@ -15,15 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kcd_jax import sharding, step
-from kcd_jax.data import Split, base, stream
+from kcd_jax.data import Split, stream
 from kcd_jax.spec import Plan
 
 _AHEAD = 2  # batches on their way to the devices while one is trained on
-
-
-def is_streamed(split: Split) -> bool:
-    """Whether the images of a split are read by index, instead of lying in memory."""
-    return isinstance(split.images, base.Images)
 
 
 class Resident:
@@ -104,13 +99,13 @@ class HeldOut:
         points = np.arange(-(-self.count // batch) * batch).reshape(-1, batch)[:, sharding.local_rows(mesh, batch)]
         self.valid = points < self.count
         self.index = np.where(self.valid, points, 0)
-        self.resident = list(self._in_memory()) if keep and not is_streamed(split) else None
+        self.resident = list(self._in_memory()) if keep and not split.streamed else None
 
     def __iter__(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
         if self.resident is not None:
             yield from self.resident
             return
-        if not is_streamed(self.split):
+        if not self.split.streamed:
             yield from self._in_memory()
             return
         source = stream.Steps(self.split.images, self.index, self.index, train=False)

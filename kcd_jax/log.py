@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 METRICS, CONFIG, SUMMARY, EVENTS = 'metrics.jsonl', 'config.json', 'summary.json', 'tensorboard'
 # Settings that may change between a run and its continuation: they change no number that the run computes.
-FREE_KEYS = ('data.dir', 'checkpoint.seconds', 'checkpoint.keep')
+FREE_KEYS = ('data.dir', 'data.workers', 'checkpoint.seconds', 'checkpoint.keep')
 PLAIN_SECONDS = 10.0  # at most one progress line in this time where there is no terminal
 FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
 PACKAGES = ('kcd_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')

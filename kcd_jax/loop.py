@@ -51,7 +51,7 @@ class Loop:
         self.programs: dict[tuple[str, int], Any] = {}
 
         replicated = sharding.replicated(mesh)
-        if feed.is_streamed(dataset.train):
+        if dataset.train.streamed:
             self.feed = feed.Streamed(
                 dataset.train,
                 run.setup.labels,

@@ -124,6 +124,13 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(place, to_host(tree), shardings)
 
 
+def device_memory() -> int | None:
+    """Bytes of a device's memory, the smallest one's; None where it is the machine's own."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    limits = [stat['bytes_limit'] for stat in stats if stat and 'bytes_limit' in stat]
+    return min(limits, default=None)
+
+
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
     """i64[M]: which rows of an array of `rows` rows, split over the devices, lie on this process's devices."""
     parts = batch(mesh).addressable_devices_indices_map((rows,)).values()

@@ -62,8 +62,9 @@ class Recipe:
     """What is static in a training step.
 
     Attributes:
-      batch: rows of the global batch. crop, flip: augmentation. weights: of the main update. logits: 'plain' or
-        'standardised', for the KD term. teacher: None when no teacher forward is needed.
+      batch: rows of the global batch. crop, flip, area: augmentation, as `augment.augment` takes it. weights: of the
+        main update. logits: 'plain' or 'standardised', for the KD term. teacher: None when no teacher forward is
+        needed.
       constrain: pins an array's rows to the mesh (identity without one).
     """
 
@@ -75,6 +76,7 @@ class Recipe:
     batch: int
     crop: int = 4
     flip: bool = True
+    area: tuple[float, ...] = ()
     logits: str = 'plain'
     constrain: Callable[[PyTree], PyTree] = lambda tree: tree
 
@@ -116,7 +118,9 @@ def _prepare(state: TrainState, raw: RawBatch, recipe: Recipe, key: Array) -> Ba
     image = augment.to_float(raw.image)
     if recipe.policy.mixes:
         image = augment.mix(image, augment.to_float(raw.partner_image), state.plan.epsilon[raw.index])
-    image = augment.augment(key, image, crop_pad=recipe.crop, flip=recipe.flip, views=recipe.method.views)
+    image = augment.augment(
+        key, image, crop_pad=recipe.crop, flip=recipe.flip, views=recipe.method.views, area=recipe.area
+    )
     return Batch(
         index=raw.index,
         image=recipe.constrain(image),

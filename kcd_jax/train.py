@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, checkpoint, data, distributed, feed, log, sharding, state, teacher
+from kcd_jax import check, checkpoint, data, distributed, log, sharding, state, teacher
 from kcd_jax.loop import Diverged, Loop, student_variables
 from kcd_jax.spec import Network, PyTree, TrainState
 
@@ -64,12 +64,25 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
 def load_data(config: ConfigDict) -> data.Dataset:
     """The dataset of a config; the last ones stay loaded, so that the runs of an experiment share them."""
     settings = config.data
-    return _load_data(settings.name, settings.dir or None, settings.validation, settings.seed, settings.num_points)
+    if settings.stream.lower() not in data.STREAM:
+        raise ValueError(f'data.stream is {settings.stream!r}; known: {", ".join(data.STREAM)}')
+    loading = data.Loading(data.STREAM[settings.stream.lower()], sharding.device_memory(), tuple(config.augment.area))
+    parts = (settings.validation, settings.seed, settings.num_points)
+    return _load_data(settings.name, settings.dir or None, *parts, loading)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_data(name: str, folder: str | None, validation: float, seed: int, num_points: int) -> data.Dataset:
-    return data.load(name, folder, validation=validation, seed=seed, num_points=num_points)
+def _load_data(
+    name: str, folder: str | None, validation: float, seed: int, num_points: int, loading: data.Loading
+) -> data.Dataset:
+    return data.load(name, folder, validation=validation, seed=seed, num_points=num_points, loading=loading)
+
+
+def parts_of(config: ConfigDict, dataset: data.Dataset | None) -> data.Dataset:
+    """The points of a config: those of `dataset`, if the caller brought one, else of the data set that it names."""
+    if dataset is None:
+        return load_data(config)
+    return data.part(dataset, config.data.validation, config.data.seed, config.data.num_points)
 
 
 def check_run(config: ConfigDict, mesh: Mesh) -> list[str]:
@@ -111,15 +124,16 @@ def restore_teacher(
 
 
 def obtain_teacher(
-    config: ConfigDict, dataset: data.Dataset, folder: pathlib.Path, mesh: Mesh
+    config: ConfigDict, dataset: data.Dataset, folder: pathlib.Path, mesh: Mesh, brought: data.Dataset | None = None
 ) -> tuple[Network, PyTree, dict]:
     """(network, variables, card) of the teacher: restored where there is one, else trained first into `folder`.
 
-    Of several processes only the first needs to see its file.
+    It trains on the points of the caller's own data set, if there is one (`brought`). Of several processes only the
+    first needs to see its file.
     """
     source = config.teacher.checkpoint
     if not source:
-        train(teacher_config(config), folder, mesh=mesh, name='teacher')
+        train(teacher_config(config), folder, mesh=mesh, name='teacher', dataset=brought)
         source = folder
     network, variables, card = None, None, {}
     with distributed.together():
@@ -138,6 +152,7 @@ def train(
     teacher_dir: str | pathlib.Path | None = None,
     mesh: Mesh | None = None,
     name: str = '',
+    dataset: data.Dataset | None = None,
 ) -> Result:
     """Trains one student under one method and one policy.
 
@@ -146,6 +161,8 @@ def train(
       workdir: folder of the run; a run that was cut goes on, a finished one is read back.
       teacher_dir: where a teacher is kept that has to be trained first (default: `workdir`/teacher).
       mesh: devices; all of them by default. name: of the run, for lines and tables; default `run_name`.
+      dataset: the caller's own (`data.from_objects`), of which the config's validation and num_points take their parts;
+        default: the one that `config.data.name` names.
 
     Returns:
       The finished run.
@@ -162,7 +179,7 @@ def train(
     # ---- everything that can be known before the first compilation ----
     devices = mesh.size
     with distributed.together():
-        dataset = load_data(config)
+        brought, dataset = dataset, parts_of(config, dataset)
         run = check.resolve(config, dataset, device_count=devices)
     identity = {**config.to_dict(), 'points': zlib.crc32(np.ascontiguousarray(dataset.train.labels))}
     distributed.refuse_difference('configuration', json.loads(log.dumps(identity)), log.differing_keys)
@@ -182,7 +199,7 @@ def train(
         teacher_variables, card = None, None
         if run.teacher is not None:
             folder = pathlib.Path(teacher_dir) if teacher_dir else workdir / 'teacher'
-            network, teacher_variables, card = obtain_teacher(config, dataset, folder, mesh)
+            network, teacher_variables, card = obtain_teacher(config, dataset, folder, mesh, brought)
             start_of_run = time.perf_counter()  # the teacher's own training is another run
             run = check.resolve(
                 config, dataset, device_count=devices, teacher=network, teacher_variables=teacher_variables
@@ -199,7 +216,7 @@ def train(
         run_log.say(f'{name}, seed {config.seed}: {check.cost_line(total_cost)}')
         with distributed.together():
             keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
-        current = loop.initial_state(None if feed.is_streamed(dataset.train) else dataset.train.images)
+        current = loop.initial_state(None if dataset.train.streamed else dataset.train.images)
         restored = keeper.restore_latest(current, lacks=loop.lost_stage)
         if restored is not None:
             current, meta = restored

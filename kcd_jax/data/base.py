@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 _SUBSET_SEED = 20_220_707
 
 _MEMORY_SHARE = 0.5  # of the machine's memory that the images may take
+_AUTO_SHARE = 0.25  # of it, and of a device's, that they take before they are streamed of themselves
 
 
 class Normalization(NamedTuple):
@@ -92,9 +94,19 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read by index, instead of lying in memory."""
+        return isinstance(self.images, Images)
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether a random resized crop is cut where the images are read."""
+        return self.streamed and self.images.draws_crops
+
     def take(self, index: np.ndarray) -> Split:
         """The points at `index` (i64[M] or bool[N]), in that order."""
-        images = self.images.take(index) if isinstance(self.images, Images) else self.images[index]
+        images = self.images.take(index) if self.streamed else self.images[index]
         return Split(images, self.labels[index], None if self.ids is None else self.ids[index])
 
 
@@ -124,29 +136,94 @@ class Dataset:
     validation: Split | None = None
 
 
+class ChannelCounts:
+    """How often each of the 256 levels of each channel occurs: exact mean and deviation of any number of images."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((3, 256), np.int64)
+
+    def add(self, images: np.ndarray) -> None:
+        """Counts the pixels of u8[..., 3]."""
+        for channel, count in enumerate(self.counts):
+            count += np.bincount(images[..., channel].reshape(-1), minlength=256)
+
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation per channel in [0, 1], four decimals."""
+        levels = np.arange(256) / 255.0
+        share = self.counts / self.counts.sum(axis=1, keepdims=True)
+        mean = share @ levels
+        std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0))
+        # A constant channel would divide by zero; 1 leaves it as it is.
+        return Normalization(tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std))
+
+
 def measure(images: np.ndarray) -> Normalization:
-    """Mean and standard deviation of u8[N, H, W, C] per channel in [0, 1], exact integer sums, four decimals."""
-    counts = np.zeros((images.shape[-1], 256), np.int64)
+    """Mean and standard deviation of u8[N, H, W, 3] per channel in [0, 1], exact integer sums, four decimals."""
+    counts = ChannelCounts()
     for first in range(0, len(images), 4096):
-        part = images[first : first + 4096]
-        for channel, count in enumerate(counts):
-            count += np.bincount(part[..., channel].reshape(-1), minlength=256)
-    levels = np.arange(256) / 255.0
-    share = counts / counts.sum(axis=1, keepdims=True)
-    mean = share @ levels
-    std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0))
-    # A constant channel would divide by zero; 1 leaves it as it is.
-    return Normalization(tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std))
+        counts.add(images[first : first + 4096])
+    return counts.normalization()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How points are to be had.
+
+    Attributes:
+      stream: True reads them by index while they are trained on, False keeps them in memory, None decides by size.
+      memory: bytes of a device; None: not asked for.
+      area: bounds of a random crop's share of the image, () for none. Where images that have their own sizes are
+        streamed, whoever reads them cuts at random out of the original; elsewhere that is left to the devices. Either
+        way such images are evaluated by the middle 224 of 256.
+    """
+
+    stream: bool | None = None
+    memory: int | None = None
+    area: tuple[float, ...] = ()
+
+    def streams(self, size: int) -> bool:
+        """Whether images of `size` bytes are streamed."""
+        if self.stream is not None:
+            return self.stream
+        memory = machine_memory()
+        return size > _AUTO_SHARE * (memory if self.memory is None else min(memory, self.memory))
+
+
+BY_SIZE = Loading()
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+def progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """The items, with a bar on a terminal once it takes more than a second."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, total=total, unit=' images', delay=1.0, disable=None, leave=False)
 
 
 def check_memory(what: str, size: int) -> None:
     """Refuses images of `size` bytes that would take more than half of the machine's memory."""
-    memory = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    memory = machine_memory()
     if size > _MEMORY_SHARE * memory:
         raise ValueError(
             f'{what} takes at least {size / 2**30:,.1f} GiB in memory, this machine has {memory / 2**30:,.1f}; '
-            'use a machine with more memory, smaller images or a smaller set'
+            'stream it (data.stream=true), or use smaller images or a smaller set'
         )
+
+
+def by_index(data: Dataset) -> Dataset:
+    """The same data with every split to be streamed, if only from memory."""
+
+    def lazy(split: Split) -> Split:
+        if split.streamed:
+            return split
+        source = Images(split.images, np.arange(len(split)), split.images.shape[1:])
+        return dataclasses.replace(split, images=source)
+
+    return dataclasses.replace(data, train=lazy(data.train), test=lazy(data.test))
 
 
 def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:

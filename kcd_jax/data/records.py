@@ -1,4 +1,4 @@
-"""Record files, read whole and verified, without TensorFlow.
+"""Record files without TensorFlow: read whole and verified, or record by record.
 
 A TFRecord file is a sequence of: length u64, masked CRC-32C of the length u32, the record, masked CRC-32C of the
 record u32, little endian. No library at hand checks these sums quickly, so it is done here over many records at once.
@@ -6,9 +6,12 @@ record u32, little endian. No library at hand checks these sums quickly, so it i
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +39,53 @@ def read(path: str | os.PathLike[str], file_format: str) -> list[memoryview | by
     if file_format == 'array_record':
         return _read_array_record(pathlib.Path(path))
     raise ValueError(f'record format {file_format!r} is not read here; prepare the data as tfrecord or array_record')
+
+
+@dataclasses.dataclass(frozen=True)
+class TFRecords:
+    """The records of TFRecord files by their number; each is read by itself and its checksum is not looked at.
+
+    Attributes:
+      paths: of the files. sizes: i64[N], bytes of each record, file by file; counts: records of each file.
+    """
+
+    paths: tuple[str, ...]
+    counts: tuple[int, ...]
+    sizes: np.ndarray
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.counts)
+
+    @functools.cached_property
+    def _starts(self) -> np.ndarray:
+        """i64[N]: where each record begins in its file."""
+        steps = self.sizes + (_HEADER + _FOOTER)
+        before = np.cumsum(steps) - steps
+        first = self._ends - self.counts
+        offset = before[np.minimum(first, len(steps) - 1)] if len(steps) else first
+        return before - np.repeat(offset, self.counts) + _HEADER
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, number: int) -> bytes:
+        path = self.paths[int(np.searchsorted(self._ends, number, side='right'))]
+        with open(path, 'rb') as file:
+            file.seek(int(self._starts[number]))
+            return file.read(int(self.sizes[number]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith('_')}
+
+
+def by_number(paths: Sequence[str], counts: Sequence[int], sizes: np.ndarray, file_format: str) -> Any:
+    """records[i] -> bytes over several files, for any number of threads and, pickled, in other processes."""
+    if file_format == 'tfrecord':
+        return TFRecords(tuple(paths), tuple(counts), sizes)
+    import grain
+
+    return grain.sources.ArrayRecordDataSource(list(paths))
 
 
 def _read_array_record(path: pathlib.Path) -> list[bytes]:

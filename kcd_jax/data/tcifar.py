@@ -15,7 +15,7 @@ import numpy as np
 
 from kcd_jax.data import cache as cache_lib
 from kcd_jax.data import prepared, tfds
-from kcd_jax.data.base import Dataset, Split
+from kcd_jax.data.base import Dataset, Loading, Split
 
 NAME = 'tcifar100'
 _DEFAULT = 'blur=1'
@@ -40,7 +40,7 @@ def parse(name: str) -> tuple[str, float]:
 def load(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> Dataset:
     """CIFAR-100 by way of TFDS, spoilt; labels, ids, order and constants stay those of CIFAR-100."""
     kind, sigma = parse(name)
-    clean = tfds.load('cifar100', dir, cache)
+    clean = tfds.load('cifar100', dir, cache, Loading(stream=False))
     source = prepared.find('cifar100', dir)
     assert source is not None  # it was loaded just now
 

@@ -25,8 +25,8 @@ def _write(root: pathlib.Path, size: tuple[int, int] = (24, 24)) -> pathlib.Path
     return root
 
 
-def _load(root: pathlib.Path, name: str = 'folder:16') -> data.Dataset:
-    return data.load(name, root / 'images', cache=root / 'cache')
+def _load(root: pathlib.Path, name: str = 'folder:16', **keywords) -> data.Dataset:
+    return data.load(name, root / 'images', cache=root / 'cache', **keywords)
 
 
 def _one_line(call, *words: str) -> None:
@@ -141,7 +141,7 @@ def test_bad_folders_are_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     for name in ('folder:', 'folder:x', 'folder:0', 'folder:99999'):
         _one_line(lambda name=name: _load(tmp_path, name), 'folder:SIZE')
     monkeypatch.setattr(data.base.os, 'sysconf', lambda name: 4)
-    _one_line(lambda: _load(tmp_path), 'GiB in memory')
+    _one_line(lambda: _load(tmp_path, loading=data.Loading(stream=False)), 'GiB in memory', 'data.stream=true')
 
 
 def test_many_bad_files_are_counted(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):

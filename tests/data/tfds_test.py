@@ -88,7 +88,7 @@ def test_validation_stands_in_for_hidden_labels(tmp_path: pathlib.Path):
 def test_the_second_load_decodes_nothing_and_is_the_same(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     tiny_tfds.write(tmp_path / 'data')
     first = _load(tmp_path)
-    monkeypatch.setattr(tfds, '_decode', lambda prepared: pytest.fail('decoded again'))
+    monkeypatch.setattr(tfds, '_read', lambda *args, **keywords: pytest.fail('decoded again'))
     second = _load(tmp_path)
     for before, after in ((first.train, second.train), (first.test, second.test)):
         np.testing.assert_array_equal(before.images, after.images)
@@ -187,13 +187,15 @@ def test_several_sizes_are_refused(tmp_path: pathlib.Path):
     other = tiny_tfds.write(tmp_path / 'other', shape=(8, 9, 3))
     name = 'toy-train.tfrecord-00001-of-00002'
     shutil.copyfile(other / name, first / name)
-    _one_line(lambda: _load(tmp_path), 'several sizes', '8x8', '8x9', 'folder:SIZE')
+    _one_line(lambda: _load(tmp_path), 'several sizes', '8x8', '8x9', 'toy:8')
+    assert _load(tmp_path, 'toy:8').image_shape == (8, 8, 3)
 
 
 def test_too_large_for_the_memory(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     tiny_tfds.write(tmp_path / 'data')
     monkeypatch.setattr(os, 'sysconf', lambda name: 4)
-    _one_line(lambda: _load(tmp_path), 'GiB in memory')
+    _one_line(lambda: _load(tmp_path, loading=data.Loading(stream=False)), 'GiB in memory', 'data.stream=true')
+    assert _load(tmp_path).train.streamed
 
 
 def test_missing_data_fail_at_once_and_say_how_to_provide_them(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,117 @@
+"""Tiny ImageNet: 200 classes of 500 training images of 64 x 64 pixels, and 10,000 validation images to evaluate on.
+
+TFDS has no such set. It is read from the folder `tiny-imagenet-200` as its authors pack it, below the data folder;
+`python -m kcd_jax.data prepare tiny_imagenet` downloads and unpacks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import shutil
+import urllib.request
+import zipfile
+
+from kcd_jax.data import folder
+from kcd_jax.data.base import BY_SIZE, Dataset, Loading, describe, progress
+from kcd_jax.data.prepared import data_dir
+
+NAME = 'tiny_imagenet'
+FOLDER = 'tiny-imagenet-200'
+URL = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
+MD5 = '90528d7ca1a48142e341f4ef8d21d0de'
+_BLOCK = 1 << 20
+
+
+def find(dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
+    """Its folder: `dir`/tiny-imagenet-200, or `dir` itself; None where there is none."""
+    root = data_dir(dir)
+    return next((path for path in (root / FOLDER, root) if (path / 'wnids.txt').is_file()), None)
+
+
+def load(
+    dir: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    loading: Loading = BY_SIZE,
+) -> Dataset:
+    """The training and the validation images.
+
+    Raises:
+      ValueError: it is not there, or files are missing in it.
+    """
+    root = find(dir)
+    if root is None:
+        raise ValueError(
+            f'{NAME} is not in {data_dir(dir)}; run "python -m kcd_jax.data prepare {NAME}" where there is a network, '
+            f'or set --config.data.dir to the folder that has {FOLDER}'
+        )
+    return folder.read(NAME, _scan(root), None, cache, loading)
+
+
+def check(dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> str:
+    """A line on the data."""
+    return describe(load(dir, cache))
+
+
+def _scan(root: pathlib.Path) -> folder.Listing:
+    try:
+        wnids = sorted((root / 'wnids.txt').read_text().split())
+        words = dict(line.split('\t', 1) for line in (root / 'words.txt').read_text().splitlines() if '\t' in line)
+        lines = (root / 'val' / 'val_annotations.txt').read_text().splitlines()
+        annotated = sorted(tuple(line.split('\t')[:2]) for line in lines if line)
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{root} is not {NAME} as it was packed ({error}); delete it and prepare it again') from error
+    number = {wnid: label for label, wnid in enumerate(wnids)}
+    train = [file for wnid in wnids for file in sorted((root / 'train' / wnid / 'images').glob('*.JPEG'))]
+    test = [(root / 'val' / 'images' / name, number[wnid]) for name, wnid in annotated]
+    absent = next((file for file, _ in test if not file.is_file()), None)
+    if absent or not train or not test:
+        raise ValueError(f'{absent or root / "train"} is missing; delete {root} and prepare {NAME} again')
+    return folder.Listing(
+        root,
+        {'train': train, 'test': [file for file, _ in test]},
+        {'train': [number[file.parts[-3]] for file in train], 'test': [label for _, label in test]},
+        [words.get(wnid, wnid).split(',')[0] for wnid in wnids],
+    )
+
+
+def prepare(dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """Downloads and unpacks it, unless it is there; returns its folder.
+
+    Raises:
+      ValueError: no connection, or what came is not what is expected.
+    """
+    root = data_dir(dir)
+    target = root / FOLDER
+    if (found := find(dir)) is not None:
+        return found
+    root.mkdir(parents=True, exist_ok=True)
+    archive, scratch = root / f'{FOLDER}.zip', root / f'{FOLDER}.incomplete'
+    if not archive.exists():
+        _download(archive)
+    if hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != MD5:
+        raise ValueError(f'{archive} is not what {URL} is known to be; delete it and prepare {NAME} again')
+    shutil.rmtree(scratch, ignore_errors=True)
+    with zipfile.ZipFile(archive) as content:
+        for member in progress(content.infolist(), len(content.infolist()), f'{NAME}: unpacking'):
+            content.extract(member, scratch)
+    (scratch / FOLDER).rename(target)
+    scratch.rmdir()
+    archive.unlink()
+    return target
+
+
+def _download(archive: pathlib.Path) -> None:
+    part = archive.with_suffix('.part')
+    try:
+        with urllib.request.urlopen(URL, timeout=30) as answer, open(part, 'wb') as file:
+            size = int(answer.headers.get('Content-Length') or 0)
+            for block in progress(iter(lambda: answer.read(_BLOCK), b''), -(-size // _BLOCK), f'{NAME}: downloading'):
+                file.write(block)
+    except OSError as error:
+        reason = getattr(error, 'reason', None) or error
+        raise ValueError(
+            f'{NAME} cannot be downloaded from {URL} ({reason}); put tiny-imagenet-200.zip into {archive.parent}'
+        ) from error
+    part.rename(archive)

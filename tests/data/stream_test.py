@@ -1,0 +1,192 @@
+"""Points that are read by index: the same as in memory, in any order, only those that are asked for."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kcd_jax import data
+from kcd_jax.data import base, cache, records, stream
+from tests.data import tiny_tfds
+
+STREAMED = data.Loading(stream=True)
+
+
+class Counted:
+    """A source that remembers what was read."""
+
+    def __init__(self, images: np.ndarray):
+        self.images, self.read = images, []
+
+    def __getitem__(self, point: int) -> np.ndarray:
+        self.read.append(point)
+        return self.images[point]
+
+
+def images_of(number: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (number, 4, 5, 3), np.uint8)
+
+
+def steps_of(source, index: np.ndarray, partner: np.ndarray | None = None, **options) -> stream.Steps:
+    images = base.Images(source, np.arange(20), (4, 5, 3))
+    return stream.Steps(images, index, index if partner is None else partner, **options)
+
+
+def both(name: str, root: pathlib.Path, **keywords) -> tuple[data.Dataset, data.Dataset]:
+    """(in memory, streamed)"""
+    options = {'dir': root / 'data', 'cache': root / 'cache', **keywords}
+    return data.load(name, **options), data.load(name, **options, loading=STREAMED)
+
+
+def assert_same(memory: data.Dataset, streamed: data.Dataset) -> None:
+    for split in ('train', 'test', 'validation'):
+        one, other = getattr(memory, split), getattr(streamed, split)
+        if one is None:
+            assert other is None
+            continue
+        assert other.streamed and not one.streamed
+        np.testing.assert_array_equal(np.asarray(other.images), one.images)
+        np.testing.assert_array_equal(other.labels, one.labels)
+        if one.ids is not None:
+            assert other.ids.tolist() == one.ids.tolist()
+    assert memory.image_shape == streamed.image_shape
+    assert memory.normalization == streamed.normalization
+
+
+@pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])
+@pytest.mark.parametrize(('shards', 'ids'), [((12,), True), ((3, 1, 8), True), ((5, 7), False)])
+def test_records_by_index_are_those_in_memory(tmp_path: pathlib.Path, file_format: str, shards, ids: bool):
+    tiny_tfds.write(tmp_path / 'data', shards=shards, ids=ids, file_format=file_format)
+    memory, streamed = both('toy', tmp_path)
+    assert_same(memory, streamed)
+    assert_same(*both('toy', tmp_path, validation=0.25, seed=3, num_points=7))
+    sent = pickle.loads(pickle.dumps(streamed.train.images))  # as worker processes get it
+    np.testing.assert_array_equal(sent[3:6], memory.train.images[3:6])
+
+
+def test_scaled_pictures_by_index_are_those_in_memory(tmp_path: pathlib.Path):
+    tiny_tfds.write(tmp_path / 'data', shape=(12, 9, 3))
+    memory, streamed = both('toy:8', tmp_path)
+    assert memory.image_shape == (8, 8, 3)
+    assert_same(memory, streamed)
+
+
+def test_a_folder_by_index_is_the_one_in_memory(tmp_path: pathlib.Path):
+    random = np.random.default_rng(0)
+    for split, name, size in [('train', 'a', 20), ('train', 'b', 30), ('test', 'a', 16), ('test', 'b', 40)]:
+        folder = tmp_path / 'data' / split / name
+        folder.mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(random.integers(0, 256, (size, size + i, 3), np.uint8)).save(folder / f'{i}.jpg')
+    (tmp_path / 'data' / 'train' / 'a' / '1.jpg').write_text('no image')
+    assert_same(*both('folder:16', tmp_path))
+
+
+def test_what_lies_in_memory_can_be_streamed_too(tmp_path: pathlib.Path):
+    assert_same(*both('digits', tmp_path, num_points=50))
+
+
+def test_the_second_start_reads_no_shard(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    tiny_tfds.write(tmp_path / 'data')
+    both('toy', tmp_path)
+    monkeypatch.setattr(data.tfds, 'read_shard', lambda *arguments: pytest.fail('read again'))
+    both('toy', tmp_path)
+
+
+def test_the_size_decides(tmp_path: pathlib.Path):
+    tiny_tfds.write(tmp_path / 'data')
+    options = {'dir': tmp_path / 'data', 'cache': tmp_path / 'cache'}
+    assert not data.load('toy', **options).train.streamed
+    assert not data.load('toy', **options, loading=data.Loading(memory=4 * 16 * 8 * 8 * 3)).train.streamed
+    assert data.load('toy', **options, loading=data.Loading(memory=4 * 16 * 8 * 8 * 3 - 1)).train.streamed
+
+
+def test_each_record_of_any_file(tmp_path: pathlib.Path):
+    examples = [bytes([i]) * (3 * i) for i in range(9)]
+    for number, part in enumerate((examples[:4], [], examples[4:])):
+        tiny_tfds.write_records(tmp_path / str(number), part)
+    paths = [str(tmp_path / str(number)) for number in range(3)]
+    sizes = np.array([len(example) for example in examples])
+    found = records.by_number(paths, (4, 0, 5), sizes, 'tfrecord')
+    assert len(found) == 9
+    assert [found[i] for i in reversed(range(9))] == examples[::-1]
+
+
+def test_only_the_points_of_the_order_and_their_partners_are_read():
+    index = np.array([[3, 7], [1, 0]])
+    partner = np.array([[3, 9], [1, 0]])
+    source = Counted(images_of())
+    [first, second] = list(stream.read(steps_of(source, index, partner)))
+    assert sorted(source.read) == [0, 1, 3, 7, 9]
+    np.testing.assert_array_equal(first['image'], source.images[[3, 7]])
+    np.testing.assert_array_equal(first['partner'], source.images[[3, 9]])
+    assert set(second) == {'image'}  # nothing is mixed: nothing more is sent
+
+
+def test_going_on_in_the_middle_reads_nothing_of_what_was_done():
+    index = np.arange(20).reshape(5, 4)
+    source = Counted(images_of())
+    whole = list(stream.read(steps_of(source, index)))
+    source.read.clear()
+    rest = list(stream.read(steps_of(source, index), first=3))
+    assert sorted(source.read) == list(range(12, 20))
+    for one, other in zip(whole[3:], rest, strict=True):
+        np.testing.assert_array_equal(one['image'], other['image'])
+
+
+def test_reading_ahead_is_bounded_and_stops_when_it_is_closed():
+    index = np.random.default_rng(0).integers(0, 20, (400, 1))
+    source = Counted(images_of())
+    batches = stream.read(steps_of(source, index))
+    next(batches)
+    batches.close()
+    assert len(source.read) <= 2 * (stream.threads() + 4)
+
+
+def test_an_error_while_reading_is_the_readers_own():
+    class Bad:
+        def __getitem__(self, point: int) -> np.ndarray:
+            raise ValueError(f'point {point} is gone')
+
+    with pytest.raises(ValueError, match='point 5 is gone'):
+        list(stream.read(steps_of(Bad(), np.array([[5]]))))
+
+
+def test_crops_are_a_function_of_seed_epoch_and_point(tmp_path: pathlib.Path):
+    for name in ('train/a', 'train/b', 'test/a'):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / 'data' / name / '0.png')
+    loading = data.Loading(stream=True, area=(0.08, 1.0))
+    train = data.load('folder:16', tmp_path / 'data', cache=tmp_path / 'cache', loading=loading).train
+    assert train.draws_crops
+
+    def view(point: int = 0, seed: int = 0, epoch: int = 0) -> bytes:
+        return train.images.training(point, seed, epoch).tobytes()
+
+    assert view() == view()
+    assert len({view(), view(seed=1), view(epoch=1), view(point=1)}) == 4
+    assert np.array_equal(train.images[0], train.images[1])  # the two files are equal, and so are they when evaluated
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_batches():
+    index = np.random.default_rng(0).integers(0, 20, (7, 3))
+    steps = steps_of(images_of(), index, np.roll(index, 1, axis=1))
+    for one, other in zip(stream.read(steps, first=1), stream.read(steps, first=1, workers=2), strict=True):
+        assert one.keys() == other.keys()
+        for key, array in one.items():
+            np.testing.assert_array_equal(array, other[key])
+
+
+def test_what_is_known_of_a_streamed_set_is_kept_without_its_images(tmp_path: pathlib.Path):
+    tiny_tfds.write(tmp_path / 'data')
+    data.load('toy', tmp_path / 'data', cache=tmp_path / 'cache', loading=STREAMED)
+    [entry] = cache.folder(tmp_path / 'cache').iterdir()
+    arrays = json.loads((entry / 'index.json').read_text())['arrays']
+    assert not [name for name in arrays if 'images' in name]
