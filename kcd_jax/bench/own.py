@@ -15,7 +15,7 @@ import numpy as np
 import kcd_jax
 from kcd_jax import check, data, experiment, log, networks, sharding
 from kcd_jax.loop import Loop
-from kcd_jax.spec import TrainState
+from kcd_jax.spec import Phase, TrainState
 
 CONFIG = pathlib.Path(kcd_jax.__file__).parent.parent / 'configs' / 'cifar100_kd.py'
 
@@ -59,20 +59,32 @@ class OwnRun:
         self.log.__enter__()
         self.loop = Loop(config, run, dataset, variables, workdir, mesh, self.log)
         self.state: TrainState = self.loop.initial_state(dataset.train.images)
-        self.phase = run.phases[0]
+        self.phase = run.phases[-1]
         self._arguments: tuple[Any, ...] | None = None
 
     def close(self) -> None:
         self.log.__exit__(None, None, None)
 
-    def step(self) -> jax.Array:
-        """One training step, up to its end; at first it compiles."""
+    def enter(self, phase: Phase) -> None:
+        """The next steps are of `phase`; at first they are of the last one, which trains the student."""
+        self.phase, self._arguments = phase, None
+
+    def program(self) -> jax.stages.Compiled:
+        """The compiled step of the phase."""
+        return self._compiled()[-1]
+
+    def _compiled(self) -> tuple[Any, ...]:
         loop = self.loop
         if self._arguments is None:
             order = loop.order(self.state.key, self.state.plan, jnp.int32(0))
             rates = loop.rates(self.phase, 0)
             self._arguments = (order, rates, loop.program(self.state, order, rates, loop.feed.points, self.phase, 1))
-        order, rates, program = self._arguments
+        return self._arguments
+
+    def step(self) -> jax.Array:
+        """One training step, up to its end; at first it compiles."""
+        loop = self.loop
+        order, rates, program = self._compiled()
         self.state, loss = program(self.state, order, rates, loop.feed.points, loop.teacher_variables)
         return jax.block_until_ready(loss)
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from kcd_jax import cost, knowledge, sharding
 from kcd_jax import networks as known_networks
-from kcd_jax.bench import Row
+from kcd_jax.bench import Row, methods, timing
 from kcd_jax.bench.own import CONFIG, own_run
 from kcd_jax.knowledge import speed
 from kcd_jax.networks import speed as network_speed
@@ -34,28 +34,7 @@ PAIRS = (
     'vgg13-mobilenetv2',
 )
 BATCH = 64
-WARM_UP = 2
 KD, KCD = 'method=kd,policy=none', 'method=kd,policy=kcd'
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    return time.perf_counter() - start
-
-
-def _alternate(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each function, in turn; in each turn two calls warm up and two are timed.
-
-    The first calls after another library's are up to twice as slow, ours and PyTorch's alike: its threads still wait
-    for work by spinning, and our own have gone to sleep. Training never switches.
-    """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(repeats):
-        for name, function in functions.items():
-            calls = [1e3 * _seconds(function) for _ in range(WARM_UP + 2)]
-            times[name] += calls[WARM_UP:]
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def _gemm() -> np.ndarray:
@@ -85,7 +64,7 @@ def step(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
                 mine = sum(x.size for x in jax.tree.leaves(run.state.params['student']))
                 if functions['torch'].parameters()[1] != mine:
                     raise ValueError(f'{student} has {mine} parameters here and another number in the yardstick')
-            ms = _alternate({**functions, 'gemm': _gemm}, 3 if quick else 7)
+            ms = timing.alternate({**functions, 'gemm': _gemm}, 3 if quick else 7)
         gflops = 2 * 1024**3 / ms['gemm'] / 1e6
         if not with_torch:
             measured = f'{ms["ours"]:.0f} ms (no torch to compare)'
@@ -176,7 +155,7 @@ def record(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
             state = run.state
             return policy.replan(state.key, full, state.plan, state.policy_state, replans[-1], epochs)
 
-        ms = _alternate({'step': run.step, 'record': one, 'condense': replan}, 5 if quick else 15)
+        ms = timing.alternate({'step': run.step, 'record': one, 'condense': replan}, 5 if quick else 15)
     steps = sum(size // BATCH for size in policy.keep_counts(num_points, epochs))
     share = (steps * ms['record'] + len(replans) * ms['condense']) / (steps * ms['step'])
     yield Row(
@@ -199,8 +178,8 @@ def wall(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         kd.epoch(2 * BATCH)
         kcd.epoch(2 * BATCH)
         for _ in range(repeats):
-            whole = _seconds(lambda: kd.epoch(num_points))
-            ratios.append(_seconds(lambda: kcd.epoch(num_keep)) / whole)
+            whole = timing.seconds(lambda: kd.epoch(num_points))
+            ratios.append(timing.seconds(lambda: kcd.epoch(num_keep)) / whole)
         programs = len(kcd.loop.programs)
     cost, found = (num_keep // BATCH) / (num_points // BATCH), statistics.median(ratios)
     yield Row(
@@ -296,5 +275,6 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'condense': condense,
     'host': host,
     'networks': networks,
+    'methods': methods.rows,
     'gpu': gpu,
 }

@@ -10,6 +10,8 @@ from typing import Any
 
 from kcd_jax import plugins
 
+__path__ += plugins.own_folders('methods')
+
 
 def names() -> list[str]:
     """The config names of all methods."""

@@ -14,6 +14,8 @@ from types import ModuleType
 from kcd_jax import plugins
 from kcd_jax.spec import Network
 
+__path__ += plugins.own_folders('networks')
+
 
 def families() -> dict[str, ModuleType]:
     """{network's name: its family's module}, over the files of the folder as they are now."""

@@ -7,6 +7,8 @@ from types import ModuleType
 
 from kcd_jax import plugins
 
+__path__ += plugins.own_folders('policies')
+
 
 def names() -> list[str]:
     """The config names of all policies."""

@@ -6,11 +6,13 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from kcd_jax import bench
-from kcd_jax.bench import rows
+from kcd_jax.bench import methods, rows, timing
 from kcd_jax.bench.own import own_run
+from kcd_jax.methods import _contrast
 
 
 def test_a_row_says_whether_its_target_is_met():
@@ -26,10 +28,10 @@ def test_medians_of_alternating_calls(monkeypatch):
         calls.append(name)
         clock[0] += seconds.pop(0)
 
-    monkeypatch.setattr(rows.time, 'perf_counter', lambda: clock[0])
-    monkeypatch.setattr(rows, 'WARM_UP', 1)
+    monkeypatch.setattr(timing.time, 'perf_counter', lambda: clock[0])
+    monkeypatch.setattr(timing, 'WARM_UP', 1)
     durations = {'a': [100.0, 1.0, 3.0, 100.0, 2.0, 2.0], 'b': [9.0, 5.0, 5.0, 9.0, 9.0, 5.0]}
-    found = rows._alternate({name: lambda name=name: work(name, durations[name]) for name in durations}, 2)
+    found = timing.alternate({name: lambda name=name: work(name, durations[name]) for name in durations}, 2)
     assert found == pytest.approx({'a': 2000.0, 'b': 5000.0}) and calls == list('aaabbb' * 2)
 
 
@@ -43,6 +45,27 @@ def test_condensation_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(rows.speed, 'condensation_ms', lambda n, repeats: {**fake, 'jit': n / 1e4})
     assert [row.met for row in rows.condense(False, tmp_path)] == [True, False, False]
     assert [row.met for row in rows.host(False, tmp_path)] == [True]
+
+
+def test_scores_by_a_product_are_those_by_rows():
+    keys = jax.random.split(jax.random.key(0), 3)
+    anchor, bank = jax.random.normal(keys[0], (4, 6)), jax.random.normal(keys[1], (20, 6))
+    index = jax.random.randint(keys[2], (4, 9), 0, 20)
+    # Sums of six products, in another order.
+    np.testing.assert_allclose(
+        _contrast.scores(anchor, bank, index), methods.scores_by_rows(anchor, bank, index), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.slow
+def test_a_method_is_measured_beside_kd(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods.known_methods, 'names', lambda: ['fsp', 'kd'])
+    monkeypatch.setattr(methods, 'PAIR', 'resnet8-resnet8')
+    monkeypatch.setattr(methods.timing, 'alternate', lambda functions, repeats: dict.fromkeys(functions, 2.0))
+    first, second = methods.steps(True, tmp_path)
+    assert [row.name for row in (first, second)] == ['method fsp, phase fsp', 'method fsp, phase main']
+    assert first.measured.startswith('1.00 times KD; state +0.3 MiB')  # a second trace of the student
+    assert first.details['state_bytes'] == second.details['state_bytes'] > 0
 
 
 def test_a_light_network_is_measured_by_its_work_against_the_first_resnet(tmp_path, monkeypatch):
