@@ -17,6 +17,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from kcd_jax.spec import ROW_MULTIPLE, PyTree, TrainState
 
 AXIS = 'data'
+REPLICATED_BYTES = 2**30  # of one bank; CRD's on ImageNet has 0.66e9
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -58,9 +59,20 @@ def check(rows: int, devices: int, what: str = 'batch') -> None:
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
-    """The sharding of every leaf of a state (or of its abstract form): the value table split, the rest replicated."""
+    """The sharding of every leaf of a state (or of its abstract form): the value table split, the rest replicated.
+
+    A method's memory bank above `REPLICATED_BYTES` is split by its rows too: it may not fit on one device, at the price
+    of gathering it at every step.
+    """
+
+    def bank(x: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
+        large = x.ndim > 0 and x.size * x.dtype.itemsize > REPLICATED_BYTES
+        return batch(mesh) if large and x.shape[0] % mesh.size == 0 else replicated(mesh)
+
     everywhere = jax.tree.map(lambda _: replicated(mesh), state)
-    return everywhere.replace(table=jax.tree.map(lambda _: batch(mesh), state.table))
+    return everywhere.replace(
+        table=jax.tree.map(lambda _: batch(mesh), state.table), method_state=jax.tree.map(bank, state.method_state)
+    )
 
 
 def constrain_batch(mesh: Mesh, tree: PyTree) -> PyTree:

@@ -11,6 +11,7 @@ import os
 import pathlib
 import signal
 
+import jax
 import numpy as np
 import pytest
 
@@ -52,7 +53,19 @@ def left(folder):
 @pytest.mark.parametrize(('method', 'policy'), CASES)
 def test_it_trains_and_resumes_to_the_bit(tiny_networks, teacher_dir, tmp_path, monkeypatch, method, policy):
     config = config_for(method, policy)
+    loops, before = [], []
+    look = train.Loop.initial_state
+
+    def remember(self, images):
+        loops.append(self)
+        before.append(jax.device_get(self.teacher_variables))
+        return look(self, images)
+
+    monkeypatch.setattr(train.Loop, 'initial_state', remember)
     whole = train.train(config, tmp_path / 'whole', teacher_dir=teacher_dir)
+    # The teacher is the same to the bit; the last loop is the student's (the first test trains the teacher before).
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loops[-1].teacher_variables), before[-1])
+    assert bool(before[-1]) == (loops[-1].run.teacher is not None)
     arrays, records = left(whole.workdir)
     for path, array in arrays.items():
         if array.dtype.kind == 'f':

@@ -66,6 +66,16 @@ def test_only_the_value_table_is_split():
     assert sharding.state_shardings(mesh, jax.eval_shape(lambda: state)) == places
 
 
+def test_a_bank_is_split_above_a_size_and_only_where_its_rows_divide(monkeypatch):
+    mesh = sharding.make_mesh()
+    monkeypatch.setattr(sharding, 'REPLICATED_BYTES', 400)
+    banks = {'small': jnp.zeros((4, 25)), 'large': jnp.zeros((8, 25)), 'odd': jnp.zeros((9, 25)), 'z': jnp.zeros(())}
+    places = sharding.state_shardings(mesh, make_state().replace(method_state=banks)).method_state
+    assert {name: bool(place.spec) for name, place in places.items()} == {
+        'small': False, 'large': True, 'odd': False, 'z': False,
+    }  # fmt: skip
+
+
 def test_put_copies_everything_and_shares_nothing():
     mesh, state = sharding.make_mesh(), make_state()
     placed = sharding.put(state, sharding.state_shardings(mesh, state))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kcd_jax import sharding
 from kcd_jax.methods import _contrast, crd
 from kcd_jax.spec import Outputs, Setup
 
@@ -120,6 +121,28 @@ def test_the_normaliser_is_set_once(make_setup, make_outputs, make_batch, clock)
     np.testing.assert_array_equal(first['normaliser'], second['normaliser'])
     assert np.all(np.asarray(first['normaliser']) != 1.0)
     assert not np.array_equal(first['student'], second['student'])
+
+
+def test_a_split_bank_gives_what_a_replicated_one_gives(make_setup, make_outputs):
+    state, labels = state_of(make_setup, make_outputs)
+    mesh = sharding.make_mesh()
+    rng = np.random.default_rng(0)
+    size = state['student'].shape[1]
+    student, teacher = (jnp.asarray(rng.normal(size=(8, size)), jnp.float32) for _ in range(2))
+    index = jnp.asarray(rng.permutation(len(labels))[:8], jnp.int32)
+    negatives = jnp.asarray(rng.integers(0, len(labels), (8, 30)), jnp.int32)
+    side = functools.partial(_contrast.noise_contrast, temperature=0.07)
+
+    @jax.jit
+    def contrast(bank):
+        return _contrast.contrast(student, teacher, bank, index, jnp.ones(8), negatives, 0.5, side)
+
+    split = {
+        name: sharding.put(leaf, sharding.batch(mesh) if leaf.ndim == 2 else sharding.replicated(mesh))
+        for name, leaf in state.items()
+    }
+    # A product over a split bank may sum in another order.
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), contrast(split), contrast(state))
 
 
 def test_one_class_is_refused_in_a_line(make_setup, make_outputs):

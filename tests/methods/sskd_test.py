@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from kcd_jax import objective
+from kcd_jax import objective, policies, step
+from kcd_jax import state as state_lib
+from kcd_jax.knowledge import prediction_entropy
 from kcd_jax.methods import sskd
-from kcd_jax.spec import Batch, Optimiser, Weights
+from kcd_jax.spec import Batch, Network, Optimiser, Outputs, Setup, Weights
 
 
 @pytest.fixture
@@ -119,6 +121,40 @@ def test_the_teachers_head_gets_no_gradient_from_the_student(make_outputs, make_
     )
     assert all(np.all(np.asarray(g) == 0.0) for g in jax.tree.leaves(grads['teacher_head']))
     assert any(np.any(np.asarray(g) != 0.0) for g in jax.tree.leaves(grads['student_head']))
+
+
+def test_the_recorded_value_is_that_of_the_unrotated_view():
+    """One real step with a linear student, whose logits differ from view to view."""
+
+    def apply(variables, image, train):
+        del train
+        flat = image.reshape(image.shape[0], -1)
+        logits = flat @ variables['params']['fc']['kernel']
+        return Outputs(logits, (image,), (), flat, {}), {}
+
+    kernel = jax.random.normal(jax.random.key(0), (48, 5))
+    network = Network('linear', lambda key, shape: {'params': {'fc': {'kernel': kernel}}}, apply, tail=('fc/*',))
+    method, policy = sskd.make(), policies.get('none').make()
+    main = Optimiser(optax.trace(0.9), lambda epoch: 0.1)
+    phases = method.phases(4, main, network)
+    images = np.random.default_rng(0).integers(0, 256, (256, 4, 4, 3)).astype(np.uint8)
+    labels = np.zeros(256, np.int32)
+    shapes = state_lib.output_shapes(network, (4, 4, 3), 4)
+    setup = Setup(shapes, shapes, 8, 256, 5, 4, (4, 4, 3), labels, network, network, None)
+    state = state_lib.create(
+        jax.random.PRNGKey(0), student=network, method=method, policy=policy, phases=phases, setup=setup, images=None
+    )
+    recipe = step.Recipe(network, network, method, policy, sskd.WEIGHTS, 4, crop=0, flip=False)
+    order = jnp.asarray([5, 2, 7, 0, *range(252)], jnp.int32)
+    rates = {'main': jnp.float32(0.1), 'phase_epoch': jnp.int32(0)}
+    points = step.Points(jnp.asarray(images), jnp.asarray(labels))
+    teacher = {'params': {'fc': {'kernel': kernel}}}
+    after, _ = step.run_chunk(state, order, rates, points, teacher, recipe=recipe, phase=phases[1], length=1)
+    logits = (images / 255.0).astype(np.float32).reshape(256, -1) @ np.asarray(kernel)
+    visited = order[:4]
+    np.testing.assert_array_equal(np.nonzero(np.asarray(after.table.count))[0], sorted(visited.tolist()))
+    # float32 sums of 48 products, in another order.
+    np.testing.assert_allclose(after.table.value[visited], prediction_entropy(logits[visited]), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_run_is_refused_in_a_line(make_outputs, make_setup):
