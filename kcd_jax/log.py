@@ -485,7 +485,8 @@ def command(argv: Sequence[str]) -> str:
     program = pathlib.Path(argv[0])
     own = program.parts[-2:] == ('kcd_jax', 'main.py')
     start = ['python', '-m', 'kcd_jax.main'] if own else [program.name]
-    words = [word for word in argv[1:] if not word.startswith(('--workdir', '--results', '--config.data.dir'))]
+    places = ('--workdir', '--results', '--config.data.dir', '--coordinator', '--process')
+    words = [word for word in argv[1:] if not word.startswith(places)]
     return shlex.join([*start, *words])
 
 

@@ -137,8 +137,9 @@ def run(processes: int, devices: int, module: str, args: list[str], *, grace: fl
         codes, blamed = Group(commands(processes, devices, module, args, free_port())).wait(grace, stopping)
         code = codes[blamed] if blamed is not None else max(codes)
         if blamed is not None:
-            others = '' if processes == 1 else '; the others were ended'
-            say(f'process {blamed} {how(code)}{others}')
+            if len(set(codes)) > 1 or code < 0:  # a mistake that all of them know of has been said
+                others = '' if processes == 1 else '; the others were ended'
+                say(f'process {blamed} {how(code)}{others}')
             if stopping and code == -signal.SIGTERM:  # it had not begun to listen, and has nothing to save
                 code = PREEMPTED
         again = code < 0 or code in (LOST, PREEMPTED)

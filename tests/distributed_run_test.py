@@ -113,11 +113,10 @@ def test_a_checkpoint_of_four_devices_goes_on_elsewhere(teacher, tmp_path, monke
         os.kill(os.getpid(), signal.SIGTERM)
         return result
 
-    config, folder = config_of(teacher), tmp_path / RUN
+    config, folder = experiment.load_config(f'{words(teacher)},eval_every=3'), tmp_path / RUN
     with monkeypatch.context() as patch, pytest.raises(train.Preempted):
         patch.setattr(train.Loop, 'evaluate', cut)
-        config.eval_every = 3
-        train.train(config, folder)
+        experiment.run(config, tmp_path)
     saved = final_state(folder)
     args = f'--config={words(teacher)},eval_every=3', f'--workdir={tmp_path}'
     found = launch(PROGRAM, *args, processes=processes, devices=devices)

@@ -6,13 +6,15 @@ import configparser
 import os
 import pathlib
 import re
+import shlex
+import socket
 import subprocess
 import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = sorted([*(ROOT / 'launch').glob('*.sh'), ROOT / '.ci' / 'run'])
+SCRIPTS = sorted([*(ROOT / 'launch').glob('*.sh'), ROOT / 'launch' / 'slurm.sbatch', ROOT / '.ci' / 'run'])
 
 
 def bash(script: str, **environment: str) -> subprocess.CompletedProcess:
@@ -30,6 +32,106 @@ def test_shellcheck_finds_nothing():
 def test_scripts_are_executable():
     assert {'run.sh', 'test.sh'} <= {path.name for path in SCRIPTS}
     assert [path.name for path in SCRIPTS if path.name != 'setup.sh' and not os.access(path, os.X_OK)] == []
+
+
+# ------------------------------------------------------------------------------------------------- dry runs of clusters
+
+POD = {'TPU_NAME': 'pod', 'ZONE': 'us-west4-a', 'TYPE': 'v5litepod-16', 'VERSION': 'v2-alpha-tpuv5-lite'}
+CONFIG = '--config=configs/digits_kd.py:quicktest,method=kd,policy=kcd'
+
+
+def dry_run(script: str, *args: str, **environment: str) -> list[list[str]]:
+    """The commands that a launch script would do, in words."""
+    words = shlex.join([f'{ROOT}/launch/{script}', *args])
+    found = bash(f'bash {words}', DRY_RUN='1', **environment)
+    assert found.returncode == 0 and not found.stderr, found.stderr
+    return [split_as_bash(line) for line in found.stdout.splitlines()]
+
+
+def split_as_bash(line: str) -> list[str]:
+    """The words of a line quoted by bash's printf %q, which knows more quotes than shlex."""
+    found = subprocess.run(
+        ['bash', '-c', f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True, timeout=60
+    )
+    return found.stdout.split('\0')[:-1]
+
+
+def test_a_dry_run_of_a_tpu_slice_shows_every_command():
+    tpu = ['gcloud', 'compute', 'tpus', 'tpu-vm']
+    commands = dry_run('tpu_pod.sh', 'all', CONFIG, '--workdir=runs/first', SPOT='1', PROJECT='mine', **POD)
+    create, bundle, copy, install, run, folder, fetch, delete = commands
+    assert create == [
+        *tpu, 'create', 'pod', '--accelerator-type=v5litepod-16', '--version=v2-alpha-tpuv5-lite', '--spot',
+        '--zone=us-west4-a', '--project=mine',
+    ]  # fmt: skip
+    assert bundle[:3] == ['git', '-C', str(ROOT)] and bundle[3:5] == ['bundle', 'create'] and bundle[-1] == 'HEAD'
+    assert copy[:5] == [*tpu, 'scp'] and 'pod:kcd_jax.bundle' in copy and '--worker=all' in copy
+    assert install[:6] == run[:6] == [*tpu, 'ssh', 'pod'] and '--worker=all' in run
+    assert folder == ['mkdir', '-p', f'{ROOT}/runs']
+    assert fetch[4:9] == ['scp', '--recurse', 'pod:kcd_jax/runs/first', f'{ROOT}/runs/', '--worker=0']
+    assert delete == [*tpu, 'delete', 'pod', '--quiet', '--zone=us-west4-a', '--project=mine']
+    for command in (install, run):  # what the hosts' shells get is a script that bash can read
+        script = next(word for word in command if word.startswith('--command=')).removeprefix('--command=')
+        assert subprocess.run(['bash', '-n', '-c', script], timeout=60, check=False).returncode == 0, script
+
+
+def test_a_tpu_slice_needs_its_name_and_a_verb():
+    assert 'set TPU_NAME' in bash(f'{ROOT}/launch/tpu_pod.sh create', TPU_NAME='').stderr
+    assert 'set TYPE' in bash(f'{ROOT}/launch/tpu_pod.sh create', **{**POD, 'TYPE': '', 'DRY_RUN': '1'}).stderr
+    for arguments, says in (('start', 'usage'), ('run', 'run what'), (f'all {CONFIG}', 'needs --workdir')):
+        found = bash(f'{ROOT}/launch/tpu_pod.sh {arguments}', DRY_RUN='1', **POD)
+        assert found.returncode == 2 and says in found.stderr, found.stderr
+
+
+def test_a_dry_run_of_a_slurm_job_shows_the_step():
+    install, run = dry_run('slurm.sbatch', CONFIG, '--workdir=runs/a b', SLURM_SUBMIT_DIR=str(ROOT), KCD_JAX_VENV='/v')
+    assert install == ['install_extras', '']
+    assert run[0] == 'srun' and run[-4:] == ['kcd_jax.main', '--coordinator=auto', CONFIG, '--workdir=runs/a b']
+    assert '/v/bin/python' in run
+
+
+def test_a_slurm_job_that_was_preempted_is_queued_again(tmp_path):
+    """With a srun and a scontrol of our own: 75 always goes on, a lost process at most five times, a mistake never."""
+    for name, body in {'srun': 'exit "$CODE"', 'scontrol': f'echo "$@" >>{tmp_path}/told'}.items():
+        (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / 'launch').mkdir()
+    (tmp_path / 'launch' / 'setup.sh').write_text('install_extras() { :; }\nVENV_PYTHON=python\n')
+    for code, restarts, told in ((75, '9', True), (69, '0', True), (69, '5', False), (2, '0', False), (0, '0', False)):
+        (tmp_path / 'told').unlink(missing_ok=True)
+        found = bash(
+            f'PATH={tmp_path}:$PATH; bash {ROOT}/launch/slurm.sbatch --config=x', CODE=str(code), SLURM_JOB_ID='7',
+            SLURM_RESTART_COUNT=restarts, SLURM_SUBMIT_DIR=str(tmp_path),
+        )  # fmt: skip
+        assert found.returncode == code, found.stderr
+        assert (tmp_path / 'told').exists() == told, code
+        assert not told or (tmp_path / 'told').read_text() == 'requeue 7\n'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('cluster', ['tpu', 'slurm'])
+def test_the_program_accepts_what_the_clusters_are_told(cluster, tmp_path):
+    """The command line of the dry run, joined to itself alone instead of to a cluster, with --check."""
+    if cluster == 'tpu':
+        command = dry_run('tpu_pod.sh', 'run', CONFIG, f'--workdir={tmp_path}/run', **POD)[0]
+        script = next(word for word in command if word.startswith('--command='))
+        words = split_as_bash(script.partition('./launch/run.sh ')[2])
+    else:
+        command = dry_run('slurm.sbatch', CONFIG, f'--workdir={tmp_path}/run', SLURM_SUBMIT_DIR=str(ROOT))[1]
+        words = command[command.index('kcd_jax.main') + 1 :]
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        alone = [f'--coordinator=127.0.0.1:{probe.getsockname()[1]}', '--processes=1', '--process=0']
+    words = [word for word in words if word != '--coordinator=auto']
+    found = subprocess.run(
+        [sys.executable, '-m', 'kcd_jax.main', *alone, *words, '--check'],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert 'policy     kcd' in found.stdout and not (tmp_path / 'run').exists()
+
+
+# ---------------------------------------------------------------------------------------------------- the environment
 
 
 @pytest.fixture

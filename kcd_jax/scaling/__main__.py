@@ -28,8 +28,11 @@ def compile_all(devices: int) -> dict:
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)
     from kcd_jax import experiment, log, sharding
-    from kcd_jax.scaling import collectives, programs, report
+    from kcd_jax.scaling import collectives, programs
     from kcd_jax.spec import table_rows
+
+    def listed(compiled: jax.stages.Compiled) -> list[dict]:
+        return [dataclasses.asdict(entry) for entry in collectives.read(compiled.as_text())]
 
     mesh = sharding.make_mesh()
     found = []
@@ -37,18 +40,11 @@ def compile_all(devices: int) -> dict:
         config = experiment.load_config(f'{ROOT}/configs/cifar100_kd.py:{words},method=kd,policy=kcd,batch={batch}')
         dataset = programs.points_of(num_points, image_shape, num_classes)
         compiled = programs.training_step(config, dataset, mesh, resident=resident)
-        gradients = 4 * programs.parameters(config, dataset, devices)
-        listed = [
-            {**dataclasses.asdict(entry), 'part': report.part_of(entry, gradients)}
-            for entry in collectives.read(compiled.as_text())
-        ]
-        found.append({'name': name, 'num_points': num_points, 'batch': batch, 'collectives': listed})
+        found.append({'name': name, 'num_points': num_points, 'batch': batch, 'collectives': listed(compiled)})
     for num_points in (50_000, 1_281_167):
         compiled = programs.condensation(num_points, mesh)
-        listed = [
-            {**dataclasses.asdict(entry), 'part': 'values and visits'} for entry in collectives.read(compiled.as_text())
-        ]
-        found.append({'name': f'condensation, {num_points:,} points', 'num_points': num_points, 'collectives': listed})
+        name = f'condensation, {num_points:,} points'
+        found.append({'name': name, 'num_points': num_points, 'collectives': listed(compiled)})
     peak = programs.bytes_of(compiled) / table_rows(num_points)
     return {**log.environment(), 'devices': devices, 'programs': found, 'peak_bytes_a_point': peak}
 

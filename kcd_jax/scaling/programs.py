@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, data, knowledge, ledger, sharding, state, step
+from kcd_jax import check, data, knowledge, ledger, sharding, step
 from kcd_jax.spec import PyTree, ValueTable
 
 ALPHA, EPSILON_MAX = 0.03, 0.3  # of the paper
@@ -103,9 +103,3 @@ def bytes_of(compiled: jax.stages.Compiled) -> int:
     """What a program needs on one device, arguments, results and temporaries, by the compiler's own count."""
     memory = compiled.memory_analysis()
     return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-
-
-def parameters(config: ConfigDict, dataset: data.Dataset, devices: int) -> int:
-    """Numbers that the gradients of a step have."""
-    run = check.resolve(config, dataset, device_count=devices)
-    return state.parameter_count(ledger.abstract_variables(run.student, dataset.image_shape))

@@ -13,13 +13,16 @@ POINTS = (50_000, 1_281_167, 100_000_000, 1_000_000_000)
 BLOCK = re.compile(r'(<!-- scaling: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 
-def part_of(collective: Collective, gradient_bytes: int) -> str:
-    """What a collective of the training step is for."""
-    if 2 * collective.bytes >= gradient_bytes:  # XLA merges them; those of scale and shift are among the statistics
-        return 'gradients, metrics'
+def part_of(collective: Collective) -> str:
+    """What a collective of a training step is for."""
     if collective.kind == 'all-gather' or collective.source.endswith('/gather'):
         return 'value table'
-    return 'batch statistics'
+    # Kernels have two axes or more; the gradients of scale and shift are the sums that the statistics need anyway.
+    return 'gradients, metrics' if any(',' in shape for shape in collective.shapes) else 'batch statistics'
+
+
+def _collectives(program: Mapping[str, Any]) -> list[Collective]:
+    return [Collective(**{**entry, 'shapes': tuple(entry['shapes'])}) for entry in program['collectives']]
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -48,8 +51,9 @@ def collectives_of(found: Mapping[str, Any]) -> str:
     rows = []
     for program in found['programs']:
         parts: dict[tuple[str, str], list[int]] = {}
-        for entry in program['collectives']:
-            parts.setdefault((entry['part'], entry['kind']), []).append(entry['bytes'])
+        for collective in _collectives(program):
+            part = part_of(collective) if 'batch' in program else 'values and visits'
+            parts.setdefault((part, collective.kind), []).append(collective.bytes)
         rows += [
             [program['name'], part, kind, f'{len(sizes)}', amount(sum(sizes))] for (part, kind), sizes in parts.items()
         ]
@@ -60,9 +64,9 @@ def steps_on_paper(found: Mapping[str, Any]) -> str:
     """A training step and a condensation on more devices."""
     rows = []
     for program in found['programs']:
-        if not program.get('batch'):
+        if 'batch' not in program:
             continue
-        moved = [Collective(entry['kind'], (), entry['bytes'], '') for entry in program['collectives']]
+        moved = _collectives(program)
         for link in paper.LINKS:
             table = paper.table_cost(program['num_points'], link, found['peak_bytes_a_point'])
             rows.append(
