@@ -20,6 +20,7 @@ from nbclient.exceptions import CellExecutionError
 FOLDER = pathlib.Path(__file__).parent.parent / 'notebooks'
 # {notebook: {parameter: value}}: every cell runs, on less.
 QUICK: dict[str, dict[str, Any]] = {
+    'adding_a_method': {'words': 'quicktest'},
     'quickstart': {'words': 'quicktest,compare=(kd,kcd)'},
     'ratio_and_policy': {'words': 'quicktest', 'ratios': (0.7,), 'trials': 1},
     'your_own_loop': {'epochs_per_stage': 1},
@@ -34,8 +35,8 @@ def names() -> list[str]:
 
 def quick(name: str, workdir: str) -> dict[str, Any]:
     """The parameters of a run of under a minute, which leaves nothing outside `workdir`."""
-    own = {'workdir': workdir} if 'workdir = ' in parameters(read(name)).source else {}
-    return {**QUICK[name], **own}
+    source = parameters(read(name)).source
+    return {**QUICK[name], **{key: workdir for key in ('workdir', 'folder') if f'{key} = ' in source}}
 
 
 def parameters(book: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -24,9 +24,9 @@ def test_no_output_is_committed(name):
 
 @pytest.mark.parametrize('name', notebooks.names())
 def test_no_logic_of_its_own(name):
-    """Functions and classes belong to the package; the loop that `your_own_loop` is about is the reader's."""
+    """Functions and classes belong to the package; but for the loop and the method that two of them are about."""
     source = '\n'.join(cell.source for cell in notebooks.read(name).cells if cell.cell_type == 'code')
-    allowed = 2 if name == 'your_own_loop' else 0
+    allowed = {'your_own_loop': 2, 'adding_a_method': 2}.get(name, 0)
     assert source.count('def ') + source.count('class ') + source.count('lambda ') <= allowed
 
 
