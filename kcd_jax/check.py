@@ -7,6 +7,7 @@ anything is compiled. `describe` prints what it found: it is what `--check` show
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -88,8 +89,10 @@ def recipe_of(run: Run, config: ConfigDict, constrain: Callable[[PyTree], PyTree
     )
 
 
-def _network(name: str, dataset: Dataset, dtype: Any) -> Network:
-    return networks.get(name)(dataset.num_classes, dtype=dtype, normalization=dataset.normalization)
+@functools.lru_cache(maxsize=16)
+def _network(name: str, num_classes: int, dtype: Any, normalization: Any) -> Network:
+    """One object for equal arguments: what is known of it (`state.output_shapes`) is found out once."""
+    return networks.get(name)(num_classes, dtype=dtype, normalization=normalization)
 
 
 def resolve(
@@ -128,10 +131,11 @@ def resolve(
     policy = policies.get(config.policy.name).make(**_keywords(config.policy))
     weights = Weights(**config.weights.to_dict())
     _refuse_an_idle_term(config, weights)
-    student = _network(config.student.name, dataset, dtype)
+    of_data = (dataset.num_classes, dtype, dataset.normalization)
+    student = _network(config.student.name, *of_data)
     uses_teacher = method.needs_teacher or weights.alpha > 0
     if uses_teacher and teacher is None:
-        teacher = _network(config.teacher.name, dataset, dtype)
+        teacher = _network(config.teacher.name, *of_data)
     if not uses_teacher:
         teacher = None
 

@@ -117,23 +117,99 @@ def _steps_by_phase(phases: tuple[Phase, ...], steps: tuple[int, ...]) -> dict[s
     return counts
 
 
+# ------------------------------------------------------------------------------------------------------ what was spent
+
+
+@dataclasses.dataclass
+class Tally:
+    """What a run has spent so far; it lies in the run's checkpoints, so that a cut run goes on counting.
+
+    Attributes:
+      macs, samples: as in `Ledger`, of the steps that were run. sizes: points in the plan of each finished epoch.
+    """
+
+    macs: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0))
+    samples: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(PASSES, 0))
+    sizes: list[int] = dataclasses.field(default_factory=list)
+
+    def add(self, step: StepCost, steps: int) -> None:
+        """Books so many steps."""
+        for part in PARTS:
+            self.macs[part] += steps * step.macs[part]
+        for part in PASSES:
+            self.samples[part] += steps * step.samples[part]
+
+
+def summary(tally: Tally, run: check.Run, config: ConfigDict) -> dict[str, Any]:
+    """The cost of a finished run, for its summary: what `check.cost` tells before it, as it came, and the passes.
+
+    Returns:
+      `check.cost` of the epochs as they were (C of KCD's Eq. 16 and C_a, scheduled and processed), and
+      'macs': {part: multiply-accumulates}, 'samples': {pass: images}, 'macs_full': the same method on every point,
+      'relative_macs': their ratio, and 'computation' of `computation`.
+    """
+    sizes = tuple(tally.sizes)
+    ran = dataclasses.replace(run, sizes=sizes, steps=tuple(size // config.batch for size in sizes))
+    everything = full(run, config)
+    return {
+        **check.cost(ran, config, run.setup.num_points),
+        'macs': tally.macs,
+        'samples': tally.samples,
+        'macs_full': sum(everything.values()),
+        'relative_macs': sum(tally.macs.values()) / sum(everything.values()),
+        'computation': computation(tally.macs, everything),
+    }
+
+
+def computation(macs: Mapping[str, int], everything: Mapping[str, int]) -> dict[str, float]:
+    """UNIX's Computation (Eq. 3 and 11): all passes of the networks over those of the method on everything.
+
+    Args:
+      macs, everything: {part: multiply-accumulates} of the run and of the same method without a policy.
+
+    Returns:
+      'assumed_backward' with B_s = F_s, as the paper reckons, and 'counted_backward' with the products of the backward
+      pass; neither has the method's own part.
+    """
+
+    def assumed(parts: Mapping[str, int]) -> int:
+        return parts['teacher_forward'] + 2 * parts['student_forward'] + parts['scoring_forward']
+
+    def counted(parts: Mapping[str, int]) -> int:
+        return sum(parts[name] for name in PASSES)
+
+    return {
+        'assumed_backward': assumed(macs) / assumed(everything),
+        'counted_backward': counted(macs) / counted(everything),
+    }
+
+
 # -------------------------------------------------------------------------------------------------------------- a step
 
 _CACHE: dict[str, dict[str, int]] = {}
 
 
-def step_cost(run: check.Run, config: ConfigDict, phase: Phase) -> StepCost:
-    """What one step of a phase costs; traced once for all runs of this process whose steps are the same."""
+def step_cost(
+    run: check.Run, config: ConfigDict, phase: Phase, program: jex_core.ClosedJaxpr | None = None, steps: int = 1
+) -> StepCost:
+    """What one step of a phase costs.
+
+    Args:
+      run, config, phase: of a run. program: the jaxpr of `steps` of its steps, where they are traced already; else one
+        step is traced, once for all runs of this process whose steps are the same.
+    """
     key = _key(run, config, phase)
-    if key not in _CACHE:
+    if program is not None:
+        _CACHE[key] = parts(program, steps)
+    elif key not in _CACHE:
         _CACHE[key] = parts(trace(run, config, phase))
     return StepCost(_CACHE[key], samples(run, config, phase))
 
 
-def parts(closed: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
-    """{part: multiply-accumulates of a step} of a traced `step.train_step`, or of a program of so many steps of it."""
+def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
+    """{part: multiply-accumulates of a step} of the jaxpr of a program of so many steps."""
     found = dict.fromkeys(PARTS, 0)
-    for scope, count in cost.by_scope(closed).items():
+    for scope, count in cost.by_scope(program).items():
         found[_part(scope)] += count
     return {part: count // steps for part, count in found.items()}
 

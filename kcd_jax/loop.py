@@ -18,10 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, data, feed, log, sharding, state, step, survey
+from kcd_jax import check, data, feed, ledger, log, sharding, state, step, survey
 from kcd_jax.evaluate import Evaluator
 from kcd_jax.spec import Batch, Clock, Network, Phase, Plan, PyTree, TrainState, full_plan, stream
 
+SCORING_CALLS = 10  # of the scoring pass alone, to know its time
 ACCELERATOR_CHUNK = 100  # steps a program: enough to hide the dispatch, few enough for a responsive SIGTERM
 
 
@@ -45,10 +46,12 @@ class Loop:
         self.config, self.run, self.mesh, self.log, self.workdir = config, run, mesh, run_log, workdir
         self.batch = config.batch
         self.epochs = check.epochs_of(run.phases)
-        self.seconds = dict.fromkeys(('compile', 'train', 'condense', 'evaluate'), 0.0)
+        self.seconds = dict.fromkeys(('compile', 'train', 'score', 'condense', 'evaluate'), 0.0)
+        self.tally = ledger.Tally()
         self.condensations: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.programs: dict[tuple[str, int], Any] = {}
+        self.step_costs: dict[str, ledger.StepCost] = {}
 
         replicated = sharding.replicated(mesh)
         if dataset.train.streamed:
@@ -133,8 +136,9 @@ class Loop:
             shardings = sharding.state_shardings(self.mesh, current)
             function = functools.partial(step.run_chunk, recipe=self.recipe, phase=phase, length=length)
             jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
-            lowered = jitted.lower(current, order, rates, supply, self.teacher_variables)
-            self.programs[phase.name, length] = lowered.compile()
+            traced = jitted.trace(current, order, rates, supply, self.teacher_variables)
+            self.programs[phase.name, length] = traced.lower().compile()
+            self.step_costs[phase.name] = ledger.step_cost(self.run, self.config, phase, traced.jaxpr, length)
             self.seconds['compile'] += time.perf_counter() - start
         return self.programs[phase.name, length]
 
@@ -147,6 +151,41 @@ class Loop:
         """The state with one more epoch finished."""
         counters = {'epoch': np.int32(int(current.epoch) + 1), 'done': np.int32(0)}
         return current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
+
+    def split_scoring(self, current: TrainState) -> None:
+        """Moves the scoring passes' share of the training seconds to 'score', for policies that score.
+
+        The pass lies inside the step's program, which has one clock: so it is timed alone, by itself on a batch, at the
+        end of the run, and stands for as many as there were. An estimate: inside the step the pass may share work with
+        others.
+        """
+        passes = self.tally.samples['scoring_forward'] // self.batch
+        if not passes:
+            return
+        start = time.perf_counter()
+        program = self.scoring_program(current)
+        self.seconds['compile'] += time.perf_counter() - start
+        program()
+        start = time.perf_counter()
+        for _ in range(SCORING_CALLS):
+            last = program()
+        jax.block_until_ready(last)
+        alone = (time.perf_counter() - start) / SCORING_CALLS
+        share = min(passes * alone, self.seconds['train'])
+        self.seconds['score'], self.seconds['train'] = share, self.seconds['train'] - share
+
+    def scoring_program(self, current: TrainState) -> Callable[[], jax.Array]:
+        """The scoring pass as a compiled program of its own: the student in train mode on a batch of black images."""
+        variables = {'params': current.params['student'], **current.model_state}
+        images = np.zeros((self.batch, *self.run.setup.image_shape), np.float32)
+        batch = sharding.put(images, sharding.batch(self.mesh))
+
+        def score(variables: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
+            outputs, model_state = self.run.student.apply(variables, images, True)
+            return outputs.logits, model_state
+
+        compiled = jax.jit(score).lower(variables, batch).compile()
+        return lambda: compiled(variables, batch)[0]
 
     # -- parts of an epoch ----------------------------------------------------------------------------------------
 
@@ -287,6 +326,7 @@ class Loop:
                 program = self.program(current, order, rates, supply, phase, length)
                 current, loss = program(current, order, rates, supply, self.teacher_variables)
                 done += length
+                self.tally.add(self.step_costs[phase.name], length)
                 beats.append(loss)
                 if len(beats) > 1:  # one chunk late, so that the device never waits for the host
                     value = float(beats.pop(0))
@@ -300,6 +340,7 @@ class Loop:
         jax.block_until_ready(current.step)
         spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - before)
         self.seconds['train'] += spent
+        self.tally.sizes.append(num_keep)
         self.refuse_divergence(current)
         sums = jax.device_get(current.metrics)
         means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
     return variables['params'], {name: tree for name, tree in variables.items() if name != 'params'}
 
 
+@functools.lru_cache(maxsize=32)
 def output_shapes(network: Network, image_shape: tuple[int, int, int], batch: int) -> Outputs:
     """The network's outputs for a batch as `jax.ShapeDtypeStruct`s; nothing is computed."""
     variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, checkpoint, data, distributed, log, sharding, state, teacher
+from kcd_jax import check, checkpoint, data, distributed, ledger, log, sharding, state, teacher
 from kcd_jax.loop import Diverged, Loop, student_variables
 from kcd_jax.spec import Network, PyTree, TrainState
 
@@ -212,8 +212,8 @@ def train(
             run_log.say(f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {held_out}')
 
         # ---- start or go on ----
-        total_cost = check.cost(run, config, run.setup.num_points)
-        run_log.say(f'{name}, seed {config.seed}: {check.cost_line(total_cost)}')
+        planned = check.cost(run, config, run.setup.num_points)
+        run_log.say(f'{name}, seed {config.seed}: {check.cost_line(planned)}')
         with distributed.together():
             keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=config.checkpoint.keep))
         current = loop.initial_state(None if dataset.train.streamed else dataset.train.images)
@@ -224,6 +224,7 @@ def train(
                 log.refuse_other_config(workdir, meta['config'], run_log.config)
                 run_log.rewind(meta['log'], int(current.step))
             loop.seconds.update(meta['seconds'])
+            loop.tally = ledger.Tally(**meta['tally'])
             loop.condensations, loop.evaluations = meta['condensations'], meta['evaluations']
             run_log.say(
                 f'going on from step {int(current.step):,}, epoch {int(current.epoch) + 1} of {len(loop.epochs)}'
@@ -240,6 +241,7 @@ def train(
             loop.refuse_divergence(current)
             meta = {
                 'seconds': loop.seconds,
+                'tally': dataclasses.asdict(loop.tally),
                 'condensations': loop.condensations,
                 'evaluations': loop.evaluations,
                 'log': run_log.lines,
@@ -275,6 +277,7 @@ def train(
             keeper.wait()
 
         # ---- what it leaves ----
+        loop.split_scoring(current)
         last = loop.evaluations[-1]
         best = max(loop.evaluations, key=lambda entry: entry['accuracy'])
         by_class = loop.survey(current, dataset.train, dataset.num_classes) if config.survey else None
@@ -302,7 +305,7 @@ def train(
             'best_epoch': best['epoch'],
             'class_accuracy': by_class,
             'teacher': card,
-            'cost': total_cost,
+            'cost': ledger.summary(loop.tally, run, config),
             'seconds': {**loop.seconds, 'total': total},
             'condensations': loop.condensations,
             'config': config.to_dict(),

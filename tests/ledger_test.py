@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import pathlib
 
 import jax
@@ -9,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax import check, cost, data, experiment, knowledge, ledger
+from kcd_jax import check, cost, data, experiment, knowledge, ledger, sharding, train
 from kcd_jax.cost import layers
+from kcd_jax.spec import Network
 
 ROOT = pathlib.Path(__file__).parent.parent
 BATCH, POINTS, SIDE = 20, 300, 16
@@ -184,3 +187,88 @@ def test_lines_show_every_part(resolved):
     run, config = resolved('method=kd,policy=unix')
     text = '\n'.join(ledger.lines(ledger.expected(run, config)))
     assert all(part in text for part in ledger.PARTS) and '% of the method on every point' in text
+
+
+# ------------------------------------------------------------------------------------- against an instrumented run
+
+
+class Calls:
+    """Counts, while a program runs, the rows that pass through a network; it knows nothing of the ledger."""
+
+    def __init__(self):
+        self.rows = collections.Counter()
+
+    def watched(self, network: Network, name: str) -> Network:
+        """The network, with every forward and backward pass reported from inside the compiled program."""
+
+        def report(direction: str, rows: int, x):
+            def heard(_):
+                self.rows[name, direction, rows] += rows
+
+            jax.debug.callback(heard, x.reshape(-1)[0])
+
+        @jax.custom_vjp
+        def watch(x):
+            report('forward', x.shape[0], x)
+            return x
+
+        def backward(_, grad):
+            report('backward', grad.shape[0], grad)
+            return (grad,)
+
+        watch.defvjp(lambda x: (watch(x), None), backward)
+
+        def apply(variables, image, train):
+            outputs, model_state = network.apply(variables, image, train)
+            return outputs.replace(logits=watch(outputs.logits)), model_state
+
+        return dataclasses.replace(network, apply=apply)
+
+
+@pytest.mark.parametrize('words', ['policy=unix,k=12', 'policy=kcd,stages=3', 'policy=infobatch'])
+def test_the_ledger_of_a_run_equals_an_independent_count(tiny_networks, monkeypatch, tmp_path, words):
+    calls, recipe_of = Calls(), check.recipe_of
+
+    def watched(run, config, *rest):
+        recipe = recipe_of(run, config, *rest)
+        if recipe.teacher is None:  # the teacher's own training
+            return recipe
+        return dataclasses.replace(
+            recipe, student=calls.watched(recipe.student, 'student'), teacher=calls.watched(recipe.teacher, 'teacher')
+        )
+
+    monkeypatch.setattr(check, 'recipe_of', watched)
+    config = experiment.load_config(
+        f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,eval_every=6,{words}'
+    )
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    summary = train.train(config, tmp_path / 'run', teacher_dir=tmp_path / 'teacher', mesh=mesh).summary
+    jax.effects_barrier()
+
+    k = config.policy.get('k', BATCH)
+    passes = {
+        'teacher_forward': calls.rows['teacher', 'forward', k],
+        'student_forward': calls.rows['student', 'forward', k],
+        'student_backward': calls.rows['student', 'backward', k],
+        'scoring_forward': calls.rows['student', 'forward', BATCH] if k < BATCH else 0,
+    }
+    found, (student, teacher) = summary['cost'], (by_hand(name) for name in TINY)
+    assert found['samples'] == passes and passes['student_backward'] > 0
+    assert found['macs'] == {
+        'teacher_forward': passes['teacher_forward'] * sum(teacher.values()),
+        'student_forward': passes['student_forward'] * sum(student.values()),
+        'student_backward': passes['student_backward'] * (2 * sum(student.values()) - student['conv1']),
+        'scoring_forward': passes['scoring_forward'] * sum(student.values()),
+        'method': 0,
+    }
+    assert found['processed_samples'] == passes['teacher_forward'] == found['steps'] * k
+    full = 6 * POINTS * (sum(teacher.values()) + 3 * sum(student.values()) - student['conv1'])
+    assert found['macs_full'] == full and found['relative_macs'] == sum(found['macs'].values()) / full
+    ratio = sum(teacher.values()) / sum(student.values())
+    share = knowledge.computation(k, BATCH, ratio, scoring=k < BATCH) * found['relative_processed'] * BATCH / k
+    assert found['computation']['assumed_backward'] == pytest.approx(share, abs=1e-12)
+    assert found['computation']['counted_backward'] == found['relative_macs']
+    seconds = summary['seconds']
+    assert (seconds['score'] > 0) == (k < BATCH) and seconds['train'] >= 0
+    parts = sum(seconds[part] for part in ('compile', 'train', 'score', 'condense', 'evaluate'))
+    assert parts <= seconds['total']

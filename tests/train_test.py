@@ -82,6 +82,8 @@ def test_the_cost_of_a_run_is_what_its_epochs_trained_on(run):
     assert cost['processed_samples'] == sum(record['samples'] for record in records)
     assert cost['scheduled_samples'] == sum(record['kept'] for record in records)
     assert cost['steps'] == records[-1]['step']
+    assert cost['samples']['teacher_forward'] == cost['processed_samples']
+    assert cost['relative_macs'] == pytest.approx(cost['relative_processed'], abs=1e-12)
 
 
 def test_a_stage_file_holds_the_plan_that_was_trained_on(run):
@@ -154,6 +156,7 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_bits(run, monkeypatch, words):
     cut = run(config, 'cut')
     assert_same_run(whole.workdir, cut.workdir)
     assert cut.summary['accuracy'] == whole.summary['accuracy']
+    assert cut.summary['cost'] == whole.summary['cost']
 
 
 def test_one_and_four_devices_keep_the_promised_identities(run):

@@ -207,10 +207,21 @@ def _cost(run: Summary) -> str:
             ('relative (%)', ('relative_scheduled', 'relative_processed')),
         )
     ]
-    samples = page.card(
-        page.grid(['samples', 'scheduled', 'processed'], rows, 'Samples'),
-        page.notes(['Processed: without the last partial batch of an epoch, which is dropped.']),
-    )
+    about = ['Processed: without the last partial batch of an epoch, which is dropped.']
+    relative = number(run, 'cost', 'relative_macs')
+    if relative is not None:
+        about.append(f'Multiply-accumulates: {_percent(relative)} of those of the same method on every point.')
+        shares = [number(run, 'cost', 'computation', f'{way}_backward') for way in ('assumed', 'counted')]
+        assumed, counted = (_percent(share) for share in shares)
+        about.append(
+            f'Computation of the networks (UNIX, Eq. 3 and 11): {assumed} with a backward pass that costs as '
+            f'much as a forward one, {counted} as counted.'
+        )
+    if number(run, 'seconds', 'score'):
+        about.append(
+            'Time of the scoring passes: estimated, one timed alone at the end of the run, times their number.'
+        )
+    samples = page.card(page.grid(['samples', 'scheduled', 'processed'], rows, 'Samples'), page.notes(about))
     return page.cards(
         samples, page.shares('Multiply-accumulates by pass', passes), page.shares('Time by activity', known)
     )

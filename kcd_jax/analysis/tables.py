@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from kcd_jax.analysis import names
@@ -175,16 +175,29 @@ def _macs(group: Group) -> float | None:
 
 
 def _relative_macs(group: Group, base: Group | None) -> float | None:
-    """Multiply-accumulates of a row over those of the row that it is compared with (of itself: 1)."""
+    """Multiply-accumulates of a row over those of its method on every point; without those, over its base's."""
+    relative = group.sample('cost', 'relative_macs').mean
+    if relative is not None:
+        return relative
     own, full = _macs(group), _macs(base or group)
     return own / full if own and full else None
+
+
+def _say_more_than_samples(runs: Iterable[Summary]) -> bool:
+    """Whether the multiply-accumulates of a run are not in proportion to its samples."""
+    for run in runs:
+        macs, samples = number(run, 'cost', 'relative_macs'), number(run, 'cost', 'relative_processed')
+        apart = macs is not None and samples is not None and abs(macs - samples) > 5e-5
+        if apart or number(run, 'cost', 'macs', 'scoring_forward'):
+            return True
+    return False
 
 
 def _columns(
     base: str, paired: Callable[[Group], Sample], relative_macs: Callable[[Group], float | None] | None
 ) -> list[tuple[str, _Cell]]:
     """(header, cell) of each column but the first."""
-    # Samples say nothing of a scoring pass: where there is one, all passes are compared.
+    # Samples say nothing of a scoring pass, nor of a method's own phases: where there is one, all passes are compared.
     macs = [] if relative_macs is None else [('MAC %', lambda group: percent(relative_macs(group)))]
     return [
         ('accuracy %', lambda group: with_sd(group.sample('accuracy'))),
@@ -219,6 +232,7 @@ def _record(group: Group, paired: Sample) -> dict[str, Any]:
         'relative_processed': group.sample('cost', 'relative_processed').mean,
         'samples': group.sample('cost', 'processed_samples').mean,
         'macs': _macs(group),
+        'relative_macs': group.sample('cost', 'relative_macs').mean,
         'seconds': group.sample('seconds', 'total').mean,
         'agreement_mean': _pct(group.sample('agreement').mean),
         'teacher_kl_mean': group.sample('teacher_kl').mean,
@@ -251,8 +265,10 @@ def _notes(groups: Sequence[Group], base: str) -> list[str]:
         of = ' (of a selection: its method on everything; of a method: KD)' if base == 'base' else ''
         notes.append(f'vs {base}{of}: mean paired difference over shared seeds, in points, ± its standard error.')
     notes.insert(0, f'{what}; best epoch apart. cost: samples processed, of training on everything.')
-    if any(number(run, 'cost', 'macs', 'scoring_forward') for run in runs):
-        notes.append(f'MAC: multiply-accumulates of every pass, scoring included, relative to {base}.')
+    if _say_more_than_samples(runs):
+        own = any(number(run, 'cost', 'relative_macs') for run in runs)
+        to = 'the same method on every point' if own else base
+        notes.append(f'MAC: multiply-accumulates of every pass, scoring included, relative to {to}.')
     if sizes and sizes[0] == 1:
         notes.append('n = 1: a single run has no standard deviation; no claim rests on it.')
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
@@ -305,8 +321,8 @@ def experiment_table(summaries: Sequence[Summary], reference: str = 'kd', expect
     teacher = _teacher(summaries)
     if teacher:
         groups.insert(0, teacher)
-    scored = any(number(run, 'cost', 'macs', 'scoring_forward') for group in groups for run in group.runs)
-    columns = _columns(base, paired, (lambda group: _relative_macs(group, bases.get(id(group)))) if scored else None)
+    more = _say_more_than_samples(run for group in groups for run in group.runs)
+    columns = _columns(base, paired, (lambda group: _relative_macs(group, bases.get(id(group)))) if more else None)
     rows = [[group.label, *(cell(group) for _, cell in columns)] for group in groups]
     if teacher:
         # One teacher for all seeds: n would count nothing that varies, and its cost is relative to nothing.

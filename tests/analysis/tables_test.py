@@ -232,6 +232,18 @@ def test_a_scoring_pass_is_counted():
     assert 'MAC %' not in tables.experiment_table([make_summary('kd', 0, 0.75)]).headers
 
 
+def test_counted_cost_is_of_the_same_method_on_every_point():
+    """A method's own phases do not shrink: its samples fall more than its products."""
+    sskd = make_summary('kcd', 0, 0.76, method='sskd')
+    sskd['cost'] = {**sskd['cost'], 'relative_processed': 0.8171, 'relative_macs': 0.8537}
+    plain = make_summary('kcd', 0, 0.76)
+    plain['cost'] = {**plain['cost'], 'relative_macs': plain['cost']['relative_processed']}
+    assert 'MAC %' not in tables.experiment_table([plain]).headers
+    table = tables.experiment_table([sskd])
+    assert list(column(table, 'MAC %').values())[-1] == '85.37'
+    assert any('relative to the same method on every point' in note for note in table.notes)
+
+
 def test_a_short_run_is_of_the_same_experiment():
     """Phases before the main one, or a policy that trains for fewer epochs, change the epochs of a run."""
     kd, short = (make_summary(name, 0, 0.75, config={'epochs': 6}) for name in ('kd', 'short'))
