@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from kcd_jax import methods, networks, objective, optim, policies, sharding, state, step
 from kcd_jax.data import Dataset
+from kcd_jax.policies import reuse
 from kcd_jax.spec import Method, Network, Optimiser, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
@@ -129,6 +130,8 @@ def resolve(
     dtype = DTYPES[config.dtype]
     method = methods.get(config.method.name).make(**_keywords(config.method))
     policy = policies.get(config.policy.name).make(**_keywords(config.policy))
+    if config.policy.name == 'reuse':
+        reuse.refuse_other_data(config.policy.run, config.data)
     weights = Weights(**config.weights.to_dict())
     _refuse_an_idle_term(config, weights)
     of_data = (dataset.num_classes, dtype, dataset.normalization)

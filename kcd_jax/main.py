@@ -60,14 +60,26 @@ def keep_memory() -> None:
         mallopt(option, value)
 
 
+_REUSE = '--config.policy.reuse='
+
+
 def joined(argv: list[str]) -> list[str]:
-    """`--config FILE` as `--config=FILE`, so that the file is known before the flags are parsed."""
+    """The arguments as the flags' parser takes them.
+
+    `--config FILE` becomes `--config=FILE`, so that the file is known before the flags are parsed, and
+    `--config.policy.reuse=RUN` the word `policy=reuse` of that file and `--config.policy.run=RUN`.
+    """
     result: list[str] = []
     for arg in argv:
         if result and result[-1] in ('--config', '-config'):
             result[-1] = f'--config={arg}'
         else:
             result.append(arg)
+    if any(arg.startswith(_REUSE) for arg in result):
+        result = [
+            f'{arg}{"," if ":" in arg else ":"}policy=reuse' if arg.startswith('--config=') else arg for arg in result
+        ]
+        result = [arg.replace(_REUSE, '--config.policy.run=', 1) for arg in result]
     return result
 
 

@@ -12,6 +12,8 @@ import time
 
 import pytest
 
+from kcd_jax.main import joined
+
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = 'configs/digits_kd.py'
 QUICK = f'{DIGITS}:quicktest,method=kd,policy=kcd'
@@ -39,10 +41,19 @@ def one_line(process, code, says):
         (('--config', 'configs/nothing.py'), 'there is no config file'),
         ((), 'no --config'),
         ((f'--config={DIGITS}', '--wrkdir=x'), 'wrkdir'),
+        ((f'--config={DIGITS}', '--config.policy.reuse=nowhere'), 'nowhere holds no knowledge/stage_*.npz'),
     ],
 )
 def test_bad_words_are_one_line(args, says):
     one_line(main(*args), 2, says)
+
+
+def test_reuse_is_short_for_the_words_of_its_policy():
+    given = ['main', '--config', f'{DIGITS}:quicktest', '--config.policy.reuse=runs/a', '--check']
+    words = f'--config={DIGITS}:quicktest,policy=reuse'
+    assert joined(given) == ['main', words, '--config.policy.run=runs/a', '--check']
+    assert joined([f'--config={DIGITS}', '--config.policy.reuse=a'])[0] == f'--config={DIGITS}:policy=reuse'
+    assert joined(['--config', DIGITS]) == [f'--config={DIGITS}']
 
 
 @pytest.mark.slow

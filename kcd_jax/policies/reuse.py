@@ -1,9 +1,22 @@
-"""The final set of another run, from the first epoch on (KCD Fig. 4), for the same pair of networks or another one."""
+"""The final set of another run, from the first epoch on (KCD Fig. 4), for the same pair of networks or another one.
+
+    python -m kcd_jax.main --config=FILE:words --config.policy.reuse=RUN [--config.policy.mode=ds]
+    python -m kcd_jax.policies.reuse export RUN OUT      OUT.npz and OUT.txt, for use elsewhere
+
+RUN is the folder of a run that condensed (<workdir>/kcd/trial_0). Modes: 'vaks', the kept points with the dropped ones
+mixed in as at that run's end; 'ds', direct selection, the kept points as they are. `--config.policy.reuse=RUN` is short
+for the words `policy=reuse` and `--config.policy.run=RUN`.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import pathlib
+import sys
 import zipfile
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +26,7 @@ from kcd_jax.spec import Plan, Policy, PyTree, table_rows
 
 MODES = ('vaks', 'ds')
 _ARRAYS = ('order', 'num_keep', 'partner', 'epsilon')
+_DATA = ('name', 'num_points', 'seed', 'validation')  # of config.data: what decides which points there are
 
 
 def read(run: str) -> dict[str, np.ndarray]:
@@ -34,19 +48,44 @@ def read(run: str) -> dict[str, np.ndarray]:
         raise ValueError(f'{files[-1]} cannot be read ({error}); run its command again') from error
 
 
-def export(run: str, target: str) -> None:
+def refuse_other_data(run: str, data: Mapping[str, Any]) -> None:
+    """ValueError unless the run in the folder `run` saw the points that the section `data` of a config describes.
+
+    A set is a list of indices: those of another data set would be taken without a word.
+    """
+    try:
+        theirs = json.loads((pathlib.Path(run) / 'config.json').read_text())['config']['data']
+    except (OSError, KeyError, ValueError):
+        return  # a folder with nothing but the set: nothing is known of its data
+    for key in _DATA:
+        if theirs.get(key) != data[key]:
+            raise ValueError(
+                f'{run} has data.{key}={theirs.get(key)!r}, this run {data[key]!r}; its set is of other points: use a '
+                'run on the same data'
+            )
+
+
+def export(run: str, target: str) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes the final set of a run for use elsewhere.
 
-    TARGET.npz holds the kept points by rank (index, partner, epsilon), TARGET.txt one index a line.
+    TARGET.npz holds the kept points by rank: index i32[n], and what is mixed into each, partner i32[n] (itself where
+    nothing is) with its share epsilon f32[n]; TARGET.txt one index a line. An index counts the training points in the
+    order of `kcd_jax.data.load(...).train`.
+
+    Returns:
+      The two files.
+
+    Raises:
+      ValueError: the run holds no set, or it cannot be read.
     """
     stored = read(run)
     kept = stored['order'][: int(stored['num_keep'])]
     path = pathlib.Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path.with_name(f'{path.name}.npz'), index=kept, partner=stored['partner'][kept], epsilon=stored['epsilon'][kept]
-    )
-    path.with_name(f'{path.name}.txt').write_text(''.join(f'{index}\n' for index in kept))
+    arrays, listed = (path.with_name(f'{path.name}.{suffix}') for suffix in ('npz', 'txt'))
+    np.savez(arrays, index=kept, partner=stored['partner'][kept], epsilon=stored['epsilon'][kept])
+    listed.write_text(''.join(f'{index}\n' for index in kept))
+    return arrays, listed
 
 
 def make(*, run: str = '', mode: str = 'vaks') -> Policy:
@@ -82,3 +121,26 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
         return knowledge.place_like(new, plan), state
 
     return Policy(when=lambda epoch, epochs: epoch == 0, replan=replan, keep_counts=keep_counts, mixes=mode == 'vaks')
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; a user's mistake is one line and status 2."""
+    parser = argparse.ArgumentParser(prog='python -m kcd_jax.policies.reuse', description='The final set of a run.')
+    commands = parser.add_subparsers(dest='command', required=True)
+    way_out = commands.add_parser('export', help='the kept points as OUT.npz and, one index a line, OUT.txt')
+    way_out.add_argument('run', help='folder of a run that condensed')
+    way_out.add_argument('out', help='path of the two files, without their suffix')
+    arguments = parser.parse_args(argv)
+    try:
+        arrays, listed = export(arguments.run, arguments.out)
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    with np.load(arrays) as stored:
+        print(f'{len(stored["index"]):,} points, {int((stored["epsilon"] > 0).sum()):,} of them mixed')
+    print(f'written to {arrays} and {listed}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

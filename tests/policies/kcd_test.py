@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,77 @@ def test_below_one_half_every_kept_point_is_augmented():
     (plan, _), _ = replan(kcd.make(ratio=0.3), 11)
     kept, dropped, mixed = parts(plan)
     assert mixed == kept and [int(plan.partner[p]) for p in mixed] == dropped[:30]
+
+
+def slow_plan(value, count, before, num_keep, options):
+    """{point: (partner, epsilon)} of the mixed points and the whole order, by Eq. 13 to 15 in plain loops."""
+    alpha, chosen = options.get('alpha', 0.03), options.get('augment', 'low')
+    sign = -1 if options.get('ranking') == 'reversed' else 1
+    score = [np.float32(c**alpha) * np.float32(sign * v) if c else math.inf for v, c in zip(value, count, strict=True)]
+    order = sorted(range(len(value)), key=lambda point: (-score[point], point))
+    kept, lost = order[:num_keep], order[num_keep:]
+    if options.get('dropped') == 'window':
+        lost = order[num_keep:before]
+    m = min(len(kept), len(lost)) if chosen != 'none' else 0
+    receivers = kept[len(kept) - m :] if chosen == 'low' else kept[:m]
+    largest, mixed = options.get('epsilon_max', 0.3), {}
+    for slot in range(m):
+        share = largest if options.get('epsilon') == 'constant' else largest * (slot + 1) / m
+        mixed[receivers[slot]] = (lost[slot], share)
+    return order, mixed
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'alpha': 0.0},
+        {'alpha': 0.1, 'ratio': 0.5},
+        {'ranking': 'reversed'},
+        {'augment': 'none'},
+        {'augment': 'high'},
+        {'epsilon': 'constant', 'epsilon_max': 0.2},
+        {'dropped': 'window', 'schedule': 'linear'},
+        {'dropped': 'window', 'augment': 'high', 'epsilon': 'constant', 'first': 'none'},
+        {'ratio': 0.3, 'first': 'stage'},
+        {'ratio': 0.9, 'stages': 3},
+    ],
+    ids=lambda options: '-'.join(f'{key}={value}' for key, value in options.items()) or 'paper',
+)
+def test_options_against_a_slow_loop(options):
+    """Three condensations in a row, the counts and values of each drawn anew; some points were never visited."""
+    policy, epochs, rng = kcd.make(**options), 12, np.random.default_rng(4)
+    plan, state = full_plan(POINTS), policy.init(POINTS, ROWS, IMAGES)
+    replans = [epoch for epoch in range(1, epochs) if policy.when(epoch, epochs)]
+    for epoch in replans[:3]:
+        count = rng.integers(0, epoch + 1, POINTS)
+        value = np.where(count > 0, rng.integers(1, 40, POINTS) / 16, 0).astype(np.float32)  # with ties
+        padded = [np.r_[x, np.zeros(ROWS - POINTS, x.dtype)] for x in (value, count.astype(np.int32))]
+        table = ValueTable(jnp.asarray(padded[0]), jnp.asarray(padded[1]), POINTS)
+        before, num_keep = int(plan.num_keep), policy.keep_counts(POINTS, epochs)[epoch]
+        plan, state = policy.replan(jax.random.key(epoch), table, plan, state, epoch, epochs)
+        order, mixed = slow_plan(value.tolist(), count.tolist(), before, num_keep, options)
+        assert int(plan.num_keep) == num_keep and plan.order[:POINTS].tolist() == order
+        partner, epsilon = np.asarray(plan.partner), np.asarray(plan.epsilon)
+        assert {p: (int(partner[p]), pytest.approx(epsilon[p], rel=3e-7)) for p in np.flatnonzero(epsilon)} == mixed
+        assert policy.mixes == (options.get('augment') != 'none')
+
+
+@pytest.mark.parametrize(('records', 'function'), [('mean', knowledge.record), ('last', knowledge.record_last)])
+def test_what_is_recorded_against_a_slow_loop(records, function):
+    """Eq. 12, the mean over the visits, or the last value ("w/o OVR")."""
+    assert kcd.make(records=records).records == records
+    rng, table, seen = np.random.default_rng(5), ValueTable.create(POINTS), {}
+    for _ in range(6):
+        index, value = rng.permutation(POINTS)[:40].astype(np.int32), rng.random(40).astype(np.float32)
+        table = function(table, jnp.asarray(index), jnp.asarray(value))
+        for point, x in zip(index.tolist(), value.tolist(), strict=True):
+            seen.setdefault(point, []).append(x)
+    for point in range(POINTS):
+        visits = seen.get(point, [])
+        expected = 0.0 if not visits else sum(visits) / len(visits) if records == 'mean' else visits[-1]
+        assert int(table.count[point]) == len(visits)
+        assert float(table.value[point]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_values_observed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,28 @@ def test_reuse(run_folder, tmp_path):
     with np.load(tmp_path / 'set' / 'final.npz') as stored:
         np.testing.assert_array_equal(stored['partner'], np.asarray(final.partner)[index])
         np.testing.assert_array_equal(stored['epsilon'], np.asarray(final.epsilon)[index])
+
+
+def test_export_from_the_command_line(run_folder, tmp_path, capsys):
+    run, final = run_folder
+    assert reuse.main(['export', str(run), str(tmp_path / 'set' / 'final')]) == 0
+    assert '140 points, 60 of them mixed' in capsys.readouterr().out
+    lines = (tmp_path / 'set' / 'final.txt').read_text().split()
+    assert [int(line) for line in lines] == kept(final).tolist()
+    assert reuse.main(['export', str(tmp_path), str(tmp_path / 'other')]) == 2
+    assert capsys.readouterr().err.count('\n') == 1 and not (tmp_path / 'other.npz').exists()
+
+
+def test_reuse_refuses_the_set_of_other_points(run_folder):
+    run, _ = run_folder
+    data = {'name': 'cifar100', 'num_points': 0, 'seed': 0, 'validation': 0.0, 'dir': '/here'}
+    reuse.refuse_other_data(str(run), data)  # nothing is known of the run's data
+    (run / 'config.json').write_text(json.dumps({'config': {'data': {**data, 'dir': '/there'}}}))
+    reuse.refuse_other_data(str(run), data)
+    for key, value in (('name', 'cifar10'), ('num_points', 300), ('validation', 0.1)):
+        with pytest.raises(ValueError, match=rf'data\.{key}=') as error:
+            reuse.refuse_other_data(str(run), {**data, key: value})
+        assert '\n' not in str(error.value)
 
 
 def test_reuse_refuses_in_one_line(run_folder, tmp_path):
