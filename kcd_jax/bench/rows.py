@@ -34,7 +34,7 @@ PAIRS = (
     'vgg13-mobilenetv2',
 )
 BATCH = 64
-KD, KCD = 'method=kd,policy=none', 'method=kd,policy=kcd'
+KD, KCD, UNIX = (f'method=kd,policy={policy}' for policy in ('none', 'kcd', 'unix'))
 
 
 def _gemm() -> np.ndarray:
@@ -200,6 +200,27 @@ def wall(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     )
 
 
+def score(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """A step of UNIX with its scoring pass over one without it, beside what the ledger says of the two."""
+    for pair in (PAIRS[0],) if quick else (PAIRS[0], PAIRS[2]):
+        with contextlib.ExitStack() as stack:
+            words = {'scored': UNIX, 'unscored': f'{UNIX},score=random'}
+            runs = {
+                name: stack.enter_context(own_run(f'{pair},{of_policy}', 4 * BATCH, scratch))
+                for name, of_policy in words.items()
+            }
+            ms = timing.alternate({name: run.step for name, run in runs.items()}, 5 if quick else 15)
+        macs = {name: run.loop.step_costs[run.phase.name].total for name, run in runs.items()}
+        counted, timed = (amounts['scored'] / amounts['unscored'] for amounts in (macs, ms))
+        yield Row(
+            f"UNIX's scoring pass, {pair}: the ledger's step x {counted:.3f}",
+            f'x {timed:.3f} ({100 * (timed / counted - 1):+.1f} %)',
+            'within 10 %',
+            met=abs(timed / counted - 1) <= 0.1,
+            details={**ms, **{f'macs_{name}': amount for name, amount in macs.items()}},
+        )
+
+
 def start(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """From the start of the program to the end of its first step, with an empty and a filled compilation cache."""
     words = f'{PAIRS[0] if quick else PAIRS[2]},{KCD}'
@@ -272,6 +293,7 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'step': step,
     'record': record,
     'wall': wall,
+    'score': score,
     'condense': condense,
     'host': host,
     'networks': networks,
