@@ -12,11 +12,13 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_ALONE, EXIT_PREEMPTED = 2, 3, 10, 69, 75
 
 
-def define_flags() -> None:
+def define_flags(argv: list[str] | None = None) -> None:
+    """`argv`: where `--config.KEY=VALUE` is looked for; default what the interpreter was started with."""
     from absl import flags
     from ml_collections import config_flags
 
-    config_flags.DEFINE_config_file('config', None, 'Experiment: FILE[:words], e.g. configs/cifar100_kd.py:method=crd.')
+    about = 'Experiment: FILE[:words], e.g. configs/cifar100_kd.py:method=crd.'
+    config_flags.DEFINE_config_file('config', None, about, sys_argv=argv)
     flags.DEFINE_string('workdir', None, 'Folder of the runs; default runs/<config file>-<hash of the config>.')
     flags.DEFINE_string('results', None, 'Also copy the finished runs there, one JSON each.')
     flags.DEFINE_bool('check', False, 'Check everything that can be known before the first step, print it, and stop.')
@@ -113,7 +115,7 @@ def run(argv: list[str]) -> int:
     from absl import flags
 
     argv = joined(argv)
-    define_flags()
+    define_flags(argv)
     try:
         path = read_config(argv) if not {'--help', '--helpfull', '-h'} & set(argv) else ''
         flags.FLAGS(argv)

@@ -303,7 +303,7 @@ def read_config(argv: list[str]) -> ConfigDict:
     from absl import flags
 
     argv = program.joined(argv)
-    program.define_flags()
+    program.define_flags(argv)
     program.read_config(argv)
     flags.FLAGS(argv)
     return flags.FLAGS.config
