@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import signal
 import sys
+from typing import Any
 
 # Read before the first JAX import: TensorFlow and the compiler would else greet the user with their own lines.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_ALONE, EXIT_PREEMPTED = 2, 3, 10, 69, 75
+EXIT_DISK, EXIT_INTERRUPTED = 74, 130
+INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint'
 
 
 def define_flags(argv: list[str] | None = None) -> None:
@@ -112,6 +117,25 @@ def read_config(argv: list[str]) -> str:
 
 def run(argv: list[str]) -> int:
     """The whole program; returns the exit code. Errors of the user are one line on stderr."""
+    with contextlib.suppress(ValueError):  # only the main thread may listen
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        return run_flags(argv)
+    except KeyboardInterrupt:  # while the modules are imported
+        print(INTERRUPTED, file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def stop(number: int, frame: Any) -> None:
+    """Ends the program on SIGTERM where there is nothing to save: before, between and after the trainings."""
+    del frame
+    signal.signal(number, signal.SIG_IGN)
+    os.write(2, b'SIGTERM: nothing was to be saved; the same command goes on\n')
+    raise SystemExit(EXIT_PREEMPTED)
+
+
+def run_flags(argv: list[str]) -> int:
+    """`run`, without the signals."""
     from absl import flags
 
     argv = joined(argv)
@@ -145,13 +169,14 @@ def run(argv: list[str]) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get('KCD_JAX_TRACEBACK'):
             raise
-        return distributed.leave_alone(EXIT_BAD_INPUT, as_line(error))
+        code = EXIT_DISK if isinstance(error, OSError) else EXIT_BAD_INPUT
+        return distributed.leave_alone(code, as_line(error))
     except jax.errors.JaxRuntimeError as error:
         if not distributed.is_connected():
             raise
         return distributed.leave_alone(EXIT_ALONE, f'error: {distributed.lost(error)}')
     except KeyboardInterrupt:
-        return distributed.leave_alone(130, 'interrupted; the same command goes on from the last checkpoint')
+        return distributed.leave_alone(EXIT_INTERRUPTED, INTERRUPTED)
     return distributed.leave(0)
 
 

@@ -1,0 +1,293 @@
+"""The bench for faults: starts the program as a user would, watches it from outside, and compares what it leaves.
+
+Nothing in the program knows of it: instants are found by watching the run's files, frozen with SIGSTOP, looked at, and
+only then used. What must agree with a run that was never disturbed: every array of the last checkpoint (parameters,
+running statistics, optimiser, value table, plan), the exported student, every stage file, the log apart from its times,
+and the summary apart from its seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+WORDS = 'quicktest,resnet8-resnet8x0_25,method=kd,policy=kcd,epochs=12,stages=6,eval_every=1,checkpoint.seconds=0.2'
+LIMIT = 1800  # seconds until a run counts as hanging
+
+
+@dataclasses.dataclass
+class Injection:
+    """One fault, done.
+
+    Attributes:
+      instant: when it happened, in words.
+      code: exit code of the disturbed program; negative: the signal that ended it; None: it was not running.
+      says: the line with which the program answered (its error, or what it said when it went on).
+      lost: names of what is not the same to the bit in the end.
+      recovery: seconds from the restart to the first new epoch in the log; None where nothing was left to train.
+    """
+
+    instant: str
+    code: int | None = None
+    says: str = ''
+    lost: list[str] = dataclasses.field(default_factory=list)
+    recovery: float | None = None
+
+
+class Wrong(Exception):
+    """The program did not do what it promises."""
+
+
+def expect(condition: object, what: str) -> None:
+    """Raises Wrong unless `condition`."""
+    if not condition:
+        raise Wrong(what)
+
+
+class Program:
+    """The program, running."""
+
+    def __init__(self, command: Sequence[str], folder: pathlib.Path, env: dict[str, str]):
+        """`folder`: of the run whose log is watched."""
+        self.log, self.checkpoints = folder / 'metrics.jsonl', folder / 'checkpoints'
+        self.had_checkpoints = bool(steps(folder))
+        self.files = [tempfile.TemporaryFile('w+') for _ in range(2)]
+        self.began, self.began_ns = time.monotonic(), time.time_ns()
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=self.files[0], stderr=self.files[1], stdin=subprocess.DEVNULL
+        )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for file in self.files:
+            file.close()
+
+    def output(self, number: int = 0) -> str:
+        """What it printed so far: 0 on stdout, 1 on stderr."""
+        return os.pread(self.files[number].fileno(), 1 << 20, 0).decode()
+
+    def running(self) -> bool:
+        """False once it ended; a run that hangs is Wrong."""
+        expect(time.monotonic() - self.began < LIMIT, f'no end after {LIMIT} s: {self.output()} {self.output(1)}')
+        return self.process.poll() is None
+
+    def end(self) -> int:
+        """Waits; the exit code."""
+        while self.running():
+            time.sleep(0.01)
+        return self.process.returncode
+
+    def send(self, number: signal.Signals) -> int:
+        """Sends a signal and waits for the end; the exit code."""
+        self.process.send_signal(number)
+        return self.end()
+
+    def until(self, condition: Callable[[], object]) -> bool:
+        """Waits for `condition()`; False when the program ended before."""
+        while self.running():
+            if condition():
+                return True
+            time.sleep(0.004)
+        return False
+
+    def live(self, seconds: float) -> bool:
+        """Waits until so many seconds after its start; False when it ended before."""
+        return self.until(lambda: time.monotonic() - self.began > seconds)
+
+    def freeze_in(self, condition: Callable[[], object]) -> bool:
+        """Freezes the program at an instant at which `condition()` holds; False when it ended before."""
+        while self.until(condition):
+            self.process.send_signal(signal.SIGSTOP)
+            while self.running() and _state(self.process.pid) != 'T':
+                time.sleep(0.0005)
+            if condition():
+                return True
+            self.process.send_signal(signal.SIGCONT)
+        return False
+
+    def first_new_epoch(self) -> float | None:
+        """Seconds from the start to the first epoch in the log that was not there; None: it ended without one."""
+
+        def new() -> bool:
+            said = self.output()
+            found = re.search(r'going on from step ([\d,]+)', said)
+            if self.had_checkpoints and not found and 'from the beginning' not in said:
+                return False
+            start = int(found[1].replace(',', '')) if found else 0
+            if not self.log.exists() or self.log.stat().st_mtime_ns < self.began_ns:
+                return False
+            return any(record['kind'] == 'train' and record['step'] > start for record in records(self.log))
+
+        while True:
+            alive = self.running()
+            if new():
+                return time.monotonic() - self.began
+            if not alive:
+                return None
+            time.sleep(0.005)
+
+
+class Bench:
+    """One configuration: its reference run, and runs to be disturbed."""
+
+    def __init__(self, scratch: pathlib.Path, words: str = WORDS, run: str = 'kcd/trial_0', env: dict | None = None):
+        """`scratch` keeps the undisturbed run and the compiled programs between calls. `run`: its folder."""
+        self.scratch, self.words, self.run = scratch, words, run
+        self.env = {
+            **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu',
+            'JAX_COMPILATION_CACHE_DIR': str(scratch / 'xla'), 'KCD_JAX_CACHE': str(scratch / 'cache'), **(env or {}),
+        }  # fmt: skip
+        self.whole = scratch / 'whole'
+        self.seconds = float('nan')  # what the undisturbed run takes, with its teacher there
+        self._count = 0
+
+    def arguments(self, workdir: pathlib.Path, *more: str) -> list[str]:
+        return [f'--config=configs/digits_kd.py:{self.words}', '--devices=2', f'--workdir={workdir}', *more]
+
+    def start(self, workdir: pathlib.Path, *more: str, env: dict[str, str] | None = None) -> Program:
+        command = [sys.executable, '-m', 'kcd_jax.main', *self.arguments(workdir, *more)]
+        return Program(command, workdir / self.run, {**self.env, **(env or {})})
+
+    def prepare(self) -> None:
+        """Runs once undisturbed (and trains the teacher), then once more, timed."""
+        if not (self.whole / self.run / 'summary.json').exists():
+            self._to_the_end(self.whole)
+        timed = self.scratch / 'seconds.json'
+        if not timed.exists():
+            workdir = self.fresh()
+            seconds = self._to_the_end(workdir)
+            expect(not self.differing(workdir), f'two undisturbed runs differ: {self.differing(workdir)}')
+            timed.write_text(json.dumps(seconds))
+        self.seconds = json.loads(timed.read_text())
+
+    def _to_the_end(self, workdir: pathlib.Path) -> float:
+        with self.start(workdir) as program:
+            expect(program.end() == 0, f'the undisturbed run failed: {program.output(1)}')
+            return time.monotonic() - program.began
+
+    def fresh(self, place: pathlib.Path | None = None, teacher: bool = True) -> pathlib.Path:
+        """A new work directory, with the trained teacher in it."""
+        self._count += 1
+        workdir = (place or self.scratch) / f'run_{os.getpid()}_{self._count}'
+        if teacher and (self.whole / 'teacher').exists():
+            shutil.copytree(self.whole / 'teacher', workdir / 'teacher')
+        workdir.mkdir(parents=True, exist_ok=True)
+        return workdir
+
+    def halfway(self, place: pathlib.Path | None = None) -> pathlib.Path:
+        """A new work directory of a run that was killed past its third condensation, with two checkpoints."""
+        source = self.scratch / 'half'
+        if not source.exists():
+            workdir = self.fresh()
+            with self.start(workdir) as program:
+                folder = workdir / self.run
+
+                def far_enough() -> bool:
+                    return stages(folder) >= 3 and len(steps(folder)) >= 2 and max(steps(folder)) > 60
+
+                expect(program.freeze_in(far_enough), f'the run ended early: {program.output(1)}')
+                program.send(signal.SIGKILL)
+            workdir.rename(source)
+        self._count += 1
+        workdir = (place or self.scratch) / f'run_{os.getpid()}_{self._count}'
+        return shutil.copytree(source, workdir)
+
+    def go_on(self, workdir: pathlib.Path, injection: Injection, says: str = '', env: dict | None = None) -> Injection:
+        """Starts the same command again, to the end; fills in what was lost and how long recovery took.
+
+        `says`: what exactly one line of its output must hold.
+        """
+        with self.start(workdir, env=env) as program:
+            injection.recovery = program.first_new_epoch()
+            code, out = program.end(), program.output()
+            expect(code == 0, f'{injection.instant}: it did not go on: {program.output(1)}')
+        if says:
+            lines = [line for line in out.splitlines() if says in line]
+            expect(len(lines) == 1, f'{injection.instant}: {len(lines)} lines say {says!r}: {out}')
+            injection.says = self.private(lines[0], workdir)
+        injection.lost = self.differing(workdir)
+        shutil.rmtree(workdir)
+        return injection
+
+    def refused(self, program: Program, code: int, says: str) -> str:
+        """Waits for the end with this code and one line on stderr that holds `says`; that line."""
+        found, lines = program.end(), program.output(1).strip().splitlines()
+        expect(found == code, f'exit code {found} instead of {code}: {lines}')
+        expect(len(lines) == 1 and says in lines[0], f'no single line with {says!r}: {lines}')
+        return lines[0]
+
+    def private(self, line: str, workdir: pathlib.Path) -> str:
+        """A line without the places of this machine."""
+        return line.replace(str(workdir), 'WORKDIR').replace(str(self.scratch), 'SCRATCH')
+
+    def differing(self, workdir: pathlib.Path) -> list[str]:
+        """Names of what is not the same as in the undisturbed run."""
+        one, other = contents(self.whole / self.run), contents(workdir / self.run)
+        names = sorted({*one} ^ {*other})
+        return names + [name for name in sorted({*one} & {*other}) if one[name] != other[name]]
+
+
+# --------------------------------------------------------------------------------------------------- what a run leaves
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
+    """{name: what must be the same} of a finished run."""
+    from kcd_jax import checkpoint, teacher
+
+    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
+        arrays = dict(keeper._read(keeper.steps()[-1])[0])
+    found = {name: array.tobytes() for name, array in arrays.items()}
+    for path in sorted((folder / 'knowledge').glob('stage_*.npz')):
+        with np.load(path) as stage:
+            found.update({f'{path.stem}/{name}': stage[name].tobytes() for name in stage})
+    tensors, card = teacher.load(folder / teacher.FILE)
+    found.update({f'student/{name}': tensor.tobytes() for name, tensor in tensors.items()})
+    found['card'] = card
+    log = records(folder / 'metrics.jsonl')
+    found['metrics.jsonl'] = [{k: v for k, v in record.items() if k != 'time'} for record in log]
+    summary = json.loads((folder / 'summary.json').read_text())
+    found['summary.json'] = {k: v for k, v in summary.items() if k not in ('seconds', 'command')}
+    return found
+
+
+def records(path: pathlib.Path) -> list[dict]:
+    """The whole lines of a log, as they are at this instant."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split('\n')[:-1]]
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """The checkpoints of a run, in order."""
+    return sorted(int(path.name) for path in (folder / 'checkpoints').glob('*') if path.name.isdigit())
+
+
+def stages(folder: pathlib.Path) -> int:
+    """How many stage files there are."""
+    return len(list((folder / 'knowledge').glob('stage_*.npz')))
+
+
+def _state(pid: int) -> str:
+    """R, S, D, T (stopped), Z, ..."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except OSError:
+        return 'Z'

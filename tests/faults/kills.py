@@ -1,0 +1,100 @@
+"""SIGKILL: at random instants, in the middle of a checkpoint, of a condensation, of the teacher's training."""
+
+from __future__ import annotations
+
+import pathlib
+import random
+import shutil
+import signal
+import time
+
+from harness import Bench, Injection, expect, records, steps
+
+
+def anywhere(bench: Bench, dice: random.Random) -> Injection:
+    """Between the program's first instant and its last."""
+    while True:
+        workdir = bench.fresh()
+        with bench.start(workdir) as program:
+            instant = dice.uniform(0, bench.seconds)
+            program.live(instant)
+            code = program.send(signal.SIGKILL)
+        if code == -signal.SIGKILL:
+            there = steps(workdir / bench.run)
+            where = f'last checkpoint at step {there[-1]}' if there else 'before the first checkpoint'
+            return bench.go_on(workdir, Injection(f'{instant:.1f} s after its start, {where}', code))
+        shutil.rmtree(workdir)  # it was faster than the first time and had finished
+
+
+def checkpoint(bench: Bench, dice: random.Random) -> Injection:
+    """While a checkpoint is written: Orbax's temporary folder is there, and stays."""
+    workdir = bench.fresh()
+    wanted = dice.randint(1, 4)
+    seen: set[str] = set()
+
+    def writing() -> list[str]:
+        found = [path.name for path in (workdir / bench.run / 'checkpoints').glob('*tmp*')]
+        seen.update(found)
+        return found if len(seen) >= wanted else []
+
+    with bench.start(workdir) as program:
+        expect(program.freeze_in(writing), f'no checkpoint was caught: {program.output(1)}')
+        name = writing()[0]
+        code = program.send(signal.SIGKILL)
+    return bench.go_on(workdir, Injection(f'checkpoint {wanted}, half written as {name}', code))
+
+
+def condensation(bench: Bench, dice: random.Random) -> Injection:
+    """Between the evaluation before a condensation and the end of its stage file."""
+    whole = records(bench.whole / bench.run / 'metrics.jsonl')
+    planned = {record['epoch']: record['number'] for record in whole if record['kind'] == 'condensation'}
+    epoch = dice.choice(sorted(planned))
+    workdir = bench.fresh()
+    folder: pathlib.Path = workdir / bench.run
+
+    def condensing() -> bool:
+        last = (records(folder / 'metrics.jsonl') or [{'kind': ''}])[-1]
+        file = folder / 'knowledge' / f'stage_{planned[epoch]}.npz'
+        return last['kind'] in ('eval', 'condensation') and last['epoch'] == epoch and not file.exists()
+
+    with bench.start(workdir) as program:
+        expect(program.freeze_in(condensing), f'the condensation was not caught: {program.output(1)}')
+        code = program.send(signal.SIGKILL)
+    return bench.go_on(workdir, Injection(f'condensation {planned[epoch]}, after epoch {epoch}', code))
+
+
+def again_and_again(bench: Bench, dice: random.Random) -> Injection:
+    """Five kills of one run, each at a random instant of its training."""
+    workdir = bench.fresh()
+    kills, codes = [], []
+    while len(kills) < 5:
+        with bench.start(workdir) as program:
+            if program.first_new_epoch() is None:
+                break
+            program.live(time.monotonic() - program.began + dice.uniform(0, 0.2) * bench.seconds)
+            codes.append(program.send(signal.SIGKILL))
+        kills.append(str((steps(workdir / bench.run) or [0])[-1]))
+    instants = f'{len(kills)} kills, last checkpoints at steps {", ".join(kills)}'
+    return bench.go_on(workdir, Injection(instants, codes[0]))
+
+
+def teacher(bench: Bench, dice: random.Random) -> Injection:
+    """While the teacher is trained; the student's run that follows must be the same."""
+    workdir = bench.fresh(teacher=False)
+    log = workdir / 'teacher' / 'metrics.jsonl'
+    wanted = dice.randint(1, 5)
+    with bench.start(workdir) as program:
+        caught = program.until(lambda: sum(record['kind'] == 'train' for record in records(log)) >= wanted)
+        expect(caught, f'the teacher was not caught: {program.output(1)}')
+        code = program.send(signal.SIGKILL)
+    expect(not (workdir / 'teacher' / 'summary.json').exists(), 'the teacher had finished')
+    return bench.go_on(workdir, Injection(f'after epoch {wanted} of the teacher', code))
+
+
+FAULTS = {
+    'kill_anywhere': ('SIGKILL at a random instant', anywhere, 10),
+    'kill_in_checkpoint': ('SIGKILL while a checkpoint is written', checkpoint, 5),
+    'kill_in_condensation': ('SIGKILL during a condensation', condensation, 5),
+    'kill_again_and_again': ('five SIGKILLs of one run', again_and_again, 1),
+    'kill_teacher': ('SIGKILL while the teacher is trained', teacher, 1),
+}

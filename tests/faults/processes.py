@@ -1,0 +1,5 @@
+"""Faults of one of several processes."""
+
+from __future__ import annotations
+
+FAULTS: dict[str, tuple] = {}

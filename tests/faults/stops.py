@@ -1,0 +1,39 @@
+"""SIGTERM and SIGINT at random instants: one line, an exit code of its own, and the same command goes on."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+
+from harness import Bench, Injection, expect
+
+
+def _stop(bench: Bench, dice: random.Random, number: signal.Signals, code: int, says: str) -> Injection:
+    while True:
+        workdir = bench.fresh()
+        with bench.start(workdir) as program:
+            instant = dice.uniform(0.15, 1) * bench.seconds
+            if program.live(instant):
+                program.process.send_signal(number)
+            found, lines = program.end(), program.output(1).strip().splitlines()
+        if found != 0:
+            break
+        shutil.rmtree(workdir)  # it had finished, or was about to
+    expect(found == code, f'exit code {found} {instant:.1f} s after the start: {lines}')
+    expect(len(lines) == 1 and says in lines[0], f'not one line: {lines}')
+    return bench.go_on(workdir, Injection(f'{instant:.1f} s after its start', found, lines[0]))
+
+
+def sigterm(bench: Bench, dice: random.Random) -> Injection:
+    return _stop(bench, dice, signal.SIGTERM, 75, 'the same command')
+
+
+def sigint(bench: Bench, dice: random.Random) -> Injection:
+    return _stop(bench, dice, signal.SIGINT, 130, 'interrupted')
+
+
+FAULTS = {
+    'sigterm': ('SIGTERM at a random instant', sigterm, 3),
+    'sigint': ('SIGINT (Ctrl-C) at a random instant', sigint, 3),
+}
