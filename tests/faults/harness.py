@@ -148,9 +148,13 @@ class Program:
 class Bench:
     """One configuration: its reference run, and runs to be disturbed."""
 
-    def __init__(self, scratch: pathlib.Path, words: str = WORDS, run: str = 'kcd/trial_0', env: dict | None = None):
-        """`scratch` keeps the undisturbed run and the compiled programs between calls. `run`: its folder."""
-        self.scratch, self.words, self.run = scratch, words, run
+    run = 'kcd/trial_0'  # its folder in the work directory
+
+    def __init__(
+        self, scratch: pathlib.Path, words: str = WORDS, processes: int = 1, env: dict[str, str] | None = None
+    ):
+        """`scratch` keeps the undisturbed run and the compiled programs between calls. All runs have two devices."""
+        self.scratch, self.words, self.processes = scratch, words, processes
         self.env = {
             **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu',
             'JAX_COMPILATION_CACHE_DIR': str(scratch / 'xla'), 'KCD_JAX_CACHE': str(scratch / 'cache'), **(env or {}),
@@ -160,10 +164,13 @@ class Bench:
         self._count = 0
 
     def arguments(self, workdir: pathlib.Path, *more: str) -> list[str]:
-        return [f'--config=configs/digits_kd.py:{self.words}', '--devices=2', f'--workdir={workdir}', *more]
+        devices = ['--devices=2'] if self.processes == 1 else []
+        return [f'--config=configs/digits_kd.py:{self.words}', *devices, f'--workdir={workdir}', *more]
 
     def start(self, workdir: pathlib.Path, *more: str, env: dict[str, str] | None = None) -> Program:
-        command = [sys.executable, '-m', 'kcd_jax.main', *self.arguments(workdir, *more)]
+        launcher = ['launch/local_processes.py', f'--processes={self.processes}', '--devices-per-process=1', '--']
+        program = ['-m', 'kcd_jax.main'] if self.processes == 1 else launcher
+        command = [sys.executable, *program, *self.arguments(workdir, *more)]
         return Program(command, workdir / self.run, {**self.env, **(env or {})})
 
     def prepare(self) -> None:
