@@ -162,7 +162,8 @@ def data_cache(bench: Bench, dice: random.Random) -> Injection:
 
 def folder_bench(bench: Bench) -> Bench:
     """A bench whose data are images in a folder."""
-    words = f'quicktest,method=none,policy=kcd,data.name=folder:16,data.dir={images(bench)},num_points=100'
+    source = f'data.name=folder:16,data.dir={images(bench)},num_points=100'
+    words = f'quicktest,tiny_teacher-tiny,method=none,policy=kcd,{source}'
     other = Bench(bench.scratch / 'folder', words, env={'KCD_JAX_CACHE': str(bench.scratch / 'cache')})
     other.scratch.mkdir(exist_ok=True)
     other.prepare()

@@ -24,7 +24,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-WORDS = 'quicktest,resnet8-resnet8x0_25,method=kd,policy=kcd,epochs=12,stages=6,eval_every=1,checkpoint.seconds=0.2'
+PROGRAM = 'tests.tiny.program'  # kcd_jax.main, and networks that train in a second
+WORDS = 'quicktest,tiny_teacher-tiny,method=kd,policy=kcd,epochs=12,stages=6,eval_every=1,checkpoint.seconds=0.2'
 LIMIT = 1800  # seconds until a run counts as hanging
 
 
@@ -168,8 +169,10 @@ class Bench:
         return [f'--config=configs/digits_kd.py:{self.words}', *devices, f'--workdir={workdir}', *more]
 
     def start(self, workdir: pathlib.Path, *more: str, env: dict[str, str] | None = None) -> Program:
-        launcher = ['launch/local_processes.py', f'--processes={self.processes}', '--devices-per-process=1', '--']
-        program = ['-m', 'kcd_jax.main'] if self.processes == 1 else launcher
+        program = ['-m', PROGRAM]
+        if self.processes > 1:
+            sizes = [f'--processes={self.processes}', '--devices-per-process=1']
+            program = ['launch/local_processes.py', *sizes, f'--module={PROGRAM}', '--']
         command = [sys.executable, *program, *self.arguments(workdir, *more)]
         return Program(command, workdir / self.run, {**self.env, **(env or {})})
 

@@ -18,6 +18,8 @@ import os
 import pathlib
 import random
 import shlex
+import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -124,6 +126,9 @@ def main() -> int:
 
         bench = harness.Bench(pathlib.Path(options.scratch).absolute())
         bench.scratch.mkdir(parents=True, exist_ok=True)
+        for left in bench.scratch.glob('**/run_*'):  # by a script that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # takes the running program along
         bench.prepare()
         for name in options.faults or known:
             target = RESULTS / f'{name}.json'

@@ -1,0 +1,142 @@
+"""One quick representative of the faults that damage a run's folder, and the table of docs/RELIABILITY.md.
+
+`run.py` beside it does all faults to real processes. Killed and stopped runs are in main_test.py and train_test.py,
+damaged checkpoints and full disks in checkpoint_test.py and log_test.py, damaged caches in data/cache_test.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from kcd_jax import checkpoint, experiment, teacher, train
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def test_the_table_is_that_of_the_results():
+    """When this fails: `python tests/faults/run.py --table` writes it."""
+    command = [sys.executable, 'tests/faults/run.py', '--check']
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_nothing_was_lost():
+    """What the results say, whoever wrote the page."""
+    results = [json.loads(path.read_text()) for path in sorted((ROOT / 'results' / 'faults').glob('*.json'))]
+    injections = [injection for result in results for injection in result.get('injections', [])]
+    assert sum('kill' in result['command'] for result in results if 'injections' in result) >= 4
+    assert [injection for injection in injections if injection['lost']] == []
+
+
+def config_for():
+    words = 'quicktest,tiny_teacher-tiny,method=none,policy=kcd,eval_every=2'
+    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}')
+    config.checkpoint.seconds = 0.0  # a checkpoint after every step
+    return config
+
+
+@pytest.fixture(scope='module')
+def cut(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
+    """(the folder of a finished run, the folder of one that was stopped in its fourth epoch)."""
+    from kcd_jax import networks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, '__path__', [*networks.__path__, str(ROOT / 'tests' / 'tiny')])
+        folder = tmp_path_factory.mktemp('faults')
+        original = train.Loop.train_epoch
+
+        def stopped(self, current, epoch, between):
+            if epoch == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, current, epoch, between)
+
+        patch.setattr(train.Loop, 'train_epoch', stopped)
+        with pytest.raises(train.Preempted):
+            train.train(config_for(), folder / 'cut')
+        patch.setattr(train.Loop, 'train_epoch', original)
+        shutil.copytree(folder / 'cut', folder / 'whole')
+        train.train(config_for(), folder / 'whole')
+    return folder / 'whole', folder / 'cut'
+
+
+@pytest.fixture
+def halfway(cut, tiny_networks, tmp_path) -> pathlib.Path:
+    return shutil.copytree(cut[1], tmp_path / 'run')
+
+
+def left(folder: pathlib.Path) -> dict:
+    """What must be the same in the end."""
+    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
+        found = {name: array.tobytes() for name, array in keeper._read(keeper.steps()[-1])[0].items()}
+    for path in sorted((folder / 'knowledge').glob('stage_*.npz')):
+        with np.load(path) as stage:
+            found.update({f'{path.stem}/{name}': stage[name].tobytes() for name in stage})
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    found['log'] = [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
+    found['student'] = {name: array.tobytes() for name, array in teacher.load(folder / teacher.FILE)[0].items()}
+    summary = json.loads((folder / 'summary.json').read_text())
+    return {**found, **{key: value for key, value in summary.items() if key != 'seconds'}}
+
+
+def halve(path: pathlib.Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_log_a_config_and_a_checkpoint_cut_at_once(cut, halfway, capfd):
+    halve(halfway / 'metrics.jsonl')
+    halve(halfway / 'config.json')
+    steps = sorted(int(path.name) for path in (halfway / 'checkpoints').iterdir())
+    halve(halfway / 'checkpoints' / str(steps[-1]) / 'meta' / 'metadata')
+    train.train(config_for(), halfway)
+    assert left(halfway) == left(cut[0])
+    out = capfd.readouterr().out
+    assert out.count('is damaged') == 1 and f'going back to step {steps[-2]}' in out
+
+
+def test_the_checkpoint_knows_its_configuration(halfway):
+    (halfway / 'config.json').unlink()
+    config = config_for()
+    config.optim.lr = 0.01
+    with pytest.raises(ValueError, match=r'another configuration: optim.lr is 0.05 there and 0.01 here'):
+        train.train(config, halfway)
+
+
+def test_a_stage_file_that_no_checkpoint_can_bring_back_costs_one_line(halfway, cut, capfd):
+    halve(halfway / 'knowledge' / 'stage_1.npz')
+    train.train(config_for(), halfway)
+    assert capfd.readouterr().out.count('stage_1.npz is damaged or missing and stays so') == 1
+    shutil.copy(cut[0] / 'knowledge' / 'stage_1.npz', halfway / 'knowledge')
+    assert left(halfway) == left(cut[0])
+
+
+@pytest.mark.parametrize('name', ['summary.json', teacher.FILE])
+def test_a_damaged_result_is_written_again(cut, tiny_networks, tmp_path, name):
+    folder = shutil.copytree(cut[0], tmp_path / 'run')
+    content = bytearray((folder / name).read_bytes())
+    content[-100] ^= 0xFF
+    (folder / name).write_bytes(content)
+    train.train(config_for(), folder)
+    assert left(folder) == left(cut[0])
+
+
+def test_a_full_disk_is_one_error_and_the_run_goes_on(cut, halfway):
+    """Files may not grow beyond what is there: the log is the first to notice."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OSError, match='could not be written|cannot be written'):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+            train.train(config_for(), halfway)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    train.train(config_for(), halfway)
+    assert left(halfway) == left(cut[0])
