@@ -25,7 +25,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PROGRAM = 'tests.tiny.program'  # kcd_jax.main, and networks that train in a second
-WORDS = 'quicktest,tiny_teacher-tiny,method=kd,policy=kcd,epochs=12,stages=6,eval_every=1,checkpoint.seconds=0.2'
+WORDS = 'quicktest,tiny_teacher-tiny,method=kd,policy=kcd,epochs=30,stages=6,eval_every=1,checkpoint.seconds=0.2'
 LIMIT = 1800  # seconds until a run counts as hanging
 
 
@@ -211,7 +211,7 @@ class Bench:
                 folder = workdir / self.run
 
                 def far_enough() -> bool:
-                    return stages(folder) >= 3 and len(steps(folder)) >= 2 and max(steps(folder)) > 60
+                    return stages(folder) >= 3 and len(steps(folder)) >= 2 and max(steps(folder)) > 100
 
                 expect(program.freeze_in(far_enough), f'the run ended early: {program.output(1)}')
                 program.send(signal.SIGKILL)

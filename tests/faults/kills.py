@@ -26,6 +26,21 @@ def anywhere(bench: Bench, dice: random.Random) -> Injection:
         shutil.rmtree(workdir)  # it was faster than the first time and had finished
 
 
+def in_training(bench: Bench, dice: random.Random) -> Injection:
+    """At a random epoch, a random tenth of a second later."""
+    workdir = bench.fresh()
+    log = workdir / bench.run / 'metrics.jsonl'
+    epoch = dice.randint(1, max(record['epoch'] for record in records(bench.whole / bench.run / 'metrics.jsonl')) - 1)
+
+    with bench.start(workdir) as program:
+        caught = program.until(lambda: any(r['kind'] == 'train' and r['epoch'] >= epoch for r in records(log)))
+        expect(caught, f'epoch {epoch} was not caught: {program.output(1)}')
+        program.live(time.monotonic() - program.began + dice.uniform(0, 0.1))
+        code = program.send(signal.SIGKILL)
+    last = (steps(workdir / bench.run) or ['none'])[-1]
+    return bench.go_on(workdir, Injection(f'after epoch {epoch}; last checkpoint: {last}', code))
+
+
 def checkpoint(bench: Bench, dice: random.Random) -> Injection:
     """While a checkpoint is written: Orbax's temporary folder is there, and stays."""
     workdir = bench.fresh()
@@ -92,7 +107,8 @@ def teacher(bench: Bench, dice: random.Random) -> Injection:
 
 
 FAULTS = {
-    'kill_anywhere': ('SIGKILL at a random instant', anywhere, 10),
+    'kill_anywhere': ('SIGKILL at a random instant of the whole life', anywhere, 4),
+    'kill_in_training': ('SIGKILL at a random instant of the training', in_training, 8),
     'kill_in_checkpoint': ('SIGKILL while a checkpoint is written', checkpoint, 5),
     'kill_in_condensation': ('SIGKILL during a condensation', condensation, 5),
     'kill_again_and_again': ('five SIGKILLs of one run', again_and_again, 1),
