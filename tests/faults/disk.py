@@ -7,6 +7,7 @@ running program writes is limited instead (RLIMIT_FSIZE).
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -31,13 +32,14 @@ class Disk:
         self.ballast = folder / 'ballast'
 
     def fill(self, program: Program, leave: int) -> None:
-        """Leaves so many bytes free (or allows files of that size), while the program runs."""
-        if not self.mounted:
+        """Leaves so many bytes free (or allows files of that size), while the program stands still."""
+        program.freeze()
+        if self.mounted:
+            state = os.statvfs(self.folder)
+            self.ballast.write_bytes(bytes(max(state.f_bavail * state.f_frsize - leave, 0)))
+        else:
             resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (leave, leave))
-            return
-        state = os.statvfs(self.folder)
-        with open(self.ballast, 'wb') as file:
-            file.write(bytes(max(state.f_bavail * state.f_frsize - leave, 0)))
+        program.thaw()
 
     def free(self) -> None:
         self.ballast.unlink(missing_ok=True)
@@ -48,11 +50,11 @@ class Disk:
 
 
 @contextlib.contextmanager
-def disk(bench: Bench) -> Iterator[Disk]:
+def disk(bench: Bench, mount: bool = True) -> Iterator[Disk]:
     folder = bench.scratch / f'disk_{os.getpid()}'
     folder.mkdir(exist_ok=True)
     command = ['mount', '-t', 'tmpfs', '-o', f'size={SIZE}', 'none', str(folder)]
-    mounted = not subprocess.run(command, capture_output=True).returncode
+    mounted = mount and not subprocess.run(command, capture_output=True).returncode
     try:
         yield Disk(folder, mounted)
     finally:
@@ -61,29 +63,25 @@ def disk(bench: Bench) -> Iterator[Disk]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _full(bench: Bench, what: str, leave: int, limited: int, program_is_at, says: str) -> Injection:
-    """Fills the disk when `program_is_at(folder)`; the run ends with one line and goes on once there is room."""
-    with disk(bench) as place:
+def in_checkpoint(bench: Bench, dice: random.Random, mount: bool) -> Injection:
+    """The disk is full when Orbax's temporary folder is there; the log may notice before the checkpoint does."""
+    leave = dice.choice([0, 4, 8, 16]) << 10 if mount else 20 << 10
+    with disk(bench, mount) as place:
         workdir = bench.halfway(place.folder)
         folder = workdir / bench.run
         before = steps(folder)
+
+        def writing() -> bool:
+            return 'going on from' in program.output() and any((folder / 'checkpoints').glob('*tmp*'))
+
         with bench.start(workdir) as program:
-            expect(program.until(lambda: program_is_at(folder, program)), f'it ended early: {program.output(1)}')
-            place.fill(program, leave if place.mounted else limited)
-            line = bench.refused(program, 74, says)
+            expect(program.freeze_in(writing), f'no checkpoint was caught: {program.output(1)}')
+            place.fill(program, leave)
+            line = bench.refused(program, 74, 'not be written' if mount else 'a checkpoint could not be written')
         place.free()
         expect(steps(folder)[-1:] >= before[-1:], f'checkpoints {before} became {steps(folder)}')
-        return bench.go_on(workdir, Injection(f'{what}, {place.kind}', 74, bench.private(line, workdir)))
-
-
-def in_checkpoint(bench: Bench, dice: random.Random) -> Injection:
-    """So little room that the log fits and a checkpoint does not, at several places of it."""
-    leave = dice.choice([24, 48, 96, 160]) << 10
-
-    def going_on(folder: pathlib.Path, program: Program) -> bool:
-        return 'going on from step' in program.output()
-
-    return _full(bench, f'{leave >> 10} KiB left', leave, 32 << 10, going_on, 'a checkpoint could not be written')
+        injection = Injection(f'{leave >> 10} KiB left, {place.kind}', 74, bench.private(line, workdir))
+        return bench.go_on(workdir, injection)
 
 
 def in_log(bench: Bench, dice: random.Random) -> Injection:
@@ -104,7 +102,7 @@ def in_log(bench: Bench, dice: random.Random) -> Injection:
 
 def at_the_end(bench: Bench, dice: random.Random) -> Injection:
     """The disk is full when the last epoch is logged: the export, the summary or the report cannot be written."""
-    leave = dice.choice([0, 200, 400, 600]) << 10
+    leave = dice.choice([0, 16, 40, 80]) << 10
     with disk(bench) as place:
         workdir = bench.halfway(place.folder)
         folder = workdir / bench.run
@@ -116,7 +114,7 @@ def at_the_end(bench: Bench, dice: random.Random) -> Injection:
         with bench.start(workdir) as program:
             expect(program.until(last_epoch), program.output(1))
             place.fill(program, leave if place.mounted else 20 << 10)
-            line = bench.refused(program, 74, '')
+            line = bench.refused(program, 74, 'written')
         place.free()
         return bench.go_on(
             workdir, Injection(f'{leave >> 10} KiB left at the end, {place.kind}', 74, bench.private(line, workdir))
@@ -182,7 +180,12 @@ def read_only_workdir(bench: Bench, dice: random.Random) -> Injection:
 
 
 FAULTS = {
-    'disk_full_checkpoint': ('disk full during a checkpoint', in_checkpoint, 3),
+    'disk_full_checkpoint': ('disk full during a checkpoint', functools.partial(in_checkpoint, mount=True), 3),
+    'file_limit_checkpoint': (
+        'file size limit reached in a checkpoint',
+        functools.partial(in_checkpoint, mount=False),
+        2,
+    ),
     'disk_full_log': ('disk full during a log write', in_log, 1),
     'disk_full_end': ('disk full when the results are written', at_the_end, 2),
     'disk_full_start': ('disk full at the start', at_the_start, 1),

@@ -116,13 +116,21 @@ class Program:
     def freeze_in(self, condition: Callable[[], object]) -> bool:
         """Freezes the program at an instant at which `condition()` holds; False when it ended before."""
         while self.until(condition):
-            self.process.send_signal(signal.SIGSTOP)
-            while self.running() and _state(self.process.pid) != 'T':
-                time.sleep(0.0005)
+            self.freeze()
             if condition():
                 return True
-            self.process.send_signal(signal.SIGCONT)
+            self.thaw()
         return False
+
+    def freeze(self) -> None:
+        """Stops it where it is."""
+        self.process.send_signal(signal.SIGSTOP)
+        while self.running() and _state(self.process.pid) != 'T':
+            time.sleep(0.0005)
+
+    def thaw(self) -> None:
+        """Lets it go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def first_new_epoch(self) -> float | None:
         """Seconds from the start to the first epoch in the log that was not there; None: it ended without one."""
