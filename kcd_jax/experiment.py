@@ -207,7 +207,13 @@ def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset, refer
     found = tables.experiment_tables(tables.collect([workdir]), reference)
     log.say('\n\n'.join(table.to_text() for table in found))
     pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
-    for result in results:
-        if not (result.workdir / report.NAME).exists():
-            report.write(result.workdir, **pictures)
-    log.say(f'report: {report.write(workdir, **pictures)}')
+    try:
+        for result in results:
+            if not (result.workdir / report.NAME).exists():
+                report.write(result.workdir, **pictures)
+        log.say(f'report: {report.write(workdir, **pictures)}')
+    except OSError as error:
+        raise OSError(
+            f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '
+            'make room and start the same command again'
+        ) from error

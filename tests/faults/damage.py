@@ -37,8 +37,8 @@ def delete(path: pathlib.Path, dice: random.Random) -> str:
 
 
 def data_file(step: pathlib.Path) -> pathlib.Path:
-    """The largest file of a checkpoint: its arrays."""
-    return max((path for path in step.rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+    """The largest file below a checkpoint's `state`: its arrays."""
+    return max((path for path in (step / 'state').rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
 
 
 def any_needed_file(step: pathlib.Path, dice: random.Random) -> pathlib.Path:
@@ -54,7 +54,7 @@ def empty(step: pathlib.Path) -> str:
 
 
 CHECKPOINT = {
-    'truncated': lambda step, dice: cut(data_file(step), dice),
+    'truncated': lambda step, dice: cut(dice.choice([data_file(step), step / 'meta' / 'metadata']), dice),
     'deleted': lambda step, dice: delete(any_needed_file(step, dice), dice),
     'flipped': lambda step, dice: flip(dice.choice([data_file(step), step / 'meta' / 'metadata']), dice),
     'empty': lambda step, dice: empty(step),

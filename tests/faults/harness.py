@@ -3,7 +3,7 @@
 Nothing in the program knows of it: instants are found by watching the run's files, frozen with SIGSTOP, looked at, and
 only then used. What must agree with a run that was never disturbed: every array of the last checkpoint (parameters,
 running statistics, optimiser, value table, plan), the exported student, every stage file, the log apart from its times,
-and the summary apart from its seconds.
+and the summary apart from its seconds and from who made it.
 """
 
 from __future__ import annotations
@@ -278,11 +278,11 @@ def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
             found.update({f'{path.stem}/{name}': stage[name].tobytes() for name in stage})
     tensors, card = teacher.load(folder / teacher.FILE)
     found.update({f'student/{name}': tensor.tobytes() for name, tensor in tensors.items()})
-    found['card'] = card
+    found['card'] = {k: v for k, v in card.items() if k != 'commit'}
     log = records(folder / 'metrics.jsonl')
     found['metrics.jsonl'] = [{k: v for k, v in record.items() if k != 'time'} for record in log]
     summary = json.loads((folder / 'summary.json').read_text())
-    found['summary.json'] = {k: v for k, v in summary.items() if k not in ('seconds', 'command')}
+    found['summary.json'] = {k: v for k, v in summary.items() if k not in ('seconds', 'command', 'commit')}
     return found
 
 

@@ -13,11 +13,11 @@ def second_run(bench: Bench, dice: random.Random) -> Injection:
     del dice
     workdir = bench.fresh()
     with bench.start(workdir) as first:
-        expect(first.until(lambda: stages(workdir / bench.run) >= 1), first.output(1))
+        expect(first.freeze_in(lambda: stages(workdir / bench.run) >= 1), first.output(1))
         with bench.start(workdir) as second:
             line = bench.refused(second, 2, f'another run (process {first.process.pid}) is using')
             seconds = time.monotonic() - second.began
-            expect(first.running(), 'the first one had ended')
+        first.thaw()
         expect(first.end() == 0, first.output(1))
     line = bench.private(line, workdir).replace(str(first.process.pid), 'N')
     injection = Injection(f'refused after {seconds:.1f} s; the first one ended undisturbed', 2, line)
