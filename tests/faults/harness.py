@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from kcd_jax import checkpoint, log, teacher
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PROGRAM = 'tests.tiny.program'  # kcd_jax.main, and networks that train in a second
 WORDS = 'quicktest,tiny_teacher-tiny,method=kd,policy=kcd,epochs=30,stages=6,eval_every=1,checkpoint.seconds=0.2'
@@ -185,7 +187,14 @@ class Bench:
         return Program(command, workdir / self.run, {**self.env, **(env or {})})
 
     def prepare(self) -> None:
-        """Runs once undisturbed (and trains the teacher), then once more, timed."""
+        """Runs once undisturbed (and trains the teacher), then once more, timed; anew for another commit."""
+        made_by = self.scratch / 'commit'
+        commit = str(log.environment()['commit'])
+        if not made_by.exists() or made_by.read_text() != commit:
+            for name in ('half', 'folder', 'processes', *(['whole'] if self.processes == 1 else [])):
+                shutil.rmtree(self.scratch / name, ignore_errors=True)
+            (self.scratch / 'seconds.json').unlink(missing_ok=True)
+            made_by.write_text(commit)
         if not (self.whole / self.run / 'summary.json').exists():
             self._to_the_end(self.whole)
         timed = self.scratch / 'seconds.json'
@@ -268,8 +277,6 @@ class Bench:
 
 def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
     """{name: what must be the same} of a finished run."""
-    from kcd_jax import checkpoint, teacher
-
     with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
         arrays = dict(keeper._read(keeper.steps()[-1])[0])
     found = {name: array.tobytes() for name, array in arrays.items()}
@@ -279,8 +286,9 @@ def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
     tensors, card = teacher.load(folder / teacher.FILE)
     found.update({f'student/{name}': tensor.tobytes() for name, tensor in tensors.items()})
     found['card'] = {k: v for k, v in card.items() if k != 'commit'}
-    log = records(folder / 'metrics.jsonl')
-    found['metrics.jsonl'] = [{k: v for k, v in record.items() if k != 'time'} for record in log]
+    found['metrics.jsonl'] = [
+        {k: v for k, v in record.items() if k != 'time'} for record in records(folder / 'metrics.jsonl')
+    ]
     summary = json.loads((folder / 'summary.json').read_text())
     found['summary.json'] = {k: v for k, v in summary.items() if k not in ('seconds', 'command', 'commit')}
     return found

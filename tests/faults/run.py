@@ -35,6 +35,7 @@ COLUMNS = '| fault | injected | what the program did | lost | recovery, s |\n|--
 
 def faults() -> dict[str, tuple]:
     """{name: (title, function, how often)} of all modules, in the table's order."""
+    sys.path.insert(0, str(ROOT))
     import damage
     import disk
     import kills
@@ -121,7 +122,6 @@ def main() -> int:
         return int(not fresh)
     failed = []
     if not options.table:
-        sys.path.insert(0, str(ROOT))
         import harness
 
         bench = harness.Bench(pathlib.Path(options.scratch).absolute())
