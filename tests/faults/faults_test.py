@@ -15,10 +15,10 @@ import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from kcd_jax import checkpoint, experiment, teacher, train
+from kcd_jax import experiment, teacher, train
+from tests.faults.harness import differences
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
@@ -74,20 +74,6 @@ def halfway(cut, tiny_networks, tmp_path) -> pathlib.Path:
     return shutil.copytree(cut[1], tmp_path / 'run')
 
 
-def left(folder: pathlib.Path) -> dict:
-    """What must be the same in the end."""
-    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
-        found = {name: array.tobytes() for name, array in keeper._read(keeper.steps()[-1])[0].items()}
-    for path in sorted((folder / 'knowledge').glob('stage_*.npz')):
-        with np.load(path) as stage:
-            found.update({f'{path.stem}/{name}': stage[name].tobytes() for name in stage})
-    lines = (folder / 'metrics.jsonl').read_text().splitlines()
-    found['log'] = [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
-    found['student'] = {name: array.tobytes() for name, array in teacher.load(folder / teacher.FILE)[0].items()}
-    summary = json.loads((folder / 'summary.json').read_text())
-    return {**found, **{key: value for key, value in summary.items() if key != 'seconds'}}
-
-
 def halve(path: pathlib.Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -98,7 +84,7 @@ def test_a_log_a_config_and_a_checkpoint_cut_at_once(cut, halfway, capfd):
     steps = sorted(int(path.name) for path in (halfway / 'checkpoints').iterdir())
     halve(halfway / 'checkpoints' / str(steps[-1]) / 'meta' / 'metadata')
     train.train(config_for(), halfway)
-    assert left(halfway) == left(cut[0])
+    assert differences(halfway, cut[0]) == []
     out = capfd.readouterr().out
     assert out.count('is damaged') == 1 and f'going back to step {steps[-2]}' in out
 
@@ -116,7 +102,7 @@ def test_a_stage_file_that_no_checkpoint_can_bring_back_costs_one_line(halfway, 
     train.train(config_for(), halfway)
     assert capfd.readouterr().out.count('stage_1.npz is damaged or missing and stays so') == 1
     shutil.copy(cut[0] / 'knowledge' / 'stage_1.npz', halfway / 'knowledge')
-    assert left(halfway) == left(cut[0])
+    assert differences(halfway, cut[0]) == []
 
 
 @pytest.mark.parametrize('name', ['summary.json', teacher.FILE])
@@ -126,7 +112,7 @@ def test_a_damaged_result_is_written_again(cut, tiny_networks, tmp_path, name):
     content[-100] ^= 0xFF
     (folder / name).write_bytes(content)
     train.train(config_for(), folder)
-    assert left(folder) == left(cut[0])
+    assert differences(folder, cut[0]) == []
 
 
 def test_a_full_disk_is_one_error_and_the_run_goes_on(cut, halfway):
@@ -139,4 +125,4 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on(cut, halfway):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     train.train(config_for(), halfway)
-    assert left(halfway) == left(cut[0])
+    assert differences(halfway, cut[0]) == []

@@ -8,6 +8,7 @@ and the summary apart from its seconds and from who made it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -78,6 +79,10 @@ class Program:
 
     def __exit__(self, *details: object) -> None:
         if self.process.poll() is None:
+            self.thaw()
+            self.process.terminate()  # a launcher passes it on, and ends those that do not listen
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=30)
             self.process.kill()
             self.process.wait()
         for file in self.files:
@@ -267,9 +272,7 @@ class Bench:
 
     def differing(self, workdir: pathlib.Path) -> list[str]:
         """Names of what is not the same as in the undisturbed run."""
-        one, other = contents(self.whole / self.run), contents(workdir / self.run)
-        names = sorted({*one} ^ {*other})
-        return names + [name for name in sorted({*one} & {*other}) if one[name] != other[name]]
+        return differences(self.whole / self.run, workdir / self.run)
 
 
 # --------------------------------------------------------------------------------------------------- what a run leaves
@@ -292,6 +295,12 @@ def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
     summary = json.loads((folder / 'summary.json').read_text())
     found['summary.json'] = {k: v for k, v in summary.items() if k not in ('seconds', 'command', 'commit')}
     return found
+
+
+def differences(one: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """Names of what two finished runs did not leave the same."""
+    a, b = contents(one), contents(other)
+    return sorted({*a} ^ {*b}) + [name for name in sorted({*a} & {*b}) if a[name] != b[name]]
 
 
 def records(path: pathlib.Path) -> list[dict]:

@@ -86,7 +86,7 @@ def cut_and_resume(config, folder: pathlib.Path, teacher: pathlib.Path) -> None:
 def cell(method: str, policy: str, scratch: pathlib.Path, source: pathlib.Path) -> tuple[str, list[str]]:
     """('same' | 'DIFFERENT' | the line of a refusal, the names of what differs)."""
     from kcd_jax import train
-    from tests.faults.kill import differences
+    from tests.faults.harness import differences
 
     folder = scratch / f'{method}_{policy}'
     config = config_for(method, policy, source)

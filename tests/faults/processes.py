@@ -29,7 +29,8 @@ def one_of_two(bench: Bench, dice: random.Random) -> Injection:
 
 def two_processes(bench: Bench) -> Bench:
     """A bench whose runs are two processes with a device each."""
-    other = Bench(bench.scratch / 'processes', bench.words, processes=2)
+    words = bench.words.replace('epochs=30', 'epochs=12')  # two processes share the cores
+    other = Bench(bench.scratch / 'processes', words, processes=2)
     if not other.whole.exists():
         shutil.copytree(bench.whole / 'teacher', other.whole / 'teacher')
     other.prepare()
