@@ -1,11 +1,13 @@
-"""Command line: python -m kcd_jax.analysis table|report|figures PATHS..."""
+"""Command line: python -m kcd_jax.analysis table|report|figures|kr PATHS..."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from kcd_jax.analysis import comparison, sweeps, tables
 from kcd_jax.analysis.papers import TABLES
@@ -59,6 +61,65 @@ def _figures(arguments: argparse.Namespace) -> str:
     return ''.join(written)
 
 
+def _kr_penalties(arguments: argparse.Namespace) -> tuple[Any, str]:
+    import numpy as np
+
+    from kcd_jax import recoding
+    from kcd_jax.analysis import kr
+
+    gradient = np.linspace(-1.5, 1.5, 601).astype(np.float32)
+    ours = {epsilon: np.asarray(recoding.penalty(gradient, epsilon)) for epsilon in (0.25, 0.5, 1.0)}
+    penalties = {'sparse recoding, ε = 0.5': ours[0.5], 'L1': np.abs(gradient), 'L2': gradient**2}
+    return kr.penalty_curves(gradient, penalties, {f'ε = {e:g}': curve for e, curve in ours.items()}), ''
+
+
+def _kr_kernels(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from kcd_jax import teacher
+    from kcd_jax.analysis import kr
+    from kcd_jax.analysis.records import run_folder
+
+    of_runs = {}
+    for run in _collect(arguments.paths):
+        folder = run_folder(run)
+        if folder and run['name'] not in of_runs and run['name'] != 'teacher':
+            tensors = teacher.load(folder / teacher.FILE)[0]
+            found = [name for name in tensors if name.startswith('params/') and name.endswith('/kernel')]
+            layers = [name for name in found if tensors[name].ndim == 4 and tensors[name].shape[2] > 3]
+            of_runs[run['name']] = tensors[min(layers)]
+    if not of_runs:
+        raise ValueError(f'no run under {", ".join(arguments.paths)} still has its student; give folders of runs')
+    return kr.kernels(of_runs), ''
+
+
+def _kr_convergence(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from kcd_jax.analysis import kr
+
+    if [Path(path).suffix for path in arguments.paths] == ['.json']:
+        curves = kr.read_curves(arguments.paths[0])
+    else:
+        curves = kr.training_curves([run for run in _collect(arguments.paths) if run['method'] == 'kr'])
+    if arguments.curves:
+        Path(arguments.curves).write_text(json.dumps(curves, separators=(',', ':')) + '\n', encoding='utf-8')
+    return kr.convergence(curves), '\n'.join(kr.reading(curves, arguments.reference)) + '\n'
+
+
+def _kr_examples(arguments: argparse.Namespace) -> tuple[Any, str]:
+    from kcd_jax import data
+    from kcd_jax.analysis import kr
+
+    names = ('cifar100', 'tcifar100')
+    return kr.examples({name: data.load(name, arguments.data or None).train.images[:8] for name in names}), ''
+
+
+def _kr(arguments: argparse.Namespace) -> str:
+    draw = {'2': _kr_penalties, '4': _kr_kernels, '5': _kr_convergence, '6': _kr_examples}[arguments.figure]
+    if arguments.figure in '45' and not arguments.paths:
+        raise ValueError(f'figure {arguments.figure} is drawn from runs; give their folders')
+    figure, text = draw(arguments)
+    figure.savefig(arguments.png, dpi=150)
+    return f'{text}{arguments.png}\n'
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m kcd_jax.analysis', description='Tables, reports and figures of finished runs.'
@@ -80,6 +141,14 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser('report', help='report.html in each folder: a run, or an experiment of several')
     report.add_argument('paths', nargs='+', help='folders')
     report.set_defaults(run=_report)
+    kr = commands.add_parser('kr', help="the KR paper's figures")
+    kr.add_argument('paths', nargs='*', help='folders of runs (figures 4 and 5), or the file of --curves (figure 5)')
+    kr.add_argument('--figure', choices=('2', '4', '5', '6'), required=True)
+    kr.add_argument('--png', required=True, help='the file to write')
+    kr.add_argument('--curves', help='also keep what figure 5 draws, as JSON')
+    kr.add_argument('--reference', default='dense', help='the run that the others are compared with (default: dense)')
+    kr.add_argument('--data', help='where the prepared data of figure 6 are')
+    kr.set_defaults(run=_kr)
     figures = commands.add_parser('figures', help='each figure as a file')
     figures.add_argument('paths', nargs='+', help='folders of runs')
     figures.add_argument('--folder', default='figures', help='where they go (default: figures)')
