@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kcd_jax.spec import Array, PyTree
@@ -47,27 +48,28 @@ def boost(gradient: Array, epsilon: Array, scale: Array) -> Array:
     return 1.0 + jnp.where(size >= epsilon, jnp.minimum(scale * (1.0 + size) / epsilon, BOOST_MAX), 0.0)
 
 
-def kth_largest(x: Array, k: Array) -> Array:
-    """The k-th largest entry of a non-negative f32 tensor, exactly; k in 1 ... x.size, may be traced.
+def upper_quantile(size: Array, share: float | Array) -> Array:
+    """The largest threshold, up to a sixteenth below, that `share` of a row's active entries reach.
 
-    Non-negative floats order as their bit patterns do, so 31 counts find the answer, bit by bit; a sort takes much
-    longer on a CPU.
+    A sort takes long on a CPU. So the rows are counted against 32 octaves below their largest entry, and against the
+    sixteenths of the octave that it is in: what is found is never too large.
+
+    Args:
+      size: f32[k, n], magnitudes. share: in (0, 1], of the entries above 0.
+
+    Returns:
+      f32[k]; 0 where no entry is above 0.
     """
-    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    needed = jnp.ceil(share * jnp.sum(size > 0.0, axis=1, dtype=jnp.int32).astype(jnp.float32)).astype(jnp.int32)
 
-    def add_bit(i: Array, found: Array) -> Array:
-        candidate = found | (jnp.int32(1) << (30 - i))
-        return jnp.where(jnp.sum(bits >= candidate, dtype=jnp.int32) >= k, candidate, found)
+    def enough(thresholds: Array) -> Array:
+        reached = jnp.sum(size[:, None, :] >= thresholds[:, :, None], axis=2, dtype=jnp.int32)
+        return reached >= jnp.maximum(needed, 1)[:, None]
 
-    found = jax.lax.fori_loop(0, 31, add_bit, jnp.zeros((), jnp.int32))
-    return jax.lax.bitcast_convert_type(found, jnp.float32)
-
-
-def quantile_of_active(size: Array, share: float) -> Array:
-    """f32[]: the largest threshold that at least `share` of the entries above 0 reach; 0 where no entry is above 0."""
-    active = jnp.sum(size > 0.0, dtype=jnp.int32)
-    k = jnp.ceil(share * active.astype(jnp.float32)).astype(jnp.int32)
-    return jnp.where(active > 0, kth_largest(size, jnp.clip(k, 1, size.size)), 0.0)
+    octaves = jnp.max(size, axis=1)[:, None] * jnp.exp2(-jnp.arange(32, dtype=jnp.float32))[None, :]
+    low = jnp.max(jnp.where(enough(octaves), octaves, 0.0), axis=1)[:, None]
+    parts = low * (1.0 + jnp.arange(16, dtype=jnp.float32) / 16.0)[None, :]
+    return jnp.max(jnp.where(enough(parts), parts, low), axis=1)
 
 
 def inverse_softplus(x: Array) -> Array:
@@ -75,52 +77,56 @@ def inverse_softplus(x: Array) -> Array:
     return x + jnp.log(-jnp.expm1(-x))
 
 
-class Threshold(NamedTuple):
-    """What is kept of a tensor.
+class RecodingState(NamedTuple):
+    """State of the transformations, for the T tensors of the parameters in the order of `jax.tree.leaves`.
 
     Attributes:
-      rho: f32[], softplus(rho) is the learned threshold.
-      scale: f32[], lambda.
+      count: i32[], updates so far.
+      rho: f32[T], softplus(rho) are the learned thresholds.
+      scale: f32[T], lambda of each.
     """
 
+    count: Array
     rho: Array
     scale: Array
 
 
-class RecodingState(NamedTuple):
-    """State of the transformations.
-
-    Attributes:
-      count: i32[], updates so far.
-      thresholds: {tensor: Threshold}, as the parameters' tree.
-    """
-
-    count: Array
-    thresholds: PyTree
+def start(rho: Array, quantile: Array, strength: float) -> tuple[Array, Array]:
+    """(rho, scale) after the first gradient: the smaller of the mean |W|, as `init` left it, and the median |g|."""
+    epsilon = in_use(rho, quantile)
+    return inverse_softplus(epsilon), strength * epsilon
 
 
-def epsilon_in_use(threshold: Threshold, gradient: Array, floor: float) -> Array:
-    """f32[]: the learned threshold, below the quantile of the gradient's magnitudes, in [1e-8, 1]."""
-    learned = jnp.minimum(jax.nn.softplus(threshold.rho), EPSILON_MAX)
-    return jnp.maximum(jnp.minimum(learned, quantile_of_active(jnp.abs(gradient), floor)), EPSILON_MIN)
+def in_use(rho: Array, quantile: Array) -> Array:
+    """The thresholds: those learned, below the quantile of the gradient's magnitudes, in [1e-8, 1]."""
+    return jnp.clip(jnp.minimum(jax.nn.softplus(rho), quantile), EPSILON_MIN, EPSILON_MAX)
 
 
-def start(threshold: Threshold, gradient: Array, strength: float) -> Threshold:
-    """The threshold after the first gradient: the smaller of the mean |W| (as `init` left it) and the median |g|."""
-    epsilon = jnp.minimum(jax.nn.softplus(threshold.rho), quantile_of_active(jnp.abs(gradient), 0.5))
-    epsilon = jnp.clip(epsilon, EPSILON_MIN, EPSILON_MAX)
-    return Threshold(inverse_softplus(epsilon), strength * epsilon)
-
-
-def learn(threshold: Threshold, gradient: Array, epsilon: Array, rate: float) -> Threshold:
+def learn(rho: Array, scale: Array, epsilon: Array, mean: Array, rate: float) -> Array:
     """One step of gradient descent of rho on scale * mean Phi_0(g; epsilon), held in the bounds.
 
     d/d rho = -scale * mean(m (|g| + g^2)) / epsilon^2 * sigmoid(rho), m the mask of the dominant entries.
+
+    Args:
+      mean: mean Phi_0 of each tensor.
     """
-    mean = jnp.minimum(jnp.mean(penalty(gradient, epsilon)), 1e30)  # squares of huge entries are inf, and inf * 0 NaN
-    slope = -jnp.minimum(threshold.scale * mean / epsilon, 1e30) * jax.nn.sigmoid(threshold.rho)
+    mean = jnp.minimum(mean, 1e30)  # squares of huge entries are inf, and inf * 0 NaN
+    slope = -jnp.minimum(scale * mean / epsilon, 1e30) * jax.nn.sigmoid(rho)
     low, high = (inverse_softplus(jnp.float32(bound)) for bound in (EPSILON_MIN, EPSILON_MAX))
-    return threshold._replace(rho=jnp.clip(threshold.rho - rate * slope, low, high))
+    return jnp.clip(rho - rate * slope, low, high)
+
+
+def _by_size(fn: Callable[..., Array], tensors: list[Array], *vectors: Array) -> Array:
+    """f32[T]: fn(f32[k, n], vector [k] ...) -> [k] of all tensors, those of a size stacked: less to compile."""
+    groups: dict[int, list[int]] = {}
+    for place, tensor in enumerate(tensors):
+        groups.setdefault(tensor.size, []).append(place)
+    found = []
+    for group in groups.values():
+        stack = jnp.stack([tensors[place].reshape(-1) for place in group])
+        found.append(fn(stack, *(vector[np.array(group)] for vector in vectors)))
+    back = np.argsort([place for group in groups.values() for place in group])
+    return jnp.concatenate(found)[back]
 
 
 def _transformation(
@@ -137,30 +143,25 @@ def _transformation(
         raise ValueError(f'recoding: floor={floor} is not a share of the entries; use a number in (0, 1]')
 
     def init(params: PyTree) -> RecodingState:
-        def of(tensor: Array) -> Threshold:
-            mean = jnp.mean(jnp.abs(tensor.astype(jnp.float32)))
-            # A tensor that starts at zero (a bias) says nothing of magnitudes: the median alone decides.
-            epsilon = jnp.where(mean > 0.0, jnp.clip(mean, EPSILON_MIN, EPSILON_MAX), EPSILON_MAX)
-            return Threshold(inverse_softplus(epsilon), jnp.zeros((), jnp.float32))
-
-        return RecodingState(jnp.zeros((), jnp.int32), jax.tree.map(of, params))
+        means = jnp.stack([jnp.mean(jnp.abs(tensor.astype(jnp.float32))) for tensor in jax.tree.leaves(params)])
+        # A tensor that starts at zero (a bias) says nothing of magnitudes: the median alone decides.
+        epsilon = jnp.where(means > 0.0, jnp.clip(means, EPSILON_MIN, EPSILON_MAX), EPSILON_MAX)
+        return RecodingState(jnp.zeros((), jnp.int32), inverse_softplus(epsilon), jnp.zeros_like(epsilon))
 
     def update(grads: PyTree, state: RecodingState, params: PyTree | None = None, **extra: Any):
         del params
         leaves, treedef = jax.tree.flatten(grads)
         wide = [leaf.astype(jnp.float32) for leaf in leaves]
-        thresholds = treedef.flatten_up_to(state.thresholds)
-        # The medians are looked for in the first update only.
-        thresholds = jax.lax.cond(
-            state.count == 0,
-            lambda: [start(t, g, strength) for t, g in zip(thresholds, wide, strict=True)],
-            lambda: thresholds,
-        )
-        epsilons = [epsilon_in_use(t, g, floor) for t, g in zip(thresholds, wide, strict=True)]
-        learned = [learn(*each, threshold_lr) for each in zip(thresholds, wide, epsilons, strict=True)]
-        trees = (jax.tree.unflatten(treedef, part) for part in (epsilons, [t.scale for t in thresholds]))
-        updates = change(grads, *trees, extra)
-        return updates, RecodingState(state.count + jnp.int32(1), jax.tree.unflatten(treedef, learned))
+        first = state.count == 0
+        share = jnp.where(first, max(0.5, floor), floor)
+        quantile = _by_size(lambda stack: upper_quantile(jnp.abs(stack), share), wide)
+        started = start(state.rho, quantile, strength)
+        rho, scale = (jnp.where(first, new, old) for new, old in zip(started, (state.rho, state.scale), strict=True))
+        epsilon = in_use(rho, quantile)
+        mean = _by_size(lambda stack, e: jnp.mean(penalty(stack, e[:, None]), axis=1), wide, epsilon)
+        following = RecodingState(state.count + jnp.int32(1), learn(rho, scale, epsilon, mean, threshold_lr), scale)
+        trees = (jax.tree.unflatten(treedef, [part[i] for i in range(len(leaves))]) for part in (epsilon, scale))
+        return change(grads, *trees, extra), following
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -22,7 +22,8 @@ PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}  # 
 
 CASES = [(method, policy) for method in methods.names() for policy in ('none', 'kcd')]
 CASES += [('kd', policy) for policy in policies.names() if policy not in ('none', 'kcd', 'reuse')]
-CASES += [('at', 'unix'), ('sp', 'unix')]
+CASES += [('at', 'unix'), ('sp', 'unix'), ('kr', 'unix')]
+CASES += [(f'kr,{word}', 'none') for word in ('posterior=kdgan', 'posterior=nst', 'sparse=penalty', 'sparse=none')]
 
 pytestmark = pytest.mark.slow
 
