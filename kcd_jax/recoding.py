@@ -129,6 +129,12 @@ def _by_size(fn: Callable[..., Array], tensors: list[Array], *vectors: Array) ->
     return jnp.concatenate(found)[back]
 
 
+@jax.jit
+def _means(tensors: list[Array]) -> Array:
+    """f32[T]: the mean magnitude of each, in one program."""
+    return jnp.stack([jnp.mean(jnp.abs(tensor.astype(jnp.float32))) for tensor in tensors])
+
+
 def _transformation(
     change: Callable[[PyTree, PyTree, PyTree, dict[str, Any]], PyTree],
     strength: float,
@@ -143,7 +149,7 @@ def _transformation(
         raise ValueError(f'recoding: floor={floor} is not a share of the entries; use a number in (0, 1]')
 
     def init(params: PyTree) -> RecodingState:
-        means = jnp.stack([jnp.mean(jnp.abs(tensor.astype(jnp.float32))) for tensor in jax.tree.leaves(params)])
+        means = _means(jax.tree.leaves(params))
         # A tensor that starts at zero (a bias) says nothing of magnitudes: the median alone decides.
         epsilon = jnp.where(means > 0.0, jnp.clip(means, EPSILON_MIN, EPSILON_MAX), EPSILON_MAX)
         return RecodingState(jnp.zeros((), jnp.int32), inverse_softplus(epsilon), jnp.zeros_like(epsilon))
