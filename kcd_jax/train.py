@@ -181,7 +181,8 @@ def train(
     with distributed.together():
         brought, dataset = dataset, parts_of(config, dataset)
         run = check.resolve(config, dataset, device_count=devices)
-    identity = {**config.to_dict(), 'points': zlib.crc32(np.ascontiguousarray(dataset.train.labels))}
+    points = {'points': zlib.crc32(np.ascontiguousarray(dataset.train.labels)), 'streamed': dataset.train.streamed}
+    identity = {**config.to_dict(), **points}
     distributed.refuse_difference('configuration', json.loads(log.dumps(identity)), log.differing_keys)
 
     with contextlib.ExitStack() as stack:

@@ -77,6 +77,16 @@ def test_two_processes_keep_the_promises_to_four_devices_of_one(whole, teacher, 
     assert len(kept[0] & kept[1]) >= 0.99 * len(kept[0])
 
 
+def test_each_process_of_two_reads_its_rows_of_streamed_data(whole, teacher, tmp_path):
+    """The same points at every step, with the same values, as where all of them lie on every device."""
+    found = launch(PROGRAM, f'--config={words(teacher)},data.stream=true', f'--workdir={tmp_path}')
+    assert found.returncode == 0, found.stderr
+    for number in (1, 2, 3):
+        stages = [np.load(folder / RUN / 'knowledge' / f'stage_{number}.npz') for folder in (whole, tmp_path)]
+        np.testing.assert_array_equal(stages[0]['count'], stages[1]['count'])
+        np.testing.assert_allclose(stages[0]['value'], stages[1]['value'], atol=1e-4)
+
+
 def test_sigterm_to_one_process_makes_all_save_the_same_step(whole, teacher, tmp_path):
     """Sent to the second process alone; both exit 75, the launcher starts them again, and not a bit is lost."""
     args = ['--', f'--config={words(teacher)}', f'--workdir={tmp_path}']
@@ -128,6 +138,13 @@ def test_a_checkpoint_of_four_devices_goes_on_elsewhere(teacher, tmp_path, monke
     final = final_state(folder)
     visits = final['table/count'] - saved['table/count']
     assert visits.min() >= 0 and visits.sum() == (int(final['step']) - int(saved['step'])) * config.batch
+
+
+def test_auto_without_a_cluster_is_one_line(teacher):
+    command = [sys.executable, '-m', PROGRAM, f'--config={words(teacher)}', '--coordinator=auto', '--check']
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 2 and found.stderr.count('\n') == 1
+    assert '--coordinator=auto finds no cluster' in found.stderr
 
 
 def by_hand(*args: list[str]) -> list[subprocess.CompletedProcess]:

@@ -21,6 +21,8 @@ def main() -> int:
     again = (options.folder / 'again').exists()
     if options.process == 1 and options.how == 'killed' and not again:
         (options.folder / 'again').touch()
+        while not (options.folder / '0.pid').exists():
+            time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGKILL)
     if options.how == 'mistake':
         print('error: a mistake', file=sys.stderr)
