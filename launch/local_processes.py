@@ -17,6 +17,8 @@ Exit code: 0; 75 when pre-empted; 128 + the signal that killed a process; else t
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -30,6 +32,7 @@ from typing import IO
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOST, PREEMPTED = 69, 75  # exit codes of kcd_jax.main: another process is gone; the state is saved
 POLL_SECONDS = 0.05
+LIBC = ctypes.CDLL(None)
 
 
 def say(line: str) -> None:
@@ -42,6 +45,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
+
+
+def die_with_parent() -> None:
+    """On Linux: the kernel kills a process whose launcher was killed, so that none is left behind."""
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    with contextlib.suppress(AttributeError):
+        LIBC.prctl(parent_death_signal, signal.SIGKILL)
 
 
 def commands(processes: int, devices: int, module: str, args: list[str], port: int) -> list[list[str]]:
@@ -64,9 +74,10 @@ class Group:
         for number, command in enumerate(command_lines):
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                text=True, errors='replace', start_new_session=True,
+                text=True, errors='replace', start_new_session=True, preexec_fn=die_with_parent,
             )  # fmt: skip
             self.processes.append(process)
+        for number, process in enumerate(self.processes):
             for source, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
                 reader = threading.Thread(target=self.pass_on, args=(number, source, target), daemon=True)
                 reader.start()

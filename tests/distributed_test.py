@@ -23,7 +23,7 @@ LAUNCHER = [sys.executable, str(ROOT / 'launch' / 'local_processes.py')]
 def launch(module: str, *args: str, processes: int = 2, devices: int = 2, options: tuple[str, ...] = ()):
     """The finished launcher; its output is captured."""
     command = [*LAUNCHER, f'--processes={processes}', f'--devices-per-process={devices}', f'--module={module}']
-    return subprocess.run([*command, *options, '--', *args], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*command, *options, '--', *args], cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 # ------------------------------------------------------------------------------------------------------- one process
@@ -140,6 +140,21 @@ def test_sigterm_reaches_every_process(tmp_path):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 75, errors
     assert 'again' not in errors
+
+
+def test_no_process_outlives_a_killed_launcher(tmp_path):
+    command = [*LAUNCHER, '--module=tests.tiny.dying', '--', '--how=asked', f'--folder={tmp_path}']
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while len(list(tmp_path.glob('*.pid'))) < 2:
+            time.sleep(0.02)
+        process.kill()
+    for path in tmp_path.glob('*.pid'):
+        until = time.monotonic() + 30
+        while pathlib.Path(f'/proc/{path.read_text()}/cmdline').exists() and time.monotonic() < until:
+            if not pathlib.Path(f'/proc/{path.read_text()}/cmdline').read_bytes():
+                break  # dead, and not yet collected
+            time.sleep(0.02)
+        assert time.monotonic() < until, 'still alive'
 
 
 # --------------------------------------------------------------------------------------------------- the same anywhere
