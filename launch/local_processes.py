@@ -71,7 +71,7 @@ class Group:
         self.lock = threading.Lock()
         self.failed: list[int] = []  # those that failed by themselves, in the order of their ends
         self.processes, self.readers = [], []
-        for number, command in enumerate(command_lines):
+        for command in command_lines:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 text=True, errors='replace', start_new_session=True, preexec_fn=die_with_parent,
