@@ -48,11 +48,21 @@ def middle_box(width: int, height: int, share: float = 1.0) -> tuple[float, floa
     return left, top, left + side, top + side
 
 
-def whole(picture: Any) -> np.ndarray:
-    """An opened picture as it is: u8[H, W, 3]."""
+def _upright(picture: Any, orientation: int) -> Any:
+    """The opened picture in RGB as it is shown; not copied where it is that already."""
     from PIL import ImageOps
 
-    return np.asarray(ImageOps.exif_transpose(picture).convert('RGB'))
+    shown = ImageOps.exif_transpose(picture) if orientation != 1 else picture
+    return shown if shown.mode == 'RGB' else shown.convert('RGB')
+
+
+def _orientation(picture: Any) -> int:
+    return picture.getexif().get(0x0112, 1)
+
+
+def whole(picture: Any) -> np.ndarray:
+    """An opened picture as it is: u8[H, W, 3]."""
+    return np.asarray(_upright(picture, _orientation(picture)))
 
 
 def cut(picture: Any, size: int, box: Any) -> np.ndarray:
@@ -61,15 +71,15 @@ def cut(picture: Any, size: int, box: Any) -> np.ndarray:
     Args:
       box: (width, height) -> (left, top, right, bottom), of the picture as it is shown.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    swapped = picture.getexif().get(0x0112) in _SWAPPED
-    width, height = picture.size[::-1] if swapped else picture.size
+    orientation = _orientation(picture)
+    width, height = picture.size[::-1] if orientation in _SWAPPED else picture.size
     left, top, right, bottom = box(width, height)
     scale = size / min(right - left, bottom - top)
     if scale < 1:
         picture.draft('RGB', tuple(math.ceil(side * scale) for side in picture.size))
-    image = ImageOps.exif_transpose(picture).convert('RGB')
+    image = _upright(picture, orientation)
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, right * x, bottom * y)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
