@@ -166,7 +166,7 @@ def folder_bench(bench: Bench) -> Bench:
     words = f'quicktest,tiny_teacher-tiny,method=none,policy=kcd,{source}'
     other = Bench(bench.scratch / 'folder', words, env={'KCD_JAX_CACHE': str(bench.scratch / 'cache')})
     other.scratch.mkdir(exist_ok=True)
-    other.prepare()
+    other.prepare(timed=False)
     return other
 
 

@@ -191,8 +191,8 @@ class Bench:
         command = [sys.executable, *program, *self.arguments(workdir, *more)]
         return Program(command, workdir / self.run, {**self.env, **(env or {})})
 
-    def prepare(self) -> None:
-        """Runs once undisturbed (and trains the teacher), then once more, timed; anew for another commit."""
+    def prepare(self, timed: bool = True) -> None:
+        """Runs once undisturbed (and trains the teacher), then once more if `timed`; anew for another commit."""
         made_by = self.scratch / 'commit'
         commit = str(log.environment()['commit'])
         if not made_by.exists() or made_by.read_text() != commit:
@@ -202,13 +202,13 @@ class Bench:
             made_by.write_text(commit)
         if not (self.whole / self.run / 'summary.json').exists():
             self._to_the_end(self.whole)
-        timed = self.scratch / 'seconds.json'
-        if not timed.exists():
+        took = self.scratch / 'seconds.json'
+        if timed and not took.exists():
             workdir = self.fresh()
             seconds = self._to_the_end(workdir)
             expect(not self.differing(workdir), f'two undisturbed runs differ: {self.differing(workdir)}')
-            timed.write_text(json.dumps(seconds))
-        self.seconds = json.loads(timed.read_text())
+            took.write_text(json.dumps(seconds))
+        self.seconds = json.loads(took.read_text()) if took.exists() else float('nan')
 
     def _to_the_end(self, workdir: pathlib.Path) -> float:
         with self.start(workdir) as program:

@@ -33,7 +33,7 @@ def two_processes(bench: Bench) -> Bench:
     other = Bench(bench.scratch / 'processes', words, processes=2)
     if not other.whole.exists():
         shutil.copytree(bench.whole / 'teacher', other.whole / 'teacher')
-    other.prepare()
+    other.prepare(timed=False)
     return other
 
 
