@@ -81,16 +81,20 @@ def row(result: dict) -> str:
     says = next((injection['says'] for injection in injections if injection['says']), '')
     if says:
         did.append(f'"{says.replace("|", "/")}"')
-    cells = result['fault'], str(len(injections)), ', '.join(did), ', '.join(lost) or 'nothing', recovery
+    cells = result['fault'], str(len(injections)), ', '.join(did) or 'went on', ', '.join(lost) or 'nothing', recovery
     return f'| {" | ".join(cells)} |\n'
 
 
 def table(results: pathlib.Path = RESULTS) -> str:
     """The table of all results, in the order in which `faults` names them."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob('*.json'))}
-    found = {name: result for name, result in found.items() if 'injections' in result}
     order = {name: place for place, name in enumerate(faults())}
-    return COLUMNS + ''.join(row(found[name]) for name in sorted(found, key=lambda name: order.get(name, len(order))))
+    rows = [row(found[name]) for name in sorted(found, key=lambda name: order.get(name, len(order)))]
+    everything = [injection for result in found.values() for injection in result['injections']]
+    kills = sum(len(result['injections']) for result in found.values() if 'SIGKILL' in result['fault'])
+    harmed = sum(bool(injection['lost']) for injection in everything)
+    total = f'{len(everything)} injections of {len(found)} kinds, {kills} of them SIGKILL; {harmed} lost anything.'
+    return f'{COLUMNS}{"".join(rows)}\n{total}\n'
 
 
 def page(text: str, content: str) -> str:
