@@ -24,8 +24,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from kcd_jax import checkpoint, log, teacher
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 PROGRAM = 'tests.tiny.program'  # kcd_jax.main, and networks that train in a second
 WORDS = 'quicktest,tiny_teacher-tiny,method=kd,policy=kcd,epochs=30,stages=6,eval_every=1,checkpoint.seconds=0.2'
@@ -193,6 +191,8 @@ class Bench:
 
     def prepare(self, timed: bool = True) -> None:
         """Runs once undisturbed (and trains the teacher), then once more if `timed`; anew for another commit."""
+        from kcd_jax import log
+
         made_by = self.scratch / 'commit'
         commit = str(log.environment()['commit'])
         if not made_by.exists() or made_by.read_text() != commit:
@@ -280,6 +280,8 @@ class Bench:
 
 def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
     """{name: what must be the same} of a finished run."""
+    from kcd_jax import checkpoint, teacher  # JAX: seconds that writing the table does without
+
     with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
         arrays = dict(keeper._read(keeper.steps()[-1])[0])
     found = {name: array.tobytes() for name, array in arrays.items()}
