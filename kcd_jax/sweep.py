@@ -51,8 +51,13 @@ class Sweeper:
         start: float | None = None,
         minutes: float = 0.0,
         jobs: int = 1,
+        dry: bool = False,
     ):
-        """`start`: of the clock (time.monotonic). `minutes`: 0 is no limit. `jobs`: processes that share the work."""
+        """`start`: of the clock (time.monotonic). `minutes`: 0 is no limit. `jobs`: processes that share the work.
+
+        `dry`: nothing is written.
+        """
+        self.dry = dry
         self.name, self.sweep, self.tasks, self.jobs = name, sweep, tasks, jobs
         self.start = time.monotonic() if start is None else start
         self.deadline = self.start + 60 * minutes if minutes else None
@@ -81,6 +86,10 @@ class Sweeper:
         """The published result of a run: its own, that of its folder, or that of another sweep with the same run."""
         summary = log.read_json(task.result)
         if summary is not None and cells.same_run(summary['config'], task.config.to_dict()):
+            card = task.cell.card(self.name, self.sweep)
+            if summary['cell'] != card:  # the sweep was renamed, or compares with other rows now
+                summary['cell'] = card
+                self.write(task.result, summary)
             return summary
         summary = log.read_summary(task.folder) or self.elsewhere(task)
         return None if summary is None else self.publish(task, summary)
@@ -111,13 +120,18 @@ class Sweeper:
         if task.cell.sources:
             (label, pair), *_ = task.cell.sources
             public['config']['policy']['run'] = f'<{label}@{pair}>' if pair else f'<{label}>'
-        log.write_text(task.result, log.dumps(public, indent=1) + '\n')
+        self.write(task.result, public)
         taught = log.read_summary(task.teacher) if public['teacher'] else None
         if taught is not None:
             card = {**public['cell'], 'label': 'Teacher', 'place': -1}
             path = task.result.with_name(f'teacher_{taught["student"]}_{taught["seed"]}.json')
-            log.write_text(path, log.dumps({**experiment.public(taught), 'cell': card}, indent=1) + '\n')
+            self.write(path, {**experiment.public(taught), 'cell': card})
         return public
+
+    def write(self, path: pathlib.Path, summary: Mapping[str, Any]) -> None:
+        """Writes a result, whole or not at all."""
+        if not self.dry:
+            log.write_text(path, log.dumps(summary, indent=1) + '\n')
 
     # -- one process ----------------------------------------------------------------------------------------------
 
@@ -335,7 +349,7 @@ def run(argv: Sequence[str]) -> int:
         main.prepare_jax(devices, False)
         mesh = sharding.make_mesh()
         tasks = make_tasks(arguments.name, sweep, root, arguments, mesh.size)
-        limits = {'start': start, 'minutes': arguments.minutes, 'jobs': arguments.jobs}
+        limits = {'start': start, 'minutes': arguments.minutes, 'jobs': arguments.jobs, 'dry': arguments.dry}
         sweeper = Sweeper(arguments.name, sweep, tasks, **limits)
         if arguments.dry:
             print('\n'.join(describe(sweeper)))
