@@ -10,10 +10,11 @@ import pytest
 
 from kcd_jax import bench
 from kcd_jax.analysis import sweeps, tables
+from tests.faults import matrix
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-BLOCK = re.compile(r'<!-- (table|bench): (\S+(?: --reference=\S+)?) -->\n(.*?)<!-- end -->', re.DOTALL)
+BLOCK = re.compile(r'<!-- (table|bench|matrix): (\S+(?: --reference=\S+)?) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
 def blocks() -> list[tuple[str, str, str, str]]:
@@ -29,12 +30,15 @@ def test_there_are_tables():
 def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
     """When this fails, the block wants what these print:
 
-    table: `python -m kcd_jax.analysis table SOURCE --format=markdown`; bench: `python -m kcd_jax.bench --show=SOURCE`.
+    table: `python -m kcd_jax.analysis table SOURCE --format=markdown`; bench: `python -m kcd_jax.bench --show=SOURCE`;
+    matrix: what the end of `python -m tests.faults.matrix --out=SOURCE` prints.
     """
     if kind == 'table':
         folder, _, reference = source.partition(' --reference=')
         parts = sweeps.all_tables(tables.collect([ROOT / folder]), reference or 'kd')
         wanted = '\n'.join(part.to_markdown() for part in parts)
+    elif kind == 'matrix':
+        wanted = matrix.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
     else:
         wanted = bench.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
     assert text.strip() == wanted.strip(), f'the {kind} of {source} in {document} is stale'

@@ -36,7 +36,7 @@ def _working_bytes(run: OwnRun) -> int:
 
 
 def _mebibytes(count: int) -> str:
-    return f'{count / 2**20:+.1f} MiB'
+    return f'{round(count / 2**20, 1) + 0.0:+.1f} MiB'  # 0.0 is added to lose the sign of -0.0
 
 
 def steps(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:

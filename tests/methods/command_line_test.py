@@ -16,7 +16,7 @@ SHORT = 'num_points=120,epochs=2,teacher.epochs=6,eval_every=2'
 def run(words, workdir):
     """Runs the program; its summaries by the runs' names."""
     command = [sys.executable, '-m', 'tests.tiny.program', f'--config=configs/digits_kd.py:quicktest,{words},{SHORT}']
-    done = subprocess.run([*command, f'--workdir={workdir}'], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, f'--workdir={workdir}'], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     files = pathlib.Path(workdir).glob('*/trial_0/summary.json')
     return {path.parts[-3]: json.loads(path.read_text()) for path in files}
