@@ -281,12 +281,13 @@ def abstract_state(run: check.Run) -> TrainState:
 
 def _key(run: check.Run, config: ConfigDict, phase: Phase) -> str:
     """Everything that the products of a step depend on, as text."""
-    chooses = run.policy.in_batch is not None
+    of_policy = run.policy.in_batch is not None or run.policy.observe is not None  # else the step knows none of it
     content = [
         config.method.to_dict(),
+        config.policy.to_dict() if of_policy else None,
         dataclasses.asdict(run.weights),
         [run.student.name, None if run.teacher is None else run.teacher.name, config.dtype, config.logits],
-        [config.batch, run.rows, chooses, run.policy.scores, run.policy.observe is not None],
+        [config.batch, run.rows],
         [run.setup.image_shape, run.setup.num_points, run.setup.num_classes],
         [phase.name, phase.record, config.augment.to_dict(), jax.default_backend()],
     ]

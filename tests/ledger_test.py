@@ -225,7 +225,14 @@ class Calls:
         return dataclasses.replace(network, apply=apply)
 
 
-@pytest.mark.parametrize('words', ['policy=unix,k=12', 'policy=kcd,stages=3', 'policy=infobatch'])
+@pytest.mark.parametrize(
+    'words',
+    [
+        'policy=unix,k=12',
+        pytest.param('policy=kcd,stages=3', marks=pytest.mark.slow),
+        pytest.param('policy=infobatch', marks=pytest.mark.slow),
+    ],
+)
 def test_the_ledger_of_a_run_equals_an_independent_count(tiny_networks, monkeypatch, tmp_path, words):
     calls, recipe_of = Calls(), check.recipe_of
 
