@@ -3,7 +3,7 @@
 A step is traced once a phase; each convolution and matrix product is booked under the named scope that `train_step`
 puts around the pass it belongs to. What a selection policy saves is therefore counted, not assumed: UNIX's scoring
 pass, a method's own networks and a second forward in a step are in the sum, and what the compiler drops is not (as
-the teacher's classifier where no loss reads its logits). Evaluation is not training and not in it.
+the gradient of the images). Evaluation is not training and not in it.
 """
 
 from __future__ import annotations

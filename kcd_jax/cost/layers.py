@@ -8,12 +8,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from kcd_jax.networks.layers import Conv, Dense
+from kcd_jax.networks.layers import Conv, Dense, GroupedConv
 from kcd_jax.spec import Network
 
 
 def forward_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image's forward pass by the sizes of its `Conv` and `Dense` layers.
+    """Multiply-accumulates of one image's forward pass by its `Conv`, `GroupedConv` and `Dense` layers.
 
     A convolution costs kernel^2 * (channels in / groups) * channels out a position of its output, a linear layer
     features in * features out. Other layers are not counted. Nothing is computed.
@@ -23,11 +23,13 @@ def forward_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
     def counting(method: Any, args: Any, kwargs: Any, context: Any) -> Any:
         nonlocal total
         outputs = method(*args, **kwargs)
-        module, features = context.module, args[0].shape[-1] if args else 0
+        module = context.module
         if context.method_name == '__call__' and isinstance(module, Conv):
-            total += math.prod(outputs.shape) * module.kernel**2 * features // module.groups
+            total += math.prod(outputs.shape) * module.kernel**2 * args[0].shape[-1] // module.groups
         elif context.method_name == '__call__' and isinstance(module, Dense):
-            total += math.prod(outputs.shape) * features
+            total += math.prod(outputs.shape) * args[0].shape[-1]
+        elif context.method_name == '__call__' and isinstance(module, GroupedConv):
+            total += sum(math.prod(y.shape) * x.shape[-1] for x, y in zip(args[0], outputs, strict=True))
         return outputs
 
     with nn.intercept_methods(counting):  # drawing the parameters runs the module once, on one image of shapes
