@@ -136,3 +136,50 @@ def test_the_same_on_one_and_four_devices_with_no_traffic():
     assert results[0].shape == (64, 8, 9, 3)
     assert results[0].min() >= 0.0
     assert results[0].max() <= 1.0
+
+
+AREA = (0.08, 1.0)
+
+
+def _ramp(rows: int, height: int = 24, width: int = 36) -> np.ndarray:
+    """f32: the first channel grows to the right, the second downwards, in pixels; the third is constant."""
+    image = np.full((rows, height, width, 3), 7.0, np.float32)
+    image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
+    return image
+
+
+def test_a_resized_crop_is_a_part_of_the_image():
+    rows, height, width = 200, 24, 36
+    images = jnp.asarray(_ramp(rows, height, width))
+    result = np.asarray(augment.resized_crop(jax.random.PRNGKey(0), images, AREA, augment.ASPECT))
+    assert result.shape == images.shape
+    np.testing.assert_allclose(result[..., 2], 7.0, atol=1e-4)
+    inner = result[:, 4:-4, 4:-4]
+    # A part that is scaled to the whole image is still a ramp: its slopes are the part's share of each side.
+    across = np.diff(inner[..., 0], axis=2).mean(axis=(1, 2))
+    down = np.diff(inner[..., 1], axis=1).mean(axis=(1, 2))
+    np.testing.assert_allclose(np.diff(inner[..., 0], axis=2) - across[:, None, None], 0.0, atol=0.02)
+    assert across.max() <= 1.001 and down.max() <= 1.001
+    share, aspect = across * down, across * width / (down * height)
+    assert 0.07 < share.min() < 0.2 and share.max() > 0.85
+    free = (across < 0.99) & (down < 0.99)  # a part as long as a side was cut to it
+    assert 0.74 < aspect[free].min() < 0.85 and 1.2 < aspect[free].max() < 1.34
+    # Each row has its own part, inside the image.
+    assert len(np.unique(np.round(across, 4))) > 150
+    assert result[..., 0].min() > -0.01 and result[..., 0].max() < width - 0.99
+
+
+def test_a_resized_crop_of_everything_is_the_image():
+    images = jnp.asarray(_ramp(3, 24, 24))
+    result = augment.resized_crop(jax.random.PRNGKey(0), images, (1.0, 1.0), (1.0, 1.0))
+    np.testing.assert_allclose(result, images, atol=1e-4)
+
+
+def test_augment_cuts_before_it_pads():
+    image = augment.to_float(jnp.asarray(_images(8)))
+    key = jax.random.PRNGKey(3)
+    plain = augment.augment(key, image, crop_pad=0, flip=False)
+    cut = augment.augment(key, image, crop_pad=0, flip=False, area=AREA)
+    np.testing.assert_array_equal(plain, image)
+    assert cut.shape == image.shape and not np.allclose(cut, image)
+    np.testing.assert_array_equal(cut, augment.augment(key, image, crop_pad=0, flip=False, area=AREA))

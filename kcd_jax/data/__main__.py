@@ -14,9 +14,10 @@ import sys
 import numpy as np
 
 from kcd_jax import data
-from kcd_jax.data import base, preparing
+from kcd_jax.data import base, preparing, tcifar, tfds, tiny_imagenet
 from kcd_jax.data import prepared as preparations
 
+_SAMPLE = 2000  # images of a streamed set that are looked at
 _SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 20, 10, 64
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         ('check', 'say in a line whether a data set is there and sound'),
     ):
         one = commands.add_parser(command, help=words)
-        one.add_argument('name', help='digits, cifar100, tcifar100, folder:SIZE, any image classification set of TFDS')
+        one.add_argument('name', help='a known name, folder:SIZE, or any image classification set of TFDS')
         one.add_argument('--dir', default='', help='folder of the data; default: TFDS_DATA_DIR, else that of TFDS')
         if command == 'describe':
             one.add_argument('--out', default='', help='the contact sheet; default: NAME.png')
@@ -53,9 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _prepare(name: str, dir: str, file_format: str, to: str) -> None:
+    if name == tiny_imagenet.NAME:
+        path = tiny_imagenet.prepare(dir)
+        print(f'{path}: {_megabytes(path)} of JPEG files')
+    source = 'cifar100' if name.partition(':')[0] == tcifar.NAME else tfds.parse(name)[0]
     if data.needs_tensorflow(name, dir):
-        preparing.prepare('cifar100' if name.startswith('tcifar100') else name, dir, file_format or 'tfrecord')
-    prepared = preparations.find(name, dir)
+        preparing.prepare(source, dir, file_format or 'tfrecord')
+    prepared = preparations.find(source, dir)
     if prepared is not None:
         if file_format not in ('', prepared.file_format) or to:
             if not to or file_format != 'array_record':
@@ -65,10 +70,13 @@ def _prepare(name: str, dir: str, file_format: str, to: str) -> None:
                 )
             dir = to
             preparing.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
-            prepared = preparations.find(name, dir)
-        size = sum(file.stat().st_size for file in prepared.path.iterdir())
-        print(f'{prepared.path}: {size / 1e6:,.1f} MB as {prepared.file_format}')
+            prepared = preparations.find(source, dir)
+        print(f'{prepared.path}: {_megabytes(prepared.path)} as {prepared.file_format}')
     print(data.describe(data.load(name, dir)))
+
+
+def _megabytes(folder: pathlib.Path) -> str:
+    return f'{sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6:,.1f} MB'
 
 
 def _describe(name: str, dir: str, out: str) -> None:
@@ -80,14 +88,21 @@ def _describe(name: str, dir: str, out: str) -> None:
     some = ', '.join(loaded.class_names[:10]) + (', ...' if loaded.num_classes > 10 else '')
     print(f'{"classes:":<12} {loaded.num_classes} ({some})')
     height, width, channels = loaded.image_shape
-    size = loaded.train.images.nbytes + loaded.test.images.nbytes
-    print(f'{"size:":<12} {height} x {width} x {channels}, 8 bits; {size / 1e6:,.1f} MB in memory')
-    same, other, leaked = duplicates(loaded)
-    print(
-        f'{"duplicates:":<12} {same} training images equal an earlier one of their class, {other} one of another '
-        f'class; {leaked} test images are in train'
-    )
-    for title, (mean, std) in (('measured', base.measure(loaded.train.images)), ('used', loaded.normalization)):
+    size = (len(loaded.train) + len(loaded.test)) * height * width * channels
+    memory = 'streamed, for it would take' if loaded.train.streamed else 'takes'
+    print(f'{"size:":<12} {height} x {width} x {channels}, 8 bits; {memory} {size / 1e6:,.1f} MB in memory')
+    seen, sample = loaded.train.images, ''
+    if loaded.train.streamed:
+        seen = seen[np.linspace(0, len(seen) - 1, min(_SAMPLE, len(seen))).astype(int)]
+        sample = f' (of {len(seen):,} images)'
+    else:
+        same, other, leaked = duplicates(loaded)
+        print(
+            f'{"duplicates:":<12} {same} training images equal an earlier one of their class, {other} one of another '
+            f'class; {leaked} test images are in train'
+        )
+    measured = base.measure(seen)
+    for title, (mean, std) in ((f'measured{sample}', measured), ('used', loaded.normalization)):
         words = [', '.join(f'{x:.4f}' for x in values) for values in (mean, std)]
         print(f'{title + ":":<12} mean {words[0]}; standard deviation {words[1]}')
     path = pathlib.Path(out or f'{name.replace("/", "_").replace(":", "_")}.png')

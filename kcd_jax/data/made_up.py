@@ -13,6 +13,7 @@ def folder(
     train: int,
     test: int,
     classes: int,
+    used: int = 0,
     size: tuple[int, int] = (500, 375),
     detail: int = 4,
     quality: int = 93,
@@ -21,7 +22,7 @@ def folder(
     """Writes root/train/CLASS/*.jpg and root/test/CLASS/*.jpg, and returns root.
 
     Args:
-      train, test: images of each split, dealt to the classes in turn. classes: all have a folder, maybe an empty one.
+      train, test: images of each split, dealt in turn to the first `used` classes (0: all). classes: all have a folder.
       size: (width, height). detail: pixels of its patches; smaller ones take more bytes. At the default size, detail
         and quality a file has the 110 kB of ImageNet's average. seed: of the pixels.
     """
@@ -33,7 +34,7 @@ def folder(
         for label in range(classes):
             (root / split / f'class_{label:04d}').mkdir(parents=True, exist_ok=True)
         for point in range(number):
-            label = point % classes
+            label = point % (used or classes)
             coarse = random.integers(0, 256, (-(-height // detail), -(-width // detail), 3), np.uint8)
             colour = np.random.default_rng(label).integers(0, 256, 3, np.uint8)
             patches = Image.fromarray(coarse // 2 + colour // 2).resize(size, Image.Resampling.BICUBIC)

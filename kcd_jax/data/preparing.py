@@ -13,6 +13,7 @@ import shutil
 import threading
 from typing import Any
 
+from kcd_jax.data.base import progress
 from kcd_jax.data.prepared import data_dir, find, missing, read_shard
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,8 @@ def convert(name: str, dir: str | os.PathLike[str] | None, target: str | os.Path
         for file in files:
             written = file.name.replace(f'.{prepared.file_format}', f'.{file_format}')
             writer = array_record_module.ArrayRecordWriter(str(scratch / written), 'group_size:1')
-            for record in read_shard(prepared, split, file):
+            found = read_shard(prepared, split, file)
+            for record in progress(found, len(found), f'{prepared.name}: {written}'):
                 writer.write(bytes(record))
             writer.close()
     for file in prepared.path.glob('*.*'):
