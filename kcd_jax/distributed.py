@@ -29,7 +29,15 @@ _MESSAGE_BYTES = 2048
 
 
 class Agreed(ValueError):
-    """An error of the user that every process knows of; the first process says it."""
+    """An error that every process knows of, the user's or the disk's; the first process says it.
+
+    Attributes:
+      on_disk: it was an OSError where it was found.
+    """
+
+    def __init__(self, line: str, on_disk: bool):
+        super().__init__(line)
+        self.on_disk = on_disk
 
 
 # ------------------------------------------------------------------------------------------------- start and identity
@@ -175,11 +183,13 @@ def together() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         found = error
-    lines = from_all('' if found is None else str(found) or type(found).__name__)
+    kind = 'disk ' if isinstance(found, OSError) else 'input '
+    lines = from_all('' if found is None else kind + (str(found) or type(found).__name__))
     failed = [number for number, line in enumerate(lines) if line]
     if failed:
+        kind, _, line = lines[failed[0]].partition(' ')
         where = '' if 0 in failed else f'process {failed[0]}: '
-        raise Agreed(f'{where}{lines[failed[0]]}') from found
+        raise Agreed(where + line, on_disk=kind == 'disk') from found
 
 
 def first(function: Callable[[], Any]) -> Any:

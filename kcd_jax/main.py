@@ -165,7 +165,7 @@ def run_flags(argv: list[str]) -> int:
     except train.Diverged as error:
         return distributed.leave(EXIT_DIVERGED, as_line(error))
     except distributed.Agreed as error:
-        return distributed.leave(EXIT_BAD_INPUT, as_line(error))
+        return distributed.leave(EXIT_DISK if error.on_disk else EXIT_BAD_INPUT, as_line(error))
     except (ValueError, OSError) as error:
         if os.environ.get('KCD_JAX_TRACEBACK'):
             raise

@@ -120,7 +120,8 @@ class Group:
             for received in stopping[passed_on:]:
                 self.send(received)
                 passed_on += 1
-            if self.failed and deadline is None:
+            # One that was pre-empted has saved together with the others: they follow, or were never joined to it.
+            if deadline is None and (self.failed or PREEMPTED in [process.returncode for process in self.processes]):
                 deadline = time.monotonic() + grace
             if deadline is not None and not killed and time.monotonic() > deadline:
                 self.send(signal.SIGKILL)

@@ -41,9 +41,9 @@ def know_tiny_networks(patch: pytest.MonkeyPatch) -> None:
 
 
 def words(teacher: object) -> str:
-    """A run of six epochs and three condensations."""
+    """A run of six epochs and three condensations; its batch divides by 8 devices."""
     path = f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd'
-    return f'{path},eval_every=6,checkpoint.seconds=1e9,teacher.checkpoint={teacher}'
+    return f'{path},eval_every=6,batch=24,checkpoint.seconds=1e9,teacher.checkpoint={teacher}'
 
 
 def config_of(teacher: object):

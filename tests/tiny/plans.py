@@ -76,6 +76,7 @@ def main() -> None:
                 raise OSError('no such place')
     except (distributed.Agreed, OSError) as error:
         report['error'] = str(error)
+        report['on_disk'] = isinstance(error, OSError) or error.on_disk
     timer = distributed.Timer(0.0)
     report['due'] = [timer.due() for _ in range(3)]
     if distributed.is_first():
