@@ -97,6 +97,7 @@ def test_the_checkpoint_knows_its_configuration(halfway):
         train.train(config, halfway)
 
 
+@pytest.mark.slow
 def test_a_stage_file_that_no_checkpoint_can_bring_back_costs_one_line(halfway, cut, capfd):
     halve(halfway / 'knowledge' / 'stage_1.npz')
     train.train(config_for(), halfway)
@@ -115,6 +116,7 @@ def test_a_damaged_result_is_written_again(cut, tiny_networks, tmp_path, name):
     assert differences(folder, cut[0]) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_and_the_run_goes_on(cut, halfway):
     """Files may not grow beyond what is there: the log is the first to notice."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
