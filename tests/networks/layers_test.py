@@ -12,7 +12,7 @@ import pytest
 from jax.interpreters import partial_eval
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kcd_jax import networks
+from kcd_jax import networks, step
 from kcd_jax.networks import convolution, layers
 from kcd_jax.spec import leaf_paths, matches
 
@@ -299,3 +299,21 @@ def test_the_branches_of_one():
     assert outputs.aux['branches'].shape == (2, 3, 6)
     np.testing.assert_array_equal(outputs.aux['branches'][:, 0], outputs.logits)
     np.testing.assert_allclose(outputs.aux['gate'].sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_second_derivatives_are_xlas(stride):
+    """KR's literal penalty takes them, reverse over reverse, through the explicit gradients."""
+    x, first, second, vector = (
+        jax.random.normal(jax.random.PRNGKey(i), shape)
+        for i, shape in enumerate([(2, 5, 5, 3), (3, 3, 3, 4), (3, 3, 4, 2), (3, 3, 3, 4)])
+    )
+
+    def product(convolve):
+        def loss(kernel):
+            return jnp.sum(jnp.sin(convolve(jnp.tanh(convolve(x, kernel, stride)), second, 1)))
+
+        return jax.jit(lambda kernel: step.hessian_vector_product(loss, kernel, vector))(first)
+
+    wanted = product(convolution.plain)
+    np.testing.assert_allclose(product(convolution.convolve), wanted, atol=2e-5 * float(jnp.max(jnp.abs(wanted))))
