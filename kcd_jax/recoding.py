@@ -2,11 +2,11 @@
 
 The paper's penalty on the entries g of a gradient, for a learnable threshold epsilon:
 
-  Phi_0(g) = (|g| + g^2) / epsilon where |g| >= epsilon, else 0.
+  Phi_0(g) = (abs(g) + g^2) / epsilon where abs(g) >= epsilon, else 0.
 
 Taken literally it is a term of the loss, lambda * sum_j Phi_0(g_j): minimising it needs second derivatives and makes
 large gradients smaller (`penalise`). The text asks for the opposite, to "enhance the dominant gradients and filter the
-inactive ones": `recode` multiplies the dominant entries by 1 + min(lambda (1 + |g|) / epsilon, 9), the relative size
+inactive ones": `recode` multiplies the dominant entries by 1 + min(lambda (1 + abs(g)) / epsilon, 9), the relative size
 of the penalty itself, and leaves the others alone or drops them. `docs/KR.md` says what else the paper leaves open.
 
 The threshold is one number a tensor. It starts at the smaller of the mean magnitude of the tensor (if it is not zero)
@@ -37,13 +37,13 @@ BOOST_MAX = 9.0
 
 
 def penalty(gradient: Array, epsilon: float | Array) -> Array:
-    """Phi_0 of every entry (Eq. 4): (|g| + g^2) / epsilon where |g| >= epsilon, else 0; >= 0, epsilon > 0."""
+    """Phi_0 of every entry (Eq. 4): (abs(g) + g^2) / epsilon where abs(g) >= epsilon, else 0; >= 0, epsilon > 0."""
     size = jnp.abs(gradient)
     return jnp.where(size >= epsilon, (size + size**2) / epsilon, 0.0)
 
 
 def boost(gradient: Array, epsilon: Array, scale: Array) -> Array:
-    """The factor of every entry: 1 + min(scale * (1 + |g|) / epsilon, 9) where |g| >= epsilon, else 1."""
+    """The factor of every entry: 1 + min(scale * (1 + abs(g)) / epsilon, 9) where abs(g) >= epsilon, else 1."""
     size = jnp.abs(gradient)
     return 1.0 + jnp.where(size >= epsilon, jnp.minimum(scale * (1.0 + size) / epsilon, BOOST_MAX), 0.0)
 
@@ -92,7 +92,7 @@ class RecodingState(NamedTuple):
 
 
 def start(rho: Array, quantile: Array, strength: float) -> tuple[Array, Array]:
-    """(rho, scale) after the first gradient: the smaller of the mean |W|, as `init` left it, and the median |g|."""
+    """(rho, scale) after the first gradient: the smaller of the mean abs(W), as `init` left it, and the median abs(g)."""
     epsilon = in_use(rho, quantile)
     return inverse_softplus(epsilon), strength * epsilon
 
@@ -105,7 +105,7 @@ def in_use(rho: Array, quantile: Array) -> Array:
 def learn(rho: Array, scale: Array, epsilon: Array, mean: Array, rate: float) -> Array:
     """One step of gradient descent of rho on scale * mean Phi_0(g; epsilon), held in the bounds.
 
-    d/d rho = -scale * mean(m (|g| + g^2)) / epsilon^2 * sigmoid(rho), m the mask of the dominant entries.
+    d/d rho = -scale * mean(m (abs(g) + g^2)) / epsilon^2 * sigmoid(rho), m the mask of the dominant entries.
 
     Args:
       mean: mean Phi_0 of each tensor.
@@ -209,7 +209,7 @@ def penalise(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the gradient of lambda * mean_j Phi_0(g_j) of every tensor: Eq. 10 as it is written, by second derivatives.
 
-    With the mask held constant that gradient is H v, H the Hessian of the loss and v = lambda m (1 + 2 |g|) sign(g) /
+    With the mask held constant that gradient is H v, H the Hessian of the loss and v = lambda m (1 + 2 abs(g)) sign(g) /
     (epsilon * size). The transformation is told H by its extra argument `hvp`, a function of a tree like the
     gradients' that returns H times it, as the step of this package passes it.
 
