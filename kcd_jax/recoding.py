@@ -92,7 +92,7 @@ class RecodingState(NamedTuple):
 
 
 def start(rho: Array, quantile: Array, strength: float) -> tuple[Array, Array]:
-    """(rho, scale) after the first gradient: the smaller of the mean abs(W), as `init` left it, and the median abs(g)."""
+    """(rho, scale) after the first gradient: the smaller of mean abs(W), as `init` left it, and median abs(g)."""
     epsilon = in_use(rho, quantile)
     return inverse_softplus(epsilon), strength * epsilon
 
@@ -209,8 +209,8 @@ def penalise(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds the gradient of lambda * mean_j Phi_0(g_j) of every tensor: Eq. 10 as it is written, by second derivatives.
 
-    With the mask held constant that gradient is H v, H the Hessian of the loss and v = lambda m (1 + 2 abs(g)) sign(g) /
-    (epsilon * size). The transformation is told H by its extra argument `hvp`, a function of a tree like the
+    With the mask held constant that gradient is H v, H the Hessian of the loss and v = lambda m (1 + 2 abs(g)) sign(g)
+    / (epsilon * size). The transformation is told H by its extra argument `hvp`, a function of a tree like the
     gradients' that returns H times it, as the step of this package passes it.
 
     Args:
