@@ -93,7 +93,7 @@ def test_from_the_list_to_the_table(here, loops, capsys):
     (here / 'results' / 'two' / 'kd_0.json').write_text(json.dumps(taken))
     (here / 'results' / 'three' / 'kd_0.json').unlink()
     capsys.readouterr()
-    assert sweep.run(['two', '--trials=1', '--dry']) == 0
+    assert sweep.run(['two', '--trials=1', '--workdir=third', '--dry']) == 0
     assert '1 of 2 runs are missing' in capsys.readouterr().out
 
 
