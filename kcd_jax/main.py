@@ -40,8 +40,12 @@ def define_flags(argv: list[str] | None = None) -> None:
 
 def prepare_jax(devices: int, deterministic: bool) -> None:
     """Settings that must stand before the first JAX call."""
+    # Host devices wait for each other; on a machine that is busy with other work one may be late by more than the
+    # usual 40 seconds, after which XLA ends the process. A user's own flags come last and win.
+    ours = ['--xla_cpu_collective_call_terminate_timeout_seconds=600']
     if deterministic:
-        os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_gpu_deterministic_ops=true'
+        ours.append('--xla_gpu_deterministic_ops=true')
+    os.environ['XLA_FLAGS'] = ' '.join([*ours, os.environ.get('XLA_FLAGS', '')]).strip()
     keep_memory()
     import jax
 

@@ -29,6 +29,9 @@ def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
     XLA's CPU backend otherwise computes an argument anew, back to the start of a chain of residual blocks, for each
     operation that only reads it in another order, and there without vector instructions. It heeds no
     `optimization_barrier`, but a call that is not to be inlined.
+
+    `fn` must not add over the batch: the exchange between devices would lie inside the call, where XLA does not keep
+    such exchanges in one order on all devices, and then they wait for each other for ever.
     """
     jitted = jax.jit(fn)
 
@@ -111,21 +114,26 @@ def _dense_backward(stride: int, saved: tuple[Array, Array], grad: Array) -> tup
         lhs_dilation=(stride, stride),
         dimension_numbers=_NHWC,
     )
-    return input_grad, apart(functools.partial(dense_kernel_gradient, size=size, stride=stride))(x, grad)
+    return input_grad, dense_kernel_gradient(x, grad, size, stride)
 
 
 def dense_kernel_gradient(x: Array, grad: Array, size: int, stride: int) -> Array:
     """The gradient [k, k, C, O]: the input convolved by the output's gradient, with the batch as the summed channel."""
-    pad = size // 2
+    pad, full_sizes = size // 2, x.shape[1:3]
     reach = [(out - 1) * stride + 1 for out in grad.shape[1:3]]
+    x, grad = apart(_batch_as_channel)(x, grad)
     return lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        grad.transpose(1, 2, 0, 3),
+        x,
+        grad,
         (1, 1),
-        [(pad, size - 1 + span - full - pad) for full, span in zip(x.shape[1:3], reach, strict=True)],
+        [(pad, size - 1 + span - full - pad) for full, span in zip(full_sizes, reach, strict=True)],
         rhs_dilation=(stride, stride),
         dimension_numbers=_NHWC,
     ).transpose(1, 2, 0, 3)
+
+
+def _batch_as_channel(x: Array, grad: Array) -> tuple[Array, Array]:
+    return x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3)
 
 
 dense.defvjp(_dense_forward, _dense_backward)

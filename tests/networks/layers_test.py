@@ -12,7 +12,7 @@ import pytest
 from jax.interpreters import partial_eval
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kcd_jax import networks, step
+from kcd_jax import networks, sharding, step
 from kcd_jax.networks import convolution, layers
 from kcd_jax.spec import leaf_paths, matches
 
@@ -317,3 +317,24 @@ def test_second_derivatives_are_xlas(stride):
 
     wanted = product(convolution.plain)
     np.testing.assert_allclose(product(convolution.convolve), wanted, atol=2e-5 * float(jnp.max(jnp.abs(wanted))))
+
+
+@pytest.mark.parametrize('name', ['resnet8x0_25', pytest.param('mobilenetv2', marks=pytest.mark.slow)])
+def test_devices_exchange_nothing_inside_a_call(name):
+    """Only the exchanges of the main computation have one order on all devices of a CPU; others are a deadlock."""
+    mesh = sharding.make_mesh()
+    network = networks.get(name)(10)
+    variables = network.init(jax.random.PRNGKey(0), (16, 16, 3))
+
+    def loss(params, image):
+        outputs, _ = network.apply({**variables, 'params': params}, image, True)
+        return jnp.mean(outputs.logits**2)
+
+    image = jax.device_put(jnp.zeros((8, 16, 16, 3)), sharding.batch(mesh))
+    params = jax.device_put(variables['params'], sharding.replicated(mesh))
+    computation, places = '', []
+    for line in jax.jit(jax.grad(loss)).lower(params, image).compile().as_text().splitlines():
+        computation = line if line and not line.startswith((' ', '}')) else computation
+        if re.search(r' all-reduce(-start)?\(', line):
+            places.append(computation)
+    assert places and all(place.startswith('ENTRY') for place in places)
