@@ -57,6 +57,7 @@ class OwnRun:
         run = check.resolve(config, dataset, device_count=mesh.size, teacher=teacher, teacher_variables=variables)
         self.log = log.RunLog(workdir, config.to_dict())
         self.log.__enter__()
+        self.log.rewind([], -1)
         self.loop = Loop(config, run, dataset, variables, workdir, mesh, self.log)
         self.state: TrainState = self.loop.initial_state(dataset.train.images)
         self.phase = run.phases[-1]

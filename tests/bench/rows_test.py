@@ -62,7 +62,8 @@ def test_a_method_is_measured_beside_kd(tmp_path, monkeypatch):
     monkeypatch.setattr(methods.known_methods, 'names', lambda: ['fsp', 'kd'])
     monkeypatch.setattr(methods, 'PAIR', 'resnet8-resnet8')
     monkeypatch.setattr(methods.timing, 'alternate', lambda functions, repeats: dict.fromkeys(functions, 2.0))
-    first, second = methods.steps(True, tmp_path)
+    reference, first, second = methods.steps(True, tmp_path)
+    assert reference.name.startswith('method kd, resnet8-resnet8, batch 64')
     assert [row.name for row in (first, second)] == ['method fsp, phase fsp', 'method fsp, phase main']
     assert first.measured.startswith('1.00 times KD; state +0.3 MiB')  # a second trace of the student
     assert first.details['state_bytes'] == second.details['state_bytes'] > 0
