@@ -1,0 +1,77 @@
+"""Opens a report in a real browser without a window and takes its picture, wide and narrow, light and dark.
+
+  python tests/screenshots.py runs/digits_kd-1234abcd/report.html pictures/
+
+Needs Chromium (Debian and Ubuntu: `apt-get install chromium`), or the browser that $CHROMIUM names. The suite does
+without one: it checks the report's HTML.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+WIDTHS = {'wide': 1280, 'narrow': 400}
+HEIGHT = {'wide': 6000, 'narrow': 14000}
+
+
+def browser() -> str:
+    """The browser's command.
+
+    Raises:
+      ValueError: there is none.
+    """
+    names = (os.environ.get('CHROMIUM', ''), 'chromium', 'chromium-browser', 'google-chrome')
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        raise ValueError('no Chromium found; install it, or name it: CHROMIUM=/path/to/chromium')
+    return found
+
+
+def shoot(page: pathlib.Path, picture: pathlib.Path, form: str, dark: bool) -> None:
+    """Writes the picture of the page as a PNG.
+
+    Raises:
+      ValueError: the browser drew nothing.
+    """
+    with tempfile.TemporaryDirectory() as profile:
+        command = [
+            browser(), '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--hide-scrollbars',
+            '--disable-background-networking', '--disable-component-update', '--disable-sync',
+            f'--user-data-dir={profile}', f'--window-size={WIDTHS[form]},{HEIGHT[form]}',
+            *(['--enable-features=WebContentsForceDark', '--force-dark-mode'] if dark else []),
+            f'--screenshot={picture.resolve()}', page.resolve().as_uri(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if not picture.is_file() or not picture.stat().st_size:
+        raise ValueError(f'{command[0]} drew nothing (exit {done.returncode}): {done.stderr.strip()[-300:]}')
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Takes the pictures and prints their files; 1 with a line on a mistake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('report', type=pathlib.Path)
+    parser.add_argument('folder', type=pathlib.Path)
+    parsed = parser.parse_args(arguments)
+    try:
+        if not parsed.report.is_file():
+            raise ValueError(f'there is no {parsed.report}; a run leaves report.html in its folder')
+        parsed.folder.mkdir(parents=True, exist_ok=True)
+        for form in WIDTHS:
+            for shade in ('light', 'dark'):
+                picture = parsed.folder / f'{form}_{shade}.png'
+                shoot(parsed.report, picture, form, dark=shade == 'dark')
+                print(picture)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
