@@ -56,6 +56,9 @@ def teacher_config(config: ConfigDict) -> ConfigDict:
         derived.epochs, derived.batch, derived.optim.lr = from_teacher.epochs, from_teacher.batch, from_teacher.lr
         derived.seed, derived.data.num_points = from_teacher.seed, from_teacher.num_points
         derived.compare, derived.trials = (), 1
+        for key in ('variants', 'reference'):  # of an experiment, and nothing to a teacher
+            if key in derived:
+                del derived[key]
         derived.pair = ConfigDict({'methods': {}, 'weights': {}})  # one teacher serves many pairs
         derived.teacher = ConfigDict({'name': '', 'checkpoint': '', 'normalization': ''})
     return derived

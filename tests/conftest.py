@@ -30,7 +30,8 @@ hypothesis.settings.load_profile('kcd_jax')
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiled programs are kept beside pytest's own cache: a second run of the suite compiles little."""
-    folder = config.cache.mkdir('jax') if config.cache is not None else pathlib.Path(_SCRATCH.name, 'jax')
+    cache = getattr(config, 'cache', None)  # absent with -p no:cacheprovider
+    folder = pathlib.Path(_SCRATCH.name, 'jax') if cache is None else cache.mkdir('jax')
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
