@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -257,6 +258,7 @@ def _moves_student(patterns: tuple[str, ...], run: check.Run) -> bool:
     return any(matches(path, patterns) for path in leaf_paths({'student': params}))
 
 
+@functools.lru_cache(maxsize=32)
 def abstract_variables(network: Network, image_shape: tuple[int, int, int]) -> Any:
     """The network's variables as shapes."""
     return jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from kcd_jax import budget, cells, check, experiment, ledger, log, train
 from kcd_jax.cells import Cell, Sweep
@@ -125,7 +126,8 @@ def make_tasks(
     price = Pricing(device_count)
     costs: list[Cost | None] = []
     solved: list[Cell] = []
-    for cell in found:
+    # Some seconds for each pair and method: a whole table of them takes minutes.
+    for cell in tqdm(found, 'what each cell costs', unit='cell', delay=3, leave=False, disable=None):
         with told_of(cell):
             cell = price.solve(cell, root)
             # A cell that starts from another run is checked when that run is there.
