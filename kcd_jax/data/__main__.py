@@ -14,11 +14,8 @@ import sys
 import numpy as np
 
 from kcd_jax import data
-from kcd_jax.data import base, preparing, tcifar, tfds, tiny_imagenet
+from kcd_jax.data import look, preparing, tcifar, tfds, tiny_imagenet
 from kcd_jax.data import prepared as preparations
-
-_SAMPLE = 2000  # images of a streamed set that are looked at
-_SHEET_ROWS, _SHEET_COLUMNS, _SHEET_PIXELS = 20, 10, 64
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         one.add_argument('--dir', default='', help='folder of the data; default: TFDS_DATA_DIR, else that of TFDS')
         if command == 'describe':
             one.add_argument('--out', default='', help='the contact sheet; default: NAME.png')
+            one.add_argument('--sample', type=int, default=0, help='training images that are looked at; default: all')
         if command == 'prepare':
             one.add_argument('--format', choices=('tfrecord', 'array_record'), default='', help='of the files')
             one.add_argument('--to', default='', help='another folder, to write a prepared set again as array_record')
@@ -46,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == 'prepare':
             _prepare(options.name, options.dir, options.format, options.to)
         else:
-            _describe(options.name, options.dir, options.out)
+            _describe(options.name, options.dir, options.out, options.sample)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
@@ -79,7 +77,7 @@ def _megabytes(folder: pathlib.Path) -> str:
     return f'{sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6:,.1f} MB'
 
 
-def _describe(name: str, dir: str, out: str) -> None:
+def _describe(name: str, dir: str, out: str, sample: int) -> None:
     loaded = data.load(name, dir)
     print(data.describe(loaded))
     for title, split in (('train', loaded.train), ('test', loaded.test)):
@@ -91,50 +89,18 @@ def _describe(name: str, dir: str, out: str) -> None:
     size = (len(loaded.train) + len(loaded.test)) * height * width * channels
     memory = 'streamed, for it would take' if loaded.train.streamed else 'takes'
     print(f'{"size:":<12} {height} x {width} x {channels}, 8 bits; {memory} {size / 1e6:,.1f} MB in memory')
-    seen, sample = loaded.train.images, ''
-    if loaded.train.streamed:
-        seen = seen[np.linspace(0, len(seen) - 1, min(_SAMPLE, len(seen))).astype(int)]
-        sample = f' (of {len(seen):,} images)'
-    else:
-        same, other, leaked = duplicates(loaded)
-        print(
-            f'{"duplicates:":<12} {same} training images equal an earlier one of their class, {other} one of another '
-            f'class; {leaked} test images are in train'
-        )
-    measured = base.measure(seen)
-    for title, (mean, std) in ((f'measured{sample}', measured), ('used', loaded.normalization)):
-        words = [', '.join(f'{x:.4f}' for x in values) for values in (mean, std)]
-        print(f'{title + ":":<12} mean {words[0]}; standard deviation {words[1]}')
+    seen = look.look(loaded, sample)
+    part = '' if seen.images == len(loaded.train) else f' (of {seen.images:,} images; --sample=0 looks at all)'
+    print(
+        f'{"duplicates:":<12} {seen.same:,} training images equal an earlier one of their class, {seen.other:,} one of '
+        f'another class; {seen.leaked:,} test images are in train{part}'
+    )
+    for title, values in (('measured', seen.normalization), ('used', loaded.normalization)):
+        mean, std = (', '.join(f'{x:.4f}' for x in channels) for channels in values)
+        print(f'{title + ":":<12} mean {mean}; standard deviation {std}{part if title == "measured" else ""}')
     path = pathlib.Path(out or f'{name.replace("/", "_").replace(":", "_")}.png')
-    contact_sheet(loaded, path)
+    look.contact_sheet(loaded, path)
     print(f'{"sheet:":<12} {path}: a class each row')
-
-
-def duplicates(loaded: data.Dataset) -> tuple[int, int, int]:
-    """Training images that equal an earlier one, of the same class and of another; test images that are in train."""
-    first: dict[bytes, int] = {}
-    same = other = 0
-    for image, label in zip(loaded.train.images, loaded.train.labels.tolist()):
-        earlier = first.setdefault(image.tobytes(), label)
-        same += earlier == label
-        other += earlier != label
-    return same - len(first), other, sum(image.tobytes() in first for image in loaded.test.images)
-
-
-def contact_sheet(loaded: data.Dataset, path: pathlib.Path) -> None:
-    """Ten training images of each of up to twenty classes, evenly chosen, as a PNG."""
-    from PIL import Image
-
-    classes = np.unique(np.linspace(0, loaded.num_classes - 1, _SHEET_ROWS).round().astype(int))
-    sheet = Image.new('RGB', (_SHEET_COLUMNS * _SHEET_PIXELS, len(classes) * _SHEET_PIXELS))
-    for row, label in enumerate(classes):
-        for column, point in enumerate(np.flatnonzero(loaded.train.labels == label)[:_SHEET_COLUMNS]):
-            image = Image.fromarray(np.ascontiguousarray(loaded.train.images[point]))
-            larger = max(image.size) > _SHEET_PIXELS
-            image = image.resize((_SHEET_PIXELS,) * 2, Image.Resampling.BOX if larger else Image.Resampling.NEAREST)
-            sheet.paste(image, (column * _SHEET_PIXELS, row * _SHEET_PIXELS))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
 
 
 if __name__ == '__main__':

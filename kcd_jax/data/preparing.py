@@ -10,9 +10,8 @@ import os
 import pathlib
 import re
 import shutil
-import threading
-from typing import Any
 
+from kcd_jax.data import sources
 from kcd_jax.data.base import progress
 from kcd_jax.data.prepared import data_dir, find, missing, read_shard
 
@@ -30,12 +29,13 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
     """Downloads and prepares a set with TFDS, and returns its folder.
 
     Raises:
-      ValueError: no TensorFlow, no such set, no network (within seconds), or TFDS failed. Empty folders that it leaves
-        behind are removed.
+      ValueError: no TensorFlow, no such set, its sources are neither there nor to be had, or TFDS failed. Empty folders
+        that it leaves behind are removed.
     """
     root = data_dir(dir)
     if importlib.util.find_spec('tensorflow') is None:
         raise missing(name, root)
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow would greet the user with lines of its own
     import tensorflow_datasets as tfds
 
     before = _folders(root, name)
@@ -44,8 +44,7 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
             builder = tfds.builder(name, data_dir=root, file_format=file_format)
         except Exception as error:  # DatasetNotFoundError, and what the code of a builder raises
             raise missing(name, root, f'TFDS: {_first_line(error)}') from error
-        _check_network(name, root, builder)
-        _log.warning('%s is not prepared in %s: TFDS downloads and prepares it now', name, root)
+        _log.warning('%s', sources.describe(name, root, builder))
         try:
             builder.download_and_prepare(file_format=file_format)
         except Exception as error:
@@ -102,35 +101,3 @@ def _folders(root: pathlib.Path, name: str) -> set[pathlib.Path]:
     for top in (root / base, root / 'downloads'):
         parts += [top, *(path for path in top.rglob('*') if path.is_dir())]
     return {path for path in parts if path.is_dir()}
-
-
-def _check_network(name: str, root: pathlib.Path, builder: Any) -> None:
-    """Refuses within seconds where TFDS would try for minutes."""
-    urls = list(getattr(builder, 'url_infos', None) or ())
-    if urls and not _reachable(urls[0]):
-        raise missing(name, root, f'there is no connection to {urls[0].split("/")[2]}')
-
-
-def _reachable(url: str, seconds: float = 5.0) -> bool:
-    """Whether the server of `url` answers at all, by whatever proxies are set."""
-    import urllib.error
-    import urllib.request
-
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method='HEAD'), timeout=seconds):
-                answered.set()
-        except urllib.error.HTTPError as error:
-            # A server that dislikes HEAD is there; a proxy's refusal is not the server.
-            if error.code not in (403, 407, 502, 503, 504):
-                answered.set()
-        except OSError:
-            pass
-
-    # In a thread, for looking up a name knows no time limit.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(seconds + 1.0)
-    return answered.is_set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from kcd_jax import data
 from kcd_jax.data import __main__ as program
+from kcd_jax.data import base, made_up
 from tests.data import tiny_tfds
 
 
@@ -20,26 +20,29 @@ def test_describe(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     printed = capsys.readouterr().out
     for words in ('1,200 points, 112 to 128 a class', '16 x 16 x 3', 'duplicates:', 'mean 0.', 'made hard'):
         assert words in printed
-    assert Image.open(sheet).size == (640, 640)
+    assert Image.open(sheet).size == (800, 640)
 
 
-def test_the_sheet_has_a_class_each_row(tmp_path: pathlib.Path):
-    loaded = data.load('digits')
-    program.contact_sheet(loaded, tmp_path / 'sheet.png')
-    sheet = np.asarray(Image.open(tmp_path / 'sheet.png'))
-    third = np.flatnonzero(loaded.train.labels == 4)[2]
-    np.testing.assert_array_equal(sheet[4 * 64 : 5 * 64 : 4, 2 * 64 : 3 * 64 : 4], loaded.train.images[third])
-
-
-def test_exact_duplicates_are_counted():
-    loaded = data.load('digits')
-    assert program.duplicates(loaded) == (0, 0, 0)
-    train, test = loaded.train, loaded.test
-    index = np.concatenate([np.arange(len(train)), [3, 3, 7]])
-    more = train.take(index)
-    more.labels[-1] += 1
-    twice = data.Split(np.concatenate([test.images, train.images[:4]]), np.concatenate([test.labels, train.labels[:4]]))
-    assert program.duplicates(dataclasses.replace(loaded, train=more, test=twice)) == (2, 1, 4)
+def test_a_streamed_set_is_looked_at_as_a_whole(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Its last image equals its first, which no small sample would find; --sample says what it did not look at."""
+    monkeypatch.setenv('KCD_JAX_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr(base, 'machine_memory', lambda: 1000)
+    root = made_up.folder(tmp_path / 'data', train=12, test=4, classes=2, size=(16, 16))
+    files = sorted((root / 'train').rglob('*.jpg'))
+    files[-1].write_bytes(files[0].read_bytes())
+    command = ['describe', 'folder:16', '--dir', str(root), '--out', str(tmp_path / 'sheet.png')]
+    assert program.main(command) == 0
+    printed = capsys.readouterr().out
+    assert (
+        'streamed' in printed and '0 training images equal an earlier one of their class, 1 one of another' in printed
+    )
+    loaded = data.load('folder:16', root)
+    plain = base.measure(np.stack([loaded.train.images[point] for point in range(12)]))
+    assert f'measured:    mean {", ".join(f"{x:.4f}" for x in plain.mean)}' in printed
+    assert program.main([*command, '--sample', '4']) == 0
+    assert capsys.readouterr().out.count('(of 4 images; --sample=0 looks at all)') == 2
 
 
 def test_prepare_converts_and_fills_the_cache(

@@ -1,0 +1,146 @@
+"""What TFDS prepares a set from: there, put there by hand, or to be downloaded. TensorFlow is not needed to know."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import pathlib
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import tensorflow_datasets
+from tensorflow_datasets.core.download import checksums, resource
+
+from kcd_jax.data import sources
+
+NOBODY = 'http://127.0.0.1:9'  # port 9 of this machine: refused at once; TFDS would try ten times
+
+
+class Builder:
+    """What `sources` asks of a TFDS builder."""
+
+    def __init__(self, *urls: str, instructions: str | None = None, configs: tuple[str, ...] = ()):
+        self.url_infos = {
+            url: checksums.UrlInfo(1000, checksums.sha256(url), pathlib.PurePosixPath(url).name) for url in urls
+        }
+        self.MANUAL_DOWNLOAD_INSTRUCTIONS, self.BUILDER_CONFIGS = instructions, configs
+
+
+@contextlib.contextmanager
+def server(code: int) -> Iterator[tuple[str, list[str]]]:
+    """(address, what was asked) of a web server that answers everything with `code`."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(code)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{running.server_address[1]}', asked
+        running.shutdown()
+
+
+def refused(root: pathlib.Path, builder: Builder, name: str = 'toy') -> str:
+    with pytest.raises(ValueError) as error:
+        sources.describe(name, root, builder)
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def put(root: pathlib.Path, *names: str, size: int = 1000) -> None:
+    folder = root / 'downloads' / 'manual'
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(bytes(size))
+
+
+def test_no_network_is_found_out_in_seconds_and_says_what_to_fetch(tmp_path: pathlib.Path):
+    start = time.monotonic()
+    message = refused(tmp_path, Builder(f'{NOBODY}/cifar.tar.gz'))
+    assert 'there is no connection to 127.0.0.1:9' in message
+    assert f'put {NOBODY}/cifar.tar.gz into {tmp_path}/downloads/manual' in message
+    assert time.monotonic() - start < 7
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_there_already_needs_no_network(tmp_path: pathlib.Path):
+    """Under its own name in the folder manual, or as TFDS keeps what it downloaded: both layouts, with its .INFO."""
+    urls = [f'{NOBODY}/{name}.gz' for name in 'abc']
+    builder = Builder(*urls)
+    put(tmp_path, 'a.gz')
+    for url, folder in ((urls[1], tmp_path / 'downloads'), (urls[2], tmp_path / 'downloads' / 'toy')):
+        path = folder / resource.get_dl_fname(url, builder.url_infos[url].checksum)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(1000))
+        assert 'no connection' in refused(tmp_path, builder)  # TFDS would fetch a file without its .INFO again
+        pathlib.Path(f'{path}.INFO').write_text('{}')
+    assert 'TFDS prepares it now from 0.00 GB' in sources.describe('toy', tmp_path, builder)
+
+
+@pytest.mark.parametrize('code', [200, 404, 405])
+def test_a_server_that_answers_is_there(tmp_path: pathlib.Path, code: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('urllib.request.getproxies', dict)
+    with server(code) as (address, asked):
+        words = sources.describe('toy', tmp_path / 'new', Builder(f'{address}/a.gz', f'{address}/b.gz'))
+    assert asked == ['/a.gz']
+    assert 'TFDS downloads and prepares it now' in words and 'GB of disk are free' in words
+    assert not (tmp_path / 'new').exists()
+
+
+def test_a_proxys_refusal_is_no_answer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    with server(403) as (address, _):
+        monkeypatch.setattr('urllib.request.getproxies', dict)
+        sources.describe('toy', tmp_path, Builder(f'{address}/a.gz'))
+        monkeypatch.setattr('urllib.request.getproxies', lambda: {'ftp': 'http://127.0.0.1:9'})
+        assert 'no connection' in refused(tmp_path, Builder(f'{address}/a.gz'))
+
+
+def test_one_configuration_of_several_may_do_with_what_is_there(tmp_path: pathlib.Path):
+    urls = f'{NOBODY}/small.zip', f'{NOBODY}/large.zip'
+    assert 'no connection' in refused(tmp_path, Builder(*urls, configs=('small', 'large')))
+    put(tmp_path, 'small.zip')
+    sources.describe('toy', tmp_path, Builder(*urls, configs=('small', 'large')))
+    assert 'no connection' in refused(tmp_path, Builder(*urls))
+
+
+def test_archives_that_are_fetched_by_hand_are_named(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    """The real builder of ImageNet: its files are registered with addresses, but nobody downloads them."""
+    builder = tensorflow_datasets.builder('imagenet2012', data_dir=tmp_path)
+    train, val = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
+    message = refused(tmp_path, builder, 'imagenet2012')
+    assert f'put {train} and {val} into {tmp_path}/downloads/manual' in message
+    assert 'image-net.org' in message and f'kcd_jax.data prepare imagenet2012 --dir {tmp_path}"' in message
+    put(tmp_path, train)
+    assert f'put {val} into' in refused(tmp_path, builder, 'imagenet2012')
+    put(tmp_path, val)
+    assert 'TFDS prepares it now from 0.00 GB' in sources.describe('imagenet2012', tmp_path, builder)
+    assert caplog.messages == [
+        f'{tmp_path}/downloads/manual/{train} has 0.00 GB, TFDS knows it with 147.90 GB: is it whole?',
+        f'{tmp_path}/downloads/manual/{val} has 0.00 GB, TFDS knows it with 6.74 GB: is it whole?',
+    ]
+
+
+def test_some_files_by_hand_and_others_from_the_network(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sources, '_reachable', lambda url: url != 'https://example.org/labels.json')
+    builder = Builder('https://a.org/photos.tar', 'https://example.org/labels.json', instructions='needs `photos.tar`.')
+    assert 'put photos.tar into' in refused(tmp_path, builder)
+    put(tmp_path, 'photos.tar')
+    assert 'no connection to example.org' in refused(tmp_path, builder)
+    put(tmp_path, 'labels.json')
+    sources.describe('toy', tmp_path, builder)
+
+
+def test_instructions_without_a_known_file_are_passed_on(tmp_path: pathlib.Path):
+    builder = Builder(instructions='Unpack what\n  the authors sent you.')
+    message = refused(tmp_path, builder)
+    assert f'put them into {tmp_path}/downloads/manual' in message and 'Unpack what the authors sent you.' in message
+    put(tmp_path, 'anything')
+    sources.describe('toy', tmp_path, builder)
