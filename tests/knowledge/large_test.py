@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kcd_jax import knowledge
+from kcd_jax import knowledge, sharding
 from kcd_jax.knowledge import large
 from kcd_jax.knowledge.ranking import MAX_VISITS
 from kcd_jax.knowledge.speed import condensation_ms
@@ -20,6 +22,9 @@ ROWS, POINTS = 64, 61
 special = st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-40, -1e-40, 1.2e-38, 1.0, 3.3e38])
 values = hnp.arrays(np.float32, ROWS, elements=st.floats(width=32) | special)
 counts = hnp.arrays(np.int32, ROWS, elements=st.sampled_from([0, 1, 2, 40, MAX_VISITS, MAX_VISITS + 1]))
+
+
+ORDER_BY = jax.jit(knowledge.order_by)
 
 
 def device(value, count, num_points, num_keep):
@@ -43,6 +48,41 @@ def assert_same(a, b):
 @settings(max_examples=25)
 def test_the_same_plan_to_the_bit(value, count, num_keep):
     assert_same(device(value, count, POINTS, num_keep), host(value, count, POINTS, num_keep))
+
+
+@given(hnp.arrays(np.uint32, ROWS, elements=st.integers(0, 3) | st.integers(0, 2**32 - 1)))
+@settings(max_examples=25)
+def test_the_same_order_to_the_bit(key):
+    assert_same(ORDER_BY(key), large.order_by(key))
+
+
+def test_the_same_random_order():
+    for key in (jax.random.key(3), jax.random.PRNGKey(4)):  # typed and plain
+        assert_same(knowledge.random_order(key, ROWS, POINTS), large.random_order(key, ROWS, POINTS))
+
+
+def test_a_plan_of_the_host_is_for_long_tables_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(large, 'MIN_ROWS', ROWS)
+    assert large.suits(knowledge.full_plan(ROWS, ROWS)) and not large.suits(knowledge.full_plan(ROWS - 1, ROWS - 1))
+
+    class OnGpu:
+        sharding = types.SimpleNamespace(device_set=[types.SimpleNamespace(platform='gpu')])
+
+        def __len__(self):
+            return ROWS
+
+    assert not large.suits(types.SimpleNamespace(order=OnGpu()))
+
+
+@pytest.mark.parametrize('placed', ['split', 'replicated'])
+def test_a_table_comes_to_the_host_whole(placed):
+    mesh = sharding.make_mesh()
+    where = sharding.batch(mesh) if placed == 'split' else sharding.replicated(mesh)
+    value, count = np.arange(ROWS, dtype=np.float32), np.arange(ROWS, dtype=np.int32)[::-1].copy()
+    table = sharding.put(knowledge.ValueTable(value, count, POINTS), where)
+    found = large.fetch(table, knowledge.full_plan(ROWS, ROWS))
+    np.testing.assert_array_equal(found[0], value)
+    np.testing.assert_array_equal(found[1], count)
 
 
 @pytest.mark.parametrize('share', [0.3, 0.7, 1.0])
