@@ -18,6 +18,7 @@ import math
 import os
 import pathlib
 import shutil
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -31,6 +32,9 @@ from kcd_jax.spec import PyTree, leaf_paths
 
 FORMAT = 2
 STATE, META = 'state', 'meta'  # the items of a checkpoint
+
+# Orbax numbers its operations for a whole process, and mixes up those of several threads: runs side by side take turns.
+_turn = threading.RLock()
 
 # Orbax logs what it also raises, with a traceback; what is raised becomes one line here.
 logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
@@ -58,15 +62,14 @@ class Checkpointer:
             return
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    create=False,
-                    cleanup_tmp_directories=True,
-                    multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
-                    preservation_policy=ocp.checkpoint_managers.preservation_policy.LatestN(keep),
-                ),
+            options = ocp.CheckpointManagerOptions(
+                create=False,
+                cleanup_tmp_directories=True,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
+                preservation_policy=ocp.checkpoint_managers.preservation_policy.LatestN(keep),
             )
+            with _turn:
+                self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             reason = f'{self.directory} cannot be written ({error.strerror})'
             raise ValueError(f'{reason}; choose another --workdir') from error
@@ -112,8 +115,10 @@ class Checkpointer:
             STATE: ocp.args.StandardSave({'bytes': np.concatenate([_bytes(array) for array in arrays.values()])}),
             META: ocp.args.JsonSave({'content': content, 'crc32': _text_digest(content)}),
         }
-        with _disk_errors(self.directory):
+        with _turn, _disk_errors(self.directory):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+            if threading.current_thread() is not threading.main_thread():
+                self._manager.wait_until_finished()
 
     def restore_latest(
         self, state: PyTree, lacks: Callable[[dict[str, Any]], str] = lambda meta: ''
@@ -199,7 +204,7 @@ class Checkpointer:
         try:
             self.wait()
         finally:
-            with _disk_errors(self.directory):
+            with _turn, _disk_errors(self.directory):
                 self._manager.close()
 
     def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -229,7 +234,8 @@ class Checkpointer:
     def _item(self, step: int, name: str, how: Any) -> Any:
         """One item of a step. Orbax raises exceptions of every kind on damaged files."""
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+            with _turn:
+                return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
         except Exception as error:
             raise _Damaged(f'its {name} cannot be read: {type(error).__name__}') from error
 

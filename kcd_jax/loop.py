@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,29 @@ class Diverged(Exception):
     """The loss is not finite; the last good checkpoint is kept."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """`length` steps of a phase that are to be taken: from which state, over which points, at which learning rates."""
+
+    current: TrainState
+    order: jax.Array
+    rates: dict[str, jax.Array]
+    supply: step.Points | step.RawBatch
+    phase: Phase
+    length: int
+
+
+class Seat(Protocol):
+    """A place among runs that take their steps together (`lockstep.Seat`): its number, and how many they are."""
+
+    number: int
+    size: int
+
+    def take(self, loop: Loop, steps: Steps) -> tuple[TrainState, jax.Array]:
+        """The state after the steps and the last one's loss."""
+        ...
+
+
 class Loop:
     """A run in progress: its parts, its compiled programs, and what it has measured so far."""
 
@@ -42,7 +66,9 @@ class Loop:
         workdir: pathlib.Path,
         mesh: Mesh,
         run_log: log.RunLog,
+        seat: Seat | None = None,
     ):
+        self.seat = seat
         self.config, self.run, self.mesh, self.log, self.workdir = config, run, mesh, run_log, workdir
         self.batch = config.batch
         self.epochs = check.epochs_of(run.phases)
@@ -76,6 +102,11 @@ class Loop:
         self.labels = sharding.put(run.setup.labels, replicated)
         num_classes = run.setup.num_classes
         self.by_class = jax.jit(lambda count, labels: jnp.zeros(num_classes, jnp.int32).at[labels].add(count))
+
+    @property
+    def side_by_side(self) -> int:
+        """Runs that take their steps together; a run's seconds are its share, so that those of all add up."""
+        return 1 if self.seat is None else self.seat.size
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -133,14 +164,25 @@ class Loop:
         """The compiled `length` steps of a phase; one compilation for the whole run, however the set shrinks."""
         if (phase.name, length) not in self.programs:
             start = time.perf_counter()
-            shardings = sharding.state_shardings(self.mesh, current)
-            function = functools.partial(step.run_chunk, recipe=self.recipe, phase=phase, length=length)
-            jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
-            traced = jitted.trace(current, order, rates, supply, self.teacher_variables)
+            traced = self.traced(Steps(current, order, rates, supply, phase, length))
             self.programs[phase.name, length] = traced.lower().compile()
-            self.step_costs[phase.name] = ledger.step_cost(self.run, self.config, phase, traced.jaxpr, length)
             self.seconds['compile'] += time.perf_counter() - start
         return self.programs[phase.name, length]
+
+    def traced(self, steps: Steps) -> jax.stages.Traced:
+        """The program of `steps`, traced; what a step costs is known from then on."""
+        phase, length = steps.phase, steps.length
+        shardings = sharding.state_shardings(self.mesh, steps.current)
+        function = functools.partial(step.run_chunk, recipe=self.recipe, phase=phase, length=length)
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
+        traced = jitted.trace(steps.current, steps.order, steps.rates, steps.supply, self.teacher_variables)
+        self.step_costs[phase.name] = ledger.step_cost(self.run, self.config, phase, traced.jaxpr, length)
+        return traced
+
+    def take(self, steps: Steps) -> tuple[TrainState, jax.Array]:
+        """The state after the steps and the last one's loss, by a program of this run alone; donates the old state."""
+        program = self.program(steps.current, steps.order, steps.rates, steps.supply, steps.phase, steps.length)
+        return program(steps.current, steps.order, steps.rates, steps.supply, self.teacher_variables)
 
     def rates(self, phase: Phase, phase_epoch: int) -> dict[str, jax.Array]:
         """{label: learning rate} of an epoch, on the devices, and the epoch itself for the methods' clocks."""
@@ -323,8 +365,8 @@ class Loop:
         beats: list[jax.Array] = []
         with contextlib.closing(self.feed.epoch(order, plan, epoch, done, steps)) as supplies:
             for length, supply in supplies:
-                program = self.program(current, order, rates, supply, phase, length)
-                current, loss = program(current, order, rates, supply, self.teacher_variables)
+                wanted = Steps(current, order, rates, supply, phase, length)
+                current, loss = self.take(wanted) if self.seat is None else self.seat.take(self, wanted)
                 done += length
                 self.tally.add(self.step_costs[phase.name], length)
                 beats.append(loss)
@@ -338,7 +380,7 @@ class Loop:
                     between(current)
                     elsewhere += time.perf_counter() - pause
         jax.block_until_ready(current.step)
-        spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - before)
+        spent = (time.perf_counter() - started - elsewhere) / self.side_by_side - (self.seconds['compile'] - before)
         self.seconds['train'] += spent
         self.tally.sizes.append(num_keep)
         self.refuse_divergence(current)

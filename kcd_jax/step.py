@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -306,6 +306,33 @@ def run_chunk(
         return step(state)
     state, losses = jax.lax.scan(step, state, length=length)
     return state, losses[-1]
+
+
+def run_chunks(
+    states: Sequence[TrainState],
+    orders: Sequence[Array],
+    lrs: Sequence[Mapping[str, Array]],
+    points: Points | Sequence[RawBatch],
+    teacher_variables: PyTree,
+    *,
+    recipe: Recipe,
+    phase: Phase,
+    length: int,
+) -> tuple[tuple[TrainState, ...], tuple[Array, ...]]:
+    """`run_chunk` of several runs that differ in their seed alone, in one program: their states are stacked and mapped.
+
+    Resident points and the teacher are the same for all; a streamed step brings each run's own batch. Returns each
+    run's state and last loss.
+    """
+    resident = isinstance(points, Points)
+    chunk = functools.partial(run_chunk, recipe=recipe, phase=phase, length=length)
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, orders, lrs)]
+    supply = points if resident else jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
+    after, losses = jax.vmap(chunk, in_axes=(0, 0, 0, None if resident else 0, None))(
+        *stacked, supply, teacher_variables
+    )
+    each = tuple(jax.tree.map(lambda leaf, number=number: leaf[number], after) for number in range(len(states)))
+    return each, tuple(losses)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation

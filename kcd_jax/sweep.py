@@ -1,4 +1,5 @@
-"""A table by one command: python -m kcd_jax.sweep NAME [--trials=n] [--pairs=A-B,...] [--jobs=k] [--minutes=m] [--dry].
+"""A table by one command: python -m kcd_jax.sweep NAME [--trials=n] [--pairs=A-B,...] [--jobs=k]
+    [--together=s] [--minutes=m] [--dry].
 
 Runs what is missing in results/NAME, seed by seed over all cells, so that a sweep that is cut has whole pairs; goes on
 with runs that were cut; ends with the table. The sweeps are named in configs/ablations.py.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import pathlib
 import shlex
@@ -15,12 +17,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
-from kcd_jax import cells, experiment, log, main, sharding, train
+from kcd_jax import cells, experiment, lockstep, log, main, sharding, train
 from kcd_jax.analysis import comparison, sweeps, tables
 from kcd_jax.cells import Sweep
 from kcd_jax.tasks import Task, make_tasks, name_of, read_sweeps, told_of
@@ -51,13 +53,14 @@ class Sweeper:
         start: float | None = None,
         minutes: float = 0.0,
         jobs: int = 1,
+        together: int = 1,
         dry: bool = False,
     ):
         """`start`: of the clock (time.monotonic). `minutes`: 0 is no limit. `jobs`: processes that share the work.
 
-        `dry`: nothing is written.
+        `together`: seeds of a cell that take their steps in one program (`lockstep`). `dry`: nothing is written.
         """
-        self.dry = dry
+        self.dry, self.together = dry, together
         self.name, self.sweep, self.tasks, self.jobs = name, sweep, tasks, jobs
         self.start = time.monotonic() if start is None else start
         self.deadline = self.start + 60 * minutes if minutes else None
@@ -150,7 +153,7 @@ class Sweeper:
                         continue  # another process was faster, or is not there yet
                     self.refuse_to_start()
                     with contextlib.suppress(log.Busy):  # another process has it, or its teacher
-                        self.run(task, mesh)
+                        self.run(self.beside(task, waiting), mesh)
                         ran = True
                 waiting = self.needed()
                 if waiting and not ran:
@@ -172,27 +175,54 @@ class Sweeper:
         """Whether the runs that it starts from have finished."""
         return all(log.read_summary(source.folder) is not None for source in self.sources(task))
 
-    def run(self, task: Task, mesh: sharding.Mesh) -> None:
-        """Trains one run, publishes it and says where the sweep stands; a loss that is not finite is a failure."""
+    def beside(self, task: Task, waiting: Sequence[Task]) -> list[Task]:
+        """The run and those of the cell's other seeds that are trained in one program with it."""
+        unfinished = (other for other in waiting if other.cell == task.cell and log.read_summary(other.folder) is None)
+        alike = [other for other in unfinished if other is not task and self.ready(other)]
+        return [task, *alike[: self.together - 1]]
+
+    def run(self, group: Sequence[Task], mesh: sharding.Mesh) -> None:
+        """Trains runs of one cell, publishes them and says where the sweep stands.
+
+        A loss that is not finite is a failure of its run alone. What else ends a run is raised when all have ended.
+        """
+        task = group[0]
         taught = task.config.method.name != 'none' and not task.config.teacher.checkpoint
         if taught and task.teacher not in self.announced and log.read_summary(task.teacher) is None:
             self.announced.add(task.teacher)
             log.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
+
+        def start(task: Task, seat: lockstep.Seat | None = None) -> train.Result:
+            return train.train(task.config, task.folder, teacher_dir=task.teacher, mesh=mesh, seat=seat)
+
         with told_of(task.cell), log.quiet():
-            try:
-                result = train.train(task.config, task.folder, teacher_dir=task.teacher, mesh=mesh)
-            except train.Diverged as error:
-                self.failures.append(task.title)
-                print(f'{task.title}: {error}', file=sys.stderr)
-                return
-            except train.Preempted:
-                if self.deadline is not None and time.monotonic() >= self.deadline:
+            if len(group) == 1:
+                outcomes = [_outcome(functools.partial(start, task))]
+            else:
+                outcomes = lockstep.run([functools.partial(start, task) for task in group])
+            errors = [self.take_in(task, outcome) for task, outcome in zip(group, outcomes, strict=True)]
+            for error in filter(None, errors):
+                if isinstance(error, train.Preempted) and self.out_of_time():
                     raise OutOfTime from None
-                raise
-        self.done[task] = self.publish(task, result.summary)
-        took = result.summary['seconds']['total']
+                raise error
+
+    def take_in(self, task: Task, outcome: train.Result | Exception) -> Exception | None:
+        """Publishes a run that has finished; returns what else ended it, unless that concerns this run alone."""
+        if isinstance(outcome, train.Diverged):
+            self.failures.append(task.title)
+            print(f'{task.title}: {outcome}', file=sys.stderr)
+            return None
+        if isinstance(outcome, Exception):
+            return outcome
+        self.done[task] = self.publish(task, outcome.summary)
+        took = outcome.summary['seconds']['total']
         self.took.setdefault(name_of(task.cell), []).append(took)
-        log.say(f'{self.standing()}: {task.title}, {100 * result.summary["accuracy"]:.2f} % in {took:.1f} s')
+        log.say(f'{self.standing()}: {task.title}, {100 * outcome.summary["accuracy"]:.2f} % in {took:.1f} s')
+        return None
+
+    def out_of_time(self) -> bool:
+        """Whether the minutes are over."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def standing(self) -> str:
         """'12 of 40 runs, 1:20 gone, 3:10 left'."""
@@ -208,7 +238,7 @@ class Sweeper:
 
     def refuse_to_start(self) -> None:
         """Raises OutOfTime or train.Preempted when a signal came between two runs."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self.out_of_time():
             raise OutOfTime
         if self.stopped:
             raise train.Preempted('SIGTERM: the same command goes on from here')
@@ -245,6 +275,14 @@ class Sweeper:
         found = tables.collect([folder]) if folder.is_dir() else []
         cards = [task.cell.card(self.name, self.sweep) for task in self.tasks if task.seed == 0]
         return sweeps.sweep_tables(found, cards)
+
+
+def _outcome(job: Callable[[], train.Result]) -> train.Result | Exception:
+    """What the job returned, or the exception that it raised."""
+    try:
+        return job()
+    except Exception as error:
+        return error
 
 
 def describe(sweeper: Sweeper) -> list[str]:
@@ -294,6 +332,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument('--trials', type=int, default=DEFAULT_TRIALS, help=f'seeds a cell (default {DEFAULT_TRIALS})')
     made.add_argument('--pairs', default='', help='only these TEACHER-STUDENT columns, with commas between')
     made.add_argument('--jobs', type=int, default=1, help='processes (default 1)')
+    made.add_argument('--together', type=int, default=1, help='seeds of a cell in one program (default 1)')
     made.add_argument('--minutes', type=float, default=0.0, help='save and stop after so many, with exit code 76')
     made.add_argument('--dry', action='store_true', help='list the cells and their cost, run nothing')
     made.add_argument('--results', default='results', help='folder of the results (default results)')
@@ -342,14 +381,14 @@ def run(argv: Sequence[str]) -> int:
         if arguments.name is None:
             print('\n'.join(f'{name:22} {sweep.title}' for name, sweep in known.items()))
             return 0
-        if arguments.trials < 1 or arguments.jobs < 1 or arguments.minutes < 0:
-            raise ValueError('--trials and --jobs take at least 1, --minutes at least 0')
+        if min(arguments.trials, arguments.jobs, arguments.together) < 1 or arguments.minutes < 0:
+            raise ValueError('--trials, --jobs and --together take at least 1, --minutes at least 0')
         sweep = cells.find(known, arguments.name)
         devices = devices_of(sweep, arguments)
         main.prepare_jax(devices, False)
         mesh = sharding.make_mesh()
         tasks = make_tasks(arguments.name, sweep, root, arguments, mesh.size)
-        limits = {'start': start, 'minutes': arguments.minutes, 'jobs': arguments.jobs, 'dry': arguments.dry}
+        limits = {key: getattr(arguments, key) for key in ('minutes', 'jobs', 'together', 'dry')} | {'start': start}
         sweeper = Sweeper(arguments.name, sweep, tasks, **limits)
         if arguments.dry:
             print('\n'.join(describe(sweeper)))

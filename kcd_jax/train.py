@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from kcd_jax import check, checkpoint, data, distributed, ledger, log, sharding, state, teacher
-from kcd_jax.loop import Diverged, Loop, student_variables
+from kcd_jax.loop import Diverged, Loop, Seat, student_variables
 from kcd_jax.spec import Network, PyTree, TrainState
 
 __all__ = ['Diverged', 'Preempted', 'Result', 'check_run', 'load_data', 'run_name', 'teacher_config', 'train']
@@ -156,6 +156,7 @@ def train(
     mesh: Mesh | None = None,
     name: str = '',
     dataset: data.Dataset | None = None,
+    seat: Seat | None = None,
 ) -> Result:
     """Trains one student under one method and one policy.
 
@@ -166,6 +167,8 @@ def train(
       mesh: devices; all of them by default. name: of the run, for lines and tables; default `run_name`.
       dataset: the caller's own (`data.from_objects`), of which the config's validation and num_points take their parts;
         default: the one that `config.data.name` names.
+      seat: a place among runs of other seeds that take their steps together (`lockstep.run`); the seconds of such a run
+        are its share.
 
     Returns:
       The finished run.
@@ -208,7 +211,7 @@ def train(
             run = check.resolve(
                 config, dataset, device_count=devices, teacher=network, teacher_variables=teacher_variables
             )
-        loop = Loop(config, run, dataset, teacher_variables, workdir, mesh, run_log)
+        loop = Loop(config, run, dataset, teacher_variables, workdir, mesh, run_log, seat)
         if card is not None:
             card['accuracy'] = loop.evaluate_teacher(run.teacher)
             teacher.refuse_near_chance(card['accuracy'], dataset.num_classes)
@@ -267,7 +270,8 @@ def train(
 
         # ---- train ----
         remaining = sum(run.steps) * config.batch
-        run_log.start_progress(remaining, done=int(current.step) * config.batch)
+        if seat is None or seat.number == 0:  # of runs side by side one shows how far they are
+            run_log.start_progress(remaining, done=int(current.step) * config.batch)
         for epoch in range(int(current.epoch), len(loop.epochs)):
             current = loop.train_epoch(current, epoch, between)
             current = loop.end_epoch(current)
@@ -310,7 +314,8 @@ def train(
             'class_accuracy': by_class,
             'teacher': card,
             'cost': ledger.summary(loop.tally, run, config),
-            'seconds': {**loop.seconds, 'total': total},
+            'seconds': {**loop.seconds, 'total': total / loop.side_by_side},
+            'side_by_side': loop.side_by_side,
             'condensations': loop.condensations,
             'config': config.to_dict(),
             'command': log.command(sys.argv),

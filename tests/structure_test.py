@@ -17,7 +17,7 @@ LAYERS = (
     {'methods', 'policies', 'networks'},
     {'state', 'step', 'cost', 'optim', 'sharding', 'distributed', 'survey'},
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
-    {'feed', 'evaluate', 'loop', 'train'},
+    {'feed', 'evaluate', 'loop', 'lockstep', 'train'},
     {'experiment', 'cells', 'tasks', 'budget'},
     {'main', 'sweep', 'bench', 'scaling'},
 )
