@@ -98,7 +98,7 @@ class Checkpointer:
         Raises:
           OSError: this save or the one before could not be written (disk full, ...). Earlier checkpoints are intact.
         """
-        arrays = leaf_paths(sharding.to_host(state))
+        arrays = leaf_paths(sharding.to_host(state, copy=False))  # `_save` copies them into one array of bytes
         with distributed.together():
             self._save(step, arrays, state, meta)
 

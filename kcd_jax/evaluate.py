@@ -13,6 +13,8 @@ from jax.sharding import Mesh
 from kcd_jax import data, feed, sharding, step
 from kcd_jax.spec import Network, PyTree
 
+EMBEDDING_BYTES = 2**32  # of the embeddings of one survey; ImageNet's 1.28 million of 512 numbers are 2.6e9
+
 _RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'}
 
 
@@ -55,13 +57,18 @@ class Evaluator:
     def read(
         self, name: str, network: Network, variables: PyTree, split: data.Split, teacher_logits: list[jax.Array] | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(entropy f32[N] in nats, embedding f32[N, D] or None) of other images, by the program that evaluates."""
+        """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the program that evaluates.
+
+        The embedding is None where the network has none, or where all of them would be larger than `EMBEDDING_BYTES`.
+        """
         unused = None if teacher_logits is None else teacher_logits[0]
-        entropy, embed = [], []
+        entropy, embed, start = np.empty(len(split), np.float32), None, 0
         for arrays in feed.HeldOut(split, self.batch, self.mesh, self.workers, keep=False):
             reading = self._step(name, network, variables, *arrays, unused)[1]
-            entropy.append(sharding.to_host(reading.entropy))
-            if reading.embed is not None:
-                embed.append(sharding.to_host(reading.embed))
-        whole = np.concatenate(embed)[: len(split)] if embed else None
-        return np.concatenate(entropy)[: len(split)], whole
+            size = min(len(reading.entropy), len(split) - start)  # the last batch is padded
+            entropy[start : start + size] = sharding.to_host(reading.entropy)[:size]
+            if reading.embed is not None and 4 * len(split) * reading.embed.shape[1] <= EMBEDDING_BYTES:
+                embed = np.empty((len(split), reading.embed.shape[1]), np.float32) if embed is None else embed
+                embed[start : start + size] = sharding.to_host(reading.embed)[:size]
+            start += size
+        return entropy, embed

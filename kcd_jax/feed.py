@@ -61,8 +61,13 @@ class Streamed:
     ) -> Iterator[tuple[int, step.RawBatch]]:
         """As `Resident.epoch`. Read are the first `steps * batch` points of the order, and what is mixed into them."""
         order, partners, epsilon = jax.device_get((order, plan.partner, plan.epsilon))
-        index = order[: steps * self.batch].reshape(steps, self.batch)[:, sharding.local_rows(self.mesh, self.batch)]
-        partner = np.where(epsilon[index] > 0, partners[index], index) if self.mixes else index
+        index, rows = order[: steps * self.batch].reshape(steps, self.batch), sharding.local_rows(self.mesh, self.batch)
+        if len(rows) < self.batch:  # of several processes; the rows of one are no copy
+            index = index[:, rows]
+        partner = index
+        if self.mixes:
+            partner = partners[index]
+            np.copyto(partner, index, where=epsilon[index] == 0)
         source = stream.Steps(self.images, index, partner, self.seed, epoch)
 
         def placed() -> Iterator[step.RawBatch]:
@@ -96,7 +101,8 @@ class HeldOut:
     def __init__(self, split: Split, batch: int, mesh: Mesh, workers: int = 0, keep: bool = True):
         batch = -(-batch // mesh.size) * mesh.size
         self.count, self.split, self.mesh, self.workers = len(split), split, mesh, workers
-        points = np.arange(-(-self.count // batch) * batch).reshape(-1, batch)[:, sharding.local_rows(mesh, batch)]
+        points = np.arange(-(-self.count // batch) * batch, dtype=np.int32).reshape(-1, batch)
+        points = points[:, sharding.local_rows(mesh, batch)]
         self.valid = points < self.count
         self.index = np.where(self.valid, points, 0)
         self.resident = list(self._in_memory()) if keep and not split.streamed else None

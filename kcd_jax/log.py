@@ -22,7 +22,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -398,13 +398,14 @@ def dumps(value: Any, indent: int | None = None) -> str:
     return json.dumps(_plain_value(value), indent=indent, allow_nan=False, default=str)
 
 
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a whole file or leaves the old one: a kill at any instant leaves one of the two."""
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` once it is whole: a kill at any instant leaves one of the two."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
     try:
         with open(partial, 'wb') as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -413,17 +414,28 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
         raise OSError(f'{path} cannot be written ({error.strerror}); make room or choose another place') from error
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes a whole file or leaves the old one."""
+    with _replacing(path) as file:
+        file.write(content)
+
+
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a whole text file or leaves the old one."""
     write_bytes(path, text.encode())
 
 
 def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
-    """Writes a compressed NumPy archive at once (process 0 only)."""
-    if is_writer():
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
-        write_bytes(pathlib.Path(path), buffer.getvalue())
+    """Writes a compressed NumPy archive at once (process 0 only), at the fastest level, no array copied as a whole."""
+    if not is_writer():
+        return
+    with (
+        _replacing(pathlib.Path(path)) as file,
+        zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
+        for name, array in arrays.items():
+            with archive.open(f'{name}.npy', 'w', force_zip64=True) as part:
+                np.lib.format.write_array(part, np.asanyarray(array), allow_pickle=False)
 
 
 def is_whole_npz(path: pathlib.Path) -> bool:

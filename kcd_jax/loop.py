@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from kcd_jax import check, data, feed, ledger, log, sharding, state, step, survey
 from kcd_jax.evaluate import Evaluator
+from kcd_jax.knowledge import large
 from kcd_jax.spec import Batch, Clock, Network, Phase, Plan, PyTree, TrainState, full_plan, stream
 
 SCORING_CALLS = 10  # of the scoring pass alone, to know its time
@@ -95,8 +96,7 @@ class Loop:
             self.feed = feed.Resident(dataset.train, run.setup.labels, chunk, mesh)
         self.teacher_variables = sharding.put(teacher_variables, replicated) if run.teacher is not None else {}
         self.recipe = check.recipe_of(run, config, functools.partial(sharding.constrain_batch, mesh))
-        self.order = jax.jit(step.epoch_order, out_shardings=replicated)
-        self.full = sharding.put(full_plan(run.setup.num_points, run.setup.rows), replicated)
+        self.order_on_devices = jax.jit(step.epoch_order, out_shardings=replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh, config.data.workers)
         self.teacher_logits = None
         self.labels = sharding.put(run.setup.labels, replicated)
@@ -231,6 +231,17 @@ class Loop:
 
     # -- parts of an epoch ----------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def full(self) -> Plan:
+        """Every point, for phases that record nothing; few runs have one, and a plan of many points is large."""
+        return sharding.put(full_plan(self.run.setup.num_points, self.run.setup.rows), sharding.replicated(self.mesh))
+
+    def order(self, key: jax.Array, plan: Plan, epoch: jax.Array) -> jax.Array:
+        """`step.epoch_order` on every device."""
+        if large.suits(plan):
+            return sharding.put(step.epoch_order_on_host(key, plan, epoch), sharding.replicated(self.mesh))
+        return self.order_on_devices(key, plan, epoch)
+
     def recorded(self, epoch: int) -> int:
         """Recording epochs among the first `epoch` ones."""
         return sum(phase.record for phase, _ in self.epochs[:epoch])
@@ -246,7 +257,7 @@ class Loop:
         start = time.perf_counter()
         before = current.plan
         was_kept = _kept(before)
-        table = sharding.replicate(self.mesh, current.table)
+        table = current.table if large.suits(before) else sharding.replicate(self.mesh, current.table)
         plan, policy_state = policy.replan(
             stream(current.key, 'replan', recorded), table, before, current.policy_state, recorded, total
         )
@@ -270,8 +281,8 @@ class Loop:
             'of': total,
             'epoch': epoch,
             'kept': int(plan.num_keep),
-            'augmented': int(np.sum(plan.epsilon[:num_points] > 0)),
-            'readmitted': int(np.sum(now_kept & ~was_kept)),
+            'augmented': int(np.count_nonzero(plan.epsilon[:num_points])),
+            'readmitted': int(np.count_nonzero(now_kept > was_kept)),
         }
         self.condensations.append(entry)
         self.log.record({'kind': 'condensation', 'step': int(current.step), **entry})

@@ -106,13 +106,17 @@ def _replicator(mesh: Mesh) -> Callable[[PyTree], PyTree]:
     return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))
 
 
-def to_host(tree: PyTree) -> PyTree:
-    """NumPy copies of whole arrays, wherever their parts lie. With several processes all of them must call it."""
+def to_host(tree: PyTree, copy: bool = True) -> PyTree:
+    """NumPy copies of whole arrays, wherever their parts lie. With several processes all of them must call it.
+
+    copy: False for arrays that are read before the next step: they may be views of a device's buffer, which changes
+      when it is donated.
+    """
 
     def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
         if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
             return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-        return np.array(x, copy=True)  # a view of the device's buffer would change when the buffer is donated
+        return np.array(x, copy=True) if copy else np.asarray(x)
 
     return jax.tree.map(fetch, tree)
 
@@ -128,12 +132,13 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
-    def place(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    def place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+        x = to_host(x)  # one array at a time: a value table and a plan may have 24 bytes for each of very many points
         if sharding.is_fully_addressable:
             return jax.device_put(x, sharding)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
-    return jax.tree.map(place, to_host(tree), shardings)
+    return jax.tree.map(place, tree, shardings)
 
 
 def device_memory() -> int | None:

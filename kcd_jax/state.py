@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kcd_jax.spec import (
     Method,
@@ -103,8 +104,13 @@ def create(
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The tree with no weakly typed leaf: one would recompile the step."""
-    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.asarray(x, x.dtype), tree)
+    """The tree with no weakly typed leaf: one would recompile the step. NumPy's arrays never are, and stay."""
+
+    def typed(x: Any) -> Any:
+        whole = isinstance(x, np.ndarray) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x if whole else jnp.asarray(x, x.dtype)
+
+    return jax.tree.map(typed, tree)
 
 
 def parameter_count(variables: PyTree) -> int:
