@@ -112,7 +112,7 @@ class Lockstep:
             loops = [request.loop for request in group]
             try:
                 if (key, len(group)) not in self._programs:
-                    self._programs[key, len(group)] = _compiled(loops, [request.steps for request in group])
+                    self._programs[key, len(group)] = program_for(loops, [request.steps for request in group])
                 answers = self._programs[key, len(group)](loops, [request.steps for request in group])
                 for request, answer in zip(group, answers, strict=True):
                     request.answer = answer
@@ -126,7 +126,7 @@ class Lockstep:
 _Program = Callable[[Sequence[Loop], Sequence[Steps]], Sequence[tuple[TrainState, jax.Array]]]
 
 
-def _compiled(loops: Sequence[Loop], asked: Sequence[Steps]) -> _Program:
+def program_for(loops: Sequence[Loop], asked: Sequence[Steps]) -> _Program:
     """The program that takes these steps, and others like them of as many runs."""
     if len(loops) == 1:
         return lambda loops, asked: [loops[0].take(asked[0])]

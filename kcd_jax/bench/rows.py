@@ -20,7 +20,7 @@ import numpy as np
 
 from kcd_jax import cost, knowledge, sharding
 from kcd_jax import networks as known_networks
-from kcd_jax.bench import Row, methods, streaming, timing
+from kcd_jax.bench import Row, methods, seeds, streaming, timing
 from kcd_jax.bench.own import CONFIG, own_run
 from kcd_jax.knowledge import speed
 from kcd_jax.networks import speed as network_speed
@@ -315,6 +315,7 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'host': host,
     'networks': networks,
     'methods': methods.rows,
+    'seeds': seeds.rows,
     'stream': stream,
     'gpu': gpu,
 }

@@ -1,0 +1,316 @@
+"""Seeds in lockstep: each what it is alone, whatever the others do, and the same to the bit through a cut."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import signal
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax import (
+    check,
+    checkpoint,
+    distributed,
+    experiment,
+    lockstep,
+    loop,
+    methods,
+    networks,
+    policies,
+    state,
+    step,
+    train,
+)
+from kcd_jax.spec import leaf_paths
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}
+
+
+def configs_for(seeds, words='method=kd,policy=kcd', pair='tiny_teacher-tiny'):
+    """The digits config in quicktest form on 120 points, a seed each."""
+    found = []
+    for seed in seeds:
+        config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:quicktest,{pair},{words}')
+        config.checkpoint.seconds, config.eval_every, config.survey = 1e9, 6, False
+        config.data.num_points, config.seed = 120, seed
+        found.append(config)
+    return found
+
+
+def left(folder):
+    """The arrays of the newest checkpoint by their paths, and the log without its times."""
+    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
+        arrays = keeper._read(keeper.steps()[-1])[0]
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    return arrays, [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
+
+
+def assert_same(one, other):
+    (arrays, records), (others, repeated) = left(one), left(other)
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(array, others[path], err_msg=path)
+    assert records == repeated
+
+
+@pytest.fixture(scope='session')
+def teacher_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp('teacher')
+
+
+@pytest.fixture
+def together(tiny_networks, teacher_dir, tmp_path):
+    """Trains configs side by side in <folder>/<seed>, and returns the outcomes."""
+
+    def together(configs, folder):
+        jobs = [
+            functools.partial(train.train, config, tmp_path / folder / str(config.seed), teacher_dir=teacher_dir)
+            for config in configs
+        ]
+        return lockstep.run([lambda seat, job=job: job(seat=seat) for job in jobs])
+
+    return together
+
+
+# ------------------------------------------------------------------------------------------------- the meeting point
+
+
+class Alone:
+    """Stands for a loop: its steps count themselves."""
+
+    side_by_side = 2
+
+    def take(self, steps):
+        return steps.current + 1, steps.current
+
+
+def ask(number, phase='main', length=1):
+    return loop.Steps(number, None, None, None, type('Phase', (), {'name': phase}), length)
+
+
+def test_runs_in_other_phases_take_their_steps_apart_and_a_run_that_ends_leaves_the_others():
+    taken = []
+
+    def job(seat, phases):
+        for number, phase in enumerate(phases):
+            taken.append((seat.number, seat.take(Alone(), ask(number, phase))))
+        return seat.number
+
+    outcomes = lockstep.run(
+        [functools.partial(lambda phases, seat: job(seat, phases), phases) for phases in (['a'], ['b', 'b', 'b'], [])]
+    )
+    assert outcomes == [0, 1, 2]
+    assert sorted(taken) == [(0, (1, 0)), (1, (1, 0)), (1, (2, 1)), (1, (3, 2))]
+
+
+def test_nobody_steps_before_everybody_is_there():
+    order = []
+
+    def job(seat):
+        order.append(f'set up {seat.number}')
+        seat.take(Alone(), ask(0, phase=str(seat.number)))
+        order.append('stepped')
+
+    lockstep.run([job] * 3)
+    assert order == ['set up 0', 'set up 1', 'set up 2', *['stepped'] * 3]
+
+
+def test_one_runs_error_is_its_own():
+    def job(seat):
+        seat.take(Alone(), ask(0, phase=str(seat.number)))
+        if seat.number == 1:
+            raise ValueError('its own')
+        return seat.take(Alone(), ask(1, phase=str(seat.number)))
+
+    first, second, third = lockstep.run([job] * 3)
+    assert first == third == (2, 1)
+    assert isinstance(second, ValueError) and str(second) == 'its own'
+
+
+def test_what_ends_the_program_ends_every_run_that_is_in_it():
+    class Broken(Alone):
+        def take(self, steps):
+            raise RuntimeError('out of memory')
+
+    outcomes = lockstep.run([lambda seat: seat.take(Broken(), ask(0, phase=str(seat.number)))] * 2)
+    assert [str(outcome) for outcome in outcomes] == ['out of memory'] * 2
+
+
+def test_an_interruption_ends_the_waiting_runs(monkeypatch):
+    left_at = []
+
+    def job(seat):
+        if seat.number == 1:
+            signal.raise_signal(signal.SIGINT)
+        try:
+            while True:
+                seat.take(Alone(), ask(0, phase=str(seat.number)))
+        except lockstep.Abandoned:
+            left_at.append(seat.number)
+            raise
+
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        lockstep.run([job] * 2)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=30)
+    assert sorted(left_at) == [0, 1]
+
+
+def test_a_notice_in_another_thread_hears_what_the_main_threads_hears():
+    heard = []
+
+    def listen():
+        with distributed.Notice() as notice:
+            heard.append(notice.came())
+            signalled.wait(timeout=30)
+            heard.append(notice.came())
+
+    signalled = threading.Event()
+    with distributed.Notice():
+        thread = threading.Thread(target=listen)
+        thread.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        signalled.set()
+        thread.join(timeout=30)
+    assert heard[-1] is True
+    with distributed.Notice() as fresh:
+        assert not fresh.came()
+
+
+# -------------------------------------------------------------------------------------------------------- real runs
+
+
+@pytest.mark.slow
+def test_each_seed_is_what_it_is_alone(together, teacher_dir, tmp_path):
+    configs = configs_for((0, 1, 2))
+    outcomes = together(configs, 'together')
+    assert [outcome.summary['side_by_side'] for outcome in outcomes] == [3, 3, 3]
+    for config, outcome in zip(configs, outcomes, strict=True):
+        alone = train.train(config, tmp_path / 'alone' / str(config.seed), teacher_dir=teacher_dir)
+        assert alone.summary['side_by_side'] == 1
+        for key in ('cost', 'epochs', 'parameters', 'teacher'):
+            assert outcome.summary[key] == alone.summary[key], key
+        (arrays, records), (others, repeated) = left(outcome.workdir), left(alone.workdir)
+        # The same data in the same order; what is computed differs by the rounding of sums, which training enlarges.
+        for path in ('key', 'table/count', 'plan/num_keep'):
+            np.testing.assert_array_equal(arrays[path], others[path], err_msg=path)
+        assert [record['kind'] for record in records] == [record['kind'] for record in repeated]
+        train_records = [r for r in records if r['kind'] == 'train'], [r for r in repeated if r['kind'] == 'train']
+        first, alone_first = (found[0] for found in train_records)
+        assert first['loss'] == pytest.approx(alone_first['loss'], rel=1e-4)
+        stages = [np.load(run / 'knowledge' / 'stage_1.npz') for run in (outcome.workdir, alone.workdir)]
+        np.testing.assert_allclose(stages[0]['value'], stages[1]['value'], atol=1e-4)
+    digests = {outcome.summary['accuracy'] for outcome in outcomes} | {outcome.summary['loss'] for outcome in outcomes}
+    assert len(digests) > 3, 'three seeds are three runs'
+
+
+@pytest.mark.slow
+def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, monkeypatch):
+    """InfoBatch keeps another number of points for each seed; what one seed ends with is nobody else's."""
+    epoch_of = loop.Loop.train_epoch
+
+    def diverge(self, current, epoch, between):
+        if self.config.seed == 1 and epoch == 3:
+            raise loop.Diverged('the loss of step 1 is not finite')
+        return epoch_of(self, current, epoch, between)
+
+    monkeypatch.setattr(loop.Loop, 'train_epoch', diverge)
+    first, second, third = together(configs_for((0, 1, 2), 'policy=infobatch,method=kd'), 'runs')
+    assert isinstance(second, train.Diverged)
+    sizes = [
+        [record['kept'] for record in left(outcome.workdir)[1] if record['kind'] == 'train']
+        for outcome in (first, third)
+    ]
+    assert len(sizes[0]) == len(sizes[1]) == 6 and sizes[0] != sizes[1]
+    assert first.summary['cost']['steps'] == sum(size // 20 for size in sizes[0])
+
+
+@pytest.mark.slow
+def test_a_cut_changes_nothing(together, tmp_path, monkeypatch):
+    """SIGTERM in the middle of an epoch saves every seed; the same seeds go on together, to the bit."""
+    configs = configs_for((0, 1), 'policy=kcd,method=crd')
+    together(configs, 'whole')
+    epoch_of = loop.Loop.train_epoch
+
+    def cut(self, current, epoch, between):
+        seen = []
+
+        def counting(now):
+            seen.append(1)
+            if self.config.seed == 0 and epoch == 3 and len(seen) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            between(now)
+
+        return epoch_of(self, current, epoch, counting)
+
+    monkeypatch.setattr(loop.Loop, 'train_epoch', cut)
+    outcomes = together(configs, 'cut')
+    assert all(isinstance(outcome, train.Preempted) for outcome in outcomes)
+    monkeypatch.setattr(loop.Loop, 'train_epoch', epoch_of)
+    together(configs, 'cut')
+    for config in configs:
+        assert_same(tmp_path / 'whole' / str(config.seed), tmp_path / 'cut' / str(config.seed))
+
+
+@pytest.mark.slow
+def test_streamed_seeds_read_their_own_points(together, tmp_path, teacher_dir):
+    configs = configs_for((0, 1), 'policy=kcd,method=kd,stream=true')
+    for config, outcome in zip(configs, together(configs, 'together'), strict=True):
+        alone = train.train(config, tmp_path / 'alone' / str(config.seed), teacher_dir=teacher_dir)
+        counts = [np.load(run.workdir / 'knowledge' / 'stage_1.npz')['count'] for run in (outcome, alone)]
+        np.testing.assert_array_equal(*counts)
+
+
+CASES = [(name, 'none') for name in methods.names()]
+CASES += [('kd', name) for name in policies.names() if name not in ('none', 'reuse')] + [('kd', 'kcd,preset=reference')]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('method', 'policy'), CASES)
+def test_one_program_takes_the_steps_of_every_method_and_policy(tiny_networks, method, policy):
+    """The mapped step of two seeds against the step of each, from the same states."""
+    (config,) = configs_for((0,), f'method={method},policy={policy}', PAIRS.get(method, 'tiny_teacher-tiny'))
+    if policy == 'unix':
+        config.policy.k = 12
+    dataset = train.load_data(config)
+    teacher = networks.get(config.teacher.name)(dataset.num_classes)
+    variables = teacher.init(jax.random.PRNGKey(7), dataset.image_shape)
+    run = check.resolve(config, dataset, device_count=1, teacher=teacher, teacher_variables=variables)
+    recipe, rows = check.recipe_of(run, config), len(run.setup.labels)
+    images = np.zeros((rows, *dataset.image_shape), np.uint8)
+    images[: len(dataset.train)] = dataset.train.images
+    points = step.Points(jnp.asarray(images), jnp.asarray(run.setup.labels))
+    make = functools.partial(
+        state.create,
+        student=run.student,
+        method=run.method,
+        policy=run.policy,
+        phases=run.phases,
+        setup=run.setup,
+        images=dataset.train.images,
+    )
+    states = [make(jax.random.PRNGKey(seed)) for seed in (0, 1)]
+    orders = [step.epoch_order(each.key, each.plan, jnp.int32(0)) for each in states]
+    for phase in run.phases:
+        rates = {label: jnp.float32(0.01) for label in phase.optimisers} | {'phase_epoch': jnp.int32(0)}
+        options = {'recipe': recipe, 'phase': phase, 'length': 1}
+        both, losses = jax.jit(functools.partial(step.run_chunks, **options))(
+            states, orders, [rates, rates], points, variables
+        )
+        one = jax.jit(functools.partial(step.run_chunk, **options))
+        for number in (0, 1):
+            alone, loss = one(states[number], orders[number], rates, points, variables)
+            np.testing.assert_allclose(losses[number], loss, rtol=2e-4)
+            np.testing.assert_array_equal(both[number].table.count, alone.table.count)
+            np.testing.assert_allclose(both[number].table.value, alone.table.value, atol=1e-4)
+            for path, leaf in leaf_paths(both[number].params).items():
+                np.testing.assert_allclose(leaf, leaf_paths(alone.params)[path], atol=2e-3, err_msg=path)
+        assert float(losses[0]) != float(losses[1])
