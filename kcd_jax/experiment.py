@@ -211,7 +211,7 @@ def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset, refer
         for result in results:
             if not (result.workdir / report.NAME).exists():
                 report.write(result.workdir, **pictures)
-        log.say(f'report: {report.write(workdir, **pictures)}')
+        log.say(f'report: {report.write(workdir, **pictures, reference=reference)}')
     except OSError as error:
         raise OSError(
             f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '

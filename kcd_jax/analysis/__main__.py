@@ -11,6 +11,7 @@ from typing import Any
 
 from kcd_jax.analysis import comparison, sweeps, tables
 from kcd_jax.analysis.papers import TABLES
+from kcd_jax.analysis.records import run_folder
 
 
 def _collect(paths: Sequence[str]) -> list[dict]:
@@ -34,30 +35,59 @@ def _table(arguments: argparse.Namespace) -> str:
     return '\n\n'.join(write[arguments.format](table).rstrip('\n') for table in found) + '\n'
 
 
+def _pictures(summaries: Sequence[dict]) -> dict[str, Any]:
+    """The training images of the runs, for a gallery; {} with a line on stderr where they cannot be had."""
+    shown = [run for run in summaries if run_folder(run) and list(run_folder(run).glob('knowledge/stage_*.npz'))]
+    settings = {json.dumps(run['config'].get('data'), sort_keys=True) for run in shown}
+    if len(settings) != 1:
+        return {}
+    from ml_collections import ConfigDict
+
+    from kcd_jax import train
+
+    try:
+        dataset = train.load_data(ConfigDict(shown[0]['config']))
+    except (KeyError, AttributeError) as error:
+        print(f'no gallery of images: the configuration of the runs lacks {error}', file=sys.stderr)
+        return {}
+    except (ValueError, OSError) as error:
+        print(f'no gallery of images: {error}', file=sys.stderr)
+        return {}
+    names = {'labels': dataset.train.labels, 'class_names': dataset.class_names}
+    return {'images': dataset.train.images, **names}
+
+
 def _report(arguments: argparse.Namespace) -> str:
     # Only here: matplotlib is slow to import, and a table does without it.
     from kcd_jax.analysis import report
 
-    return ''.join(f'{report.write(path)}\n' for path in arguments.paths)
+    written = []
+    for path in arguments.paths:
+        found = tables.collect([path], []) if Path(path).exists() else []
+        written.append(f'{report.write(path, **_pictures(found), reference=arguments.reference)}\n')
+    return ''.join(written)
 
 
 def _figures(arguments: argparse.Namespace) -> str:
-    from kcd_jax.analysis import drawings
+    from kcd_jax.analysis import drawings, parts, report
 
     summaries = _collect(arguments.paths)
-    parts = tables.experiments([summary for summary in summaries if not sweeps.card_of(summary)])
+    pictures = _pictures(summaries)
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    found = [('', drawings.of_sweep(summaries))]
-    for place, part in enumerate(parts):
-        prefix = f'experiment_{place + 1}_' if len(parts) > 1 else ''
-        found.append((prefix, drawings.of_run(part[0]) if len(part) == 1 else drawings.of_experiment(part)))
-    for prefix, drawn_of in found:
-        for drawn in drawn_of:
-            path = folder / f'{prefix}{drawn.name}.{arguments.format}'
-            drawn.figure.savefig(path, dpi=200)
-            written.append(f'{path}: {drawn.alt}\n')
+    found = parts.split(summaries, arguments.reference)
+    for place, part in enumerate(found):
+        prefix = '' if len(found) == 1 else f'{part.sweep or f"experiment_{place + 1}"}_'
+        drawn = drawings.of_run(part.runs[0]) if len(part.runs) == 1 else part.draw()
+        shown = None if part.sweep else drawings.shown_run(part.runs)
+        if shown and pictures:
+            named = report.Pictures(**pictures)
+            drawn.append(drawings.gallery(shown, named.images, named.name))
+        for one in drawn:
+            path = folder / f'{prefix}{one.name}.{arguments.format}'
+            one.figure.savefig(path, dpi=200)
+            written.append(f'{path}: {one.alt}\n')
     return ''.join(written)
 
 
@@ -76,7 +106,6 @@ def _kr_penalties(arguments: argparse.Namespace) -> tuple[Any, str]:
 def _kr_kernels(arguments: argparse.Namespace) -> tuple[Any, str]:
     from kcd_jax import teacher
     from kcd_jax.analysis import kr
-    from kcd_jax.analysis.records import run_folder
 
     of_runs = {}
     for run in _collect(arguments.paths):
@@ -120,6 +149,10 @@ def _kr(arguments: argparse.Namespace) -> str:
     return f'{text}{arguments.png}\n'
 
 
+def _add_reference(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--reference', default='kd', help='the run that the others are compared with (default: kd)')
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m kcd_jax.analysis', description='Tables, reports and figures of finished runs.'
@@ -128,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser('table', help='mean, deviation, paired difference and cost over seeds')
     table.add_argument('paths', nargs='+', help='folders of runs, folders of results, or JSON files')
     table.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
-    table.add_argument('--reference', default='kd', help='the run that the others are compared with (default: kd)')
+    _add_reference(table)
     table.add_argument(
         '--paper',
         action='append',
@@ -138,8 +171,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     table.add_argument('--output', help='write to this file instead of the terminal')
     table.set_defaults(run=_table)
-    report = commands.add_parser('report', help='report.html in each folder: a run, or an experiment of several')
-    report.add_argument('paths', nargs='+', help='folders')
+    report = commands.add_parser('report', help='report.html in each folder: a run, or several')
+    report.add_argument('paths', nargs='+', help='folders of runs, or of results')
+    _add_reference(report)
     report.set_defaults(run=_report)
     kr = commands.add_parser('kr', help="the KR paper's figures")
     kr.add_argument('paths', nargs='*', help='folders of runs (figures 4 and 5), or the file of --curves (figure 5)')
@@ -150,7 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     kr.add_argument('--data', help='where the prepared data of figure 6 are')
     kr.set_defaults(run=_kr)
     figures = commands.add_parser('figures', help='each figure as a file')
-    figures.add_argument('paths', nargs='+', help='folders of runs')
+    figures.add_argument('paths', nargs='+', help='folders of runs, or of results')
+    _add_reference(figures)
     figures.add_argument('--folder', default='figures', help='where they go (default: figures)')
     figures.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png')
     figures.set_defaults(run=_figures)

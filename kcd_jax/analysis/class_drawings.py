@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.analysis import class_figures, figures
+from kcd_jax.analysis import class_figures, figures, names
 from kcd_jax.analysis.drawing import Drawing
 from kcd_jax.analysis.groups import Group
 from kcd_jax.analysis.records import number, read_metrics, read_points, read_stages, run_folder, series
@@ -121,10 +121,10 @@ def ratios(groups: Sequence[Group]) -> Drawing | None:
         sample, ratio = group.sample('accuracy'), number(group.runs[0], 'config', 'policy', 'ratio')
         if sample.mean is None:
             continue
-        if group.name == 'kd':
+        if (group.method, group.policy) == ('kd', 'none') and level is None:
             level = sample.mean
         elif ratio is not None and group.policy != 'none':
-            name = f'{group.policy} on {group.method}'
+            name = names.display_name(group.method, group.policy)
             found.setdefault(name, []).append((ratio, sample.mean, np.nan if sample.sd is None else sample.sd))
     runs = {name: np.array(sorted(rows)).T for name, rows in found.items() if len({row[0] for row in rows}) > 1}
     if not runs:
@@ -145,7 +145,8 @@ def reuse(groups: Sequence[Group]) -> Drawing | None:
     rows = [(label, sample) for label, sample in rows if sample.mean is not None]
     labels = [label for label, _ in rows]
     said = '; '.join(f'{label} {100 * sample.mean:.2f} %' for label, sample in rows)
-    figure = class_figures.reuse(labels, [sample.mean for _, sample in rows], [sample.sd for _, sample in rows])
+    level = next((group.label for group in groups if (group.method, group.policy) == ('kd', 'none')), '')
+    figure = figures.accuracies(labels, [sample.mean for _, sample in rows], [sample.sd for _, sample in rows], level)
     return Drawing('reuse', 'Reuse of condensed sets', f'Dot plot of the accuracy. {said}.', figure)
 
 

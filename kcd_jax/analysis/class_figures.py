@@ -5,14 +5,13 @@ As in `figures`: functions of plain arrays that return a matplotlib Figure; the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from kcd_jax.analysis.figures import HEAT, INK, PALETTE, looks, new_figure, styled
+from kcd_jax.analysis.figures import HEAT, INK, looks, new_figure, styled, whole_numbers
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -59,7 +58,7 @@ def teacher_entropy_over_training(curves: Mapping[str, Pair]) -> Figure:
     axes.set_xlabel('epoch')
     axes.set_ylabel('entropy of the teacher (nats)')
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     axes.legend(loc='best')
     return figure
 
@@ -101,7 +100,7 @@ def sorted_class_accuracy(accuracy: Mapping[str, np.ndarray]) -> Figure:
         axes.plot(np.arange(1, len(order) + 1), 100 * values[order], label=label, **keys)
     axes.set_xlabel(f'classes, by the accuracy of {next(iter(accuracy))}')
     axes.set_ylabel('test accuracy (%)')
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(axes.xaxis)
     axes.legend(loc='best')
     return figure
 
@@ -124,7 +123,7 @@ def class_heat_map(counts: Mapping[str, np.ndarray], accuracy: Mapping[str, np.n
                             extent=extent)  # fmt: skip
         axes.set_title(label, loc='left')
         axes.set_ylabel('epoch')
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.yaxis)
     axes.set_xlabel('classes, the best recognised first')
     figure.colorbar(image, ax=panels, label='points trained on', pad=0.02)
     return figure
@@ -155,27 +154,6 @@ def accuracy_against_ratio(
 
 
 @styled
-def reuse(labels: Sequence[str], accuracy: Sequence[float], deviation: Sequence[float | None]) -> Figure:
-    """Accuracy of runs that start from another run's set, beside those that do not (KCD Fig. 4).
-
-    Args:
-      labels: [R]. accuracy: [R] in [0, 1]. deviation: [R]; None where n = 1.
-    """
-    figure, axes = new_figure(0.9 + 0.38 * len(labels))
-    axes.grid(False, axis='y')
-    rows = np.arange(len(labels))[::-1]
-    for row, y, error in zip(rows, accuracy, deviation, strict=True):
-        bars = None if error is None else [100 * error]
-        axes.errorbar([100 * y], [row], xerr=bars, capsize=3, markersize=7, marker='o', color=PALETTE[0])
-        axes.annotate(f'{100 * y:.2f}', (100 * y, row), (0, 7), textcoords='offset points', ha='center', fontsize=8)
-    axes.set_yticks(rows, labels)
-    axes.set_ylim(-0.6, len(labels) - 0.3)
-    axes.set_xlabel('accuracy (%)')
-    axes.margins(x=0.15)
-    return figure
-
-
-@styled
 def correlation_difference(difference: np.ndarray, label: str) -> Figure:
     """Where the student's logits vary together otherwise than the teacher's do.
 
@@ -193,6 +171,6 @@ def correlation_difference(difference: np.ndarray, label: str) -> Figure:
     mean = float(np.mean(np.abs(difference)))
     axes.set_title(f'{label}: mean difference {mean:.3f}', loc='left')
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axis)
     figure.colorbar(image, ax=axes, label='correlation, teacher - student', pad=0.02, extend='both')
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from kcd_jax.analysis import class_drawings, figures, names, sweeps
 from kcd_jax.analysis.drawing import Drawing
-from kcd_jax.analysis.groups import Group, group_runs, teacher_network
+from kcd_jax.analysis.groups import Group, base_of, group_runs, teacher_network
 from kcd_jax.analysis.records import Stage, number, read_metrics, read_stages, run_folder, series
-from kcd_jax.analysis.statistics import hamming
+from kcd_jax.analysis.statistics import Sample, hamming
+from kcd_jax.analysis.tables import say_more_than_samples
 
 Summary = Mapping[str, Any]
 # More sets than these make a Hamming figure that nobody can read.
@@ -20,6 +21,8 @@ MAX_SEEDS, MAX_SETS = 3, 9
 # Stages drawn: a policy that draws anew in every epoch has as many as epochs.
 MAX_STAGES = 8
 MAX_TICKS = 40
+# More rows of one cost than these are drawn below each other.
+MAX_CROWD = 3
 
 
 def _curve(runs: Sequence[Summary]) -> tuple[np.ndarray, np.ndarray]:
@@ -40,12 +43,19 @@ def learning_curves(groups: Sequence[Group], teacher: float | None = None) -> Dr
     curves = {label: curve for label, curve in curves.items() if len(curve[0])}
     if not curves:
         return None
+    found = len(curves)
+    if found > figures.MAX_LINES + 1:
+        # The first ones, which the others are compared with, and the highest of the others.
+        own = list(curves)
+        rest = sorted(own[2:], key=lambda label: -np.nanmean(curves[label][1][:, -1]))[: figures.MAX_LINES - 1]
+        curves = {label: curve for label, curve in curves.items() if label in (*own[:2], *rest)}
     run = next((run for group in groups for run in group.runs if run.get('condensations')), {})
     ticks = [record['epoch'] for record in run.get('condensations', []) if number(record, 'epoch') is not None]
     ticks = ticks if len(ticks) <= MAX_TICKS else []
     on = next((run.get('evaluated_on') for group in groups for run in group.runs if run.get('evaluated_on')), 'test')
     ends = ', '.join(f'{label} {100 * np.nanmean(curve[1][:, -1]):.2f} %' for label, curve in curves.items())
     level = f'; the teacher stands at {100 * teacher:.2f} %' if teacher is not None else ''
+    level += f'. Of {found} runs: the first two, and those that ended highest' if found > len(curves) else ''
     figure = figures.learning_curves(curves, teacher, ticks, f'{on} accuracy')
     return Drawing(
         'learning_curves', 'Accuracy by epoch', f'Line chart of {on} accuracy by epoch. Last: {ends}{level}.', figure
@@ -62,9 +72,9 @@ def condensation_history(run: Summary) -> Drawing | None:
     after, kept, augmented = ([int(record[key]) for record in records] for key in needed)
     figure = figures.condensation_history(int(points), int(epochs), after, kept, augmented)
     sizes = ', '.join(f'{size:,} after epoch {epoch}' for size, epoch in zip(kept, after, strict=True))
-    alt = (
-        f'Steps: of {int(points):,} points, {sizes}. The last {augmented[-1]:,} of them have a dropped point mixed in.'
-    )
+    alt = f'Steps: of {int(points):,} points, {sizes}.'
+    if augmented[-1]:
+        alt += f' {augmented[-1]:,} of the last have a dropped point mixed in.'
     return Drawing('condensation_history', 'What was trained on', alt, figure)
 
 
@@ -97,44 +107,74 @@ def values(run: Summary, stages: Sequence[Stage]) -> list[Drawing]:
     return drawn
 
 
-def accuracy_against_cost(groups: Sequence[Group]) -> Drawing | None:
-    """A point a row of the table; None where fewer than two rows have an accuracy and a cost."""
-    rows = [
-        (group.label, group.sample('cost', 'relative_processed').mean, group.sample('accuracy')) for group in groups
-    ]
+def _say(rows: Sequence[tuple[str, float, Sample]]) -> str:
+    """The rows in words; of many, the two ends."""
+    said = [f'{label} {100 * sample.mean:.2f} % at {100 * cost:.1f} %' for label, cost, sample in rows]
+    if len(rows) <= 12:
+        return '; '.join(said)
+    low, high = (pick(range(len(rows)), key=lambda i: rows[i][2].mean) for pick in (min, max))
+    return f'{len(rows)} rows; highest: {said[high]}; lowest: {said[low]}'
+
+
+def accuracy_against_cost(
+    rows: Sequence[tuple[str, float | None, Sample]], counted: str, name: str = 'accuracy_against_cost', level: str = ''
+) -> Drawing | None:
+    """A point a row; None where fewer than two rows have an accuracy and a cost.
+
+    Rows called 'KC-KD, 60 %' and 'KC-KD, 80 %' are joined. Where there are more than colours can tell apart, or many
+    cost the same, each gets a line of its own instead.
+
+    Args:
+      rows: (label, cost of training on everything, accuracy). counted: what the cost counts. level: the reference.
+    """
     rows = [row for row in rows if row[1] is not None and row[2].mean is not None]
     if len(rows) < 2:
         return None
-    labels, cost, accuracy = ([row[i] for row in rows] for i in range(3))
-    figure = figures.accuracy_against_cost(labels, cost, [a.mean for a in accuracy], [a.sd for a in accuracy])
-    said = '; '.join(f'{label} {100 * a.mean:.2f} % at {100 * c:.1f} % of the samples' for label, c, a in rows)
-    return Drawing('accuracy_against_cost', 'Accuracy against cost', f'Scatter plot. {said}.', figure)
+    series = [label.partition(', ')[0] for label, _, _ in rows]
+    labels = [one if series.count(one) > 1 else row[0] for one, row in zip(series, rows, strict=True)]
+    cost, means, errors = [row[1] for row in rows], [row[2].mean for row in rows], [row[2].sd for row in rows]
+    alt = f'Accuracy, and cost in {counted} of training on everything'
+    alt += ', with standard deviations over seeds. ' if any(error is not None for error in errors) else '. '
+    single = [x for x, label in zip(cost, labels, strict=True) if labels.count(label) == 1]
+    crowd = max((sum(abs(x - other) < figures.NEAR for other in single) for x in single), default=0)
+    if len(set(labels) - {'Student alone'}) > figures.MAX_LINES or crowd > MAX_CROWD:
+        even = max(cost) - min(cost) < figures.NEAR
+        named = {label: label if even else f'{label} ({100 * x:.0f} %)' for label, x, _ in rows}
+        figure = figures.accuracies(list(named.values()), means, errors, named.get(level, ''), '' if even else counted)
+        return Drawing(name, 'Accuracy of each run', alt + _say(rows) + '.', figure)
+    pairs = list(zip(cost, labels, strict=True))
+    near = any(abs(x - y) < figures.NEAR and one != other for x, one in pairs for y, other in pairs)
+    figure = figures.accuracy_against_cost(labels, cost, means, errors, counted, apart=1.0 if near else 0.0)
+    return Drawing(name, 'Accuracy against cost', alt + _say(rows) + '.', figure)
 
 
-def of_sweep(summaries: Sequence[Summary]) -> list[Drawing]:
-    """Accuracy against cost of each sweep and pair; a line joins the rows of one policy ('KC-KD, 60 %', '..., 80 %').
+def of_costs(groups: Sequence[Group], reference: str = 'kd') -> Drawing | None:
+    """Accuracy against cost of the rows of an experiment: multiply-accumulates where samples say too little."""
+    base = next((base for group in groups if (base := base_of(group, groups, reference))), None)
+    macs = [(group.label, group.sample('cost', 'relative_macs').mean, group.sample('accuracy')) for group in groups]
+    more = say_more_than_samples(run for group in groups for run in group.runs)
+    whole = more and all(row[1] is not None for row in macs)
+    samples = [(label, group.sample('cost', 'relative_processed').mean, accuracy)
+               for group, (label, _, accuracy) in zip(groups, macs, strict=True)]  # fmt: skip
+    rows, counted = (macs, 'multiply-accumulates') if whole else (samples, 'samples processed')
+    return accuracy_against_cost(rows, counted, level=base.label if base else '')
 
-    The student alone is left out: its cost is of another kind.
+
+def of_sweep(groups: Sequence[Group]) -> list[Drawing]:
+    """Accuracy against cost of the rows of one pair of a sweep, against ratio, and of reused sets.
+
+    The student alone is left out of the first: its cost is of another kind.
     """
-    drawn = []
-    for (sweep, pair), runs in sweeps.by_pair(summaries).items():
-        groups = sweeps.sweep_groups(runs)
-        whole = sweeps.whole_of(groups, sweeps.card_of(runs[0]))
-        taught = [group for group in groups if group.method != 'none']
-        rows = [(group.label, sweeps.relative_cost(group, whole).mean, group.sample('accuracy')) for group in taught]
-        rows = [row for row in rows if row[1] is not None and row[2].mean is not None]
-        if len(rows) < 2:
-            continue
-        series = [label.partition(', ')[0] for label, _, _ in rows]
-        labels = [one if series.count(one) > 1 else row[0] for one, row in zip(series, rows, strict=True)]
-        cost, accuracy = [row[1] for row in rows], [row[2] for row in rows]
-        means, errors = [a.mean for a in accuracy], [a.sd for a in accuracy]
-        counted = 'multiply-accumulates' if sweeps.counts_macs(whole) else 'samples processed'
-        figure = figures.accuracy_against_cost(labels, cost, means, errors, counted, apart=1.0)
-        said = '; '.join(f'{label} {100 * a.mean:.2f} % at {100 * c:.1f} %' for label, c, a in rows)
-        alt = f'Accuracy against cost in {counted}, with standard deviations over seeds. {said}.'
-        drawn.append(Drawing(f'{sweep}_{pair}' if pair else sweep, 'Accuracy against cost', alt, figure))
-    return drawn
+    first = next((sweeps.card_of(run) for group in groups for run in group.runs), None)
+    if first is None:
+        return []
+    whole = sweeps.whole_of(groups, first)
+    taught = [group for group in groups if group.method != 'none']
+    rows = [(group.label, sweeps.relative_cost(group, whole).mean, group.sample('accuracy')) for group in taught]
+    counted = 'multiply-accumulates' if sweeps.counts_macs(whole) else 'samples processed'
+    drawn = [accuracy_against_cost(rows, counted, level=whole.label if whole else '')]
+    drawn += [class_drawings.ratios(groups), class_drawings.reuse(groups)]
+    return [drawing for drawing in drawn if drawing]
 
 
 def last_stages(runs: Sequence[Summary]) -> dict[Path, Stage]:
@@ -189,11 +229,11 @@ def shown_run(summaries: Sequence[Summary]) -> Summary | None:
     return min(by_value, key=lambda run: (run['policy'] != 'kcd', run['seed']), default=None)
 
 
-def of_experiment(summaries: Sequence[Summary]) -> list[Drawing]:
-    """Everything that can be drawn of runs that can be compared."""
+def of_experiment(summaries: Sequence[Summary], reference: str = 'kd') -> list[Drawing]:
+    """Everything that can be drawn of runs that can be compared; `reference` names the one to compare with."""
     groups = group_runs(summaries)
     teacher = next((number(run, 'teacher', 'accuracy') for run in summaries if teacher_network(run)), None)
-    drawn = [learning_curves(groups, teacher), accuracy_against_cost(groups)]
+    drawn = [learning_curves(groups, teacher), of_costs(groups, reference)]
     shown = shown_run(summaries)
     if shown is not None:
         drawn.append(condensation_history(shown))
@@ -212,3 +252,27 @@ def ranked_points(stage: Stage, count: int) -> tuple[np.ndarray, np.ndarray]:
     order = visited[np.argsort(-stage.value[visited], kind='stable')]
     count = min(count, len(order) // 2)
     return order[:count], order[::-1][:count]
+
+
+def gallery(run: Summary, images: Any, name_of: Callable[[int], str], count: int = 16) -> Drawing | None:
+    """The most and the least valued images of a run's last condensation; None where it has none.
+
+    Args:
+      run: a collected summary. images: u8[num_points, H, W, 3], by point. name_of: what a point is called.
+
+    Raises:
+      ValueError: the images are not those of the run's points.
+    """
+    folder = run_folder(run)
+    stages = read_stages(folder, 1) if folder else []
+    if not stages:
+        return None
+    value = stages[-1].value
+    if len(images) != len(value):
+        raise ValueError(f'{len(images)} images do not belong to a run of {len(value)} points; give its training set')
+    halves = ranked_points(stages[-1], count)
+    titles = [[f'{name_of(point)}\n{value[point]:.3f} nats' for point in points] for points in halves]
+    figure = figures.gallery(*([images[point] for point in points] for points in halves), *titles)
+    ends = [f'{value[points].mean():.3f}' for points in halves if len(points)]
+    alt = f'The {count} most and the {count} least valued images; their mean values in nats: {" and ".join(ends)}.'
+    return Drawing('gallery', 'Valued and worthless images', alt, figure)

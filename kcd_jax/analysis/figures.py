@@ -54,6 +54,10 @@ STYLE: dict[str, Any] = {
     'figure.constrained_layout.use': True,
 }
 SIZE = (5.0, 3.4)
+# More runs than these are no longer told apart by colour, line and marker.
+MAX_LINES = len(PALETTE)
+# Relative costs that lie so near hide each other's marks.
+NEAR = 0.015
 # Epochs from which learning curves get a second panel with their last quarter.
 CLOSER_FROM = 40
 Arguments = ParamSpec('Arguments')
@@ -95,6 +99,11 @@ def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     return {label: look(label, own.index(label) if label in own else 0) for label in labels}
 
 
+def whole_numbers(axis: Any) -> None:
+    """Ticks at round whole numbers: epochs, classes."""
+    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
 @styled
 def learning_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -134,7 +143,7 @@ def learning_curves(
             if epoch >= start:
                 axes.plot([epoch, epoch], [0, 0.04], transform=axes.get_xaxis_transform(), color=INK, linewidth=1.2)
         axes.set_ylabel(f'{quantity} (%)')
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(axes.xaxis)
     axes.set_xlabel('epoch' + (' (ticks: condensations)' if len(condensations) else ''))
     np.atleast_1d(parts)[0].legend(loc='lower right')
     return figure
@@ -157,10 +166,12 @@ def condensation_history(
     edges = np.array([0, *after, epochs])
     sizes = np.array([num_points, *kept])
     plain = sizes - np.array([0, *augmented])
-    top.stairs(plain, edges, fill=True, color=PALETTE[0], alpha=0.85, label='kept as they are')
+    mixed = {'color': PALETTE[3], 'alpha': 0.9, 'label': 'kept, a dropped point mixed in'}
     top.stairs(
-        sizes, edges, baseline=plain, fill=True, color=PALETTE[3], alpha=0.9, label='kept, a dropped point mixed in'
+        plain, edges, fill=True, color=PALETTE[0], alpha=0.85, label='kept as they are' if any(augmented) else 'kept'
     )
+    if any(augmented):
+        top.stairs(sizes, edges, baseline=plain, fill=True, **mixed)
     top.axhline(num_points, color=INK, linewidth=1, linestyle=':', label='all points')
     top.set_ylabel('points')
     top.set_ylim(0, 1.28 * num_points)
@@ -171,7 +182,7 @@ def condensation_history(
     bottom.plot(edges, 100 * total, color=PALETTE[1], label=f'condensed: {100 * total[-1]:.2f} %')
     bottom.set_xlabel('epoch')
     bottom.set_ylabel('samples (%)')
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    whole_numbers(bottom.xaxis)
     bottom.legend(loc='upper left')
     return figure
 
@@ -257,25 +268,61 @@ def accuracy_against_cost(
       labels: [R]; rows of one label are joined by a line. cost: [R], relative to training on everything.
       accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
       quantity: what was counted.
-      apart: lines are drawn so many percent of cost beside each other, so that equal costs do not hide each other.
+      apart: labels with equal costs are drawn so many percent of cost beside each other, so that none hides another.
     """
     figure, axes = new_figure()
     style = looks(list(dict.fromkeys(labels)))
-    lines = [label for label in style if list(labels).count(label) > 1]
-    for label in style:
-        rows = sorted((row for row, other in enumerate(labels) if other == label), key=lambda row: cost[row])
-        shift = apart * (lines.index(label) - (len(lines) - 1) / 2) if label in lines else 0.0
+    rows_of = {label: sorted((r for r, other in enumerate(labels) if other == label), key=cost.__getitem__)
+               for label in style}  # fmt: skip
+    for label, rows in rows_of.items():
+        near = [other for other in style if any(abs(cost[a] - cost[b]) < NEAR for a in rows for b in rows_of[other])]
+        shift = apart * (near.index(label) - (len(near) - 1) / 2)
         errors = [deviation[row] for row in rows]
         known = any(error is not None for error in errors)
         bars = [np.nan if error is None else 100 * error for error in errors] if known else None
         keys = {'color': style[label]['color'], 'marker': style[label]['marker'], 'linewidth': 1.0}
-        keys['linestyle'] = style[label]['linestyle'] if label in lines else 'none'
+        keys['linestyle'] = style[label]['linestyle'] if len(rows) > 1 else 'none'
         x, y = [100 * cost[row] + shift for row in rows], [100 * accuracy[row] for row in rows]
         axes.errorbar(x, y, bars, capsize=3, markersize=6, label=label, **keys)
-    axes.set_xlabel(f'{quantity}, of training on everything (%)')
+    axes.set_xlabel(f'{quantity}, % of training on everything' + ('\n(equal costs side by side)' if apart else ''))
     axes.set_ylabel('accuracy (%)')
     axes.margins(0.12)
     axes.legend(loc='best')
+    return figure
+
+
+@styled
+def accuracies(
+    labels: Sequence[str],
+    accuracy: Sequence[float],
+    deviation: Sequence[float | None],
+    level: str = '',
+    quantity: str = '',
+) -> Figure:
+    """A row a run: its accuracy with one sample standard deviation over its seeds, from top to bottom.
+
+    Args:
+      labels: [R]. accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
+      level: the label that the others are compared with; a line through its mark.
+      quantity: what the labels have in brackets, in percent of training on everything.
+    """
+    figure, axes = new_figure(0.9 + (0.36 if len(labels) <= 8 else 0.27) * len(labels))
+    axes.grid(False, axis='y')
+    rows = np.arange(len(labels))[::-1]
+    for row, label, mean, error in zip(rows, labels, accuracy, deviation, strict=True):
+        color = look(label.partition(' (')[0], 1 if label == level else 0)['color']
+        bars = None if error is None else [100 * error]
+        axes.errorbar([100 * mean], [row], xerr=bars, capsize=3, markersize=6, marker='o', color=color)
+        axes.annotate(f'{100 * mean:.2f}', (1.02, row), xycoords=('axes fraction', 'data'), va='center', fontsize=8.5)
+        if label == level:
+            axes.axvline(100 * mean, color=color, linestyle=':', linewidth=1.2)
+    axes.set_yticks(rows, labels)
+    axes.set_ylim(-0.7, len(labels) - 0.3)
+    words = ['accuracy (%)', *([f'dotted: {level.partition(" (")[0]}'] if level in labels else [])]
+    axes.set_xlabel(
+        '; '.join(words) + (f'\n(in brackets: {quantity}, % of training on everything)' if quantity else '')
+    )
+    axes.margins(x=0.08)
     return figure
 
 
@@ -305,8 +352,10 @@ def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
 
 
 @styled
-def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 40) -> Figure:
-    """The teacher's label entropy of kept and of dropped points (KCD Fig. 5b), as densities with their means.
+def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 24) -> Figure:
+    """The teacher's label entropy of kept and of dropped points (KCD Fig. 5b), as shares with their means.
+
+    Most points cost a good teacher no thought: the scale of the shares is logarithmic, so that the others are seen.
 
     Args:
       entropy: f[N] in nats, of the teacher's softmax.
@@ -314,16 +363,19 @@ def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 
     """
     figure, axes = new_figure()
     edges = np.linspace(0, float(np.max(entropy)) or 1.0, bins + 1)
+    shares = []
     for name, mask, color, line in (('kept', kept, PALETTE[1], '-'), ('dropped', ~kept, PALETTE[0], '--')):
         if mask.any():
-            density = np.histogram(entropy[mask], edges, density=True)[0]
+            share = 100 * np.histogram(entropy[mask], edges)[0] / np.sum(mask)
             mean = float(np.mean(entropy[mask]))
-            axes.stairs(
-                density, edges, color=color, linewidth=1.7, linestyle=line, label=f'{name}: mean {mean:.3f} nats'
-            )
+            axes.stairs(share, edges, color=color, linewidth=1.7, linestyle=line, label=f'{name}: mean {mean:.3f} nats')
             axes.axvline(mean, color=color, linestyle=line, linewidth=1)
+            shares.append(share[share > 0].min())
+    axes.set_yscale('log')
+    axes.set_ylim(bottom=0.6 * min(shares))
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
     axes.set_xlabel('entropy of the teacher (nats)')
-    axes.set_ylabel('density (1/nat)')
+    axes.set_ylabel('points (% of the kept, of the dropped)')
     axes.legend(loc='best')
     return figure
 

@@ -159,8 +159,13 @@ def group_runs(summaries: Sequence[Summary]) -> list[Group]:
 
 
 def in_order(groups: Sequence[Group]) -> list[Group]:
-    """The usual rows first, the others after them as they were found."""
-    return sorted(groups, key=lambda group: _ORDER.index(group.name) if group.name in _ORDER else len(_ORDER))
+    """The usual rows first (plain KD before other methods), the others after them as they were found."""
+
+    def place(group: Group) -> tuple[int, bool]:
+        usual = group.name in _ORDER
+        return _ORDER.index(group.name) if usual else len(_ORDER), usual and group.method not in ('none', 'kd')
+
+    return sorted(groups, key=place)
 
 
 def base_of(group: Group, groups: Sequence[Group], reference: str = 'kd') -> Group | None:

@@ -25,6 +25,11 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
+def arrows(words: str) -> str:
+    """ASCII arrows as they are printed."""
+    return words.replace('->', '→')
+
+
 def document(title: str, body: str) -> str:
     """The whole page; the style sheet is inside it."""
     style = Path(__file__).with_name('report.css').read_text(encoding='utf-8')
@@ -81,7 +86,7 @@ def grid(
     for place, row in enumerate(rows):
         cells = f'<th scope="row">{text(row[0])}</th>' + ''.join(f'<td>{text(cell)}</td>' for cell in row[1:])
         lines.append(f'<tr class="chosen">{cells}</tr>' if place in chosen else f'<tr>{cells}</tr>')
-    caption = f'<caption>{text(title)}</caption>' if title else ''
+    caption = f'<caption><span>{text(title)}</span></caption>' if title else ''
     thead = f'<thead><tr>{head}</tr></thead>' if headers else ''
     kind = ' class="words"' if words else ''
     body = '\n'.join(lines)
@@ -97,7 +102,7 @@ def card(*parts: str) -> str:
 
 def result_table(table: Table, chosen: Iterable[int] = ()) -> str:
     """A table of results with its notes, in a card."""
-    return card(grid(table.headers, table.rows, table.title, chosen), notes(table.notes))
+    return card(grid(table.headers, table.rows, arrows(table.title), chosen), notes(table.notes))
 
 
 def notes(lines: Sequence[str]) -> str:
@@ -170,7 +175,8 @@ def drawing(drawn: Drawing, prefix: str = '') -> str:
 def cards(*parts: str) -> str:
     """Cards in as many columns as there is room for; '' where there is none."""
     shown = [part for part in parts if part]
-    return '<div class="cards">\n' + '\n'.join(shown) + '\n</div>' if shown else ''
+    kind = 'cards' if len(shown) > 1 else 'stack'
+    return f'<div class="{kind}">\n' + '\n'.join(shown) + '\n</div>' if shown else ''
 
 
 def picture(image: np.ndarray) -> str:

@@ -11,6 +11,7 @@ from kcd_jax.analysis.groups import (
     describe_experiment,
     is_teacher,
     refuse_twice,
+    run_name,
     teacher_network,
     total_macs,
 )
@@ -56,7 +57,7 @@ def sweep_groups(summaries: Sequence[Summary], expected: Sequence[Card] = ()) ->
         found = sorted(runs[label], key=lambda run: run['seed'])
         refuse_twice(f'row {label!r}', found)
         method, policy = (found[0]['method'], found[0]['policy']) if found else ('', '')
-        groups.append(Group(label, label, found, method, policy))
+        groups.append(Group(run_name(found[0]) if found else label, label, found, method, policy))
     return groups
 
 
@@ -184,19 +185,23 @@ def _notes(groups: Sequence[Group], references: Sequence[str], whole: Group | No
     return notes
 
 
+def teacher_of(summaries: Sequence[Summary], sweep: str, runs: Sequence[Summary]) -> Summary | None:
+    """The training of the teacher of some runs of a sweep, where it is among the summaries."""
+    networks = {teacher_network(run) for run in runs} - {None}
+    teachers = (summary for summary in summaries if is_teacher(summary) and card_of(summary))
+    return next((one for one in teachers if card_of(one)['sweep'] == sweep and one['student'] in networks), None)
+
+
 def sweep_tables(summaries: Sequence[Summary], expected: Sequence[Card] = ()) -> list[Table]:
     """A table of each sweep and pair among the summaries; runs of no sweep are left out.
 
     Args:
       summaries: results, the teachers' own among them. expected: cards of rows to be listed before they have finished.
     """
-    teachers = [summary for summary in summaries if is_teacher(summary) and card_of(summary)]
     found = []
     for (sweep, pair), runs in by_pair(summaries, expected).items():
         cards = [card for card in expected if (card['sweep'], card['pair']) == (sweep, pair)]
-        networks = {teacher_network(run) for run in runs} - {None}
-        own = (one for one in teachers if card_of(one)['sweep'] == sweep and one['student'] in networks)
-        found.append(sweep_table(runs, cards, next(own, None)))
+        found.append(sweep_table(runs, cards, teacher_of(summaries, sweep, runs)))
     return found
 
 

@@ -141,7 +141,8 @@ def difference(sample: Sample) -> str:
     if sample.mean is None:
         return ''
     error = '' if sample.standard_error is None else f' ± {percent(sample.standard_error)}'
-    return f'{100 * sample.mean:+.2f}{error}'
+    # Nothing, rounded, has no sign of its own: never '-0.00'.
+    return f'{round(100 * sample.mean, 2) + 0.0:+.2f}{error}'
 
 
 def quantity(value: float | None) -> str:
@@ -183,7 +184,7 @@ def _relative_macs(group: Group, base: Group | None) -> float | None:
     return own / full if own and full else None
 
 
-def _say_more_than_samples(runs: Iterable[Summary]) -> bool:
+def say_more_than_samples(runs: Iterable[Summary]) -> bool:
     """Whether the multiply-accumulates of a run are not in proportion to its samples."""
     for run in runs:
         macs, samples = number(run, 'cost', 'relative_macs'), number(run, 'cost', 'relative_processed')
@@ -265,7 +266,7 @@ def _notes(groups: Sequence[Group], base: str) -> list[str]:
         of = ' (of a selection: its method on everything; of a method: KD)' if base == 'base' else ''
         notes.append(f'vs {base}{of}: mean paired difference over shared seeds, in points, ± its standard error.')
     notes.insert(0, f'{what}; best epoch apart. cost: samples processed, of training on everything.')
-    if _say_more_than_samples(runs):
+    if say_more_than_samples(runs):
         own = any(number(run, 'cost', 'relative_macs') for run in runs)
         to = 'the same method on every point' if own else base
         notes.append(f'MAC: multiply-accumulates of every pass, scoring included, relative to {to}.')
@@ -321,7 +322,7 @@ def experiment_table(summaries: Sequence[Summary], reference: str = 'kd', expect
     teacher = _teacher(summaries)
     if teacher:
         groups.insert(0, teacher)
-    more = _say_more_than_samples(run for group in groups for run in group.runs)
+    more = say_more_than_samples(run for group in groups for run in group.runs)
     columns = _columns(base, paired, (lambda group: _relative_macs(group, bases.get(id(group)))) if more else None)
     rows = [[group.label, *(cell(group) for _, cell in columns)] for group in groups]
     if teacher:

@@ -76,13 +76,6 @@ def test_accuracy_against_ratio():
     np.testing.assert_allclose(lines_of(axes)['all points'].get_ydata(), 95)
 
 
-def test_reuse_is_in_the_given_order_from_the_top():
-    (axes,) = class_figures.reuse(['KD', 'KC-KD', '+ DS'], [0.7, 0.75, 0.74], [0.01, None, 0.02]).axes
-    heights = dict(zip([text.get_text() for text in axes.get_yticklabels()], axes.get_yticks(), strict=True))
-    assert heights['KD'] > heights['KC-KD'] > heights['+ DS']
-    assert [text.get_text() for text in axes.texts] == ['70.00', '75.00', '74.00']
-
-
 def test_correlation_difference_is_even_around_zero():
     difference = np.array([[0.0, -0.4], [0.2, 0.0]])
     axes, bar = class_figures.correlation_difference(difference, 'KC-KD').axes
@@ -98,7 +91,6 @@ def test_each_can_be_drawn():
         class_figures.distance_to_centre({'KD': (rng.random(10), np.ones(10))}),
         class_figures.class_heat_map({'KD': rng.integers(0, 9, (4, 10))}, {'KD': rng.random(10)}),
         class_figures.sampling_and_accuracy({'KD': pair}),
-        class_figures.reuse(['KD'], [0.7], [None]),
     ]
     for figure in drawn:
         figure.savefig(io.BytesIO(), format='png')

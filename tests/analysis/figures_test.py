@@ -105,6 +105,31 @@ def test_accuracy_against_cost():
     assert kd.has_yerr and not kc.has_yerr, 'one run has no error bar'
 
 
+def test_equal_costs_lie_beside_each_other():
+    labels, cost = ['KD', 'Random KD', 'KC-KD'], [1.0, 0.8, 0.805]
+    (axes,) = figures.accuracy_against_cost(labels, cost, [0.7, 0.7, 0.7], [None] * 3, apart=1.0).axes
+    at = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    np.testing.assert_allclose(at, [100, 79.5, 81.0])
+    assert 'equal costs side by side' in axes.get_xlabel()
+
+
+def test_accuracies_are_in_the_given_order_from_the_top():
+    (axes,) = figures.accuracies(['KD', 'KC-KD', '+ DS'], [0.7, 0.75, 0.74], [0.01, None, 0.02], 'KC-KD').axes
+    heights = dict(zip([text.get_text() for text in axes.get_yticklabels()], axes.get_yticks(), strict=True))
+    assert heights['KD'] > heights['KC-KD'] > heights['+ DS']
+    assert [text.get_text() for text in axes.texts] == ['70.00', '75.00', '74.00']
+    marks = [(container.lines[0].get_xdata()[0], container.has_xerr) for container in axes.containers]
+    assert marks == [(70, True), (75, False), (74, True)]
+    (level,) = [line for line in axes.get_lines() if line.get_linestyle() == ':']
+    np.testing.assert_allclose(level.get_xdata(), 75)
+    assert axes.get_xlabel() == 'accuracy (%); dotted: KC-KD'
+
+
+def test_nothing_mixed_in_is_not_drawn():
+    top = figures.condensation_history(100, 10, after=[1, 5], kept=[80, 60], augmented=[0, 0]).axes[0]
+    assert len(top.patches) == 1 and texts(top) == ['kept', 'all points']
+
+
 def test_hamming_against_a_loop():
     kept = np.random.default_rng(0).random((3, 200)) < np.array([[0.3], [0.5], [0.9]])
     measured, expected = hamming(kept)
@@ -139,7 +164,8 @@ def test_teacher_entropy_by_label():
     figure = figures.teacher_entropy_by_label(entropy, kept, bins=4)
     axes = figure.axes[0]
     assert texts(axes) == ['kept: mean 2.500 nats', 'dropped: mean 1.000 nats']
-    np.testing.assert_allclose(axes.patches[0].get_data().values, [0, 0.5, 0, 0.5])
+    np.testing.assert_allclose(axes.patches[0].get_data().values, [0, 50, 0, 50])
+    assert axes.get_yscale() == 'log' and axes.get_ylim()[0] < 50
     np.testing.assert_allclose([line.get_xdata()[0] for line in axes.get_lines()], [2.5, 1.0])
 
 

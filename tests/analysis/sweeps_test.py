@@ -98,7 +98,7 @@ def test_a_seed_twice_is_refused():
 
 
 def test_the_figure_shows_the_table():
-    (drawn,) = drawings.of_sweep(results())
+    (drawn,) = drawings.of_sweep(sweeps.sweep_groups(results()))
     (axes,) = drawn.figure.axes
     shown = {container.get_label(): container for container in axes.containers}
     assert list(shown) == ['KD', 'Random KD', 'KC-KD'], 'the student alone has another kind of cost'
@@ -122,7 +122,7 @@ def test_command_line(tmp_path, capsys):
     assert main(['table', str(folder), '--format=markdown']) == 0
     assert capsys.readouterr().out.startswith('**My sweep (digits: resnet20 -> resnet8, 6 epochs)**')
     assert main(['figures', str(folder), f'--folder={tmp_path / "figures"}']) == 0
-    assert (tmp_path / 'figures' / 'mine.png').stat().st_size > 10_000
+    assert (tmp_path / 'figures' / 'accuracy_against_cost.png').stat().st_size > 10_000
     (other,) = [make_summary('kd', 0, 0.7)]
     both = sweeps.all_tables([*tables.collect([folder]), other])
     assert [table.title for table in both] == ['My sweep (digits: resnet20 -> resnet8, 6 epochs)',
