@@ -80,7 +80,8 @@ def sampling_and_accuracy(classes: Mapping[str, Pair]) -> Figure:
     axes.set_xlabel('times that points of the class were trained on')
     axes.set_ylabel('test accuracy of the class (%)')
     axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
-    axes.legend(loc='best')
+    # Above: marks may lie anywhere.
+    axes.legend(loc='lower left', bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1.0)
     return figure
 
 
@@ -141,9 +142,11 @@ def accuracy_against_ratio(
     """
     figure, axes = new_figure()
     style = looks(list(runs))
-    for label, (ratio, accuracy, deviation) in runs.items():
+    for place, (label, (ratio, accuracy, deviation)) in enumerate(runs.items()):
         bars = None if np.isnan(deviation).all() else 100 * np.nan_to_num(deviation)
-        axes.errorbar(100 * ratio, 100 * accuracy, bars, capsize=3, label=label, **style[label])
+        # A little apart, so that no bar hides another's.
+        x = 100 * ratio + 0.8 * (place - (len(runs) - 1) / 2)
+        axes.errorbar(x, 100 * accuracy, bars, capsize=3, elinewidth=1.0, label=label, **style[label])
     if level is not None:
         axes.axhline(100 * level, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, label='all points')
     axes.set_xlabel('points kept in the last stage (%)')

@@ -196,7 +196,8 @@ def hamming_distances(groups: Sequence[Group]) -> Drawing | None:
         stages = last_stages(runs)
         for run in runs:
             stage = stages.get(run_folder(run))
-            if stage is not None:
+            # A policy that keeps everything at the end (InfoBatch) has no set of its own.
+            if stage is not None and not stage.kept.all():
                 labels.append(f'{group.label}, seed {run["seed"]}' if len(runs) > 1 else group.label)
                 kept.append(stage.kept)
     kept, labels = kept[:MAX_SETS], labels[:MAX_SETS]

@@ -319,9 +319,8 @@ def accuracies(
     axes.set_yticks(rows, labels)
     axes.set_ylim(-0.7, len(labels) - 0.3)
     words = ['accuracy (%)', *([f'dotted: {level.partition(" (")[0]}'] if level in labels else [])]
-    axes.set_xlabel(
-        '; '.join(words) + (f'\n(in brackets: {quantity}, % of training on everything)' if quantity else '')
-    )
+    costs = f'\n(in brackets: {quantity}, % of training on everything)' if quantity else ''
+    axes.set_xlabel('; '.join(words) + costs, loc='right')
     axes.margins(x=0.08)
     return figure
 

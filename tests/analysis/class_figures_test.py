@@ -76,6 +76,13 @@ def test_accuracy_against_ratio():
     np.testing.assert_allclose(lines_of(axes)['all points'].get_ydata(), 95)
 
 
+def test_ratios_of_several_policies_lie_beside_each_other():
+    row = (np.array([0.5, 0.7]), np.array([0.8, 0.9]), np.array([0.01, 0.02]))
+    (axes,) = class_figures.accuracy_against_ratio({'KC-KD': row, 'Random KD': row}, level=None).axes
+    at = [container.lines[0].get_xdata() for container in axes.containers]
+    np.testing.assert_allclose(at, [[49.6, 69.6], [50.4, 70.4]])
+
+
 def test_correlation_difference_is_even_around_zero():
     difference = np.array([[0.0, -0.4], [0.2, 0.0]])
     axes, bar = class_figures.correlation_difference(difference, 'KC-KD').axes

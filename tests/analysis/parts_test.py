@@ -130,3 +130,13 @@ def test_gallery_is_drawn_from_the_last_condensation(experiment):
 def test_a_gallery_that_cannot_be_had_is_said(experiment, capsys, tmp_path):
     assert main(['figures', str(experiment), f'--folder={tmp_path / "figures"}']) == 0
     assert capsys.readouterr().err.startswith('no gallery of images: ')
+
+
+def test_sets_of_everything_are_not_compared(experiment):
+    for seed in range(3):
+        path = experiment / 'random' / f'trial_{seed}' / 'knowledge' / 'stage_3.npz'
+        arrays = dict(np.load(path))
+        np.savez(path, **{**arrays, 'num_keep': np.int32(300)})
+    drawn = drawings.hamming_distances(group_runs(tables.collect([experiment])))
+    labels = [text.get_text() for text in drawn.figure.axes[0].get_yticklabels()]
+    assert labels == ['KC-KD, seed 0', 'KC-KD, seed 1', 'KC-KD, seed 2']
