@@ -16,8 +16,13 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
+from PIL import Image
+
 WIDTHS = {'wide': 1280, 'narrow': 400}
-HEIGHT = {'wide': 6000, 'narrow': 14000}
+# Of the window; what the page leaves empty below is cut off. No browser draws more than 16,384 pixels.
+HEIGHT = {'wide': 12_000, 'narrow': 16_000}
+MARGIN = 40
 
 
 def browser() -> str:
@@ -50,6 +55,17 @@ def shoot(page: pathlib.Path, picture: pathlib.Path, form: str, dark: bool) -> N
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if not picture.is_file() or not picture.stat().st_size:
         raise ValueError(f'{command[0]} drew nothing (exit {done.returncode}): {done.stderr.strip()[-300:]}')
+    trim(picture)
+
+
+def trim(picture: pathlib.Path) -> None:
+    """Cuts the empty rows off the end of the picture, but for a margin."""
+    with Image.open(picture) as opened:
+        image = opened.convert('RGB')
+    pixels = np.asarray(image)
+    filled = np.nonzero((pixels != pixels[-1, 0]).any(axis=(1, 2)))[0]
+    if len(filled):
+        image.crop((0, 0, image.width, min(filled[-1] + 1 + MARGIN, image.height))).save(picture)
 
 
 def main(arguments: list[str] | None = None) -> int:

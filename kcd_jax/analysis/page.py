@@ -117,20 +117,21 @@ def pairs(entries: Mapping[str, object], title: str = '') -> str:
 
 
 def shares(title: str, parts: Mapping[str, tuple[float, str]]) -> str:
-    """A bar of parts of a whole, with a table of {part: (amount, as it is written)} below it; '' where all are 0."""
+    """A bar of parts of a whole, and a table of {part: (amount, as it is written)}; parts of 0 are left out."""
     total = sum(amount for amount, _ in parts.values())
     if total <= 0:
         return ''
     colors = [*figures.PALETTE, figures.NEUTRAL]
     bar, rows = [], []
     for place, (name, (amount, written)) in enumerate(parts.items()):
+        if amount <= 0:
+            continue
         color = colors[place % len(colors)]
         share = 100 * amount / total
-        if amount > 0:
-            bar.append(f'<span style="width:{share:.3f}%;background:{color}"></span>')
+        bar.append(f'<span style="width:{share:.3f}%;background:{color}"></span>')
         key = f'<span class="key" style="background:{color}"></span>'
         rows.append(f'<tr><th scope="row">{key}{text(name)}</th><td>{text(written)}</td><td>{share:.2f} %</td></tr>')
-    said = ', '.join(f'{name} {100 * amount / total:.1f} %' for name, (amount, _) in parts.items())
+    said = ', '.join(f'{name} {100 * amount / total:.1f} %' for name, (amount, _) in parts.items() if amount > 0)
     return card(
         f'<h3>{text(title)}</h3>',
         f'<div class="bar" role="img" aria-label="{text(said)}">{"".join(bar)}</div>',
