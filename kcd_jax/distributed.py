@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -233,29 +232,26 @@ class Notice:
     """Whether the run is asked to stop: SIGTERM or the platform's notice of pre-emption; a context manager.
 
     Where JAX's runtime connects the processes, it listens to the signal itself and makes all stop at the same step; a
-    handler of our own would take the signal from it. Without it, our handler sets a flag. Only the main thread can have
-    a handler: a notice in another thread hears what the main thread's hears.
+    handler of our own would take the signal from it. Without it, our handler sets a flag.
     """
 
     _calls = 0  # of this process's life: the runtime compares them between processes, over all runs
-    _listening: Notice | None = None  # the one whose handler is set
 
     def __init__(self) -> None:
         self._heard = False
         self._previous: Any = None
-        self._outer: Notice | None = None
         self._connected = jax.distributed.is_initialized()
 
     def __enter__(self) -> Notice:
-        if not self._connected and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._hear)
-            self._outer, Notice._listening = Notice._listening, self
+        if not self._connected:
+            with contextlib.suppress(ValueError):  # only the main thread may listen
+                self._previous = signal.signal(signal.SIGTERM, self._hear)
         return self
 
     def __exit__(self, *details: Any) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
-            self._previous, Notice._listening = None, self._outer
+            self._previous = None
 
     def _hear(self, number: int, frame: Any) -> None:
         del number, frame
@@ -266,7 +262,7 @@ class Notice:
         if self._connected:
             Notice._calls += 1
             self._heard = self._heard or multihost_utils.reached_preemption_sync_point(Notice._calls)
-        return self._heard or (Notice._listening is not None and Notice._listening._heard)
+        return self._heard
 
 
 class Timer:

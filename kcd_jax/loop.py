@@ -45,13 +45,17 @@ class Steps:
 
 
 class Seat(Protocol):
-    """A place among runs that take their steps together (`lockstep.Seat`): its number, and how many they are."""
+    """A place among runs that take their steps together (`lockstep.Seat`)."""
 
-    number: int
     size: int
+    shows: bool
 
     def take(self, loop: Loop, steps: Steps) -> tuple[TrainState, jax.Array]:
         """The state after the steps and the last one's loss."""
+        ...
+
+    def came(self) -> bool:
+        """Whether all are asked to stop after the steps that were taken last."""
         ...
 
 

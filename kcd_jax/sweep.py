@@ -176,10 +176,13 @@ class Sweeper:
         return all(log.read_summary(source.folder) is not None for source in self.sources(task))
 
     def beside(self, task: Task, waiting: Sequence[Task]) -> list[Task]:
-        """The run and those of the cell's other seeds that are trained in one program with it."""
-        unfinished = (other for other in waiting if other.cell == task.cell and log.read_summary(other.folder) is None)
-        alike = [other for other in unfinished if other is not task and self.ready(other)]
-        return [task, *alike[: self.together - 1]]
+        """The run and those of the cell's other seeds that are trained in one program with it.
+
+        Seeds 0 to together - 1 belong together, and so on, whichever of them are finished.
+        """
+        block = task.seed // self.together
+        alike = [other for other in waiting if other.cell == task.cell and other.seed // self.together == block]
+        return [other for other in alike if log.read_summary(other.folder) is None and self.ready(other)]
 
     def run(self, group: Sequence[Task], mesh: sharding.Mesh) -> None:
         """Trains runs of one cell, publishes them and says where the sweep stands.
@@ -196,10 +199,13 @@ class Sweeper:
             return train.train(task.config, task.folder, teacher_dir=task.teacher, mesh=mesh, seat=seat)
 
         with told_of(task.cell), log.quiet():
-            if len(group) == 1:
+            if self.together == 1:
                 outcomes = [_outcome(functools.partial(start, task))]
             else:
-                outcomes = lockstep.run([functools.partial(start, task) for task in group])
+                jobs = [functools.partial(start, task) for task in group]
+                first = task.seed // self.together * self.together
+                size = min(self.together, 1 + max(other.seed for other in self.tasks) - first)
+                outcomes = lockstep.run(jobs, [task.seed - first for task in group], size)
             errors = [self.take_in(task, outcome) for task, outcome in zip(group, outcomes, strict=True)]
             for error in filter(None, errors):
                 if isinstance(error, train.Preempted) and self.out_of_time():

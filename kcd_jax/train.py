@@ -240,7 +240,7 @@ def train(
             with distributed.together():
                 run_log.rewind([], -1)
             current = loop.condense_before(current, 0)
-        notice = stack.enter_context(distributed.Notice())
+        notice = stack.enter_context(distributed.Notice()) if seat is None else seat
         timer = distributed.Timer(config.checkpoint.seconds)
         earlier_seconds = sum(loop.seconds.values()) if restored is not None else 0.0
 
@@ -270,7 +270,7 @@ def train(
 
         # ---- train ----
         remaining = sum(run.steps) * config.batch
-        if seat is None or seat.number == 0:  # of runs side by side one shows how far they are
+        if seat is None or seat.shows:  # of runs side by side one shows how far they are
             run_log.start_progress(remaining, done=int(current.step) * config.batch)
         for epoch in range(int(current.epoch), len(loop.epochs)):
             current = loop.train_epoch(current, epoch, between)

@@ -38,14 +38,13 @@ def rows(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
             words = f'{pair},policy=kcd'
             runs = [stack.enter_context(own_run(f'{words},seed={seed}', 2048, scratch)) for seed in range(SEEDS)]
             seeds = [_Seed(run) for run in runs]
-            loops = [seed.loop for seed in seeds]
-            take = lockstep.program_for(loops, [seed.asked() for seed in seeds])
+            program = lockstep.Program(SEEDS)
 
-            def together(seeds=seeds, loops=loops, take=take) -> list[jax.Array]:
-                answers = take(loops, [seed.asked() for seed in seeds])
-                for seed, (state, _) in zip(seeds, answers, strict=True):
-                    seed.run.state = state
-                return [loss for _, loss in answers]
+            def together(seeds=seeds, program=program) -> list[jax.Array]:
+                answers = program({lane: (seed.loop, seed.asked()) for lane, seed in enumerate(seeds)})
+                for lane, seed in enumerate(seeds):
+                    seed.run.state = answers[lane][0]
+                return [loss for _, loss in answers.values()]
 
             def in_turn(seeds=seeds) -> list[jax.Array]:
                 losses = []
@@ -55,7 +54,7 @@ def rows(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
                 return losses
 
             ms = timing.alternate({'together': together, 'in_turn': in_turn}, 2 if quick else 5)
-            each = {name: value / (SEEDS * loops[0].feed.chunk) for name, value in ms.items()}
+            each = {name: value / (SEEDS * seeds[0].loop.feed.chunk) for name, value in ms.items()}
         yield Row(
             f'{SEEDS} seeds in one program, {pair}',
             f'{each["together"]:.1f} ms a step and seed; {each["in_turn"]:.1f} in turn',
