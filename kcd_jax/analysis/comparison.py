@@ -16,7 +16,7 @@ from kcd_jax.analysis.groups import (
 from kcd_jax.analysis.papers import TABLES
 from kcd_jax.analysis.printed import Cell, Column, PaperTable, Row, usual
 from kcd_jax.analysis.records import number
-from kcd_jax.analysis.statistics import Sample, describe
+from kcd_jax.analysis.statistics import Sample, describe, paired_difference
 from kcd_jax.analysis.tables import Table
 
 # {measure of a column: (keys in a summary, factor, offset)}: factor * value + offset is what the paper prints.
@@ -57,6 +57,8 @@ def _settings(run: Summary) -> dict[str, str]:
 
 def _belongs(run: Summary, row: Row, column: Column, table: PaperTable) -> bool:
     """Whether a run is one of a cell's."""
+    if column.measure == 'mean':
+        return False
     if run.get('dataset') != table.dataset or (table.epochs is not None and full_epochs(run) != table.epochs):
         return False
     if run.get('evaluated_on', 'test') != 'test' or number(run, 'config', 'data', 'num_points'):
@@ -90,6 +92,31 @@ def _ours(runs: Sequence[Summary], row: Row, column: Column) -> Sample:
     else:
         measured = [value for value in (number(run, *keys) for run in runs) if value is not None]
     return describe(factor * value + offset for value in sorted(measured))
+
+
+def _mean(samples: Sequence[Sample]) -> Sample:
+    """The mean over columns, of which each counts once whatever its seeds; nothing where one is empty."""
+    means = [sample.mean for sample in samples]
+    return Sample(None, None, 0) if not means or None in means else Sample(sum(means) / len(means), None, len(means))
+
+
+def _gain(runs: Sequence[Summary], base: Sequence[Summary], column: Column) -> Sample:
+    """What a row is above the row of its method on everything, in the paper's unit, paired over seeds."""
+    keys, factor, _ = _MEASURES[column.measure]
+    own, other = ({run['seed']: number(run, *keys) for run in part} for part in (runs, base))
+    gaps = paired_difference(own, other)
+    scaled = None if gaps.sd is None else abs(factor) * gaps.sd
+    return gaps if gaps.mean is None else Sample(factor * gaps.mean, scaled, gaps.n)
+
+
+def _printed_gain(row: Row, place: int, table: PaperTable) -> float | None:
+    """What the paper's row is above the row of its method on everything; None where it has none."""
+    wanted = _base(row)
+    for other in table.rows if row.kind == 'run' and row.policy != 'none' else ():
+        same = (other.kind, other.method, other.policy, other.settings) == ('run', row.method, 'none', wanted.settings)
+        if same and other.cells[place] is not None and row.cells[place] is not None:
+            return row.cells[place].value - other.cells[place].value
+    return None
 
 
 def _cost(runs: Sequence[Summary], base: Sequence[Summary], table: PaperTable) -> float | None:
@@ -144,7 +171,8 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
 
     Returns:
       For each printed row: ours (mean ± sample sd (seeds), empty where nothing has finished), the paper's, the
-      difference of the means, and where one of both is reduced, the cost. Doubtful figures bear a *.
+      difference of the means, and of a selection its gain over the same method on everything (ours paired over seeds, ±
+      standard error) and its cost, each with the paper's in brackets. Doubtful figures bear a *.
 
     Raises:
       ValueError: there is no such table, or a cell has a seed twice.
@@ -154,20 +182,33 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
     shown = list(range(len(table.columns)))
     if only_ours:
         own = [row for row in table.rows if row.kind not in ('none', 'teacher')]
-        shown = [i for i in shown if any(_runs(summaries, row, table.columns[i], table) for row in own)]
+        found = [i for i in shown if any(_runs(summaries, row, table.columns[i], table) for row in own)]
+        means = [i for i in shown if table.columns[i].measure == 'mean']
+        shown = found + means if len(found) + len(means) == len(shown) else found
     for row in table.rows:
-        lines: dict[str, list[str]] = {'ours': [], 'paper': [], 'difference': [], 'cost': []}
+        lines: dict[str, list[str]] = {'ours': [], 'paper': [], 'difference': [], 'gain': [], 'cost': []}
+        samples: list[Sample] = []
         for place in shown:
             column, cell = table.columns[place], row.cells[place]
             runs = _runs(summaries, row, column, table)
             base = _runs(summaries, _base(row), column, table) if row.kind == 'run' else []
-            sample = _ours(runs, row, column)
+            whole = column.measure == 'mean'
+            sample = _mean(samples) if whole else _ours(runs, row, column)
+            samples.append(sample)
+            paired = _gain(runs, base, column) if base and row.policy != 'none' and not whole else describe([])
+            paper_gain = _printed_gain(row, place, table)
             gap = sample.mean - cell.value if cell is not None and sample.mean is not None else None
-            cost = _cost(runs, base, table) if row.kind == 'run' and column.measure != 'parameters' else None
+            cost = (
+                _cost(runs, base, table) if row.kind == 'run' and column.measure not in ('parameters', 'mean') else None
+            )
             paper_cost = cell.cost if cell else None
             lines['ours'].append(_written(sample))
             lines['paper'].append(_printed(cell))
             lines['difference'].append('' if gap is None else f'{gap:+.2f}')
+            printed = '' if paper_gain is None else f'({paper_gain:+.2f})'
+            error = '' if paired.standard_error is None else f' ± {paired.standard_error:.2f}'
+            own = '' if paired.mean is None else f'{paired.mean:+.2f}{error}'
+            lines['gain'].append(' '.join(part for part in (own, printed) if part))
             both = ('' if cost is None else f'{cost:.2f}', '' if paper_cost is None else f'({paper_cost:.2f})')
             lines['cost'].append(' '.join(part for part in both if part))
             records.append(
@@ -175,7 +216,8 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
                     'table': name, 'row': row.label, 'column': column.title, 'measure': column.measure,
                     'mean': sample.mean, 'sd': sample.sd, 'n': sample.n,
                     'paper': cell.value if cell else None, 'doubtful': int(cell.doubtful) if cell else None,
-                    'difference': gap, 'cost': cost, 'paper_cost': paper_cost,
+                    'difference': gap, 'gain': paired.mean, 'gain_se': paired.standard_error, 'paper_gain': paper_gain,
+                    'cost': cost, 'paper_cost': paper_cost,
                 }
             )  # fmt: skip
         if row.kind != 'none':
@@ -183,9 +225,13 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
         rows.append([f'{row.label}, paper', *lines['paper']])
         if any(lines['difference']):
             rows.append([f'{row.label}, difference', *lines['difference']])
+        if any(lines['gain']):
+            rows.append([f'{row.label}, gain (paper)', *lines['gain']])
         if any(part and part != '100.00' for part in lines['cost']):
             rows.append([f'{row.label}, cost % (paper)', *lines['cost']])
     notes = ['Ours: mean ± sample standard deviation over seeds (their number), last epoch. Empty: not finished.']
+    if any(row[0].endswith(', gain (paper)') for row in rows):
+        notes.append('Gain: over the same method on everything; ours paired over seeds, ± its standard error.')
     if any('*' in cell for row in rows for cell in row[1:]):
         notes.append('*: the printed figure is doubtful.')
     headers = [table.columns[place].title for place in shown]

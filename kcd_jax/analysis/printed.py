@@ -28,7 +28,8 @@ class Column:
     Attributes:
       title: as printed.
       teacher, student: the networks of its runs; None: any.
-      measure: 'accuracy', 'error', 'top5', 'top5_error' (all in percent) or 'parameters' (in millions).
+      measure: 'accuracy', 'error', 'top5', 'top5_error' (all in percent), 'parameters' (in millions), or 'mean': of the
+        other columns, once all of them are filled.
     """
 
     title: str
