@@ -20,7 +20,7 @@ import numpy as np
 
 from kcd_jax import cost, knowledge, sharding
 from kcd_jax import networks as known_networks
-from kcd_jax.bench import Row, methods, seeds, streaming, timing
+from kcd_jax.bench import Row, methods, scale, seeds, streaming, timing
 from kcd_jax.bench.own import CONFIG, own_run
 from kcd_jax.knowledge import speed
 from kcd_jax.networks import speed as network_speed
@@ -313,6 +313,7 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'score': score,
     'condense': condense,
     'host': host,
+    'scale': scale.rows,
     'networks': networks,
     'methods': methods.rows,
     'seeds': seeds.rows,

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kcd_jax.knowledge.ranking import MAX_VISITS, frequency_weights, place_like
+from kcd_jax.knowledge.ranking import frequency_weights, place_like
 from kcd_jax.spec import Array, Plan, ValueTable
 
 # From so many rows on the host is used; below, either way takes a few milliseconds.
 MIN_ROWS = 1 << 16
 
-# Points that are worked on at a time: their temporaries stay in the processor's cache.
-BLOCK = 1 << 17
+# Points that are worked on at a time: temporaries of 64 kB stay in the processor's cache and are not mapped afresh.
+BLOCK = 1 << 14
 
 _SIGN = np.uint32(0x80000000)
 _LAST = np.uint32(0xFFFFFFFF)
@@ -42,7 +42,7 @@ def _blocks(start: int, stop: int) -> Iterator[slice]:
 def _score_keys(value: np.ndarray, count: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """u32: as `ranking.score_keys`, for rows without padding."""
     with np.errstate(over='ignore'):  # to infinity, as on the device
-        score = np.where(np.abs(value) < _TINY, np.float32(0), value) * weights[np.clip(count, 0, MAX_VISITS)]
+        score = np.where(np.abs(value) < _TINY, np.float32(0), value) * np.take(weights, count, mode='clip')
     bits = score.view(np.uint32)
     key = np.where(bits >= _SIGN, bits, ~(bits | _SIGN))
     key[(count == 0) | np.isnan(score)] = 0
