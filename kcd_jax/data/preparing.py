@@ -48,7 +48,10 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
         try:
             builder.download_and_prepare(file_format=file_format)
         except Exception as error:
-            raise missing(name, root, f'TFDS: {_first_line(error)}') from error
+            raise ValueError(
+                f'{name} could not be prepared in {root} (TFDS: {_first_line(error)}); what was downloaded stays in '
+                f'{root / "downloads"}, and "python -m kcd_jax.data prepare {name} --dir {root}" goes on from there'
+            ) from error
         return pathlib.Path(builder.data_dir)
     finally:
         for folder in sorted(_folders(root, name) - before, key=lambda p: len(p.parts), reverse=True):

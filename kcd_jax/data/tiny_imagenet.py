@@ -7,6 +7,7 @@ TFDS has no such set. It is read from the folder `tiny-imagenet-200` as its auth
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import pathlib
 import shutil
@@ -109,7 +110,10 @@ def _download(archive: pathlib.Path) -> None:
             size = int(answer.headers.get('Content-Length') or 0)
             for block in progress(iter(lambda: answer.read(_BLOCK), b''), -(-size // _BLOCK), f'{NAME}: downloading'):
                 file.write(block)
-    except OSError as error:
+            if size > file.tell():
+                raise OSError(f'the connection ended after {file.tell():,} of {size:,} bytes')
+    except (OSError, http.client.HTTPException) as error:
+        part.unlink(missing_ok=True)
         reason = getattr(error, 'reason', None) or error
         raise ValueError(
             f'{NAME} cannot be downloaded from {URL} ({reason}); put tiny-imagenet-200.zip into {archive.parent}'

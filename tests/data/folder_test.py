@@ -106,7 +106,7 @@ def test_bad_files_are_named_and_the_others_used(tmp_path: pathlib.Path, caplog:
         assert '\n' not in message
         for name in ('cut.jpg', 'zero.jpg (empty)', 'text.jpg'):
             assert name in message
-        assert 'notes' not in message
+        assert 'notes' not in message and ' at 0x' not in message and str(tmp_path / 'images' / 'train') not in message
         assert 'hidden' not in message
 
 

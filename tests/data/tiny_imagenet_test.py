@@ -1,9 +1,12 @@
-"""Tiny ImageNet as it is packed, in miniature: read, found missing, found damaged; never downloaded here."""
+"""Tiny ImageNet as it is packed, in miniature: read, missing, damaged; downloaded from this machine alone."""
 
 from __future__ import annotations
 
+import hashlib
+import http.server
 import io
 import pathlib
+import threading
 import zipfile
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from PIL import Image
 
 from kcd_jax import data, experiment, sharding, train
+from kcd_jax.data import __main__ as program
 from kcd_jax.data import tiny_imagenet
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -63,12 +67,9 @@ def test_missing_and_damaged_are_one_line(tmp_path: pathlib.Path):
 
 
 def test_prepare_unpacks_what_is_there_and_refuses_what_is_something_else(tmp_path: pathlib.Path, monkeypatch):
-    write(tmp_path / 'original')
     archive = tmp_path / 'data' / f'{tiny_imagenet.FOLDER}.zip'
     archive.parent.mkdir()
-    with zipfile.ZipFile(archive, 'w') as content:
-        for file in sorted((tmp_path / 'original').rglob('*')):
-            content.write(file, file.relative_to(tmp_path / 'original'))
+    archive.write_bytes(packed(tmp_path / 'original'))
     with pytest.raises(ValueError, match='is not what'):
         tiny_imagenet.prepare(tmp_path / 'data')
     digest = tiny_imagenet.hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
@@ -93,6 +94,51 @@ def test_a_download_without_a_network_is_one_line(tmp_path: pathlib.Path, monkey
     monkeypatch.setattr(tiny_imagenet.urllib.request, 'urlopen', lambda *a, **k: Answer(b'a page that says no'))
     with pytest.raises(ValueError, match='is not what'):
         tiny_imagenet.prepare(tmp_path)
+
+
+def packed(root: pathlib.Path) -> bytes:
+    """The archive of a miniature."""
+    write(root)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, 'w') as content:
+        for file in sorted(root.rglob('*')):
+            content.write(file, file.relative_to(root))
+    return stream.getvalue()
+
+
+def test_it_is_downloaded_again_after_a_connection_that_broke(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    archive = packed(tmp_path / 'original')
+    sent = [archive[: len(archive) // 2], archive]  # of the whole length in the header
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header('Content-Length', str(len(archive)))
+            self.end_headers()
+            self.wfile.write(sent.pop(0))
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    digest = hashlib.md5(archive, usedforsecurity=False).hexdigest()
+    monkeypatch.setattr(tiny_imagenet, 'MD5', digest)
+    monkeypatch.setenv('KCD_JAX_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr('urllib.request.getproxies', dict)
+    command = ['prepare', 'tiny_imagenet', '--dir', str(tmp_path / 'data')]
+    with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(tiny_imagenet, 'URL', f'http://127.0.0.1:{server.server_address[1]}/tiny.zip')
+        assert program.main(command) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert f'the connection ended after {len(archive) // 2:,} of {len(archive):,} bytes' in line
+        assert not list((tmp_path / 'data').iterdir())
+        assert program.main(command) == 0
+        server.shutdown()
+    printed = capsys.readouterr().out
+    assert 'MB of JPEG files' in printed and 'tiny_imagenet: 12 train, 4 test, 2 classes, 64x64' in printed
+    assert [path.name for path in (tmp_path / 'data').iterdir()] == [tiny_imagenet.FOLDER]
 
 
 def test_its_config_is_accepted(tmp_path: pathlib.Path):
