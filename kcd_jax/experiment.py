@@ -22,6 +22,9 @@ def load_config(path: str) -> ConfigDict:
 
     Raises:
       ValueError: there is no such file, or an unknown word in it.
+
+    >>> load_config('configs/digits_kd.py:policy=kcd,ratio=0.5').policy.ratio
+    0.5
     """
     file, _, words = path.partition(':')
     if not pathlib.Path(file).is_file():

@@ -116,7 +116,11 @@ class ValueTable:
 
     @classmethod
     def create(cls, num_points: int, rows: int | None = None) -> ValueTable:
-        """An empty table of `rows` rows (default: `table_rows(num_points)`)."""
+        """An empty table of `rows` rows (default: `table_rows(num_points)`).
+
+        >>> ValueTable.create(num_points=600).value.shape
+        (1024,)
+        """
         rows = table_rows(num_points) if rows is None else rows
         if num_points < 1 or rows < num_points:
             raise ValueError(

@@ -27,13 +27,19 @@ def test_the_example_says_what_it_prints(test, capsys):
     assert tried and not failures, capsys.readouterr().out
 
 
-def test_the_public_equations_have_examples():
+def test_what_others_rely_on_has_examples():
     found = {test.name.removeprefix('kcd_jax.') for test in examples()}
-    equations = (
-        'value.prediction_entropy',
-        'value.record',
-        'ranking.rank',
-        'summary.summarize',
-        'schedule.relative_cost',
-    )
-    assert {f'knowledge.{name}' for name in equations} <= found
+    surface = {
+        'knowledge.value': ('prediction_entropy', 'record', 'record_last'),
+        'knowledge.ranking': ('rank',),
+        'knowledge.summary': ('summarize',),
+        'knowledge.schedule': ('keep_counts', 'epoch_sizes', 'relative_cost'),
+        'knowledge.condenser': ('Condenser',),
+        'spec': ('ValueTable.create',),
+        'methods': ('get',),
+        'policies': ('get',),
+        'networks': ('get',),
+        'data': ('load',),
+        'experiment': ('load_config',),
+    }
+    assert {f'{module}.{name}' for module, names in surface.items() for name in names} <= found

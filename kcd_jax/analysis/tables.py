@@ -137,7 +137,11 @@ def with_sd(sample: Sample) -> str:
 
 
 def difference(sample: Sample) -> str:
-    """'+0.78 ± 0.12' in percentage points, mean and standard error; no error where n = 1; '' where n = 0."""
+    """'+0.78 ± 0.12' in percentage points, mean and standard error; no error where n = 1; '' where n = 0.
+
+    >>> difference(paired_difference({0: 0.76, 1: 0.75}, {0: 0.75, 1: 0.73})), difference(describe([]))
+    ('+1.50 ± 0.50', '')
+    """
     if sample.mean is None:
         return ''
     error = '' if sample.standard_error is None else f' ± {percent(sample.standard_error)}'

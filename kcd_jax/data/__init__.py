@@ -68,6 +68,10 @@ def load(
 
     Raises:
       ValueError: unknown name, missing or damaged files, impossible parts; in one line with what to do.
+
+    >>> digits = load('digits', num_points=300)
+    >>> digits.train.images.shape, digits.num_classes
+    ((300, 16, 16, 3), 10)
     """
     _known(name, dir)
     match name.partition(':')[0]:

@@ -101,7 +101,11 @@ def stage_of(epoch: int, epochs: int, stages: int, first: str) -> int | None:
 def epoch_sizes(
     num_points: int, ratio: float, stages: int, epochs: int, schedule: str = 'exponential', first: str = 'epoch'
 ) -> list[int]:
-    """Points of each epoch. Arguments and errors as `keep_counts`, `stage_length` and `replan_index`."""
+    """Points of each epoch. Arguments and errors as `keep_counts`, `stage_length` and `replan_index`.
+
+    >>> epoch_sizes(1000, ratio=0.5, stages=2, epochs=6)
+    [1000, 707, 707, 707, 500, 500]
+    """
     counts = keep_counts(num_points, ratio, stages, schedule)
     sizes, size = [], num_points
     for epoch in range(epochs):

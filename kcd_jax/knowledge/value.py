@@ -63,6 +63,12 @@ def record_last(table: ValueTable, index: Array, value: Array) -> ValueTable:
 
     Args and Returns as `record`. Where a point occurs more than once in a call, the largest of its values is kept, so
     that the result does not depend on the order in which a device writes.
+
+    >>> table = ValueTable.create(num_points=2, rows=2)
+    >>> for value in (0.5, 0.25):
+    ...     table = record_last(table, jnp.array([1]), jnp.array([value]))
+    >>> table.value.tolist(), table.count.tolist()
+    ([0.0, 0.25], [0, 2])
     """
     count = table.count.at[index].add(1, mode='drop')
     cleared = table.value.at[index].set(-jnp.inf, mode='drop')

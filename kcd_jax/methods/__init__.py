@@ -19,7 +19,12 @@ def names() -> list[str]:
 
 
 def get(name: str) -> ModuleType:
-    """The module of a method: `get(name).make(...)` builds it; ValueError names the known ones."""
+    """The module of a method: `get(name).make(...)` builds it; ValueError names the known ones.
+
+    >>> method = get('kd').make()
+    >>> method.num_views, get('crd').WEIGHTS.beta
+    (1, 0.8)
+    """
     return plugins.get(sys.modules[__name__], name, 'method')
 
 

@@ -16,5 +16,10 @@ def names() -> list[str]:
 
 
 def get(name: str) -> ModuleType:
-    """The module of a policy: `get(name).make(...)` builds it; ValueError names the known ones."""
+    """The module of a policy: `get(name).make(...)` builds it; ValueError names the known ones.
+
+    >>> policy = get('kcd').make(ratio=0.5, stages=2)
+    >>> policy.keep_counts(num_points=1000, epochs=6)
+    [1000, 707, 707, 707, 500, 500]
+    """
     return plugins.get(sys.modules[__name__], name, 'policy')
