@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kcd_jax.analysis.figures import looks, new_figure, styled
+from kcd_jax.analysis.figures import SIZE, looks, new_figure, styled
 from kcd_jax.analysis.records import read_metrics, run_folder
 from kcd_jax.analysis.statistics import describe
 
@@ -73,14 +73,17 @@ def kernels(of_runs: Mapping[str, np.ndarray]) -> Figure:
     Args:
       of_runs: {run: kernel [h, w, in, out]}, each drawn over its own largest magnitude.
     """
-    figure, parts = new_figure(1.9 * len(of_runs) + 0.4, len(of_runs), squeeze=False)
-    for axes, (label, kernel) in zip(parts[:, 0], of_runs.items(), strict=True):
+    columns = 1 if len(of_runs) <= 2 else 2
+    rows = -(-len(of_runs) // columns)
+    figure = Figure(figsize=(SIZE[0], 1.9 * rows + 0.9))
+    parts = figure.subplots(rows, columns, squeeze=False)
+    for axes in parts.flat:
+        axes.set_axis_off()
+    for axes, (label, kernel) in zip(parts.flat, of_runs.items(), strict=False):
         image = axes.imshow(mosaic(kernel), cmap='RdBu', vmin=-1, vmax=1, interpolation='nearest', aspect='auto')
-        axes.set_title(f'{label}: {100 * share_near_zero(kernel):.0f} % of the entries below a tenth of the largest')
-        axes.grid(False)
-        axes.set_xticks([])
-        axes.set_yticks([])
-    figure.colorbar(image, ax=parts[:, 0].tolist(), label='entry over the largest', shrink=0.8)
+        axes.set_title(f'{label}: {100 * share_near_zero(kernel):.0f} % near zero', loc='left')
+    words = 'entry over the largest of its run (near zero: below a tenth)'
+    figure.colorbar(image, ax=parts.ravel().tolist(), label=words, orientation='horizontal', shrink=0.8, pad=0.02)
     return figure
 
 
@@ -159,6 +162,8 @@ def convergence(curves: Curves) -> Figure:
                 band = (own['iterations'], middle - spread, middle + spread)
                 axes.fill_between(*band, color=keys['color'], alpha=0.15, linewidth=0)
         axes.set_yscale('log')
+        for write in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            write(lambda value, _: f'{value:g}')
         axes.set_ylabel(title)
     parts[0].legend(loc='upper right')
     parts[-1].set_xlabel('iteration')
@@ -178,7 +183,7 @@ def examples(images: Mapping[str, np.ndarray]) -> Figure:
     figure, parts = new_figure(0.4 + 1.1 * len(images), len(images), squeeze=False)
     for axes, (label, row) in zip(parts[:, 0], images.items(), strict=True):
         axes.imshow(np.concatenate(list(row), axis=1), interpolation='nearest')
-        axes.set_title(label)
+        axes.set_title(label, loc='left')
         axes.grid(False)
         axes.set_xticks([])
         axes.set_yticks([])

@@ -100,7 +100,7 @@ def test_fig_4_shows_every_kernel_once():
     assert np.isnan(picture).sum() == picture.size - kernel.size
     assert kr.share_near_zero(np.array([[[[0.0, 0.05, -0.2, 1.0]]]])) == 0.5
     figure = kr.kernels({'recode': kernel, 'dense': np.zeros((1, 1, 1, 2))})
-    assert [axes.get_title().split(':')[0] for axes in figure.axes[:2]] == ['recode', 'dense']
+    assert [axes.get_title(loc='left').split(':')[0] for axes in figure.axes[:2]] == ['recode', 'dense']
 
 
 def test_fig_6_puts_the_same_points_below_each_other():
