@@ -26,7 +26,9 @@ def test_every_table_is_a_sweep():
     tables |= {f'kr_table{n}' for n in range(1, 5)}
     assert tables == set(PAPERS)
     assert tables | {'fig3a', 'fig4', 'equal_compute'} <= set(SWEEPS)
-    assert {'digits_kcd_table4', 'digits_equal_compute', 'digits_fig3a', 'digits_fig4'} <= set(SWEEPS)
+    digits = {'equal_compute', 'fig3a', 'fig4', 'kcd_table4', 'unix_table5'}
+    assert {f'digits_{name}' for name in digits} <= set(SWEEPS)
+    assert not any('k=48' in words for words in SWEEPS['digits_unix_table5'].cells.values()), 'of a batch of 20'
     sizes = {name: len(cells.expand(SWEEPS[name])) for name in PAPERS}
     # Rows that are run x pairs; the eight students of the first table's eleven pairs once each.
     assert sizes['kcd_table1'] == 15 * 11 + 8 and sizes['kcd_table4'] == 24 and sizes['unix_table5'] == 60
