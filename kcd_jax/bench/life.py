@@ -52,10 +52,12 @@ def live(num_points: int, folder: pathlib.Path) -> dict[str, float]:
 
     found: dict[str, float] = {}
     mesh, rows = sharding.make_mesh(jax.devices()[:1]), table_rows(num_points)
-    of_points = jax.jit(
-        lambda key: (jax.random.uniform(key, (rows,)), jax.random.randint(key, (rows,), 1, 240)),
-        out_shardings=sharding.batch(mesh),
-    )
+
+    def scattered() -> ValueTable:
+        """Values all over [0, 1) and up to 239 visits, without the temporaries of random numbers."""
+        point = jnp.arange(rows, dtype=jnp.uint32)
+        value = (point * jnp.uint32(2654435761) >> jnp.uint32(8)).astype(jnp.float32) / 2**24
+        return ValueTable(value, (point % 239 + 1).astype(jnp.int32), num_points)
 
     # The data's own index and labels are no part of this: zeros without memory.
     images = data.Images(Black(), np.broadcast_to(np.int64(0), num_points), (32, 32, 3))
@@ -75,7 +77,7 @@ def live(num_points: int, folder: pathlib.Path) -> dict[str, float]:
         current = loop.initial_state(None)
         passed('create', start)
 
-        current = current.replace(table=ValueTable(*of_points(jax.random.PRNGKey(0)), num_points))
+        current = current.replace(table=jax.jit(scattered, out_shardings=sharding.batch(mesh))())
         index = sharding.put(np.arange(BATCH, dtype=np.int32), sharding.batch(mesh))
         value = sharding.put(np.ones(BATCH, np.float32), sharding.batch(mesh))
         jitted = jax.jit(knowledge.record, donate_argnums=0, out_shardings=sharding.batch(mesh))

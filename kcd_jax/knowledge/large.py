@@ -8,12 +8,12 @@ a point, and 8 for a copy of a split table before that; the order of an epoch ta
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry2x32_p
 
 from kcd_jax.knowledge.ranking import frequency_weights, place_like
 from kcd_jax.spec import Array, Plan, ValueTable
@@ -23,6 +23,7 @@ MIN_ROWS = 1 << 16
 
 # Points that are worked on at a time: temporaries of 64 kB stay in the processor's cache and are not mapped afresh.
 BLOCK = 1 << 14
+DRAWN = 1 << 16  # rows whose random bits are drawn at a time
 
 _SIGN = np.uint32(0x80000000)
 _LAST = np.uint32(0xFFFFFFFF)
@@ -130,10 +131,20 @@ def kept_first(bits: np.ndarray, plan: Plan) -> np.ndarray:
 
 
 def random_bits(key: Array, rows: int) -> np.ndarray:
-    """u32[rows]: 31 random bits a row, as the device draws them; drawn once, and not on every device."""
-    return np.array(_draw(rows)(np.asarray(jax.random.key_data(key))))
+    """u32[rows]: 31 random bits a row, as the device draws them: `jax.random.bits(key, (rows,)) >> 1`, part by part.
+
+    Drawn at once they would take 16 bytes a row beside themselves, on every device.
+    """
+    key, bits = np.asarray(jax.random.key_data(key)), np.empty(rows, np.uint32)
+    for start in range(0, rows, DRAWN):
+        part = bits[start : start + DRAWN]
+        part[:] = _draw(key, np.uint32(start))[: len(part)]
+    return bits
 
 
-@functools.lru_cache(maxsize=8)
-def _draw(rows: int) -> Callable[[np.ndarray], Array]:
-    return jax.jit(lambda key: jax.random.bits(key, (rows,), jnp.uint32) >> jnp.uint32(1))
+@jax.jit
+def _draw(key: Array, start: Array) -> Array:
+    """The bits of the rows `start`, ..., `start + DRAWN - 1`: each is a function of the key and the row (Threefry)."""
+    row = start + jnp.arange(DRAWN, dtype=jnp.uint32)
+    first, second = threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(row), row)
+    return (first ^ second) >> jnp.uint32(1)

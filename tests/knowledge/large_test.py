@@ -61,6 +61,11 @@ def test_the_same_random_order():
         assert_same(knowledge.random_order(key, ROWS, POINTS), large.random_order(key, ROWS, POINTS))
 
 
+def test_the_same_random_bits_over_several_parts():
+    rows, key = 2 * large.DRAWN + 7, jax.random.PRNGKey(6)
+    assert_same(jax.random.bits(key, (rows,), jnp.uint32) >> jnp.uint32(1), large.random_bits(key, rows))
+
+
 def test_a_plan_of_the_host_is_for_long_tables_on_a_cpu(monkeypatch):
     monkeypatch.setattr(large, 'MIN_ROWS', ROWS)
     assert large.suits(knowledge.full_plan(ROWS, ROWS)) and not large.suits(knowledge.full_plan(ROWS - 1, ROWS - 1))
