@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         one.add_argument('--dir', default='', help='folder of the data; default: TFDS_DATA_DIR, else that of TFDS')
         if command == 'describe':
             one.add_argument('--out', default='', help='the contact sheet; default: NAME.png')
-            one.add_argument('--sample', type=int, default=0, help='training images that are looked at; default: all')
+            one.add_argument(
+                '--sample', type=_count, default=0, help='training images that are looked at; default: all'
+            )
         if command == 'prepare':
             one.add_argument('--format', choices=('tfrecord', 'array_record'), default='', help='of the files')
             one.add_argument('--to', default='', help='another folder, to write a prepared set again as array_record')
@@ -49,6 +51,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number of images, or 0 for all')
+    return int(text)
 
 
 def _prepare(name: str, dir: str, file_format: str, to: str) -> None:

@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+from typing import Any
 
 from kcd_jax.data import sources
 from kcd_jax.data.base import progress
@@ -44,6 +45,7 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
             builder = tfds.builder(name, data_dir=root, file_format=file_format)
         except Exception as error:  # DatasetNotFoundError, and what the code of a builder raises
             raise missing(name, root, f'TFDS: {_first_line(error)}') from error
+        _refuse_other_tasks(name, builder)
         _log.warning('%s', sources.describe(name, root, builder))
         try:
             builder.download_and_prepare(file_format=file_format)
@@ -90,6 +92,19 @@ def convert(name: str, dir: str | os.PathLike[str] | None, target: str | os.Path
     (scratch / 'dataset_info.json').write_text(json.dumps(info, indent=2))
     scratch.rename(folder)
     return folder
+
+
+def _refuse_other_tasks(name: str, builder: Any) -> None:
+    """ValueError, before anything is downloaded, for a set that is not one of images with a label each."""
+    features = dict(builder.info.features)
+    keys = builder.info.supervised_keys or ()
+    image, label = keys if len(keys) == 2 else ('image', 'label')
+    kinds = [type(features.get(key)).__name__ for key in (image, label)]
+    if kinds != ['Image', 'ClassLabel']:
+        raise ValueError(
+            f'{name} is no image classification set (it has {", ".join(sorted(features))}); needed are one image and '
+            'one label a point'
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -50,10 +50,15 @@ def parse(name: str) -> tuple[str, int | None]:
     """'imagenet2012:64' -> ('imagenet2012', 64), 'cifar100:3.0.2' -> ('cifar100:3.0.2', None).
 
     Raises:
-      ValueError: fewer than 8 or more than 4096 pixels.
+      ValueError: fewer than 8 or more than 4096 pixels, or something else than a name.
     """
-    match = re.fullmatch(r'(.*):(\d+)', name)
+    match = re.fullmatch(r'(\w+(?:/[\w.-]+)?)(?::(?:(\d+)|\d+\.\d+\.\d+))?', name)
     if match is None:
+        raise ValueError(
+            f'data set {name!r} is not understood; use NAME, NAME/CONFIG, NAME:SIZE or NAME:1.0.0, and for a folder of '
+            'images folder:SIZE with --config.data.dir'
+        )
+    if match[2] is None:
         return name, SIZES.get(name.partition(':')[0])
     if not 8 <= int(match[2]) <= 4096:
         raise ValueError(f'data set {name!r} is not understood; a size is 8 to 4096 pixels')
@@ -85,6 +90,8 @@ def load(
         check_memory(prepared.name, _memory(prepared, size))
     share = pictures.EVALUATED if loading.area and size is not None else 1.0
     how = {} if size is None else {'size': size, 'share': share}
+    if size is not None and not streamed:
+        how['filter'] = pictures.FILTER
     arrays, meta = cache_lib.fetch(
         f'{name}-index' if streamed else name,
         str(prepared.path.resolve()),

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import tensorflow_datasets
 
 from kcd_jax import data
 from kcd_jax.data import prepared, preparing, tfds
@@ -220,6 +222,8 @@ def test_unknown_names_have_a_hint(tmp_path: pathlib.Path, monkeypatch: pytest.M
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     _one_line(lambda: _load(tmp_path, 'mnsit'), "did you mean 'mnist'?", 'digits')
     _one_line(lambda: _load(tmp_path, 'digits:3'), "did you mean 'digits'?")
+    for name in ('', '/images', '../cifar10', 'mnist:abc', 'mnist:', 'a/b/c', 'C:\\images'):
+        _one_line(lambda name=name: _load(tmp_path, name), repr(name), 'folder:SIZE')
     # Sets of TFDS beyond the list are looked for as those in it, before anything is installed for them.
     _one_line(lambda: _load(tmp_path, 'imagenet_resized/32x32'), 'imagenet_resized/32x32 is not prepared in')
 
@@ -238,8 +242,16 @@ def test_what_takes_tensorflow(tmp_path: pathlib.Path):
     _one_line(lambda: data.needs_tensorflow('cifr10', tmp_path / 'data'), "did you mean 'cifar10'?")
 
 
+_OF_IMAGES = {
+    'image': tensorflow_datasets.features.Image(),
+    'label': tensorflow_datasets.features.ClassLabel(names=['a']),
+}
+
+
 class _Builder:
     """What `prepare` uses of a TFDS builder."""
+
+    info = types.SimpleNamespace(features=_OF_IMAGES, supervised_keys=('image', 'label'))
 
     def __init__(self, root: pathlib.Path, error: Exception | None, urls: dict[str, None] | None = None):
         self.data_dir, self.error, self.url_infos = root / 'cifar100' / '3.0.2', error, urls
@@ -257,8 +269,6 @@ class _Builder:
 @pytest.fixture
 def with_tensorflow(monkeypatch: pytest.MonkeyPatch):
     """As if TensorFlow were installed; returns a function that sets the builder."""
-    import tensorflow_datasets
-
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: object())
 
     def use(builder: _Builder) -> None:
@@ -273,6 +283,19 @@ def test_a_failed_download_is_one_line_and_leaves_no_empty_folders(tmp_path: pat
     message = _one_line(lambda: data.load('cifar100', root), 'TFDS: no route')
     assert 'kcd_jax[prepare]' not in message
     assert not (tmp_path / 'new').exists()
+
+
+def test_a_set_of_another_task_is_refused_before_it_is_downloaded(tmp_path: pathlib.Path, with_tensorflow):
+    builder = _Builder(tmp_path, AssertionError('must not be tried'))
+    builder.info = types.SimpleNamespace(
+        features={'text': tensorflow_datasets.features.Text(), 'label': _OF_IMAGES['label']},
+        supervised_keys=('text', 'label'),
+    )
+    with_tensorflow(builder)
+    _one_line(lambda: preparing.prepare('cifar100', tmp_path), 'no image classification set (it has label, text)')
+    builder.info = types.SimpleNamespace(features=_OF_IMAGES | {'bbox': None}, supervised_keys=None)
+    builder.error = None
+    preparing.prepare('cifar100', tmp_path)
 
 
 def test_what_was_downloaded_before_a_failure_stays(tmp_path: pathlib.Path, with_tensorflow):
