@@ -203,3 +203,19 @@ def test_every_policy_comes_near_its_budget(tiny_networks):
     assert by_label['InfoBatch KD, 60 %'].fraction == pytest.approx(
         (0.4 - 14.5 / 600 * 52 / 60) * 60 / 52 / 0.68, abs=0.002
     )
+
+
+@pytest.mark.slow
+def test_seeds_of_a_cell_together(here, capsys):
+    """Blocks of two: the third seed has a program of its own; a seed that is gone is trained again, in its lane."""
+    arguments = ['two', '--trials=3', '--together=2']
+    assert sweep.run(arguments) == 0
+    stored = {path.stem: json.loads(path.read_text()) for path in (here / 'results' / 'two').glob('*_?.json')}
+    beside = {name: summary['side_by_side'] for name, summary in stored.items() if name.startswith('kd')}
+    assert beside == {'kd_0': 2, 'kd_1': 2, 'kd_2': 1}
+    assert '6 of 6 runs' in capsys.readouterr().out
+    (here / 'results' / 'two' / 'kd_1.json').unlink()
+    assert sweep.run([*arguments, '--workdir=elsewhere']) == 0
+    again = json.loads((here / 'results' / 'two' / 'kd_1.json').read_text())
+    assert again['side_by_side'] == 1
+    assert (again['accuracy'], again['loss']) == (stored['kd_1']['accuracy'], stored['kd_1']['loss'])
