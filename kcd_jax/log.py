@@ -33,7 +33,7 @@ METRICS, CONFIG, SUMMARY, EVENTS = 'metrics.jsonl', 'config.json', 'summary.json
 FREE_KEYS = ('data.dir', 'data.workers', 'checkpoint.seconds', 'checkpoint.keep')
 PLAIN_SECONDS = 10.0  # at most one progress line in this time where there is no terminal
 FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
-PACKAGES = ('kcd_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+PACKAGES = 'kcd_jax jax jaxlib flax optax orbax-checkpoint numpy pillow simplejpeg cykooz-resizer'.split()
 
 _bar: tqdm | None = None
 _quiet = False

@@ -112,7 +112,7 @@ def read(
     stats = cache_lib.fingerprint(file for split in files.values() for file in split)
     digest = hashlib.sha256(json.dumps([listing.classes, stats]).encode()).hexdigest()
     share = pictures.EVALUATED if loading.area and size is not None else 1.0
-    made_from = {'size': size, 'files': digest, 'filter': 'bilinear', 'share': share}
+    made_from = {'size': size, 'files': digest, 'filter': 'bilinear' if streamed else pictures.FILTER, 'share': share}
     arrays, meta = cache_lib.fetch(
         f'{name}-files' if streamed else name,
         str(root.resolve()),

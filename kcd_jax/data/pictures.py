@@ -2,11 +2,16 @@
 
 Grey, CMYK, palette and transparent pictures become RGB, and a camera's rotation mark is followed. A JPEG is decoded at
 a half, a quarter or an eighth of its size where that is still enough.
+
+Pillow opens every picture. An ordinary JPEG is then decoded by simplejpeg, into the pixels that Pillow has, and parts
+are scaled by cykooz_resizer, within one grey level of Pillow; where there is no such resizer (Linux on ARM), Pillow
+scales. `FILTER` says who does.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import io
 import math
 import os
@@ -18,6 +23,8 @@ ASPECT = (3 / 4, 4 / 3)  # a random crop's width over its height, log-uniform; a
 _TRIES = 10
 EVALUATED = 224 / 256  # of the shorter side: resize to 256, cut the middle 224
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_RESIZER = importlib.util.find_spec('cykooz_resizer') is not None
+FILTER = 'bilinear, cykooz_resizer' if _RESIZER else 'bilinear'  # what scaled pixels depend on
 
 
 def crop_box(
@@ -56,33 +63,61 @@ def _upright(picture: Any, orientation: int) -> Any:
     return shown if shown.mode == 'RGB' else shown.convert('RGB')
 
 
-def _orientation(picture: Any) -> int:
-    return picture.getexif().get(0x0112, 1)
+def shrinkage(width: int, height: int, scale: float) -> int:
+    """The largest of 8, 4, 2 and 1 by which a JPEG can be decoded smaller and still has `scale` of its sides."""
+    least = min(width // math.ceil(width * scale), height // math.ceil(height * scale)) if scale < 1 else 1
+    return max(shrink for shrink in (1, 2, 4, 8) if shrink <= least)
 
 
-def whole(picture: Any) -> np.ndarray:
-    """An opened picture as it is: u8[H, W, 3]."""
-    return np.asarray(_upright(picture, _orientation(picture)))
+def _decode(picture: Any, orientation: int, shrink: int = 1) -> np.ndarray:
+    """An opened picture as it is shown: u8[H, W, 3], a JPEG `shrink` times smaller."""
+    width, height = picture.size
+    if picture.format == 'JPEG' and picture.mode in ('RGB', 'L') and orientation == 1:
+        import simplejpeg
+
+        picture.fp.seek(0)
+        least = {'min_width': -(-width // shrink), 'min_height': -(-height // shrink)}
+        try:
+            return simplejpeg.decode_jpeg(picture.fp.read(), 'RGB', **least)
+        except ValueError:  # it refuses every warning; Pillow forgives some, and says what it does not
+            pass
+    picture.draft('RGB', (width // shrink, height // shrink))
+    return np.asarray(_upright(picture, orientation))
 
 
-def cut(picture: Any, size: int, box: Any) -> np.ndarray:
+def _scale(image: np.ndarray, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
+    """The part of u8[H, W, 3] within (left, top, right, bottom), antialiased, bilinear: u8[size, size, 3]."""
+    if not _RESIZER:
+        from PIL import Image
+
+        return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box))
+    import cykooz_resizer as resizer
+
+    left, top, right, bottom = box
+    options = resizer.ResizeOptions(
+        resizer.ResizeAlg.convolution(resizer.FilterType.bilinear),
+        crop_box=resizer.CropBox(left, top, right - left, bottom - top),
+    )
+    height, width, _ = image.shape
+    source = resizer.ImageData(width, height, resizer.PixelType.U8x3, image.tobytes())
+    scaled = resizer.ImageData(size, size, resizer.PixelType.U8x3)
+    resizer.Resizer().resize(source, scaled, options)
+    return np.frombuffer(scaled.get_buffer(), np.uint8).reshape(size, size, 3)
+
+
+def _cut(picture: Any, orientation: int, size: int, box: Any) -> np.ndarray:
     """A part of an opened picture, scaled: u8[size, size, 3].
 
     Args:
       box: (width, height) -> (left, top, right, bottom), of the picture as it is shown.
     """
-    from PIL import Image
-
-    orientation = _orientation(picture)
     width, height = picture.size[::-1] if orientation in _SWAPPED else picture.size
     left, top, right, bottom = box(width, height)
-    scale = size / min(right - left, bottom - top)
-    if scale < 1:
-        picture.draft('RGB', tuple(math.ceil(side * scale) for side in picture.size))
-    image = _upright(picture, orientation)
-    x, y = image.width / width, image.height / height
-    box = (left * x, top * y, right * x, bottom * y)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    image = _decode(picture, orientation, shrinkage(width, height, size / min(right - left, bottom - top)))
+    down, across = image.shape[:2]
+    x, y = across / width, down / height
+    # What ends at the border must not end beyond it for having been rounded.
+    return _scale(image, size, (left * x, top * y, min(right * x, across), min(bottom * y, down)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,13 +160,14 @@ def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = m
     """A picture, decoded: u8[size, size, 3], or of its own size.
 
     Raises:
-      ValueError: it cannot be decoded, whatever Pillow raises.
+      ValueError: it cannot be decoded, whatever was raised.
     """
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as picture:
-            return whole(picture) if size is None else cut(picture, size, box)
+            orientation = picture.getexif().get(0x0112, 1)
+            return _decode(picture, orientation) if size is None else _cut(picture, orientation, size, box)
     except Exception as error:  # Pillow's formats raise all sorts
         where = 'a record' if isinstance(encoded, bytes) else str(encoded)
         raise ValueError(
