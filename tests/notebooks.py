@@ -22,7 +22,7 @@ FOLDER = pathlib.Path(__file__).parent.parent / 'notebooks'
 QUICK: dict[str, dict[str, Any]] = {
     'adding_a_method': {'words': 'quicktest'},
     'quickstart': {'words': 'quicktest,compare=(kd,kcd)'},
-    'ratio_and_policy': {'words': 'quicktest', 'ratios': (0.7,), 'trials': 1},
+    'ratio_and_policy': {'words': 'quicktest', 'ratios': (0.9, 0.7), 'trials': 1},
     'your_own_loop': {'epochs_per_stage': 1},
     'valued_images': {'words': 'quicktest,policy=kcd'},
 }
