@@ -229,7 +229,10 @@ def test_each_seed_is_what_it_is_alone(together, teacher_dir, tmp_path):
 
 @pytest.mark.slow
 def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, monkeypatch):
-    """InfoBatch keeps another number of points for each seed; what one seed ends with is nobody else's."""
+    """InfoBatch keeps another number of points for each seed; what one seed ends with is nobody else's.
+
+    Programs of two steps, as an accelerator has them of a hundred.
+    """
     epoch_of = loop.Loop.train_epoch
 
     def diverge(self, current, epoch, between):
@@ -238,7 +241,10 @@ def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, monkeypatch)
         return epoch_of(self, current, epoch, between)
 
     monkeypatch.setattr(loop.Loop, 'train_epoch', diverge)
-    first, second, third = together(configs_for((0, 1, 2), 'policy=infobatch,method=kd'), 'runs')
+    configs = configs_for((0, 1, 2), 'policy=infobatch,method=kd')
+    for config in configs:
+        config.chunk = 2
+    first, second, third = together(configs, 'runs')
     assert isinstance(second, train.Diverged)
     sizes = [
         [record['kept'] for record in left(outcome.workdir)[1] if record['kind'] == 'train']
