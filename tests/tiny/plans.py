@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax import distributed, policies, sharding, step
+from kcd_jax.knowledge import large
 from kcd_jax.spec import ValueTable, full_plan, stream
 
 NUM_POINTS, EPOCHS = 3000, 12
@@ -36,18 +38,21 @@ def table() -> ValueTable:
     return empty.replace(value=jnp.asarray(value), count=jnp.asarray(count))
 
 
-def digests(mesh: jax.sharding.Mesh) -> dict[str, str]:
-    """{policy: SHA-256 of the plan and of the epoch's order}, as the loop makes them on this mesh."""
+def digests(mesh: jax.sharding.Mesh, on_host: bool = False) -> dict[str, str]:
+    """{policy: SHA-256 of the plan and of the epoch's order}, as the loop makes them on this mesh, or on the host."""
     whole, found = sharding.replicated(mesh), {}
     split = sharding.put(table(), sharding.batch(mesh))
     before = sharding.put(full_plan(NUM_POINTS), whole)
     key = sharding.put(jax.random.PRNGKey(0), whole)
-    order = jax.jit(step.epoch_order, out_shardings=whole)
+    order = step.epoch_order_on_host if on_host else jax.jit(step.epoch_order, out_shardings=whole)
+    given = split if on_host else sharding.replicate(mesh, split)
     for name, keywords in POLICIES.items():
         policy = policies.get(name.split()[0]).make(**keywords)
         state = sharding.put(policy.init(NUM_POINTS, len(split.value), None), whole)
         replan_key = stream(key, 'replan', 1)
-        plan, _ = policy.replan(replan_key, sharding.replicate(mesh, split), before, state, 1, EPOCHS)
+        with mock.patch.object(large, 'suits', lambda plan: on_host):
+            plan, _ = policy.replan(replan_key, given, before, state, 1, EPOCHS)
+        plan = sharding.put(plan, whole)
         arrays = sharding.to_host((plan, order(key, plan, jnp.int32(1))))
         digest = hashlib.sha256(b''.join(np.ascontiguousarray(array).tobytes() for array in jax.tree.leaves(arrays)))
         found[name] = digest.hexdigest()
@@ -63,7 +68,12 @@ def main() -> None:
     jax.config.update('jax_num_cpu_devices', options.devices)
     distributed.initialize(options.coordinator, options.processes, options.process)
     mesh, number = sharding.make_mesh(), jax.process_index()
-    report = {'devices': mesh.size, 'processes': jax.process_count(), 'plans': digests(mesh)}
+    report = {
+        'devices': mesh.size,
+        'processes': jax.process_count(),
+        'plans': digests(mesh),
+        'on_host': digests(mesh, True),
+    }
     report['first'] = distributed.first(lambda: {'number': number})
     report['bytes'] = distributed.from_first(f'from {number}'.encode()).decode()
     mine = {'a': np.full(3, number, np.float32), 'b': np.int32(number)}
