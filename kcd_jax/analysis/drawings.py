@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.analysis import class_drawings, figures, names, sweeps
+from kcd_jax.analysis import class_drawings, figures, kr, names, sweeps
 from kcd_jax.analysis.drawing import Drawing
 from kcd_jax.analysis.groups import Group, base_of, group_runs, teacher_network
 from kcd_jax.analysis.records import Stage, number, read_metrics, read_stages, run_folder, series
@@ -214,11 +214,25 @@ def hamming_distances(groups: Sequence[Group]) -> Drawing | None:
     return Drawing('hamming_distances', 'Do runs keep the same points?', alt, figures.hamming_distances(sets, labels))
 
 
+def kr_convergence(groups: Sequence[Group]) -> Drawing | None:
+    """Both losses of KR's runs by iteration (KR Fig. 5); None without such runs, or of different lengths."""
+    runs = [run for group in groups for run in group.runs if kr.logged(run)]
+    try:
+        curves = kr.training_curves(runs)
+    except ValueError:  # runs of one name that were logged at different iterations
+        return None
+    if not curves:
+        return None
+    alt = f'Line chart of two losses by iteration. {"; ".join(kr.reading(curves, "dense"))}.'
+    return Drawing('kr_convergence', 'How the two losses fall', alt, kr.convergence(curves))
+
+
 def of_run(run: Summary) -> list[Drawing]:
     """Everything that can be drawn of one run."""
     folder = run_folder(run)
     group = group_runs([run])
-    drawn = [learning_curves(group, number(run, 'teacher', 'accuracy')), condensation_history(run)]
+    drawn = [learning_curves(group, number(run, 'teacher', 'accuracy')), kr_convergence(group)]
+    drawn.append(condensation_history(run))
     drawn += values(run, read_stages(folder, MAX_STAGES) if folder else [])
     return [drawing for drawing in drawn if drawing] + class_drawings.of_points(run, group[0].label if group else '')
 
@@ -234,7 +248,7 @@ def of_experiment(summaries: Sequence[Summary], reference: str = 'kd') -> list[D
     """Everything that can be drawn of runs that can be compared; `reference` names the one to compare with."""
     groups = group_runs(summaries)
     teacher = next((number(run, 'teacher', 'accuracy') for run in summaries if teacher_network(run)), None)
-    drawn = [learning_curves(groups, teacher), of_costs(groups, reference)]
+    drawn = [learning_curves(groups, teacher), kr_convergence(groups), of_costs(groups, reference)]
     shown = shown_run(summaries)
     if shown is not None:
         drawn.append(condensation_history(shown))

@@ -111,6 +111,13 @@ def training_curves(summaries: Sequence[Mapping[str, Any]]) -> Curves:
     return curves
 
 
+def logged(summary: Mapping[str, Any]) -> bool:
+    """Whether a run is KR's and its log has both losses."""
+    folder = run_folder(summary) if summary['method'] == 'kr' else None
+    records = [r for r in read_metrics(folder) if r.get('kind') == 'train'] if folder else []
+    return bool(records) and all(key in record for key in LOSSES for record in records)
+
+
 def read_curves(path: str | Path) -> Curves:
     """What `training_curves` gave, from the file it was kept in; ValueError where that is something else."""
     try:

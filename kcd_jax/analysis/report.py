@@ -265,7 +265,9 @@ def _run(run: Summary, pictures: Pictures) -> tuple[str, str]:
         group_runs([run]) or [Group('teacher', label, [run], 'none', 'none')], number(run, 'teacher', 'accuracy')
     )
     history = drawings.condensation_history(run)
-    training = [page.drawing(curves) if curves else '', _condensations(run), page.drawing(history) if history else '']
+    losses = drawings.kr_convergence(group_runs([run]))
+    drawn = [page.drawing(one) if one else '' for one in (curves, losses, history)]
+    training = [*drawn[:2], _condensations(run), drawn[2]]
     body = [
         _head('run', title),
         _facts(run, str(run.get('dataset')), f'seed {run["seed"]}'),

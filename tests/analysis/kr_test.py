@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from kcd_jax.analysis import kr
+from kcd_jax.analysis import drawings, kr, tables
 from kcd_jax.analysis.__main__ import main
+from kcd_jax.analysis.groups import group_runs
 
 
 def write_run(folder, name, seed, losses, steps=(10, 20)):
@@ -50,6 +51,19 @@ def test_fig_5_from_the_folders_of_runs_and_from_the_kept_curves(runs, capsys):
     png.unlink()
     assert main(['kr', '--figure=5', str(kept), f'--png={png}']) == 0
     assert capsys.readouterr().out == text and png.stat().st_size > 10_000
+
+
+def test_the_losses_are_among_an_experiment_s_figures(runs):
+    groups = group_runs(tables.collect([runs]))
+    drawn = drawings.kr_convergence(groups)
+    assert drawn.name == 'kr_convergence' and len(drawn.figure.axes) == 2
+    assert 'dense: posterior loss (A) 3.5000 at the end' in drawn.alt
+    (runs / 'dense' / 'trial_0' / 'metrics.jsonl').write_text(
+        '{"kind": "train", "step": 10, "epoch": 1, "loss": 1.0}\n'
+    )
+    assert '2.0000 at the end' not in drawings.kr_convergence(groups).alt, 'a run without the prior loss is left out'
+    others = [run | {'method': 'kd'} for run in tables.collect([runs])]
+    assert drawings.kr_convergence(group_runs(others)) is None
 
 
 def test_convergence_draws_means_and_deviations(runs):
