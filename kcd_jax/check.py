@@ -20,7 +20,20 @@ from ml_collections import ConfigDict
 from kcd_jax import methods, networks, objective, optim, policies, sharding, state, step
 from kcd_jax.data import Dataset
 from kcd_jax.policies import reuse
-from kcd_jax.spec import Method, Network, Optimiser, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
+from kcd_jax.spec import (
+    Batch,
+    Clock,
+    Method,
+    Network,
+    Optimiser,
+    Phase,
+    Policy,
+    PyTree,
+    Setup,
+    Weights,
+    default_phases,
+    table_rows,
+)
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -250,6 +263,29 @@ def cost_line(cost: dict[str, Any]) -> str:
         f'({100 * cost["relative_scheduled"]:.2f} %), processed {cost["processed_samples"]:,} of '
         f'{cost["processed_full"]:,} ({100 * cost["relative_processed"]:.2f} %) in {cost["steps"]:,} steps'
     )
+
+
+def metric_names(run: Run) -> tuple[str, ...]:
+    """The names of the method's own metrics, from its abstract outputs."""
+    setup, rows = run.setup, run.rows
+    seen = rows * run.method.num_views
+
+    def abstract(rows: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    student, teacher = jax.tree.map(lambda x: abstract(seen, x.shape[1:], x.dtype), (setup.student, setup.teacher))
+    index = abstract(rows, dtype=jnp.int32)
+    batch = Batch(index, abstract(seen, setup.image_shape), index, index, abstract(rows), abstract(rows))
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    params, method_state = jax.eval_shape(lambda k: run.method.init(k, setup), key)
+    found: list[str] = []
+    for phase in run.phases:
+        for update in phase.updates:
+            clock = Clock(scalar, scalar, scalar)
+            out = jax.eval_shape(update.loss, params, method_state, student, teacher, batch, clock, key)
+            found += [name for name in out.metrics if name not in found and name not in state.METRICS]
+    return tuple(found)
 
 
 def describe(run: Run, config: ConfigDict, dataset: Dataset, *, device_count: int, teacher_line: str) -> list[str]:

@@ -19,12 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, data, feed, ledger, log, sharding, state, step, survey
+from kcd_jax import check, data, feed, ledger, log, scoring, sharding, state, step, survey
 from kcd_jax.evaluate import Evaluator
 from kcd_jax.knowledge import large
-from kcd_jax.spec import Batch, Clock, Network, Phase, Plan, PyTree, TrainState, full_plan, stream
+from kcd_jax.spec import Network, Phase, Plan, PyTree, TrainState, full_plan, stream
 
-SCORING_CALLS = 10  # of the scoring pass alone, to know its time
 ACCELERATOR_CHUNK = 100  # steps a program: enough to hide the dispatch, few enough for a responsive SIGTERM
 
 
@@ -128,31 +127,9 @@ class Loop:
             phases=self.run.phases,
             setup=self.run.setup,
             images=images,
-            metric_names=self.metric_names(),
+            metric_names=check.metric_names(self.run),
         )
         return sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
-
-    def metric_names(self) -> tuple[str, ...]:
-        """The names of the method's own metrics, from its abstract outputs."""
-        setup, rows = self.run.setup, self.run.rows
-        seen = rows * self.run.method.num_views
-
-        def abstract(rows: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((rows, *shape), dtype)
-
-        student, teacher = jax.tree.map(lambda x: abstract(seen, x.shape[1:], x.dtype), (setup.student, setup.teacher))
-        index = abstract(rows, dtype=jnp.int32)
-        batch = Batch(index, abstract(seen, setup.image_shape), index, index, abstract(rows), abstract(rows))
-        scalar = jax.ShapeDtypeStruct((), jnp.int32)
-        key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-        params, method_state = jax.eval_shape(lambda k: self.run.method.init(k, setup), key)
-        found: list[str] = []
-        for phase in self.run.phases:
-            for update in phase.updates:
-                clock = Clock(scalar, scalar, scalar)
-                out = jax.eval_shape(update.loss, params, method_state, student, teacher, batch, clock, key)
-                found += [name for name in out.metrics if name not in found and name not in state.METRICS]
-        return tuple(found)
 
     # -- programs -------------------------------------------------------------------------------------------------
 
@@ -199,39 +176,17 @@ class Loop:
         return current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
 
     def split_scoring(self, current: TrainState) -> None:
-        """Moves the scoring passes' share of the training seconds to 'score', for policies that score.
-
-        The pass lies inside the step's program, which has one clock: so it is timed alone, by itself on a batch, at the
-        end of the run, and stands for as many as there were. An estimate: inside the step the pass may share work with
-        others.
-        """
+        """Moves the scoring passes' share of the training seconds to 'score', for policies that score."""
         passes = self.tally.samples['scoring_forward'] // self.batch
         if not passes:
             return
-        start = time.perf_counter()
-        program = self.scoring_program(current)
-        self.seconds['compile'] += time.perf_counter() - start
-        program()
-        start = time.perf_counter()
-        for _ in range(SCORING_CALLS):
-            last = program()
-        jax.block_until_ready(last)
-        alone = (time.perf_counter() - start) / SCORING_CALLS
+        image_shape = self.run.setup.image_shape
+        compiling, alone = scoring.seconds(
+            self.run.student, student_variables(current), (self.batch, *image_shape), self.mesh
+        )
+        self.seconds['compile'] += compiling
         share = min(passes * alone, self.seconds['train'])
         self.seconds['score'], self.seconds['train'] = share, self.seconds['train'] - share
-
-    def scoring_program(self, current: TrainState) -> Callable[[], jax.Array]:
-        """The scoring pass as a compiled program of its own: the student in train mode on a batch of black images."""
-        variables = {'params': current.params['student'], **current.model_state}
-        images = np.zeros((self.batch, *self.run.setup.image_shape), np.float32)
-        batch = sharding.put(images, sharding.batch(self.mesh))
-
-        def score(variables: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
-            outputs, model_state = self.run.student.apply(variables, images, True)
-            return outputs.logits, model_state
-
-        compiled = jax.jit(score).lower(variables, batch).compile()
-        return lambda: compiled(variables, batch)[0]
 
     # -- parts of an epoch ----------------------------------------------------------------------------------------
 

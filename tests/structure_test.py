@@ -17,8 +17,8 @@ LAYERS = (
     {'methods', 'policies', 'networks'},
     {'state', 'step', 'cost', 'optim', 'sharding', 'distributed', 'survey'},
     {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
-    {'feed', 'evaluate', 'loop', 'lockstep', 'train'},
-    {'experiment', 'cells', 'tasks', 'budget'},
+    {'feed', 'evaluate', 'scoring', 'loop', 'lockstep', 'train'},
+    {'experiment', 'cells', 'tasks', 'budget', 'sweeper'},
     {'main', 'sweep', 'bench', 'scaling'},
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from kcd_jax import cells, log, loop, main, sharding, sweep, tasks
+from kcd_jax import cells, log, loop, main, sharding, sweep, sweeper, tasks
 
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,checkpoint.seconds=1e9'
@@ -55,7 +55,7 @@ def sweeper_of(name, **limits):
     known, root = tasks.read_sweeps('configs/ablations.py')
     arguments = argparse.Namespace(pairs='', trials=1, workdir='runs', results='results')
     made = tasks.make_tasks(name, known[name], root, arguments, sharding.make_mesh().size)
-    return sweep.Sweeper(name, known[name], made, **limits)
+    return sweeper.Sweeper(name, known[name], made, **limits)
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_cut_in_a_run_and_between_runs(here, loops, capsys, monkeypatch):
         return end_epoch(self, current)
 
     monkeypatch.setattr(loop.Loop, 'end_epoch', ring)
-    with pytest.raises(sweep.OutOfTime):
+    with pytest.raises(sweeper.OutOfTime):
         cut.work(sharding.make_mesh())
     assert cut.standing().startswith('1 of 2 runs')
     monkeypatch.setattr(loop.Loop, 'end_epoch', end_epoch)
@@ -151,7 +151,7 @@ def test_beside_another_process(here, loops, monkeypatch):
 
 
 def test_sigterm_between_two_runs(here, capsys, monkeypatch):
-    monkeypatch.setattr(sweep.Sweeper, 'run', lambda self, task, mesh: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(sweeper.Sweeper, 'run', lambda self, task, mesh: signal.raise_signal(signal.SIGTERM))
     assert sweep.run(['two', '--trials=1']) == main.EXIT_PREEMPTED
     assert 'the same command goes on from here' in capsys.readouterr().err
 
