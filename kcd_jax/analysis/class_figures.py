@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from kcd_jax.analysis.figures import HEAT, INK, looks, new_figure, styled, whole_numbers
 
+# More classes than these are drawn as means over neighbours.
+FEW_CLASSES = 25
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -95,11 +97,20 @@ def sorted_class_accuracy(accuracy: Mapping[str, np.ndarray]) -> Figure:
     figure, axes = new_figure()
     style = looks(list(accuracy))
     order = np.argsort(-next(iter(accuracy.values())), kind='stable')
-    few = len(order) <= 25
+    places = np.arange(1, len(order) + 1)
+    window = len(order) // 10 if len(order) > FEW_CLASSES else 1
     for label, values in accuracy.items():
-        keys = {**style[label], 'marker': style[label]['marker'] if few else ''}
-        axes.plot(np.arange(1, len(order) + 1), 100 * values[order], label=label, **keys)
-    axes.set_xlabel(f'classes, by the accuracy of {next(iter(accuracy))}')
+        keys = {part: style[label][part] for part in ('color', 'linestyle')}
+        mark = {'color': style[label]['color'], 'marker': style[label]['marker'], 'linestyle': 'none'}
+        if window > 1:
+            # Single classes jump up and down: they are left as faint marks behind a mean over their neighbours.
+            axes.plot(places, 100 * values[order], alpha=0.3, markersize=2.5, **mark)
+            smooth = np.convolve(values[order], np.full(window, 1 / window), 'valid')
+            axes.plot(places[: len(smooth)] + (window - 1) / 2, 100 * smooth, label=label, **keys)
+        else:
+            axes.plot(places, 100 * values[order], label=label, **keys, marker=style[label]['marker'])
+    mean = f' (lines: means of {window} neighbours)' if window > 1 else ''
+    axes.set_xlabel(f'classes, by the accuracy of {next(iter(accuracy))}{mean}')
     axes.set_ylabel('test accuracy (%)')
     whole_numbers(axes.xaxis)
     axes.legend(loc='best')

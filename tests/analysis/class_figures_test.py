@@ -55,6 +55,16 @@ def test_classes_are_sorted_by_the_first_run():
     assert axes.get_xlabel() == 'classes, by the accuracy of Random KD'
 
 
+def test_many_classes_are_means_over_neighbours():
+    first = np.linspace(1, 0, 30)
+    (axes,) = class_figures.sorted_class_accuracy({'Random KD': first, 'UNIX-KD': first[::-1]}).axes
+    marks, line = axes.get_lines()[2:]
+    np.testing.assert_allclose(marks.get_ydata(), 100 * first[::-1])
+    np.testing.assert_allclose(line.get_ydata(), 100 * (first[::-1][:-2] + first[::-1][1:-1] + first[::-1][2:]) / 3)
+    np.testing.assert_allclose(line.get_xdata(), np.arange(2, 30))
+    assert 'means of 3 neighbours' in axes.get_xlabel() and texts(axes) == ['Random KD', 'UNIX-KD']
+
+
 def test_class_heat_map_has_a_panel_a_run_and_one_scale():
     counts = {'Random KD': np.array([[5, 5], [5, 5]]), 'UNIX-KD': np.array([[4, 6], [1, 9]])}
     accuracy = {'Random KD': np.array([0.9, 0.1]), 'UNIX-KD': np.array([0.2, 0.8])}
