@@ -4,6 +4,10 @@ NumPy's vectorised sort of packed (key, index) numbers is several times faster t
 once where every host device would sort for itself. So where the devices' memory is the host's own, long orders are
 made here (`suits`); `ranking` and `summary` stay their definition. Beside table and plan a condensation takes 12 bytes
 a point, and 8 for a copy of a split table before that; the order of an epoch takes 12 beside itself.
+
+Only the boundary needs an order, yet all points are sorted: 100 million packed numbers take 1.7 s; `np.partition` at
+the two ranks and a sort of the window between them take 2.7 s at ratio 0.7 and 1.9 s at 0.9 and 0.95, before the rest
+is in index order. Nor did a partition into halves that two threads sort gain anything (two cores with AVX-512).
 """
 
 from __future__ import annotations
