@@ -19,7 +19,8 @@ def get_config(arg=None):
     quicktest = {
         'trials': 1,
         'epochs': 6,
-        'teacher.epochs': 1,
+        'teacher.epochs': 4,
+        'teacher.batch': 32,  # enough steps to be above chance, which is asked of a teacher
         'data.num_points': 1280,
         'teacher.num_points': 1280,
         'policy.stages': 3,

@@ -54,6 +54,11 @@ def describe(name: str, root: pathlib.Path, builder: Any) -> str:
             f'there is no connection to {urllib.parse.urlsplit(pending[0]).netloc}; with a connection elsewhere, '
             f'put {", ".join(pending[:4])}{", ..." if len(pending) > 4 else ""} into {manual}',
         )
+    for left in sorted((root / name.partition(':')[0]).glob('incomplete.*')):
+        held = sum(file.stat().st_size for file in left.rglob('*') if file.is_file())
+        _log.warning(
+            '%s holds %s of a preparation that did not end; unless it is running, delete it', left, gigabytes(held)
+        )
     there = sum((manual / file).stat().st_size for file in by_hand.values())
     size = there + sum(int(getattr(info, 'size', 0) or 0) for info in downloads.values())
     volume = next(folder for folder in (root, *root.parents) if folder.is_dir())

@@ -144,3 +144,12 @@ def test_instructions_without_a_known_file_are_passed_on(tmp_path: pathlib.Path)
     assert f'put them into {tmp_path}/downloads/manual' in message and 'Unpack what the authors sent you.' in message
     put(tmp_path, 'anything')
     sources.describe('toy', tmp_path, builder)
+
+
+def test_what_a_killed_preparation_left_is_named(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+    put(tmp_path, 'a.gz')
+    left = tmp_path / 'toy' / 'incomplete.A1B2C3_1.0.0'
+    left.mkdir(parents=True)
+    (left / 'toy-train.tfrecord-00000-of-00001').write_bytes(bytes(20_000_000))
+    sources.describe('toy', tmp_path, Builder(f'{NOBODY}/a.gz'))
+    assert caplog.messages == [f'{left} holds 0.02 GB of a preparation that did not end; delete it unless one runs']
