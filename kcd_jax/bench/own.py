@@ -14,6 +14,7 @@ import numpy as np
 
 import kcd_jax
 from kcd_jax import check, data, experiment, log, networks, sharding
+from kcd_jax.data import base
 from kcd_jax.loop import Loop
 from kcd_jax.spec import Phase, TrainState
 
@@ -52,6 +53,8 @@ class OwnRun:
             raise ValueError(f'{CONFIG} is missing; run the bench from a checkout of the repository')
         config = experiment.load_config(f'{CONFIG}:{words}')
         mesh, dataset = sharding.make_mesh(), made_up_data(num_points)
+        if data.STREAM[config.data.stream]:
+            dataset = base.by_index(dataset)
         teacher = networks.get(config.teacher.name)(dataset.num_classes)
         variables = teacher.init(jax.random.PRNGKey(0), dataset.image_shape)
         run = check.resolve(config, dataset, device_count=mesh.size, teacher=teacher, teacher_variables=variables)
@@ -59,7 +62,7 @@ class OwnRun:
         self.log.__enter__()
         self.log.rewind([], -1)
         self.loop = Loop(config, run, dataset, variables, workdir, mesh, self.log)
-        self.state: TrainState = self.loop.initial_state(dataset.train.images)
+        self.state: TrainState = self.loop.initial_state(None if dataset.train.streamed else dataset.train.images)
         self.phase = run.phases[-1]
         self._arguments: tuple[Any, ...] | None = None
 

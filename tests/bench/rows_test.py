@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import bench
-from kcd_jax.bench import methods, rows, timing
+from kcd_jax.bench import methods, rows, streaming, timing
 from kcd_jax.bench.own import own_run
 from kcd_jax.methods import _contrast
 
@@ -45,6 +45,31 @@ def test_condensation_rows(tmp_path, monkeypatch):
     monkeypatch.setattr(rows.speed, 'condensation_ms', lambda n, repeats: {**fake, 'jit': n / 1e4})
     assert [row.met for row in rows.condense(False, tmp_path)] == [True, False, False]
     assert [row.met for row in rows.host(False, tmp_path)] == [True]
+
+
+def test_a_streamed_row_is_held_to_tf_data_and_a_step_to_the_time_it_waits(tmp_path, monkeypatch):
+    rates = {'ours': 95.0, 'bound': 99.0, 'pillow': 70.0, 'tf_data': 100.0, 'tf_decode': 80.0}
+    ms = {'resident': 50.0, 'streamed': 52.0, 'waited': 1.1}
+    monkeypatch.setattr(rows.streaming, 'measure', lambda *arguments: rates)
+    monkeypatch.setattr(rows.streaming, 'waiting', lambda *arguments: ms)
+    read, waited = rows.stream(True, tmp_path)
+    assert (read.met, waited.met) == (True, False)
+    assert read.measured == '95 images/s; its crops alone 99; Pillow alone 70; tf.data 100, its decoder alone 80'
+    rates['ours'], ms['waited'] = 89.0, 0.9
+    assert [row.met for row in rows.stream(True, tmp_path)] == [False, True]
+    del rates['tf_data']
+    assert next(rows.stream(True, tmp_path)).met is None
+
+
+@pytest.mark.slow
+def test_reading_and_waiting_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, 'BATCH', 8)
+    monkeypatch.setattr(streaming.importlib.util, 'find_spec', lambda name: None)
+    rates = streaming.measure(16, 1, tmp_path)
+    assert min(rates.values()) > 0 and 'tf_data' not in rates
+    assert rates.keys() >= {'ours', 'ours_ms', 'workers', 'workers_start_s', 'bound', 'decode', 'pillow'}
+    ms = streaming.waiting('resnet8-resnet8', 4, 1, tmp_path)
+    assert 0 < ms['waited'] < ms['streamed'] and ms['resident'] > 0
 
 
 def test_scores_by_a_product_are_those_by_rows():
