@@ -56,9 +56,7 @@ def describe(name: str, root: pathlib.Path, builder: Any) -> str:
         )
     for left in sorted((root / name.partition(':')[0]).glob('incomplete.*')):
         held = sum(file.stat().st_size for file in left.rglob('*') if file.is_file())
-        _log.warning(
-            '%s holds %s of a preparation that did not end; unless it is running, delete it', left, gigabytes(held)
-        )
+        _log.warning('%s holds %s of a preparation that did not end; delete it unless one runs', left, gigabytes(held))
     there = sum((manual / file).stat().st_size for file in by_hand.values())
     size = there + sum(int(getattr(info, 'size', 0) or 0) for info in downloads.values())
     volume = next(folder for folder in (root, *root.parents) if folder.is_dir())
