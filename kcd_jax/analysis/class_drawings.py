@@ -158,7 +158,7 @@ def of_points(run: Summary, label: str) -> list[Drawing]:
     if stages and 'teacher_entropy' in arrays and len(arrays['teacher_entropy']) == len(stages[-1].kept):
         entropy, kept = arrays['teacher_entropy'], stages[-1].kept
         means = [f'{np.mean(entropy[mask]):.3f}' if mask.any() else 'none' for mask in (kept, ~kept)]
-        alt = f"Densities of the teacher's entropy. Means in nats: kept {means[0]}, dropped {means[1]}."
+        alt = f"Histograms of the teacher's entropy. Means in nats: kept {means[0]}, dropped {means[1]}."
         figure = figures.teacher_entropy_by_label(entropy, kept)
         drawn.append(Drawing('teacher_entropy_by_label', 'Does the teacher agree?', alt, figure))
     if 'correlation_difference' in arrays:
