@@ -306,10 +306,10 @@ def stream(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     )
     ms = streaming.waiting(PAIRS[0], 10 if quick else 60, 1 if quick else 5, scratch)
     yield Row(
-        f'step of streamed points, {PAIRS[0]}',
-        f'{ms["streamed"]:.0f} ms, {ms["waited"]:.1f} of them waiting; resident {ms["resident"]:.0f}',
-        'waits under 2 %',
-        met=ms['waited'] <= 0.02 * ms['resident'],
+        f'step of points streamed from memory, {PAIRS[0]}',
+        f'{ms["streamed"]:.0f} ms ({ms["waited"]:.1f} to be given a batch); resident {ms["resident"]:.0f}',
+        'within 5 % of resident',
+        met=ms['streamed'] <= 1.05 * ms['resident'],
         details=ms,
     )
 

@@ -136,7 +136,7 @@ def measure(number: int, repeats: int, scratch: pathlib.Path) -> dict[str, float
         'workers': lambda: ours(2, passes=4),
         'bound': lambda: each(lambda point: split.images.training(point, 0, 0)),
         'decode': lambda: each(lambda point: pictures.read(files[point], None)),
-        'pillow': lambda: each(lambda point: _by_pillow(files[point])),
+        'pillow': lambda: each(lambda point: made_up.by_pillow(files[point])),
     }
     with contextlib.ExitStack() as stack:
         if importlib.util.find_spec('tensorflow') is not None:
@@ -156,18 +156,11 @@ def measure(number: int, repeats: int, scratch: pathlib.Path) -> dict[str, float
     return figures
 
 
-def _by_pillow(file: str) -> None:
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        picture.load()
-
-
 def waiting(pair: str, num_steps: int, repeats: int, scratch: pathlib.Path) -> dict[str, float]:
     """Milliseconds a step of training on 32 x 32 pixels, medians of `repeats` epochs in turn.
 
     'resident': of points on the devices; 'streamed': of the same, read from memory by index. 'waited': of a streamed
-    step, until its batch was there; the first batch of an epoch, which nothing can hide, not counted.
+    step, until the host was given a batch, but for the first of an epoch; the devices compute meanwhile.
     """
     batch, words = 64, f'{pair},method=kd,policy=none'
     times: dict[str, list[float]] = {'resident': [], 'streamed': [], 'waited': []}
