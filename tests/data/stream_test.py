@@ -171,6 +171,8 @@ def test_crops_are_a_function_of_seed_epoch_and_point(tmp_path: pathlib.Path):
 
     assert view() == view()
     assert len({view(), view(seed=1), view(epoch=1), view(point=1)}) == 4
+    fresh = train.images.source.crop(1, np.random.RandomState([7, 3, 1]))  # whatever its thread drew before
+    np.testing.assert_array_equal(train.images.training(1, 7, 3), fresh)
     assert np.array_equal(train.images[0], train.images[1])  # the two files are equal, and so are they when evaluated
 
 
