@@ -145,7 +145,7 @@ def learning_curves(
         axes.set_ylabel(f'{quantity} (%)')
         whole_numbers(axes.xaxis)
     axes.set_xlabel('epoch' + (' (ticks: condensations)' if len(condensations) else ''))
-    np.atleast_1d(parts)[0].legend(loc='lower right')
+    np.atleast_1d(parts)[0].legend(loc='best')
     return figure
 
 
