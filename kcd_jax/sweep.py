@@ -21,7 +21,7 @@ from kcd_jax import cells, log, main, sharding, train
 from kcd_jax.analysis import tables
 from kcd_jax.cells import Sweep
 from kcd_jax.sweeper import OutOfTime, Sweeper, format_seconds
-from kcd_jax.tasks import make_tasks, name_of, read_sweeps
+from kcd_jax.tasks import Task, make_tasks, name_of, read_sweeps
 
 EXIT_OUT_OF_TIME = 76  # --minutes are over; the same command goes on
 DEFAULT_TRIALS = 3
@@ -44,6 +44,12 @@ def describe(sweeper: Sweeper) -> list[str]:
         rows.append([name_of(cell), *shown])
         words.append(f'{name_of(cell)}: --config={shlex.quote(cell.config)}')
     table = tables.Table(sweeper.sweep.title, ['cell', 'runs done', 'samples', 'MACs', 'cost %'], rows)
+    left = _missing(sweeper, missing) if missing else f'all {len(sweeper.tasks)} runs are done'
+    return [table.to_text(), '', left, '', *words]
+
+
+def _missing(sweeper: Sweeper, missing: Sequence[Task]) -> str:
+    """What is still to be run, in a line."""
     macs = sum(task.cost.macs for task in missing if task.cost)
     samples = sum(task.cost.samples for task in missing if task.cost)
     left = f'{len(missing)} of {len(sweeper.tasks)} runs are missing: {tables.quantity(samples)} samples'
@@ -53,10 +59,10 @@ def describe(sweeper: Sweeper) -> list[str]:
         for task, summary in sweeper.done.items()
         if task.cost and summary['seconds'].get('train')
     ]
-    if known and missing:
+    if known:
         speed = sum(seconds for seconds, _ in known) / sum(counted for _, counted in known)
         left += f', about {format_seconds(macs * speed)} of training at the speed of the finished runs'
-    return [table.to_text(), '', left, '', *words]
+    return left
 
 
 class _Parser(argparse.ArgumentParser):
