@@ -34,7 +34,7 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize('size', [8, 7])
+@pytest.mark.parametrize('size', [8, 7, 2, 1])  # the last two are smaller than some kernels
 @pytest.mark.parametrize(('groups', 'kernel', 'stride', 'inputs', 'outputs'), CONVOLUTIONS)
 def test_convolution_equals_xla(groups, kernel, stride, inputs, outputs, size):
     x = normal(0, 2, size, size + 1, inputs)
