@@ -1,0 +1,28 @@
+"""resnet34 -> resnet18 in ImageNet's shape, streamed, killed in the middle of an epoch (`imagenet.py` beside it)."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import signal
+
+import pytest
+
+from tests.faults import imagenet
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_an_epoch_it_ends_to_the_bit(tmp_path: pathlib.Path):
+    """256 JPEGs of 1,000 classes at 64 pixels through six condensations."""
+    kept = {'JAX_COMPILATION_CACHE_DIR': os.environ['JAX_COMPILATION_CACHE_DIR']}
+    bench = imagenet.ImageNet(tmp_path, 64, env=kept)
+    bench.prepare(timed=False)
+    ends = bench.ends()
+    assert len(ends) == 7
+    summary = json.loads((bench.whole / bench.run / 'summary.json').read_text())
+    assert len(summary['condensations']) == 6 and summary['num_classes'] == 1000
+    assert [len(list((bench.whole / bench.run / 'knowledge').glob('stage_*.npz')))] == [6]
+    injection = bench.killed(1, random.Random(0))
+    assert injection.code == -signal.SIGKILL and injection.lost == []
