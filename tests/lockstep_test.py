@@ -30,14 +30,13 @@ from kcd_jax import (
 from kcd_jax.spec import leaf_paths
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}
 
 
-def configs_for(seeds, words='method=kd,policy=kcd', pair='tiny_teacher-tiny'):
+def configs_for(seeds, words='method=kd,policy=kcd'):
     """The digits config in quicktest form on 120 points, a seed each."""
     found = []
     for seed in seeds:
-        config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:quicktest,{pair},{words}')
+        config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,{words}')
         config.checkpoint.seconds, config.eval_every, config.survey = 1e9, 6, False
         config.data.num_points, config.seed = 120, seed
         found.append(config)
@@ -307,7 +306,7 @@ CASES = [
 @pytest.mark.parametrize(('method', 'policy'), CASES)
 def test_one_program_takes_the_steps_of_every_method_and_policy(tiny_networks, method, policy):
     """The mapped step of two seeds against the step of each, from the same states."""
-    (config,) = configs_for((0,), f'method={method},policy={policy}', PAIRS.get(method, 'tiny_teacher-tiny'))
+    (config,) = configs_for((0,), f'method={method},policy={policy}')
     if policy == 'unix':
         config.policy.k = 12
     dataset = train.load_data(config)
