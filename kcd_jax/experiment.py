@@ -12,7 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from kcd_jax import distributed, log, methods, plugins, policies, sharding
+from kcd_jax import distributed, files, log, methods, plugins, policies, sharding
 from kcd_jax.data import Dataset
 from kcd_jax.train import Result, check_run, load_data, run_name, train
 
@@ -191,9 +191,9 @@ def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.
     if not log.is_writer():
         return paths
     for path in sorted(pathlib.Path(workdir).rglob(log.SUMMARY)):
-        summary = public(log.read_json(path))
+        summary = public(files.read_json(path))
         paths.append(pathlib.Path(results) / f'{summary["name"]}_{summary["seed"]}.json')
-        log.write_text(paths[-1], log.dumps(summary, indent=1) + '\n')
+        files.write_text(paths[-1], files.dumps(summary, indent=1) + '\n')
     return paths
 
 

@@ -11,7 +11,6 @@ import functools
 import importlib.metadata
 import io
 import json
-import math
 import os
 import pathlib
 import platform
@@ -19,14 +18,13 @@ import shlex
 import subprocess
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
-import numpy as np
 from tqdm import tqdm
+
+from kcd_jax import files
 
 METRICS, CONFIG, SUMMARY, EVENTS = 'metrics.jsonl', 'config.json', 'summary.json', 'tensorboard'
 # Settings that may change between a run and its continuation: they change no number that the run computes.
@@ -87,7 +85,7 @@ class RunLog:
           ValueError: the folder cannot be written, another run holds it, or it is of another configuration.
         """
         self.workdir = pathlib.Path(workdir)
-        self.config = json.loads(dumps(config))
+        self.config = json.loads(files.dumps(config))
         self.lines: list[str] = []
         self._lock: io.TextIOWrapper | None = None
         self._metrics: io.FileIO | None = None
@@ -101,9 +99,10 @@ class RunLog:
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.workdir)
-            saved = read_json(self.workdir / CONFIG)
+            saved = files.read_json(self.workdir / CONFIG)
             if saved is None:
-                write_text(self.workdir / CONFIG, dumps({'config': self.config, **environment()}, indent=2) + '\n')
+                content = {'config': self.config, **environment()}
+                files.write_text(self.workdir / CONFIG, files.dumps(content, indent=2) + '\n')
             else:
                 refuse_other_config(self.workdir, saved.get('config', {}), self.config)
         except OSError as error:
@@ -125,8 +124,8 @@ class RunLog:
         self._unlock()
 
     def _close_files(self) -> None:
-        files, self._metrics, self._events = (self._metrics, self._events), None, None
-        for file in files:
+        opened, self._metrics, self._events = (self._metrics, self._events), None, None
+        for file in opened:
             if file is not None:
                 file.close()
 
@@ -154,7 +153,7 @@ class RunLog:
         path = self.workdir / METRICS
         wanted = ''.join(f'{line}\n' for line in lines).encode()
         if not path.exists() or path.read_bytes() != wanted:
-            write_bytes(path, wanted)
+            files.write_bytes(path, wanted)
         with self._saying_what_is_lost():
             # Unbuffered: a killed process loses no line, and a full disk is known at the line that it cuts.
             self._metrics = open(path, 'ab', buffering=0)
@@ -170,7 +169,7 @@ class RunLog:
         """
         if not is_writer():
             return
-        line = dumps(entry)
+        line = files.dumps(entry)
         with self._saying_what_is_lost():
             content = memoryview(f'{line}\n'.encode())
             while content:
@@ -202,7 +201,12 @@ class RunLog:
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json at once: where it lies, the run is finished."""
         if is_writer():
-            write_text(self.workdir / SUMMARY, dumps(summary, indent=2) + '\n')
+            files.write_text(self.workdir / SUMMARY, files.dumps(summary, indent=2) + '\n')
+
+    def write_arrays(self, name: str, **arrays: Any) -> None:
+        """Writes an archive into the run's folder, at once: 'knowledge/stage_1.npz'."""
+        if is_writer():
+            files.write_npz(self.workdir / name, **arrays)
 
     # -- lines ----------------------------------------------------------------------------------------------------
 
@@ -354,7 +358,7 @@ def refuse_other_config(workdir: pathlib.Path, saved: Mapping[str, Any], current
 
 def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """'optim.lr is 0.1 there and 0.2 here, ...': how two configurations differ; '' when they compute the same."""
-    old, new = _flat(there), _flat(json.loads(dumps(here)))
+    old, new = _flat(there), _flat(json.loads(files.dumps(here)))
     differing = [key for key in sorted({*old, *new}) if key not in FREE_KEYS and old.get(key) != new.get(key)]
     shown = ', '.join(f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in differing[:4])
     return shown + (f' and {len(differing) - 4} more' if len(differing) > 4 else '')
@@ -370,95 +374,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return result
 
 
-# ------------------------------------------------------------------------------------------------------------ files
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _plain_value(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null, and NumPy's numbers plain ones."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain_value(item) for item in value]
-    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def dumps(value: Any, indent: int | None = None) -> str:
-    """JSON text of plain and NumPy numbers; what is not finite is null."""
-    return json.dumps(_plain_value(value), indent=indent, allow_nan=False, default=str)
-
-
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once it is whole: a kill at any instant leaves one of the two."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{path.name}.partial')
-    try:
-        with open(partial, 'wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f'{path} cannot be written ({error.strerror}); make room or choose another place') from error
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a whole file or leaves the old one."""
-    with _replacing(path) as file:
-        file.write(content)
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a whole text file or leaves the old one."""
-    write_bytes(path, text.encode())
-
-
-def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
-    """Writes a compressed NumPy archive at once (process 0 only), at the fastest level, no array copied as a whole."""
-    if not is_writer():
-        return
-    with (
-        _replacing(pathlib.Path(path)) as file,
-        zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-    ):
-        for name, array in arrays.items():
-            with archive.open(f'{name}.npy', 'w', force_zip64=True) as part:
-                np.lib.format.write_array(part, np.asanyarray(array), allow_pickle=False)
-
-
-def is_whole_npz(path: pathlib.Path) -> bool:
-    """Whether a file is an archive whose every part agrees with its checksum."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError):
-        return False
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file, or no object in it."""
-    try:
-        content = _parsed(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def read_summary(workdir: str | pathlib.Path) -> dict[str, Any] | None:
     """What `RunLog.write_summary` wrote; None while the run is not finished."""
-    return read_json(pathlib.Path(workdir) / SUMMARY)
+    return files.read_json(pathlib.Path(workdir) / SUMMARY)
 
 
 # ------------------------------------------------------------------------------------------------------ environment

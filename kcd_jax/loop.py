@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, data, feed, ledger, log, scoring, sharding, state, step, survey
+from kcd_jax import check, data, feed, files, ledger, log, scoring, sharding, state, step, survey
 from kcd_jax.evaluate import Evaluator
 from kcd_jax.knowledge import large
 from kcd_jax.spec import Network, Phase, Plan, PyTree, TrainState, full_plan, stream
@@ -246,10 +246,9 @@ class Loop:
         }
         self.condensations.append(entry)
         self.log.record({'kind': 'condensation', 'step': int(current.step), **entry})
-        folder = self.workdir / 'knowledge'
         table = sharding.to_host(current.table, copy=False)
-        log.write_npz(
-            folder / f'stage_{number}.npz',
+        self.log.write_arrays(
+            f'knowledge/stage_{number}.npz',
             order=plan.order,
             num_keep=plan.num_keep,
             partner=plan.partner,
@@ -266,8 +265,8 @@ class Loop:
 
     def lost_stage(self, meta: Mapping[str, Any]) -> str:
         """The first stage file of a checkpoint's condensations that cannot be read, or ''."""
-        files = (self.workdir / 'knowledge' / f'stage_{entry["number"]}.npz' for entry in meta['condensations'])
-        return next((f'{file.parent.name}/{file.name}' for file in files if not log.is_whole_npz(file)), '')
+        paths = (self.workdir / 'knowledge' / f'stage_{entry["number"]}.npz' for entry in meta['condensations'])
+        return next((f'{path.parent.name}/{path.name}' for path in paths if not files.is_whole_npz(path)), '')
 
     def evaluate(self, current: TrainState, epoch: int) -> dict[str, float]:
         """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} after `epoch` epochs."""
@@ -311,7 +310,7 @@ class Loop:
             arrays['correlation_difference'] = (wanted - survey.correlation(logits)).astype(np.float32)
         table = sharding.to_host(current.table)
         visits = {'value': table.value[: len(train)], 'count': table.count[: len(train)]}
-        log.write_npz(self.workdir / 'knowledge' / 'points.npz', labels=train.labels, **visits, **arrays)
+        self.log.write_arrays('knowledge/points.npz', labels=train.labels, **visits, **arrays)
         return survey.class_accuracy(logits, self.evaluator.labels, num_classes)
 
     def refuse_divergence(self, current: TrainState) -> None:

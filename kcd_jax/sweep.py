@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from kcd_jax import cells, log, main, sharding, train
+from kcd_jax import cells, files, log, main, sharding, train
 from kcd_jax.analysis import tables
 from kcd_jax.cells import Sweep
 from kcd_jax.sweeper import OutOfTime, Sweeper, format_seconds
@@ -112,8 +112,8 @@ def finish(sweeper: Sweeper) -> None:
     found = sweeper.tables()
     log.say('\n' + '\n\n'.join(table.to_text() for table in found))
     folder = sweeper.tasks[0].result.parent
-    log.write_text(folder / 'table.md', '\n'.join(table.to_markdown() for table in found))
-    log.write_text(folder / 'table.csv', '\n'.join(table.to_csv() for table in found))
+    files.write_text(folder / 'table.md', '\n'.join(table.to_markdown() for table in found))
+    files.write_text(folder / 'table.csv', '\n'.join(table.to_csv() for table in found))
     log.say(f'written to {folder}/table.md and table.csv')
 
 

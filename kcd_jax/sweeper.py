@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kcd_jax import cells, experiment, lockstep, log, sharding, train
+from kcd_jax import cells, experiment, files, lockstep, log, sharding, train
 from kcd_jax.analysis import comparison, sweeps, tables
 from kcd_jax.cells import Sweep
 from kcd_jax.tasks import Task, name_of, told_of
@@ -75,7 +75,7 @@ class Sweeper:
 
     def stored(self, task: Task) -> dict[str, Any] | None:
         """The published result of a run: its own, that of its folder, or that of another sweep with the same run."""
-        summary = log.read_json(task.result)
+        summary = files.read_json(task.result)
         if summary is not None and cells.same_run(summary['config'], task.config.to_dict()):
             card = task.cell.card(self.name, self.sweep)
             if summary['cell'] != card:  # the sweep was renamed, or compares with other rows now
@@ -122,7 +122,7 @@ class Sweeper:
     def write(self, path: pathlib.Path, summary: Mapping[str, Any]) -> None:
         """Writes a result, whole or not at all."""
         if not self.dry:
-            log.write_text(path, log.dumps(summary, indent=1) + '\n')
+            files.write_text(path, files.dumps(summary, indent=1) + '\n')
 
     # -- one process ----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
-from kcd_jax import data, log, networks
+from kcd_jax import data, files, networks
 from kcd_jax.networks import torch_weights
 from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
 from kcd_jax.spec import Network, PyTree, leaf_paths, merge
@@ -41,7 +41,7 @@ def save(path: str | os.PathLike[str], variables: PyTree, card: dict[str, Any]) 
     path = pathlib.Path(path)
     tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaf_paths(jax.device_get(variables)).items()}
     text = json.dumps(card, sort_keys=True, default=str)
-    log.write_bytes(path, to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)}))
+    files.write_bytes(path, to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)}))
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

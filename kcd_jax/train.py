@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from kcd_jax import check, checkpoint, data, distributed, ledger, log, sharding, state, teacher
+from kcd_jax import check, checkpoint, data, distributed, files, ledger, log, sharding, state, teacher
 from kcd_jax.loop import Diverged, Loop, Seat, student_variables
 from kcd_jax.spec import Network, PyTree, TrainState
 
@@ -189,7 +189,7 @@ def train(
         run = check.resolve(config, dataset, device_count=devices)
     points = {'points': zlib.crc32(np.ascontiguousarray(dataset.train.labels)), 'streamed': dataset.train.streamed}
     identity = {**config.to_dict(), **points}
-    distributed.refuse_difference('configuration', json.loads(log.dumps(identity)), log.differing_keys)
+    distributed.refuse_difference('configuration', json.loads(files.dumps(identity)), log.differing_keys)
 
     with contextlib.ExitStack() as stack:
         with distributed.together():

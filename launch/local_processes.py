@@ -21,6 +21,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,10 @@ from typing import IO
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LOST, PREEMPTED = 69, 75  # exit codes of kcd_jax.main: another process is gone; the state is saved
 POLL_SECONDS = 0.05
+# What gloo prints of each connection, piece by piece: two that connect at once cut each other's line anywhere.
+GLOO = re.compile(
+    r'(\[Gloo\] Rank |\d+| is connected to | peer ranks\. |Expected number of connected peer ranks is : )+'
+)
 LIBC = ctypes.CDLL(None)
 
 
@@ -52,6 +57,12 @@ def die_with_parent() -> None:
     parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
     with contextlib.suppress(AttributeError):
         LIBC.prctl(parent_death_signal, signal.SIGKILL)
+
+
+def is_of_gloo(line: str) -> bool:
+    """Whether a line is gloo's report of its connections, whole or cut by another one."""
+    text = line.rstrip('\n')
+    return GLOO.fullmatch(text) is not None and not text.isdigit()
 
 
 def commands(processes: int, devices: int, module: str, args: list[str], port: int) -> list[list[str]]:
@@ -91,7 +102,7 @@ class Group:
                 repeated = error and line in self.said
                 self.said.add(line)
                 noise = self.failed and number not in self.failed[:1] and not error  # what the others say of a death
-                if repeated or noise or line.startswith('[Gloo] Rank '):
+                if repeated or noise or is_of_gloo(line):
                     continue
                 target.write(line if number == 0 else f'[{number}] {line}')
                 target.flush()

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from kcd_jax import experiment, sharding, train
+from tests.digits import assert_same_run, final_state, metrics
 from tests.distributed_test import LAUNCHER, ROOT, launch
-from tests.train_test import assert_same_run, final_state, metrics
 
 PROGRAM = 'tests.tiny.program'
 RUN = pathlib.Path('kcd', 'trial_0')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -128,6 +129,23 @@ def test_what_all_processes_say_comes_once(tmp_path):
     found = launch('tests.tiny.dying', '--how=mistake', f'--folder={tmp_path}', options=('--restarts=3', '--grace=60'))
     assert found.returncode == 2
     assert found.stderr.removeprefix('[1] ') == 'error: a mistake\n'  # of whoever says it first
+
+
+@pytest.mark.parametrize(
+    ('line', 'of_gloo'),
+    [
+        ('[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1', True),
+        ('2 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3', True),
+        ('[Gloo] Rank [Gloo] Rank 12 is connected to  is connected to 33 peer ranks. ', True),
+        ('process 1 is connected to 3 peer ranks. ', False),
+        ('33', False),
+        ('', False),
+    ],
+)
+def test_the_launcher_knows_gloos_lines(line, of_gloo):
+    """Two that connect at once cut each other's line."""
+    launcher = runpy.run_path(LAUNCHER[-1])
+    assert launcher['is_of_gloo'](f'{line}\n') is of_gloo
 
 
 def test_sigterm_reaches_every_process(tmp_path):

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax import checkpoint, data, experiment, feed, policies, sharding, step, train
+from kcd_jax import data, feed, policies, sharding, step, train
 from kcd_jax.data import base
 from kcd_jax.spec import full_plan, table_rows
+from tests.digits import config_for, final_state
 
-ROOT = pathlib.Path(__file__).parent.parent
 NUM_POINTS, BATCH = 90, 8
 
 
@@ -116,21 +116,6 @@ def test_every_held_out_image_is_evaluated_once(split: data.Split, number: int):
 # ------------------------------------------------------------------------------------------------------ in the loop
 
 
-def config_for(words: str = '', **settings):
-    config = experiment.load_config(
-        f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd,{words}'
-    )
-    config.checkpoint.seconds, config.eval_every = 1e9, 6
-    for key, value in settings.items():
-        config[key] = value
-    return config
-
-
-def last(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
-        return keeper._read(keeper.steps()[-1])[0]
-
-
 def stage(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
     with np.load(folder / 'knowledge' / f'stage_{number}.npz') as arrays:
         return dict(arrays)
@@ -191,7 +176,7 @@ def test_a_streamed_run_is_the_resident_one_and_goes_on_to_the_bit(tiny_networks
     monkeypatch.setattr(train.Loop, 'train_epoch', by_epoch)
     source.read.clear()
     train.train(config, tmp_path / 'cut')
-    arrays, again = last(whole.workdir), last(tmp_path / 'cut')
+    arrays, again = final_state(whole.workdir), final_state(tmp_path / 'cut')
     assert arrays.keys() == again.keys()
     for path, array in arrays.items():
         np.testing.assert_array_equal(array, again[path], err_msg=path)

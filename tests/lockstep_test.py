@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import pathlib
 import signal
 import threading
 import time
@@ -18,8 +16,6 @@ import pytest
 
 from kcd_jax import (
     check,
-    checkpoint,
-    experiment,
     lockstep,
     loop,
     networks,
@@ -28,34 +24,13 @@ from kcd_jax import (
     train,
 )
 from kcd_jax.spec import leaf_paths
+from tests import digits
+from tests.digits import assert_same_run, final_state, metrics
 
-ROOT = pathlib.Path(__file__).parent.parent
 
-
-def configs_for(seeds, words='method=kd,policy=kcd'):
+def configs_for(seeds, words='', **options):
     """The digits config in quicktest form on 120 points, a seed each."""
-    found = []
-    for seed in seeds:
-        config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,{words}')
-        config.checkpoint.seconds, config.eval_every, config.survey = 1e9, 6, False
-        config.data.num_points, config.seed = 120, seed
-        found.append(config)
-    return found
-
-
-def left(folder):
-    """The arrays of the newest checkpoint by their paths, and the log without its times."""
-    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
-        arrays = keeper._read(keeper.steps()[-1])[0]
-    lines = (folder / 'metrics.jsonl').read_text().splitlines()
-    return arrays, [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
-
-
-def assert_same(one, other):
-    (arrays, records), (others, repeated) = left(one), left(other)
-    for path, array in arrays.items():
-        np.testing.assert_array_equal(array, others[path], err_msg=path)
-    assert records == repeated
+    return [digits.config_for(f'num_points=120,{words}', **options, survey=False, seed=seed) for seed in seeds]
 
 
 @pytest.fixture(scope='session')
@@ -212,7 +187,8 @@ def test_each_seed_is_what_it_is_alone(together, teacher_dir, tmp_path):
         assert alone.summary['side_by_side'] == 1
         for key in ('cost', 'epochs', 'parameters', 'teacher'):
             assert outcome.summary[key] == alone.summary[key], key
-        (arrays, records), (others, repeated) = left(outcome.workdir), left(alone.workdir)
+        arrays, others = final_state(outcome.workdir), final_state(alone.workdir)
+        records, repeated = metrics(outcome.workdir), metrics(alone.workdir)
         # The same data in the same order; what is computed differs by the rounding of sums, which training enlarges.
         for path in ('key', 'table/count', 'plan/num_keep'):
             np.testing.assert_array_equal(arrays[path], others[path], err_msg=path)
@@ -227,7 +203,7 @@ def test_each_seed_is_what_it_is_alone(together, teacher_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, monkeypatch):
+def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, tmp_path, monkeypatch):
     """InfoBatch keeps another number of points for each seed; what one seed ends with is nobody else's.
 
     Programs of two steps, as an accelerator has them of a hundred.
@@ -240,13 +216,13 @@ def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, monkeypatch)
         return epoch_of(self, current, epoch, between)
 
     monkeypatch.setattr(loop.Loop, 'train_epoch', diverge)
-    configs = configs_for((0, 1, 2), 'policy=infobatch,method=kd')
+    configs = configs_for((0, 1, 2), policy='infobatch')
     for config in configs:
         config.chunk = 2
-    first, second, third = together(configs, 'runs')
+    first, second, third = together(configs, 'runs', tmp_path / 'teacher')
     assert isinstance(second, train.Diverged)
     sizes = [
-        [record['kept'] for record in left(outcome.workdir)[1] if record['kind'] == 'train']
+        [record['kept'] for record in metrics(outcome.workdir) if record['kind'] == 'train']
         for outcome in (first, third)
     ]
     assert len(sizes[0]) == len(sizes[1]) == 6 and sizes[0] != sizes[1]
@@ -256,7 +232,7 @@ def test_epochs_of_other_lengths_and_a_seed_that_diverges(together, monkeypatch)
 @pytest.mark.slow
 def test_a_cut_changes_nothing(together, tmp_path, monkeypatch):
     """SIGTERM in the middle of an epoch saves every seed; the same seeds go on together, to the bit."""
-    configs = configs_for((0, 1), 'policy=kcd,method=crd')
+    configs = configs_for((0, 1), method='crd')
     together(configs, 'whole')
     epoch_of = loop.Loop.train_epoch
 
@@ -279,12 +255,12 @@ def test_a_cut_changes_nothing(together, tmp_path, monkeypatch):
     together(configs[1:], 'cut', size=2)
     together(configs[:1], 'cut', size=2)
     for config in configs:
-        assert_same(tmp_path / 'whole' / str(config.seed), tmp_path / 'cut' / str(config.seed))
+        assert_same_run(tmp_path / 'whole' / str(config.seed), tmp_path / 'cut' / str(config.seed))
 
 
 @pytest.mark.slow
 def test_streamed_seeds_read_their_own_points(together, tmp_path):
-    configs, own_teacher = configs_for((0, 1), 'policy=kcd,method=kd,stream=true'), tmp_path / 'teacher'
+    configs, own_teacher = configs_for((0, 1), 'stream=true'), tmp_path / 'teacher'
     for config, outcome in zip(configs, together(configs, 'together', own_teacher), strict=True):
         alone = train.train(config, tmp_path / 'alone' / str(config.seed), teacher_dir=own_teacher)
         counts = [np.load(run.workdir / 'knowledge' / 'stage_1.npz')['count'] for run in (outcome, alone)]
@@ -306,7 +282,7 @@ CASES = [
 @pytest.mark.parametrize(('method', 'policy'), CASES)
 def test_one_program_takes_the_steps_of_every_method_and_policy(tiny_networks, method, policy):
     """The mapped step of two seeds against the step of each, from the same states."""
-    (config,) = configs_for((0,), f'method={method},policy={policy}')
+    (config,) = configs_for((0,), method=method, policy=policy)
     if policy == 'unix':
         config.policy.k = 12
     dataset = train.load_data(config)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax import log
+from kcd_jax import files, log
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = {
@@ -179,7 +179,7 @@ def test_a_full_disk_is_one_line(tmp_path):
             with pytest.raises(OSError, match=r'metrics.jsonl .* cannot be written \(File too large\); .*: make room'):
                 run.record({'step': 2, 'text': 'x' * 10000})
             with pytest.raises(OSError, match='cannot be written .*; make room or choose another place'):
-                log.write_bytes(tmp_path / 'big', b'x' * 10000)
+                files.write_bytes(tmp_path / 'big', b'x' * 10000)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / 'big').exists() and not list(tmp_path.glob('*.partial'))
@@ -213,10 +213,19 @@ def test_a_summary_says_that_the_run_is_finished(tmp_path):
 
 
 def test_archives_are_whole_or_absent(tmp_path):
-    log.write_npz(tmp_path / 'knowledge' / 'stage_1.npz', order=np.arange(5), num_keep=jnp.int32(3))
+    files.write_npz(tmp_path / 'knowledge' / 'stage_1.npz', order=np.arange(5), num_keep=jnp.int32(3))
     with np.load(tmp_path / 'knowledge' / 'stage_1.npz') as archive:
         assert archive['order'].tolist() == [0, 1, 2, 3, 4] and archive['num_keep'] == 3
     assert os.listdir(tmp_path / 'knowledge') == ['stage_1.npz']
+
+
+@pytest.mark.parametrize(('limit', 'compressed'), [(10**6, True), (10**3, False)])
+def test_large_archives_are_not_compressed(tmp_path, monkeypatch, limit, compressed):
+    monkeypatch.setattr(files, 'PLAIN_BYTES', limit)
+    files.write_npz(tmp_path / 'stage.npz', zeros=np.zeros(1000))
+    assert ((tmp_path / 'stage.npz').stat().st_size < 2000) == compressed
+    with np.load(tmp_path / 'stage.npz') as archive:
+        np.testing.assert_array_equal(archive['zeros'], np.zeros(1000))
 
 
 def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
@@ -229,7 +238,7 @@ def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
         run.progress(10, loss=1.0)
         run.note('epoch 1')
         run.write_summary({'accuracy': 1})
-        log.write_npz(tmp_path / 'run' / 'x.npz', x=np.ones(1))
+        run.write_arrays('x.npz', x=np.ones(1))
     assert not (tmp_path / 'run').exists() and capsys.readouterr().out == ''
 
 

@@ -6,18 +6,17 @@ without an edit. `reuse` needs a run to reuse and has its own tests.
 
 from __future__ import annotations
 
-import json
 import os
-import pathlib
 import signal
 
 import jax
 import numpy as np
 import pytest
 
-from kcd_jax import checkpoint, experiment, methods, policies, train
+from kcd_jax import methods, policies, train
+from tests import digits
+from tests.digits import assert_same_run, final_state, metrics
 
-ROOT = pathlib.Path(__file__).parent.parent
 PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}  # what the others' pair does not offer
 
 CASES = [(method, policy) for method in methods.names() for policy in ('none', 'kcd')]
@@ -34,21 +33,11 @@ def teacher_dir(tmp_path_factory):
 
 
 def config_for(method, policy):
-    words = f'quicktest,{PAIRS.get(method, "tiny_teacher-tiny")},method={method},policy={policy}'
-    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}')
-    config.checkpoint.seconds, config.eval_every = 1e9, 6
-    config.data.num_points = 120
+    pair = PAIRS.get(method, 'tiny_teacher-tiny')
+    config = digits.config_for('num_points=120', pair=pair, method=method, policy=policy)
     if policy == 'unix':
         config.policy.k = 12  # three quarters of 20 do not divide by four devices
     return config
-
-
-def left(folder):
-    """Every array of the newest checkpoint, and the log without its times."""
-    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
-        arrays = keeper._read(keeper.steps()[-1])[0]
-    lines = (folder / 'metrics.jsonl').read_text().splitlines()
-    return arrays, [{k: v for k, v in json.loads(line).items() if k != 'time'} for line in lines]
 
 
 @pytest.mark.parametrize(('method', 'policy'), CASES)
@@ -67,7 +56,7 @@ def test_it_trains_and_resumes_to_the_bit(tiny_networks, teacher_dir, tmp_path, 
     # The teacher is the same to the bit; the last loop is the student's (the first test trains the teacher before).
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(loops[-1].teacher_variables), before[-1])
     assert bool(before[-1]) == (loops[-1].run.teacher is not None)
-    arrays, records = left(whole.workdir)
+    arrays, records = final_state(whole.workdir), metrics(whole.workdir)
     for path, array in arrays.items():
         if array.dtype.kind == 'f':
             assert np.isfinite(array).all(), path
@@ -92,8 +81,4 @@ def test_it_trains_and_resumes_to_the_bit(tiny_networks, teacher_dir, tmp_path, 
         train.train(config, tmp_path / 'cut', teacher_dir=teacher_dir)
     monkeypatch.setattr(train.Loop, 'train_epoch', original)
     train.train(config, tmp_path / 'cut', teacher_dir=teacher_dir)
-    again, repeated = left(tmp_path / 'cut')
-    assert arrays.keys() == again.keys()
-    for path, array in arrays.items():
-        np.testing.assert_array_equal(array, again[path], err_msg=path)
-    assert records == repeated
+    assert_same_run(whole.workdir, tmp_path / 'cut')

@@ -25,14 +25,13 @@ TOLERANCE = 1e-4  # of nats: two programs round sums differently
 
 def run(workdir: pathlib.Path, directory: str, stream: bool, teacher: pathlib.Path | None = None) -> dict:
     """{'table/value', 'table/count'}, the last epoch's record and the summary of a run."""
-    from kcd_jax import checkpoint
+    from tests import digits
 
     words = f'{WORDS},data.dir={directory},stream={stream}' + (f',teacher.checkpoint={teacher}' if teacher else '')
     command = [sys.executable, '-m', 'kcd_jax.main', f'--config=configs/cifar100_kd.py:{words}', f'--workdir={workdir}']
     subprocess.run(command, cwd=ROOT, check=True)
     folder = workdir / 'kcd' / 'trial_0'
-    with checkpoint.Checkpointer(folder / 'checkpoints') as keeper:
-        arrays = keeper._read(keeper.steps()[-1])[0]
+    arrays = digits.final_state(folder)
     record = next(r for r in map(json.loads, (folder / 'metrics.jsonl').open()) if r['kind'] == 'train')
     summary = json.loads((folder / 'summary.json').read_text())
     return {'value': arrays['table/value'], 'count': arrays['table/count'], 'record': record, 'summary': summary}
@@ -44,7 +43,7 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
 
-    from kcd_jax import log
+    from kcd_jax import files, log
 
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
@@ -66,7 +65,7 @@ def main() -> int:
         'cores': len(os.sched_getaffinity(0)),
         **log.environment(),
     }
-    log.write_text(ROOT / 'results' / 'cifar100_streamed.json', json.dumps(result, indent=1) + '\n')
+    files.write_text(ROOT / 'results' / 'cifar100_streamed.json', json.dumps(result, indent=1) + '\n')
     print(json.dumps(result, indent=1))
     return int(not (result['same_visits'] and apart.max() <= TOLERANCE))
 

@@ -16,7 +16,7 @@ LAYERS = (
     {'knowledge', 'objective', 'augment', 'recoding'},
     {'methods', 'policies', 'networks'},
     {'state', 'step', 'cost', 'optim', 'sharding', 'distributed', 'survey'},
-    {'data', 'checkpoint', 'teacher', 'log', 'check', 'ledger'},
+    {'data', 'checkpoint', 'teacher', 'files', 'log', 'check', 'ledger'},
     {'feed', 'evaluate', 'scoring', 'loop', 'lockstep', 'train'},
     {'experiment', 'cells', 'tasks', 'budget', 'sweeper'},
     {'main', 'sweep', 'bench', 'scaling'},
@@ -25,7 +25,7 @@ LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 # Reads what runs left and imports nothing of how they ran; whoever runs experiments may call it.
 READER = 'analysis'
 
-ON_DISK = {'data', 'checkpoint', 'teacher', 'log', 'experiment', READER}
+ON_DISK = {'data', 'checkpoint', 'teacher', 'files', 'log', 'experiment', READER}
 ON_DISK_FILES = {'networks/torch_weights.py', 'networks/torch_file.py', 'policies/reuse.py'}
 DISK_MODULES = {'shutil', 'tempfile', 'fcntl', 'safetensors', 'tarfile', 'pickle', 'sqlite3'}
 DISK_METHODS = {

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import pathlib
 import signal
 
 import jax
 import numpy as np
 import pytest
 
-from kcd_jax import checkpoint, experiment, sharding, step, train
+from kcd_jax import experiment, sharding, step, train
 from kcd_jax.knowledge import large
+from tests import digits
+from tests.digits import assert_same_run, final_state, metrics
 
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def config_for(words: str = '', **settings):
-    """The digits config in quicktest form with the tests' tiny networks."""
-    config = experiment.load_config(
-        f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd,{words}'
-    )
-    config.checkpoint.seconds, config.eval_every = 1e9, 1
-    for key, value in settings.items():
-        config[key] = value
-    return config
-
-
-def final_state(workdir) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoint, by its path."""
-    with checkpoint.Checkpointer(pathlib.Path(workdir) / 'checkpoints') as keeper:
-        return keeper._read(keeper.steps()[-1])[0]
-
-
-def metrics(workdir) -> list[dict]:
-    """The records of a run without their times."""
-    lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != 'time'} for line in lines]
-
-
-def assert_same_run(one, other):
-    """Bit-identical arrays and equal records."""
-    a, b = final_state(one), final_state(other)
-    assert a.keys() == b.keys()
-    for path, array in a.items():
-        np.testing.assert_array_equal(array, b[path], err_msg=path)
-    assert metrics(one) == metrics(other)
+config_for = functools.partial(digits.config_for, eval_every=1)
 
 
 @pytest.fixture(scope='session')

@@ -32,7 +32,7 @@ def main() -> None:
     program.prepare_jax(0, False)
     import jax
 
-    from kcd_jax import log, plugins
+    from kcd_jax import files, log, plugins
     from kcd_jax.bench import rows
 
     wanted = ROWS.value or list(rows.GROUPS)
@@ -53,7 +53,7 @@ def main() -> None:
                 sys.exit(f'error: {error}')
     if JSON.value:
         content = {'quick': QUICK.value, **log.environment(), 'rows': found}
-        log.write_text(pathlib.Path(JSON.value), log.dumps(content, indent=2) + '\n')
+        files.write_text(pathlib.Path(JSON.value), files.dumps(content, indent=2) + '\n')
 
 
 if __name__ == '__main__':

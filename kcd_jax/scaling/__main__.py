@@ -54,19 +54,19 @@ def main() -> None:
         flags.FLAGS(sys.argv)
     except flags.Error as error:
         sys.exit(f'error: {error}')
-    from kcd_jax import log
+    from kcd_jax import files
     from kcd_jax.scaling import report
 
-    found = log.read_json(pathlib.Path(SHOW.value)) if SHOW.value else compile_all(DEVICES.value)
+    found = files.read_json(pathlib.Path(SHOW.value)) if SHOW.value else compile_all(DEVICES.value)
     if found is None:
         sys.exit(f'error: there is no JSON in {SHOW.value}')
     for table in report.TABLES.values():
         print(table(found), end='\n\n')
     if JSON.value:
-        log.write_text(pathlib.Path(JSON.value), log.dumps(found, indent=1) + '\n')
+        files.write_text(pathlib.Path(JSON.value), files.dumps(found, indent=1) + '\n')
     if WRITE.value:
         path = pathlib.Path(WRITE.value)
-        log.write_text(path, report.fill(path.read_text(encoding='utf-8'), found))
+        files.write_text(path, report.fill(path.read_text(encoding='utf-8'), found))
 
 
 if __name__ == '__main__':

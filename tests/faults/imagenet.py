@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument('--scratch', default=os.path.join(tempfile.gettempdir(), 'kcd_jax_imagenet'))
     options = parser.parse_args()
 
-    from kcd_jax import log
+    from kcd_jax import files, log
 
     scratch = pathlib.Path(options.scratch).absolute() / str(options.size)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def main() -> int:
         'injections': [dataclasses.asdict(injection)],
         'condensations': len(summary['condensations']),
         'epoch_ends': bench.ends(),
-        'train_images_per_second': round(summary['cost']['samples'] / summary['seconds']['train'], 2),
+        'train_images_per_second': round(summary['cost']['processed_samples'] / summary['seconds']['train'], 2),
         'seconds': {key: round(value, 1) for key, value in summary['seconds'].items() if math.isfinite(value)},
         'seed': options.seed,
         'command': shlex.join(['python', *sys.argv]),
@@ -125,7 +125,7 @@ def main() -> int:
         'cores': len(os.sched_getaffinity(0)),
         **log.environment(),
     }
-    log.write_text(ROOT / 'results' / f'imagenet_killed_{options.size}.json', json.dumps(result, indent=1) + '\n')
+    files.write_text(ROOT / 'results' / f'imagenet_killed_{options.size}.json', json.dumps(result, indent=1) + '\n')
     print(json.dumps(result, indent=1))
     return int(bool(injection.lost))
 

@@ -116,14 +116,14 @@ def main() -> None:
     parser.add_argument('--out', required=True, help='a JSON file')
     options = parser.parse_args()
 
-    from kcd_jax import log, main, methods, networks, policies, train
+    from kcd_jax import files, log, main, methods, networks, policies, train
 
     main.prepare_jax(options.devices, False)
     networks.__path__.append(str(ROOT / 'tests' / 'tiny'))
     chosen = options.methods.split(',') if options.methods else methods.names()
     across = options.policies.split(',') if options.policies else policies.names()
     out = pathlib.Path(options.out)
-    content = {'policies': across, 'cells': {}, **log.environment(), **(log.read_json(out) or {})}
+    content = {'policies': across, 'cells': {}, **log.environment(), **(files.read_json(out) or {})}
     cells = content['cells']
     with tempfile.TemporaryDirectory(prefix='kcd_jax_matrix_') as name:
         scratch = pathlib.Path(name)
@@ -136,7 +136,7 @@ def main() -> None:
                 if policy not in row:
                     row[policy], differing = cell(method, policy, scratch, source)
                     print(f'{method} {policy}: {row[policy]} {" ".join(differing)}', flush=True)
-                    log.write_text(out, json.dumps(content, indent=2) + '\n')
+                    files.write_text(out, json.dumps(content, indent=2) + '\n')
     print(markdown(content))
     sys.exit(any(DIFFERENT in row.values() for row in cells.values()))
 
