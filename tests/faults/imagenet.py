@@ -111,6 +111,7 @@ def main() -> int:
     print(f'teacher and undisturbed run: {time.monotonic() - began:.0f} s', flush=True)
     injection = bench.killed(options.kills, random.Random(options.seed))
     summary = json.loads((bench.whole / bench.run / 'summary.json').read_text())
+    given = f'--size={options.size} --kills={options.kills} --seed={options.seed}'
     result = {
         'fault': 'SIGKILL in the middle of an epoch of an ImageNet-shaped run, streamed',
         'images': {'train': TRAIN, 'test': TEST, 'classes': CLASSES, 'used': USED, 'pixels': options.size},
@@ -120,7 +121,7 @@ def main() -> int:
         'train_images_per_second': round(summary['cost']['processed_samples'] / summary['seconds']['train'], 2),
         'seconds': {key: round(value, 1) for key, value in summary['seconds'].items() if math.isfinite(value)},
         'seed': options.seed,
-        'command': shlex.join(['python', *sys.argv]),
+        'command': f'python tests/faults/imagenet.py {given}',
         'run': bench.private(shlex.join(bench.arguments(pathlib.Path('WORKDIR'))), pathlib.Path('WORKDIR')),
         'cores': len(os.sched_getaffinity(0)),
         **log.environment(),

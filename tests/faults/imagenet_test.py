@@ -12,6 +12,8 @@ import pytest
 
 from tests.faults import imagenet
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
 
 @pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_it_ends_to_the_bit(tmp_path: pathlib.Path):
@@ -26,3 +28,12 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_to_the_bit(tmp_path: pathlib.P
     assert [len(list((bench.whole / bench.run / 'knowledge').glob('stage_*.npz')))] == [6]
     injection = bench.killed(1, random.Random(0))
     assert injection.code == -signal.SIGKILL and injection.lost == []
+
+
+def test_at_224_pixels_it_ended_to_the_bit():
+    """What `python tests/faults/imagenet.py --size=224` left, minutes by hand."""
+    found = json.loads((ROOT / 'results' / 'imagenet_killed_224.json').read_text())
+    assert found['images'] == {'train': 256, 'test': 64, 'classes': 1000, 'used': 8, 'pixels': 224}
+    assert found['condensations'] == 6
+    (injection,) = found['injections']
+    assert injection['code'] == -signal.SIGKILL and injection['lost'] == []
