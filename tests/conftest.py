@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 # Before anything imports jax or TFDS; subprocesses inherit these.
 os.environ['JAX_PLATFORMS'] = 'cpu'
@@ -41,6 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure() -> None:
     """Removes the scratch folder."""
     _SCRATCH.cleanup()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def programs_of_a_file() -> Iterator[None]:
+    """Compiled programs live as long as the file that needs them: all of the suite's take 15 GB."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
