@@ -59,10 +59,12 @@ def die_with_parent() -> None:
         LIBC.prctl(parent_death_signal, signal.SIGKILL)
 
 
-def is_of_gloo(line: str) -> bool:
-    """Whether a line is gloo's report of its connections, whole or cut by another one."""
-    text = line.rstrip('\n')
-    return GLOO.fullmatch(text) is not None and not text.isdigit()
+def is_of_gloo(line: str, after_one: bool) -> bool:
+    """Whether a line is gloo's report of its connections, whole or cut by another one; `after_one`: so was the last."""
+    text = line.strip('\n')
+    if not text or text.isdigit():
+        return after_one
+    return GLOO.fullmatch(text) is not None
 
 
 def commands(processes: int, devices: int, module: str, args: list[str], port: int) -> list[list[str]]:
@@ -96,13 +98,15 @@ class Group:
 
     def pass_on(self, number: int, source: IO[str], target: IO[str]) -> None:
         """Prints the lines of one process as they come."""
+        of_gloo = False
         for line in source:
+            of_gloo = is_of_gloo(line, of_gloo)
             with self.lock:
                 error = line.startswith('error: ')
                 repeated = error and line in self.said
                 self.said.add(line)
                 noise = self.failed and number not in self.failed[:1] and not error  # what the others say of a death
-                if repeated or noise or is_of_gloo(line):
+                if repeated or noise or of_gloo:
                     continue
                 target.write(line if number == 0 else f'[{number}] {line}')
                 target.flush()
