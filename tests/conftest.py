@@ -47,7 +47,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope='module', autouse=True)
 def programs_of_a_file() -> Iterator[None]:
-    """Compiled programs live as long as the file that needs them: all of the suite's take 15 GB."""
+    """Compiled programs live as long as the file that needs them: all of the suite's take gigabytes."""
     yield
     jax.clear_caches()
     gc.collect()
