@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
@@ -193,10 +192,7 @@ def _open(file: pathlib.Path, size: int | None, share: float) -> np.ndarray | st
         box = functools.partial(pictures.middle_box, share=share)
         return pictures.read(str(file), size, box)
     except ValueError as error:
-        why = pictures.reason(error.__cause__)
-        # Pillow names what it read: a path, which is named beside this, or an object.
-        why = re.sub(r'\s*(<_io\.\S+ object at \w+>|' + re.escape(repr(str(file))) + ')', '', why)
-        return 'empty' if file.stat().st_size == 0 else why
+        return 'empty' if file.stat().st_size == 0 else pictures.reason(error.__cause__, str(file))
 
 
 def _decode(

@@ -15,6 +15,7 @@ import importlib.util
 import io
 import math
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -171,10 +172,11 @@ def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = m
     except Exception as error:  # Pillow's formats raise all sorts
         where = 'a record' if isinstance(encoded, bytes) else str(encoded)
         raise ValueError(
-            f'{where} cannot be decoded ({reason(error)}); was it changed since it was checked?'
+            f'{where} cannot be decoded ({reason(error, where)}); was it changed since it was checked?'
         ) from error
 
 
-def reason(error: Exception) -> str:
-    """The first line of what went wrong."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+def reason(error: BaseException, path: str = '') -> str:
+    """The first line of what went wrong, without what Pillow says that it read: `path`, or an object."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return re.sub(rf'\s*(<_io\.\S+ object at \w+>|{re.escape(repr(path))})', '', line)[:120]

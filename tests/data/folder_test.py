@@ -88,7 +88,8 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: pathlib.Path):
 
 
 def test_bad_files_are_named_and_the_others_used(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
-    place = _write(tmp_path / 'images') / 'train' / 'amber'
+    root = tmp_path / ('a_long_name_' * 10) / 'images'
+    place = _write(root) / 'train' / 'amber'
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(place / 'cut.jpg')
     content = (place / 'cut.jpg').read_bytes()
@@ -99,14 +100,14 @@ def test_bad_files_are_named_and_the_others_used(tmp_path: pathlib.Path, caplog:
     (place / '.hidden.png').write_text('passed over')
     for _ in range(2):  # decoded, and from the cache
         caplog.clear()
-        line = data.check('folder:16', tmp_path / 'images', cache=tmp_path / 'cache')
+        line = data.check('folder:16', root, cache=tmp_path / 'cache')
         assert '6 train, 2 test' in line
         assert '3 bad files left out' in line
         [message] = caplog.messages
         assert '\n' not in message
         for name in ('cut.jpg', 'zero.jpg (empty)', 'text.jpg'):
             assert name in message
-        assert 'notes' not in message and ' at 0x' not in message and str(tmp_path / 'images' / 'train') not in message
+        assert 'notes' not in message and ' at 0x' not in message and str(root / 'train') not in message
         assert 'hidden' not in message
 
 
