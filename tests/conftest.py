@@ -36,7 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = pathlib.Path(_SCRATCH.name, 'jax') if cache is None else cache.mkdir('jax')
     os.environ['JAX_COMPILATION_CACHE_DIR'] = str(folder)
     jax.config.update('jax_compilation_cache_dir', str(folder))
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
-from kcd_jax import experiment, train
+from kcd_jax import experiment, sharding, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 pytestmark = pytest.mark.slow
@@ -19,12 +20,13 @@ def folder(tmp_path_factory):
 
 
 def accuracies(folder, name, config, seeds) -> np.ndarray:
-    """Last-epoch accuracies of the first seeds, with one teacher for all."""
+    """Last-epoch accuracies of the first seeds on one device, with one teacher for all."""
     config.checkpoint.seconds, config.eval_every = 1e9, 60
+    mesh = sharding.make_mesh(jax.devices()[:1])
     result = []
     for seed in range(seeds):
         config.seed = seed
-        run = train.train(config, folder / f'{name}_{seed}', teacher_dir=folder / 'teacher')
+        run = train.train(config, folder / f'{name}_{seed}', teacher_dir=folder / 'teacher', mesh=mesh)
         result.append(run.summary['accuracy'])
     return np.asarray(result)
 

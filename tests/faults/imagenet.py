@@ -36,7 +36,7 @@ except ImportError:  # by pytest, from the root
 CLASSES, USED, TRAIN, TEST = 1000, 8, 256, 64
 # Six epochs with a condensation before each of them (first=none), so that no step is taken more often than it must be.
 WORDS = (
-    'method=kd,policy=kcd,stages=6,first=none,epochs=6,batch=32,lr=0.02,stream=true,eval_every=6,eval_batch=64,'
+    'method=kd,policy=kcd,stages=6,ratio=0.5,first=none,epochs=6,batch=32,lr=0.02,stream=true,eval_every=6,eval_batch=64,'
     'survey=False,teacher.epochs=1,teacher.num_points=128,teacher.batch=16,teacher.lr=0.02'
 )
 
