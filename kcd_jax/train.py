@@ -126,6 +126,13 @@ def restore_teacher(
     )
 
 
+def teacher_steps(config: ConfigDict, dataset: data.Dataset) -> int | None:
+    """The steps that a run trains its teacher for; None where the teacher comes from a file."""
+    if config.teacher.checkpoint:
+        return None
+    return config.teacher.epochs * ((config.teacher.num_points or len(dataset.train)) // config.teacher.batch)
+
+
 def obtain_teacher(
     config: ConfigDict, dataset: data.Dataset, folder: pathlib.Path, mesh: Mesh, brought: data.Dataset | None = None
 ) -> tuple[Network, PyTree, dict]:
@@ -214,9 +221,11 @@ def train(
         loop = Loop(config, run, dataset, teacher_variables, workdir, mesh, run_log, seat)
         if card is not None:
             card['accuracy'] = loop.evaluate_teacher(run.teacher)
-            teacher.refuse_near_chance(card['accuracy'], dataset.num_classes)
+            warning = teacher.refuse_near_chance(card['accuracy'], dataset.num_classes, teacher_steps(config, dataset))
             held_out = f'{loop.evaluator.count:,} {"validation" if dataset.validation else "test"} images'
             run_log.say(f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {held_out}')
+            if warning:
+                run_log.say(warning)
 
         # ---- start or go on ----
         planned = check.cost(run, config, run.setup.num_points)

@@ -115,6 +115,14 @@ def test_a_teacher_near_chance_is_refused(classes, refused, taken):
             teacher.refuse_near_chance(accuracy, classes)
 
 
+def test_a_teacher_of_a_few_steps_is_a_test_of_the_program():
+    says = teacher.refuse_near_chance(0.001, 1000, steps=8)
+    assert says.startswith('the teacher is right on 0.10 %') and 'after 8 steps' in says
+    assert teacher.refuse_near_chance(0.5, 1000, steps=8) == ''
+    with pytest.raises(ValueError, match='train it longer'):
+        teacher.refuse_near_chance(0.001, 1000, steps=teacher.SMOKE_STEPS)
+
+
 def test_every_test_image_counts_once(network, variables, known):
     images, labels = known.test.images, known.test.labels.copy()
     assert teacher.accuracy(network, variables, images, labels, batch=20) == 1.0
