@@ -2,8 +2,8 @@
 
   python tests/streamed.py --dir=$TFDS_DATA_DIR        # writes results/cifar100_streamed.json
 
-KC-KD of resnet20 -> resnet8 on 20,000 points, one epoch of each after a short teacher, by the command line. The suite does
-the same on the digits (tests/feed_test.py).
+KC-KD of resnet20 -> resnet8 on 20,000 points, one epoch of each after a short teacher, by the command line. The suite
+does the same on the digits (tests/feed_test.py).
 """
 
 from __future__ import annotations
