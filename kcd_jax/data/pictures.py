@@ -179,4 +179,5 @@ def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = m
 def reason(error: BaseException, path: str = '') -> str:
     """The first line of what went wrong, without what Pillow says that it read: `path`, or an object."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    return re.sub(rf'\s*(<_io\.\S+ object at \w+>|{re.escape(repr(path))})', '', line)[:120]
+    named = rf'|{re.escape(repr(path))}' if path else ''
+    return re.sub(rf'\s*(<_io\.\S+ object at \w+>{named})', '', line)[:120]
