@@ -1,8 +1,8 @@
 """The named sweeps: every table of the papers, and the same questions on the digits in minutes.
 
-  python -m kcd_jax.sweep                                   # lists them
-  python -m kcd_jax.sweep kcd_table4 --dry                  # its cells and their cost
-  python -m kcd_jax.sweep digits_kcd_table4 --trials=5      # runs what is missing in results/, ends with the table
+  python -m kcd_jax sweep                                   # lists them
+  python -m kcd_jax sweep kcd_table4 --dry                  # its cells and their cost
+  python -m kcd_jax sweep digits_kcd_table4 --trials=5      # runs what is missing in results/, ends with the table
 The rows and settings of a paper's table stand in kcd_jax/analysis/papers.py; here stands what its text says beside.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from kcd_jax.analysis.papers import TABLES
-from kcd_jax.cells import Knob, Sweep, of_paper
+from kcd_jax.experiments.cells import Knob, Sweep, of_paper
+from kcd_jax.report.papers import TABLES
 
 CIFAR100, KR = 'configs/cifar100_kd.py', 'configs/kr.py'
 IMAGENET, TINY_IMAGENET = 'configs/imagenet_kd.py', 'configs/tiny_imagenet_kd.py'

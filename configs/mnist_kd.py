@@ -2,7 +2,7 @@
 
 No figure of the papers belongs to it but KR's convergence on MNIST (its Fig. 5), whose networks it does not name:
 method=kr takes the same data. Digits are not mirrored, and shifted by up to 2 pixels.
-  python -m kcd_jax.data prepare mnist
+  python -m kcd_jax data prepare mnist
   python -m kcd_jax.main --config=configs/mnist_kd.py
 """
 

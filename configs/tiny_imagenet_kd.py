@@ -2,7 +2,7 @@
 
 Paper (UNIX), top-1: KD 62.83, UNIX 63.64 at 78.92 % of the computation, without labels. KCD has no such table: its 6
 stages do not divide 100 epochs, 5 of 20 do.
-  python -m kcd_jax.data prepare tiny_imagenet
+  python -m kcd_jax data prepare tiny_imagenet
   python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py
   python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py:resnet32x4-shufflev1,policy=unix,beta=0.2,k=192
 The learning rate is 0.1 for every network, and falls at epochs 40, 70 and 90. The paper pads for its crop of 64 pixels

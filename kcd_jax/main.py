@@ -101,7 +101,8 @@ def read_config(argv: list[str]) -> str:
     """
     from ml_collections import ConfigDict
 
-    from kcd_jax import experiment, plugins
+    from kcd_jax import plugins
+    from kcd_jax.experiments import experiment
 
     values = [arg.removeprefix('--config=') for arg in argv if arg.startswith('--config=')]
     if not values:
@@ -153,7 +154,10 @@ def run_flags(argv: list[str]) -> int:
 
     import jax
 
-    from kcd_jax import data, distributed, experiment, train
+    from kcd_jax import data
+    from kcd_jax.experiments import experiment
+    from kcd_jax.runtime import distributed
+    from kcd_jax.training import train
 
     try:
         if flags.FLAGS.needs_prepare:

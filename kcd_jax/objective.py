@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kcd_jax.spec import Array, Batch, Weights
+from kcd_jax.contracts import Array, Batch, Weights
 
 LOGITS = ('plain', 'standardised')
 

@@ -7,7 +7,8 @@ import pathlib
 
 import numpy as np
 
-from kcd_jax import checkpoint, experiment
+from kcd_jax.experiments import experiment
+from kcd_jax.runtime import checkpoint
 
 ROOT = pathlib.Path(__file__).parent.parent
 

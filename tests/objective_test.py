@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import objective
-from kcd_jax.spec import Batch, Weights
+from kcd_jax.contracts import Batch, Weights
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from kcd_jax import bench
-from kcd_jax.analysis import sweeps, tables
+import benchmarks as bench
+from kcd_jax.report import sweeps, tables
 from tests.faults import matrix
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -30,7 +30,7 @@ def test_there_are_tables():
 def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
     """When this fails, the block wants what these print:
 
-    table: `python -m kcd_jax.analysis table SOURCE --format=markdown`; bench: `python -m kcd_jax.bench --show=SOURCE`;
+    table: `python -m kcd_jax report table SOURCE --format=markdown`; bench: `python -m benchmarks --show=SOURCE`;
     matrix: what the end of `python -m tests.faults.matrix --out=SOURCE` prints.
     """
     if kind == 'table':

@@ -93,7 +93,7 @@ def _is_file(path: pathlib.Path) -> bool:
 def again(name: str, path: pathlib.Path) -> str:
     """What to do about damage."""
     root = path.parents[name.count('/') + 1]
-    return f'delete {path} and prepare it again: python -m kcd_jax.data prepare {name} --dir {root}'
+    return f'delete {path} and prepare it again: python -m kcd_jax data prepare {name} --dir {root}'
 
 
 def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
@@ -154,7 +154,7 @@ def missing(name: str, root: pathlib.Path, why: str = '') -> ValueError:
     return ValueError(
         f'{name} is not prepared in {root} (found {found}) and cannot be downloaded: {why}; set TFDS_DATA_DIR or '
         f'--config.data.dir to a folder that has {name.partition(":")[0]}/<version>/dataset_info.json, or run '
-        f'"python -m kcd_jax.data prepare {name}" where there is a network'
+        f'"python -m kcd_jax data prepare {name}" where there is a network'
     )
 
 

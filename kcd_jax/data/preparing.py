@@ -52,7 +52,7 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
         except Exception as error:
             raise ValueError(
                 f'{name} could not be prepared in {root} (TFDS: {_first_line(error)}); what was downloaded stays in '
-                f'{root / "downloads"}, and "python -m kcd_jax.data prepare {name} --dir {root}" goes on from there'
+                f'{root / "downloads"}, and "python -m kcd_jax data prepare {name} --dir {root}" goes on from there'
             ) from error
         return pathlib.Path(builder.data_dir)
     finally:

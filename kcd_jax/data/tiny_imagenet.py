@@ -1,7 +1,7 @@
 """Tiny ImageNet: 200 classes of 500 training images of 64 x 64 pixels, and 10,000 validation images to evaluate on.
 
 TFDS has no such set. It is read from the folder `tiny-imagenet-200` as its authors pack it, below the data folder;
-`python -m kcd_jax.data prepare tiny_imagenet` downloads and unpacks it.
+`python -m kcd_jax data prepare tiny_imagenet` downloads and unpacks it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def load(
     root = find(dir)
     if root is None:
         raise ValueError(
-            f'{NAME} is not in {data_dir(dir)}; run "python -m kcd_jax.data prepare {NAME}" where there is a network, '
+            f'{NAME} is not in {data_dir(dir)}; run "python -m kcd_jax data prepare {NAME}" where there is a network, '
             f'or set --config.data.dir to the folder that has {FOLDER}'
         )
     return folder.read(NAME, _scan(root), None, cache, loading)

@@ -6,6 +6,7 @@ One group of the paper's equations a file, pure and jittable: `value` (Eq. 7, 12
 
 from __future__ import annotations
 
+from kcd_jax.contracts import Plan, ValueTable, full_plan, table_rows
 from kcd_jax.knowledge.computation import computation, rows_for
 from kcd_jax.knowledge.condenser import Condenser, CondenserState
 from kcd_jax.knowledge.ranking import likelihood, order_by, place_like, positions, random_order, rank, value_label
@@ -36,7 +37,6 @@ from kcd_jax.knowledge.summary import (
     unmixed_plan,
 )
 from kcd_jax.knowledge.value import prediction_entropy, record, record_last
-from kcd_jax.spec import Plan, ValueTable, full_plan, table_rows
 
 __all__ = [
     'FIRSTS',

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from kcd_jax.contracts import Array, Plan, ValueTable, full_plan
 from kcd_jax.knowledge import large
 from kcd_jax.knowledge import pool as pool_lib
 from kcd_jax.knowledge.ranking import rank
 from kcd_jax.knowledge.schedule import keep_counts
 from kcd_jax.knowledge.summary import summarize, unmixed_plan
 from kcd_jax.knowledge.value import prediction_entropy, record
-from kcd_jax.spec import Array, Plan, ValueTable, full_plan
 
 SCHEDULE_OF_PRESET = {'paper': 'exponential', 'reference': 'linear'}
 

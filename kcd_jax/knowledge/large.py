@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry2x32_p
 
+from kcd_jax.contracts import Array, Plan, ValueTable
 from kcd_jax.knowledge.ranking import frequency_weights, place_like
-from kcd_jax.spec import Array, Plan, ValueTable
 
 # From so many rows on the host is used; below, either way takes a few milliseconds.
 MIN_ROWS = 1 << 16

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from kcd_jax.spec import Array
+from kcd_jax.contracts import Array
 
 
 def ramp_rates(num_mixed: int, epsilon_max: float) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kcd_jax.spec import Array, Plan, PyTree, ValueTable
+from kcd_jax.contracts import Array, Plan, PyTree, ValueTable
 
 # Visits that have a weight of their own; more visits weigh as much as this many.
 MAX_VISITS = 16384

@@ -10,8 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Plan
 from kcd_jax.knowledge.ranking import order_by, positions
-from kcd_jax.spec import Array, Plan
 
 
 def num_mixed(num_keep: int | Array, num_dropped: int | Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kcd_jax.spec import Array, ValueTable
+from kcd_jax.contracts import Array, ValueTable
 
 # A logit this far below the largest has probability 0 in float32; the bound keeps 0 * log 0 and its gradient finite.
 _LOWEST_SHIFTED_LOGIT = -1e4

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kcd_jax.contracts import Array, PyTree, Setup
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, PyTree, Setup
 
 
 def bank_init(key: Array, setup: Setup, size: int) -> PyTree:

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kcd_jax.contracts import Array, PyTree
 from kcd_jax.networks.convolution import convolve
-from kcd_jax.spec import Array, PyTree
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 

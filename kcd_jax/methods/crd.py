@@ -18,8 +18,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, LossOut, Method, PyTree, Weights
 from kcd_jax.methods import _contrast, _parts
-from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.8)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, LossOut, Method, PyTree, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=100.0)
 RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)

@@ -16,8 +16,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, LossOut, Method, Optimiser, Phase, Update, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, Optimiser, Phase, Update, Weights, leaf_paths, matches
+from kcd_jax.trees import leaf_paths, matches
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from kcd_jax.spec import LossOut, Method, Weights
+from kcd_jax.contracts import LossOut, Method, Weights
 
 WEIGHTS = Weights(gamma=0.1, alpha=0.9, beta=0.0)
 

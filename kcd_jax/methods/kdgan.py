@@ -18,8 +18,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, LossOut, Method, Phase, PyTree, Update, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, Phase, PyTree, Update, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 

@@ -29,9 +29,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kcd_jax import methods, recoding
-from kcd_jax.methods import _parts
-from kcd_jax.spec import (
+from kcd_jax import methods
+from kcd_jax.contracts import (
     Array,
     LossOut,
     Method,
@@ -44,8 +43,10 @@ from kcd_jax.spec import (
     Update,
     Weights,
     default_phases,
-    leaf_paths,
 )
+from kcd_jax.methods import _parts
+from kcd_jax.methods import _recoding as recoding
+from kcd_jax.trees import leaf_paths
 
 # Those of the default posterior; the config takes the weights of the one that is named.
 WEIGHTS = methods.get('kd').WEIGHTS

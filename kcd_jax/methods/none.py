@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from kcd_jax.spec import LossOut, Method, Weights
+from kcd_jax.contracts import LossOut, Method, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.0)
 

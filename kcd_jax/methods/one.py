@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax import objective
-from kcd_jax.spec import Array, LossOut, Method, Weights
+from kcd_jax.contracts import Array, LossOut, Method, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kcd_jax.contracts import Array, LossOut, Method, Outputs, PyTree, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, Outputs, PyTree, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=5.0)
 RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)

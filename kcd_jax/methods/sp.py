@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, LossOut, Method, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=3000.0)
 RELATIONAL = True  # a point's term depends on the others of the batch

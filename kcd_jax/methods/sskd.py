@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax import objective
+from kcd_jax.contracts import Array, LossOut, Method, Optimiser, Phase, PyTree, Update, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, Optimiser, Phase, PyTree, Update, Weights
 
 WEIGHTS = Weights(gamma=0.1, alpha=0.9, beta=1.0)
 RELATIONAL = True  # a point's term depends on the others of the batch

@@ -12,8 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, LossOut, Method, PyTree, Weights
 from kcd_jax.methods import _parts
-from kcd_jax.spec import Array, LossOut, Method, PyTree, Weights
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from kcd_jax import plugins
-from kcd_jax.spec import Network
+from kcd_jax.contracts import Network
 
 __path__ += plugins.own_folders('networks')
 

@@ -1,7 +1,7 @@
 """NAME: a line on the architecture (authors, year), and where it differs from the paper's.
 
 Copy this file to `networks/NAME.py`: the names in NAMES then work in every config, in the common tests and in
-`python -m kcd_jax.networks`, with no other edit. Files whose names begin with '_' are not families.
+`python -m kcd_jax networks`, with no other edit. Files whose names begin with '_' are not families.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
-from kcd_jax.spec import Array, Network, Outputs
 
 # name: (channels of each stage)
 NAMES: dict[str, tuple[int, ...]] = {'template': (16, 32)}

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from kcd_jax.spec import Array
+from kcd_jax.contracts import Array
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _ROWS = 8  # of a depthwise kernel's gradient in one loop: more compile longer and run no faster

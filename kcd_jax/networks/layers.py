@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from kcd_jax.contracts import Array, Network, Outputs, PyTree
 from kcd_jax.networks.convolution import convolve, linear_apart, shifts
-from kcd_jax.spec import Array, Network, Outputs, PyTree
 
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
 BN_EPSILON = 1e-5

@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
-from kcd_jax.spec import Array, Network, Outputs
 
 NAMES = ('mobilenetv2',)
 

@@ -11,9 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
 from kcd_jax.networks.resnet import BasicBlock
-from kcd_jax.spec import Array, Network, Outputs
 
 # name: blocks of each stage; four stages are ImageNet's, with its stem.
 NAMES = {'resnet8_one': (1, 1, 1), 'resnet32_one': (5, 5, 5), 'resnet18_one': (2, 2, 2, 2)}

@@ -8,8 +8,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
-from kcd_jax.spec import Array, Network, Outputs
 
 _PLAIN = (16, 16, 32, 64)
 _WIDE = (32, 64, 128, 256)

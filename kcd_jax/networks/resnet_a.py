@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
 from kcd_jax.networks.resnet import conv_names
-from kcd_jax.spec import Array, Network, Outputs
 
 # name: depth
 NAMES: dict[str, int] = {f'resnet{depth}_a': depth for depth in (20, 32, 44, 56, 110)}

@@ -7,10 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
 from kcd_jax.networks.resnet import conv_names
 from kcd_jax.networks.resnet_cifar import stages
-from kcd_jax.spec import Array, Network, Outputs
 
 # name: (blocks in each of the four stages, whether they are bottlenecks)
 NAMES: dict[str, tuple[tuple[int, int, int, int], bool]] = {

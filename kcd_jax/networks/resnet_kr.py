@@ -9,9 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Network
 from kcd_jax.networks.layers import Normalization
 from kcd_jax.networks.resnet import of_depth
-from kcd_jax.spec import Network
 
 # name: (depth, widths of the stem and of the three stages)
 NAMES: dict[str, tuple[int, tuple[int, int, int, int]]] = {

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import (
     BatchNorm,
     Conv,
@@ -19,7 +20,6 @@ from kcd_jax.networks.layers import (
     shuffle_parts,
     wrap,
 )
-from kcd_jax.spec import Array, Network, Outputs
 
 NAMES = ('shufflev1',)
 

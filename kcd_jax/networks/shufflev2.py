@@ -13,8 +13,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, shuffle_channels, wrap
-from kcd_jax.spec import Array, Network, Outputs
 
 NAMES = ('shufflev2', 'shufflev2_x0_5')
 

@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, halve_by_max, wrap
-from kcd_jax.spec import Array, Network, Outputs
 
 # name: convolutions in each of the five blocks
 NAMES: dict[str, tuple[int, int, int, int, int]] = {

@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
-from kcd_jax.spec import Array, Network, Outputs
 
 # name: (depth, width)
 NAMES: dict[str, tuple[int, int]] = {f'wrn_{depth}_{width}': (depth, width) for depth in (16, 40) for width in (1, 2)}

@@ -11,7 +11,7 @@ import functools
 import jax
 
 from kcd_jax import knowledge
-from kcd_jax.spec import Plan, Policy, ValueTable
+from kcd_jax.contracts import Plan, Policy, ValueTable
 
 
 @functools.partial(jax.jit, static_argnums=(1,))

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax import knowledge
-from kcd_jax.spec import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
+from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
 
 INITIAL_SCORE = 3.0
 

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax import knowledge
+from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
 from kcd_jax.knowledge import large
 from kcd_jax.knowledge import pool as pool_lib
-from kcd_jax.spec import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
 
 PRESETS = {
     'paper': {'schedule': 'exponential', 'first': 'epoch', 'dropped': 'complement'},

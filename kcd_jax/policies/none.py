@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kcd_jax.spec import Policy
+from kcd_jax.contracts import Policy
 
 
 def make() -> Policy:

@@ -7,9 +7,9 @@ import functools
 import jax
 
 from kcd_jax import knowledge
+from kcd_jax.contracts import Plan, Policy, ValueTable
 from kcd_jax.knowledge import large
 from kcd_jax.policies.kcd import PRESETS
-from kcd_jax.spec import Plan, Policy, ValueTable
 
 DRAWN = ('stage', 'epoch')
 

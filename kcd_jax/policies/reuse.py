@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax import knowledge
-from kcd_jax.spec import Plan, Policy, PyTree, table_rows
+from kcd_jax.contracts import Plan, Policy, PyTree, table_rows
 
 MODES = ('vaks', 'ds')
 _ARRAYS = ('order', 'num_keep', 'partner', 'epsilon')

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from kcd_jax.contracts import Policy
 from kcd_jax.policies import none
-from kcd_jax.spec import Policy
 
 
 def make(*, cost: float = 0.8176) -> Policy:

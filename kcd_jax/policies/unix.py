@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax import knowledge
-from kcd_jax.spec import Array, Batch, Plan, Policy, PyTree
+from kcd_jax.contracts import Array, Batch, Plan, Policy, PyTree
 
 MIXES = ('adaptive', 'constant', 'none')
 

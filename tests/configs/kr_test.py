@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from kcd_jax import check, experiment, train
-from kcd_jax.analysis import comparison
+from kcd_jax.experiments import experiment
+from kcd_jax.report import comparison
+from kcd_jax.training import check, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ('student', 'fitnet', 'fsp', 'nst', 'kdgan', 'kr', 'kr-dense', 'kr+kdgan')

@@ -6,7 +6,7 @@ import pytest
 
 from configs import pairs
 from kcd_jax import methods, networks, plugins
-from kcd_jax.networks.__main__ import summarise
+from kcd_jax.commands.networks import summarise
 
 # The authors' tool counts more than convolutions and products, which shows in the light networks: how far our ratio is
 # above the printed one (1.02: 2 %), and the tolerance of the others.

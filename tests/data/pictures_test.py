@@ -10,8 +10,8 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageFile, ImageOps
 
-from kcd_jax import augment
 from kcd_jax.data import pictures
+from kcd_jax.training import augment
 
 
 def encoded(image: np.ndarray, kind: str = 'PNG', **options) -> bytes:

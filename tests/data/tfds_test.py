@@ -165,7 +165,7 @@ def test_a_bad_shard_is_named_with_what_to_do(tmp_path: pathlib.Path, file_forma
     else:
         content[200] ^= 16 if damage == 'flip' else 0
         file.write_bytes({'cut': content[: len(content) * 2 // 3], 'flip': content, 'empty': b''}[damage])
-    words = (file.name, 'prepare it again: python -m kcd_jax.data prepare toy')
+    words = (file.name, 'prepare it again: python -m kcd_jax data prepare toy')
     loading = _one_line(lambda: _load(tmp_path), *words)
     checking = _one_line(lambda: data.check('toy', tmp_path / 'data', cache=tmp_path / 'cache'), *words)
     assert loading == checking

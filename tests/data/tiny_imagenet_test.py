@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kcd_jax import data, experiment, sharding, train
-from kcd_jax.data import __main__ as program
+from kcd_jax import data
+from kcd_jax.commands import data as program
 from kcd_jax.data import tiny_imagenet
+from kcd_jax.experiments import experiment
+from kcd_jax.runtime import sharding
+from kcd_jax.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 WNIDS = ('n02', 'n01')  # not in order, as in the original

@@ -17,7 +17,9 @@ import sys
 
 import pytest
 
-from kcd_jax import experiment, teacher, train
+from kcd_jax.experiments import experiment
+from kcd_jax.teachers import teacher
+from kcd_jax.training import train
 from tests.faults.harness import differences
 
 ROOT = pathlib.Path(__file__).parent.parent.parent

@@ -191,10 +191,10 @@ class Bench:
 
     def prepare(self, timed: bool = True) -> None:
         """Runs once undisturbed (and trains the teacher), then once more if `timed`; anew for another commit."""
-        from kcd_jax import log
+        from kcd_jax.runtime import runlog
 
         made_by = self.scratch / 'commit'
-        commit = str(log.environment()['commit'])
+        commit = str(runlog.environment()['commit'])
         if not made_by.exists() or made_by.read_text() != commit:
             for name in ('half', 'folder', 'processes', *(['whole'] if self.processes == 1 else [])):
                 shutil.rmtree(self.scratch / name, ignore_errors=True)
@@ -280,7 +280,7 @@ class Bench:
 
 def contents(folder: pathlib.Path) -> dict[str, bytes | object]:
     """{name: what must be the same} of a finished run."""
-    from kcd_jax import teacher  # JAX: seconds that writing the table does without
+    from kcd_jax.teachers import teacher
     from tests import digits
 
     found = {name: array.tobytes() for name, array in digits.final_state(folder).items()}

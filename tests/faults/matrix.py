@@ -46,7 +46,7 @@ def markdown(content: Mapping) -> str:
 
 def config_for(method: str, policy: str, source: pathlib.Path):
     """The config of a pair, through the grammar of the command line. source: a finished KC-KD run, for `reuse`."""
-    from kcd_jax import experiment
+    from kcd_jax.experiments import experiment
 
     settings = {**SETTINGS, 'reuse': f'policy.run={source}'}
     words = ['quicktest', PAIRS.get(method, 'tiny_teacher-tiny'), f'method={method}', f'policy={policy}']
@@ -58,7 +58,7 @@ def config_for(method: str, policy: str, source: pathlib.Path):
 
 def cut_and_resume(config, folder: pathlib.Path, teacher: pathlib.Path) -> None:
     """Trains up to the second step of the last epoch, gets a SIGTERM there, and goes on in a new call."""
-    from kcd_jax import train
+    from kcd_jax.training import train
 
     original = train.Loop.train_epoch
 
@@ -85,7 +85,7 @@ def cut_and_resume(config, folder: pathlib.Path, teacher: pathlib.Path) -> None:
 
 def cell(method: str, policy: str, scratch: pathlib.Path, source: pathlib.Path) -> tuple[str, list[str]]:
     """('same' | 'DIFFERENT' | the line of a refusal, the names of what differs)."""
-    from kcd_jax import train
+    from kcd_jax.training import train
     from tests.faults.harness import differences
 
     folder = scratch / f'{method}_{policy}'
@@ -116,14 +116,16 @@ def main() -> None:
     parser.add_argument('--out', required=True, help='a JSON file')
     options = parser.parse_args()
 
-    from kcd_jax import files, log, main, methods, networks, policies, train
+    from kcd_jax import main, methods, networks, policies
+    from kcd_jax.runtime import files, runlog
+    from kcd_jax.training import train
 
     main.prepare_jax(options.devices, False)
     networks.__path__.append(str(ROOT / 'tests' / 'tiny'))
     chosen = options.methods.split(',') if options.methods else methods.names()
     across = options.policies.split(',') if options.policies else policies.names()
     out = pathlib.Path(options.out)
-    content = {'policies': across, 'cells': {}, **log.environment(), **(files.read_json(out) or {})}
+    content = {'policies': across, 'cells': {}, **runlog.environment(), **(files.read_json(out) or {})}
     cells = content['cells']
     with tempfile.TemporaryDirectory(prefix='kcd_jax_matrix_') as name:
         scratch = pathlib.Path(name)

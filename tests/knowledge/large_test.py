@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kcd_jax import knowledge, sharding
+from benchmarks.knowledge_speed import condensation_ms
+from kcd_jax import knowledge
 from kcd_jax.knowledge import large
 from kcd_jax.knowledge.ranking import MAX_VISITS
-from kcd_jax.knowledge.speed import condensation_ms
+from kcd_jax.runtime import sharding
 
 ROWS, POINTS = 64, 61
 

@@ -15,8 +15,9 @@ import optax
 import pytest
 
 from kcd_jax import methods, objective, plugins
+from kcd_jax.contracts import Network, Optimiser, default_phases, table_rows
 from kcd_jax.methods import _parts, sp
-from kcd_jax.spec import Network, Optimiser, default_phases, leaf_paths, matches, table_rows
+from kcd_jax.trees import leaf_paths, matches
 
 POINTS, ROWS, CLASSES = 40, 4, 5
 

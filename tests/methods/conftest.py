@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax.spec import Batch, Clock, Network, Outputs, Setup, table_rows
+from kcd_jax.contracts import Batch, Clock, Network, Outputs, Setup, table_rows
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden'
 

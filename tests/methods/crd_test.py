@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax import sharding
+from kcd_jax.contracts import Outputs, Setup
 from kcd_jax.methods import _contrast, crd
-from kcd_jax.spec import Outputs, Setup
+from kcd_jax.runtime import sharding
 
 NUM_POINTS, SIZE = 96, 16
 

@@ -5,8 +5,9 @@ import numpy as np
 import optax
 import pytest
 
+from kcd_jax.contracts import Network, Optimiser, Weights
 from kcd_jax.methods import fsp
-from kcd_jax.spec import Network, Optimiser, Weights, matches
+from kcd_jax.trees import matches
 
 
 def test_the_flow_is_the_public_codes(golden, loss_and_grad):

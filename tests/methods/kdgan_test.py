@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from kcd_jax.contracts import Optimiser, Weights
 from kcd_jax.methods import kdgan
-from kcd_jax.spec import Optimiser, Weights
 
 
 def softmax(z):

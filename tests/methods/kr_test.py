@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kcd_jax import methods, networks, optim, recoding
+from kcd_jax import methods, networks
+from kcd_jax.contracts import Network, Optimiser, Weights
+from kcd_jax.methods import _recoding as recoding
 from kcd_jax.methods import kdgan, kr
-from kcd_jax.spec import Network, Optimiser, Weights
+from kcd_jax.training import optim
 
 
 def heights(stages, convs):

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from kcd_jax import objective, policies, step
-from kcd_jax import state as state_lib
+from kcd_jax import objective, policies
+from kcd_jax.contracts import Batch, Network, Optimiser, Outputs, Setup, Weights
 from kcd_jax.knowledge import prediction_entropy
 from kcd_jax.methods import sskd
-from kcd_jax.spec import Batch, Network, Optimiser, Outputs, Setup, Weights
+from kcd_jax.training import state as state_lib
+from kcd_jax.training import step
 
 
 @pytest.fixture

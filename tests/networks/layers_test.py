@@ -12,9 +12,11 @@ import pytest
 from jax.interpreters import partial_eval
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from kcd_jax import networks, sharding, step
+from kcd_jax import networks
 from kcd_jax.networks import convolution, layers
-from kcd_jax.spec import leaf_paths, matches
+from kcd_jax.runtime import sharding
+from kcd_jax.training import step
+from kcd_jax.trees import leaf_paths, matches
 
 
 def normal(seed, *shape):

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kcd_jax import networks
-from kcd_jax.networks.__main__ import describe, summarise
+from kcd_jax.commands.networks import describe, summarise
 
 RESNET = '16@32 16@32 32@16 64@8 64'
 WIDE = '32@32 64@32 128@16 256@8 256'

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kcd_jax import policies
-from kcd_jax.spec import Batch, ValueTable, full_plan, table_rows
+from kcd_jax.contracts import Batch, ValueTable, full_plan, table_rows
 
 POINTS = 300
 EPOCHS = 12

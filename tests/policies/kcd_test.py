@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from kcd_jax import knowledge
+from kcd_jax.contracts import Batch, Outputs, ValueTable, full_plan, table_rows
 from kcd_jax.policies import kcd, random
-from kcd_jax.spec import Batch, Outputs, ValueTable, full_plan, table_rows
 
 POINTS = 100
 ROWS = table_rows(POINTS)

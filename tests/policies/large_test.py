@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kcd_jax import sharding
+from kcd_jax.contracts import Plan, ValueTable, full_plan
 from kcd_jax.knowledge import large
 from kcd_jax.policies import kcd, random
-from kcd_jax.spec import Plan, ValueTable, full_plan
+from kcd_jax.runtime import sharding
 
 ROWS, POINTS, EPOCHS = 64, 61, 12
 CHOICES = [

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kcd_jax.contracts import ValueTable, full_plan, table_rows
 from kcd_jax.policies import infobatch, kcd, none, random, reuse, short
-from kcd_jax.spec import ValueTable, full_plan, table_rows
 
 POINTS = 200
 ROWS = table_rows(POINTS)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kcd_jax.contracts import Batch
 from kcd_jax.policies import unix
-from kcd_jax.spec import Batch
 
 VARIANTS = ['entropy_w1', 'entropy_w10', 'entropy_w1000', 'confidence_w10', 'margin_w10', 'random_w10']
 

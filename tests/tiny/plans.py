@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kcd_jax import distributed, policies, sharding, step
+from kcd_jax import policies
+from kcd_jax.contracts import ValueTable, full_plan, stream
 from kcd_jax.knowledge import large
-from kcd_jax.spec import ValueTable, full_plan, stream
+from kcd_jax.runtime import distributed, sharding
+from kcd_jax.training import step
 
 NUM_POINTS, EPOCHS = 3000, 12
 POLICIES = {

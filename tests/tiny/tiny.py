@@ -8,8 +8,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from kcd_jax.contracts import Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, global_mean, wrap
-from kcd_jax.spec import Outputs
 
 NAMES = {'tiny': 4, 'tiny_one': 4, 'tiny_teacher': 24}
 

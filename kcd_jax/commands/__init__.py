@@ -1,0 +1,1 @@
+"""The commands of `python -m kcd_jax`, one module each."""

@@ -1,0 +1,396 @@
+"""The types that every part shares, and the contracts between the parts.
+
+Shapes: B batch rows, N table rows (`table_rows(num_points)`), K classes, D embedding width, V views of a point.
+Arrays are float32 unless said. The padding index of a *scatter* is N (dropped); a *gather* never sees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+Array = jax.Array
+PyTree = Any
+
+# Rows of every per-point array are rounded up to this constant, never to the number of devices, so that a checkpoint
+# fits any topology. Device counts that do not divide it are refused.
+ROW_MULTIPLE = 512
+
+
+def table_rows(num_points: int) -> int:
+    """Rows of a per-point array: `num_points` rounded up to a multiple of 512."""
+    return -(-num_points // ROW_MULTIPLE) * ROW_MULTIPLE
+
+
+# --------------------------------------------------------------------------------------------------- network outputs
+
+
+@struct.dataclass
+class Outputs:
+    """What a network returns for a batch.
+
+    Attributes:
+      logits: f32[B, K].
+      feats: the feature taps [B, h, w, c]: the stem, then one a stage. After ReLU, except WRN (raw sums) and
+        MobileNetV2 (linear bottleneck outputs). The pooled vector is not among them: it is `embed`.
+      preacts: one tap a stage before its last activation (what ReviewKD takes from the teacher).
+      embed: f32[B, D], the pooled vector that feeds the classifier.
+      aux: further outputs by name, e.g. the branches of a multi-branch network.
+      convs: the map [B, h, w, c] after each convolution of the trunk, the stem's first: after its ReLU, or after the
+        block's sum and ReLU where it ends a block (what KR aggregates). The residual networks have them.
+    """
+
+    logits: Array
+    feats: tuple[Array, ...] = ()
+    preacts: tuple[Array, ...] = ()
+    embed: Array | None = None
+    aux: Mapping[str, PyTree] = struct.field(default_factory=dict)
+    convs: tuple[Array, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network as two pure functions.
+
+    Attributes:
+      name: the config name.
+      init: (key, image_shape (H, W, 3)) -> variables {'params', 'batch_stats', 'constants': {'mean', 'std'}}. Works
+        under `jax.eval_shape`.
+      apply: (variables, image [B, H, W, 3] in [0, 1], train) -> (Outputs, model_state). `model_state` is everything
+        in `variables` but 'params', updated when `train`. The image is normalised inside, by the constants.
+      tail: patterns of the parameter paths that come after the last tap (the classifier, and for WRN the last norm).
+      convs: the paths of the kernels whose maps `Outputs.convs` are, in the same order.
+    """
+
+    name: str
+    init: Callable[[Array, tuple[int, int, int]], PyTree]
+    apply: Callable[[PyTree, Array, bool], tuple[Outputs, PyTree]]
+    tail: tuple[str, ...] = ()
+    convs: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------ batches and points
+
+
+@struct.dataclass
+class Batch:
+    """The points of one step.
+
+    Attributes:
+      index: i32[B], row of the point in the value table.
+      image: f32[B, H, W, 3] in [0, 1], already mixed (KCD) but for policies that mix inside the batch (UNIX).
+      label: i32[B].
+      label_b: i32[B], the partner's label (equal to `label` where nothing is mixed into the label).
+      lam: f32[B], the partner's share of the LABEL (0 for KCD; c * lambda for UNIX).
+      weight: f32[B], the point's weight in the loss; 0 makes a row inert.
+    """
+
+    index: Array
+    image: Array
+    label: Array
+    label_b: Array
+    lam: Array
+    weight: Array
+
+
+@struct.dataclass
+class ValueTable:
+    """What is known of every training point's value (KCD Eq. 12).
+
+    Attributes:
+      value: f32[N] in nats, the running mean over the visits (or the last one); 0 where never visited.
+      count: i32[N], visits.
+      num_points: real points; rows beyond are padding and never rank before a real point. Static: not a leaf.
+    """
+
+    value: Array
+    count: Array
+    num_points: int = struct.field(pytree_node=False)
+
+    @classmethod
+    def create(cls, num_points: int, rows: int | None = None) -> ValueTable:
+        """An empty table of `rows` rows (default: `table_rows(num_points)`).
+
+        >>> ValueTable.create(num_points=600).value.shape
+        (1024,)
+        """
+        rows = table_rows(num_points) if rows is None else rows
+        if num_points < 1 or rows < num_points:
+            raise ValueError(
+                f'a value table of {rows} rows cannot hold {num_points} points; use at least 1 point and rows >= points'
+            )
+        return cls(jnp.zeros(rows, jnp.float32), jnp.zeros(rows, jnp.int32), num_points)
+
+
+@struct.dataclass
+class Plan:
+    """Which points are trained on until the next condensation, and how.
+
+    Attributes:
+      order: i32[N], the point at each rank, most valuable first; a part that was not ranked is in index order.
+      num_keep: i32[], the first `num_keep` of `order` are kept.
+      partner: i32[N] BY POINT: what is mixed in; the point itself where nothing is.
+      epsilon: f32[N] BY POINT: the partner's share of the pixels, 0 where nothing is mixed.
+      weight: f32[N] BY POINT: weight in the loss.
+    """
+
+    order: Array
+    num_keep: Array
+    partner: Array
+    epsilon: Array
+    weight: Array
+
+
+def full_plan(num_points: int, rows: int | None = None) -> Plan:
+    """Every point kept, in index order, none augmented, weight 1."""
+    rows = table_rows(num_points) if rows is None else rows
+    # Three buffers, not one thrice: the state is donated, and donation refuses shared buffers.
+    return Plan(
+        order=jnp.arange(rows, dtype=jnp.int32),
+        num_keep=jnp.asarray(num_points, jnp.int32),
+        partner=jnp.array(jnp.arange(rows, dtype=jnp.int32), copy=True),
+        epsilon=jnp.zeros(rows, jnp.float32),
+        weight=jnp.ones(rows, jnp.float32),
+    )
+
+
+@struct.dataclass
+class Clock:
+    """Where training stands, as traced scalars i32[]: step and epoch of the run, epoch of the phase."""
+
+    step: Array
+    epoch: Array
+    phase_epoch: Array
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that is checkpointed. The teacher is not here.
+
+    Attributes:
+      step: i32[], updates of the run so far. epoch: i32[], epochs finished, over all phases. done: i32[], steps
+        finished of the current epoch.
+      key: the run's base key; every stream is folded from it (`PURPOSE`), so nothing else random is stored.
+      params: {'student', 'method'}. model_state: the student's running statistics and constants.
+      method_state, policy_state: what the method and the policy keep.
+      opt_state: {label: optax state} of every phase's optimisers, so that its tree is constant.
+      metrics: {name: f32[2]} sum and count over the current epoch.
+      bad_step: i32[], the first step whose loss was not finite, -1 while there is none.
+    """
+
+    step: Array
+    epoch: Array
+    done: Array
+    key: Array
+    params: Mapping[str, PyTree]
+    model_state: PyTree
+    method_state: PyTree
+    opt_state: Mapping[str, PyTree]
+    table: ValueTable
+    plan: Plan
+    policy_state: PyTree
+    metrics: Mapping[str, Array]
+    bad_step: Array
+
+
+# ------------------------------------------------------------------------------------------------------- randomness
+
+# One base key; `fold_in(fold_in(key, PURPOSE[...]), counter)` gives each stream.
+PURPOSE = {
+    name: number for number, name in enumerate(('student', 'method', 'step', 'order', 'replan', 'data', 'policy'))
+}
+
+
+def stream(key: Array, purpose: str, counter: int | Array) -> Array:
+    """The key of `purpose` at `counter` (a step, an epoch, ...)."""
+    return jax.random.fold_in(jax.random.fold_in(key, PURPOSE[purpose]), counter)
+
+
+# ---------------------------------------------------------------------------------------------------------- methods
+
+
+@struct.dataclass
+class LossOut:
+    """What a method's loss returns.
+
+    Attributes:
+      extra: f32[B], the method's own term per point, before beta and before the point's weight.
+      state: the new method_state (same structure).
+      metrics: {name: f32[]} for the log.
+    """
+
+    extra: Array
+    state: PyTree
+    metrics: Mapping[str, Array] = struct.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """loss = gamma * CE + alpha * KD(temperature) + beta * extra (METHODS of the papers' tables)."""
+
+    gamma: float = 1.0
+    alpha: float = 0.0
+    beta: float = 0.0
+    temperature: float = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a method may look at when it creates its parameters and state.
+
+    `student` and `teacher` are `Outputs` of `jax.ShapeDtypeStruct` for one batch (B rows, views not multiplied in).
+    `labels` is i32[N] on the host (NumPy), padded with 0. `student_network` and `teacher_network` are `Network`s;
+    `teacher_variables` may be copied, never changed.
+    """
+
+    student: Outputs
+    teacher: Outputs
+    num_points: int
+    rows: int
+    num_classes: int
+    batch: int
+    image_shape: tuple[int, int, int]
+    labels: Any
+    student_network: Network
+    teacher_network: Network | None
+    teacher_variables: PyTree | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+    """An optax chain WITHOUT the learning rate, and the rate by the phase's epoch (a host float, epochs from 0)."""
+
+    transform: optax.GradientTransformation
+    lr: Callable[[int], float]
+
+
+LossFn = Callable[[PyTree, PyTree, Outputs, 'Outputs | None', Batch, Clock, Array], LossOut]
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """One gradient step inside a training step.
+
+    Attributes:
+      loss: as `Method.loss`.
+      moves: patterns of the parameter paths it changes ('student/*', 'method/head/*').
+      label: the optimiser's key in `Phase.optimisers` and in `TrainState.opt_state`; unique over all phases.
+      weights: gamma, alpha, beta and temperature of this update; None takes the run's.
+      keep: whether the student's new running statistics come from this update's forward. Exactly one update that
+        moves or reads the student keeps them.
+    """
+
+    loss: LossFn
+    moves: tuple[str, ...]
+    label: str
+    weights: Weights | None = None
+    keep: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A run of epochs with the same updates.
+
+    Attributes:
+      name: for the log. epochs: how many.
+      train_mode: patterns of the student's paths (``student/*``) whose normalisation runs in train mode; empty: the
+        student is in eval mode. Running statistics outside the patterns are restored after the step.
+      optimisers: {label: Optimiser}.
+      updates: in order; all see the same batch.
+      record: whether the value table is updated and the policy acts. A phase that does not record runs on the full set.
+    """
+
+    name: str
+    epochs: int
+    train_mode: tuple[str, ...]
+    optimisers: Mapping[str, Optimiser]
+    updates: tuple[Update, ...]
+    record: bool = True
+
+
+def _no_parameters(key: Array, setup: Setup) -> tuple[PyTree, PyTree]:
+    del key, setup
+    return {}, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A distillation method: what it adds to gamma * CE + alpha * KD.
+
+    Attributes:
+      loss: (method_params, method_state, student, teacher, batch, clock, key) -> LossOut with `extra` only; CE and KD
+        are composed outside. `student` and `teacher` have num_views * B rows, the views of a point adjacent and the
+        original first, so rows [::num_views] carry CE, KD and the recorded value. `method_params` is
+        TrainState.params['method'].
+      init: (key, Setup) -> (method_params, method_state); raises ValueError, in one line with what to do, when the
+        pair of networks does not suit. Nothing has been compiled yet.
+      num_views, views: image [B, H, W, 3] -> [num_views * B, H, W, 3]; applied after the flip and before the crop.
+      phases: (epochs, main Optimiser, student Network, loss) -> phases; None: one phase with one update of everything.
+      needs_teacher: False lets the run skip the teacher's forward altogether.
+    """
+
+    loss: LossFn
+    init: Callable[[Array, Setup], tuple[PyTree, PyTree]] = _no_parameters
+    num_views: int = 1
+    views: Callable[[Array], Array] | None = None
+    phases: Callable[[int, Optimiser, Network], tuple[Phase, ...]] | None = None
+    needs_teacher: bool = True
+
+
+def default_phases(method: Method, epochs: int, main: Optimiser) -> tuple[Phase, ...]:
+    """One phase, one update of the student and of the method's own parameters with the main optimiser."""
+    update = Update(loss=method.loss, moves=('student/*', 'method/*'), label='main')
+    return (Phase('main', epochs, ('student/*',), {'main': main}, (update,)),)
+
+
+# --------------------------------------------------------------------------------------------------------- policies
+
+
+def _no_policy_state(num_points: int, rows: int, images: Any) -> PyTree:
+    del num_points, rows, images
+    return {}
+
+
+def _same(number: int) -> int:
+    return number
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Which points are trained on.
+
+    Attributes:
+      when: (epoch, epochs) -> bool, on the host: replan after `epoch` epochs (counted from 1, over recording phases)?
+        Called with 0 before the first epoch; never asked after the last epoch.
+      replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts. The
+        plan may be of NumPy arrays. A long table on a CPU (`knowledge.large.suits`) comes split, any other whole.
+      keep_counts: (num_points, epochs) -> list of the points in each epoch, ints: what the schedule will cost, known
+        before training (epochs that depend on the data, as InfoBatch's, are given in expectation).
+      epochs: how many epochs it takes where the others take so many.
+      init: (num_points, rows, images u8[num_points, H, W, 3] or None) -> policy_state; copies what it keeps.
+      records: 'mean' (Eq. 12) or 'last'. Static.
+      mixes: the step gathers partners and mixes pixels only when True. Static.
+      scores: a train-mode scoring forward of the whole batch precedes the step; its running statistics are kept.
+      rows: batch -> rows that are trained on.
+      in_batch: (key, batch, logits [B, K]) -> Batch of rows(B) rows; called only when `scores` or `rows` selects.
+      observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B] what is recorded; None: the
+        student's prediction entropy (Eq. 7).
+    """
+
+    when: Callable[[int, int], bool]
+    replan: Callable[[Array, ValueTable, Plan, PyTree, int, int], tuple[Plan, PyTree]]
+    keep_counts: Callable[[int, int], list[int]]
+    epochs: Callable[[int], int] = _same
+    init: Callable[[int, int, Any], PyTree] = _no_policy_state
+    records: str = 'mean'
+    mixes: bool = False
+    scores: bool = False
+    rows: Callable[[int], int] = _same
+    in_batch: Callable[[Array, Batch, Array], Batch] | None = None
+    observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None

@@ -1,0 +1,1 @@
+"""Experiments: named runs times seeds, from configs or from code."""

@@ -1,0 +1,405 @@
+"""Figures as functions of plain arrays; each returns a matplotlib Figure and reads no file.
+
+Colours are Okabe and Ito's, which stay apart for all common kinds of colour blindness; line style or marker says the
+same a second time. Accuracies come as fractions and are drawn in percent; values of points are in nats.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from kcd_jax.report.statistics import hamming
+
+# Blue, vermilion, green, orange, purple, sky.
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9')
+NEUTRAL = '#7f7f7f'
+LINES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ('o', 's', '^', 'D', 'v', 'P')
+HEAT = 'cividis'
+# The report replaces these two by the page's own colours, so that figures follow light and dark.
+INK, GRID = '#1b1f24', '#d9dce1'
+STYLE: dict[str, Any] = {
+    'font.family': 'sans-serif',
+    'font.size': 9.5,
+    'axes.titlesize': 9.5,
+    'axes.labelsize': 9.5,
+    'xtick.labelsize': 8.5,
+    'ytick.labelsize': 8.5,
+    'legend.fontsize': 8.5,
+    'legend.frameon': False,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.color': GRID,
+    'grid.linewidth': 0.6,
+    'axes.edgecolor': INK,
+    'axes.labelcolor': INK,
+    'text.color': INK,
+    'xtick.color': INK,
+    'ytick.color': INK,
+    'axes.linewidth': 0.8,
+    'lines.linewidth': 1.7,
+    'lines.markersize': 5,
+    'figure.facecolor': 'white',
+    'axes.facecolor': 'none',
+    'svg.fonttype': 'none',
+    'figure.constrained_layout.use': True,
+}
+SIZE = (5.0, 3.4)
+# More runs than these are no longer told apart by colour, line and marker.
+MAX_LINES = len(PALETTE)
+# Relative costs that lie so near hide each other's marks.
+NEAR = 0.015
+# Epochs from which learning curves get a second panel with their last quarter.
+CLOSER_FROM = 40
+Arguments = ParamSpec('Arguments')
+
+
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Draws in the style of all figures."""
+
+    @functools.wraps(draw)
+    def with_style(*args: Arguments.args, **keywords: Arguments.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **keywords)
+
+    return with_style
+
+
+def new_figure(height: float = SIZE[1], rows: int = 1, /, **keywords: Any) -> tuple[Figure, Any]:
+    """A figure of the page's width and its axes."""
+    figure = Figure(figsize=(SIZE[0], height))
+    return figure, figure.subplots(rows, 1, **keywords)
+
+
+def look(label: str, place: int) -> dict[str, Any]:
+    """Colour, line and marker of a run: those of the usual names are the same in every figure."""
+    fixed = {'Student alone': (NEUTRAL, ':', 'x'), 'Teacher': (INK, (0, (1, 2)), '*')}
+    if label in fixed:
+        color, line, marker = fixed[label]
+        return {'color': color, 'linestyle': line, 'marker': marker}
+    return {
+        'color': PALETTE[place % len(PALETTE)],
+        'linestyle': LINES[place % len(LINES)],
+        'marker': MARKERS[place % len(MARKERS)],
+    }
+
+
+def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`look` of every label; those with a fixed look take no colour from the others."""
+    own = [label for label in labels if label not in ('Student alone', 'Teacher')]
+    return {label: look(label, own.index(label) if label in own else 0) for label in labels}
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at round whole numbers: epochs, classes."""
+    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+@styled
+def learning_curves(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    teacher: float | None = None,
+    condensations: Sequence[int] = (),
+    quantity: str = 'test accuracy',
+) -> Figure:
+    """Accuracy by epoch: the mean over seeds, and one sample standard deviation around it.
+
+    Args:
+      curves: {run: (epochs [E], accuracy [seeds, E] in [0, 1])}; NaN where a seed has no value.
+      teacher: the teacher's accuracy, a level line.
+      condensations: epochs after which the set was condensed, as ticks along the bottom.
+      quantity: what the vertical axis shows.
+    """
+    style = looks(list(curves))
+    last = max(float(np.max(epochs)) for epochs, _ in curves.values())
+    # Where curves lie close together, the end of training is what one wants to read.
+    closer = 0.75 * last if last >= CLOSER_FROM else None
+    figure, parts = new_figure(*((SIZE[1], 1) if closer is None else (4.6, 2)))
+    for axes, start in zip(np.atleast_1d(parts), (0, closer), strict=False):
+        for label, (epochs, accuracy) in curves.items():
+            rows, at = np.atleast_2d(np.asarray(accuracy, float)), np.asarray(epochs)
+            shown = np.isfinite(rows).any(axis=0) & (at >= start)
+            rows, at = 100 * rows[:, shown], at[shown]
+            n = np.isfinite(rows).sum(axis=0)
+            name = f'{label}, n = {len(rows)}' if len(rows) > 1 else label
+            few = {'marker': style[label]['marker'] if len(at) <= 15 else ''}
+            axes.plot(at, np.nanmean(rows, axis=0), label=name, **{**style[label], **few})
+            if (n > 1).any():
+                middle, spread = np.nanmean(rows[:, n > 1], axis=0), np.nanstd(rows[:, n > 1], axis=0, ddof=1)
+                band = (at[n > 1], middle - spread, middle + spread)
+                axes.fill_between(*band, color=style[label]['color'], alpha=0.18, linewidth=0)
+        if teacher is not None:
+            axes.axhline(100 * teacher, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, label='Teacher')
+        for epoch in condensations:
+            if epoch >= start:
+                axes.plot([epoch, epoch], [0, 0.04], transform=axes.get_xaxis_transform(), color=INK, linewidth=1.2)
+        axes.set_ylabel(f'{quantity} (%)')
+        whole_numbers(axes.xaxis)
+    axes.set_xlabel('epoch' + (' (ticks: condensations)' if len(condensations) else ''))
+    np.atleast_1d(parts)[0].legend(loc='best')
+    return figure
+
+
+@styled
+def condensation_history(
+    num_points: int, epochs: int, after: Sequence[int], kept: Sequence[int], augmented: Sequence[int]
+) -> Figure:
+    """Points trained on in each epoch, and what they add up to against training on everything.
+
+    Args:
+      num_points: points of the full set.
+      epochs: epochs of the run.
+      after: [T], the epoch (counted from 1) after which each condensation took place.
+      kept: [T], points kept by it.
+      augmented: [T], how many of those had a dropped point mixed in.
+    """
+    figure, (top, bottom) = new_figure(4.4, 2, sharex=True, height_ratios=(3, 2))
+    edges = np.array([0, *after, epochs])
+    sizes = np.array([num_points, *kept])
+    plain = sizes - np.array([0, *augmented])
+    mixed = {'color': PALETTE[3], 'alpha': 0.9, 'label': 'kept, a dropped point mixed in'}
+    top.stairs(
+        plain, edges, fill=True, color=PALETTE[0], alpha=0.85, label='kept as they are' if any(augmented) else 'kept'
+    )
+    if any(augmented):
+        top.stairs(sizes, edges, baseline=plain, fill=True, **mixed)
+    top.axhline(num_points, color=INK, linewidth=1, linestyle=':', label='all points')
+    top.set_ylabel('points')
+    top.set_ylim(0, 1.28 * num_points)
+    top.yaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
+    top.legend(loc='upper right', ncols=2, columnspacing=1.0, handlelength=1.4)
+    total = np.concatenate([[0], np.cumsum(sizes * np.diff(edges))]) / (num_points * epochs)
+    bottom.plot([0, epochs], [0, 100], color=INK, linestyle=':', linewidth=1.2, label='all points')
+    bottom.plot(edges, 100 * total, color=PALETTE[1], label=f'condensed: {100 * total[-1]:.2f} %')
+    bottom.set_xlabel('epoch')
+    bottom.set_ylabel('samples (%)')
+    whole_numbers(bottom.xaxis)
+    bottom.legend(loc='upper left')
+    return figure
+
+
+@styled
+def value_heat_map(
+    values: np.ndarray, kept: np.ndarray, epochs: Sequence[int], max_points: int = 300, seed: int = 0
+) -> Figure:
+    """The value of sampled points over the stages (KCD Fig. 3b), sorted by their last value.
+
+    Args:
+      values: f[T, N] in nats; NaN where a point has not been visited.
+      kept: bool[T, N], the value label.
+      epochs: [T], the epoch after which each stage was condensed.
+      max_points: points drawn, sampled without replacement.
+      seed: of the sampling.
+    """
+    stages, num_points = values.shape
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(num_points, min(max_points, num_points), replace=False)
+    # Never visited points count as more valuable than all others, as they do in the ranking.
+    last = np.nan_to_num(values[-1, chosen], nan=np.inf)
+    chosen = chosen[np.argsort(-last, kind='stable')]
+    figure, axes = new_figure(3.9)
+    axes.grid(False)
+    colors = matplotlib.colormaps[HEAT].with_extremes(bad=GRID)
+    drawn = values[:, chosen].T
+    # A few points far above the rest would leave one colour for all others.
+    top = float(np.nanquantile(drawn, 0.98)) if np.isfinite(drawn).any() else 1.0
+    image = axes.imshow(drawn, aspect='auto', interpolation='nearest', cmap=colors, vmin=0, vmax=top or 1.0)
+    back = np.zeros((stages, len(chosen)), bool)
+    back[1:] = kept[1:, chosen] & ~kept[:-1, chosen]
+    stage, row = np.nonzero(back)
+    if len(stage):
+        axes.scatter(stage, row, s=13, color='white', edgecolors='black', linewidths=0.6, label='re-admitted', zorder=3)
+        axes.legend(loc='lower left', bbox_to_anchor=(0, 1.0), borderaxespad=0.1, handletextpad=0.1)
+    axes.set_xticks(range(stages), [str(epoch) for epoch in epochs])
+    axes.set_yticks([])
+    axes.set_xlabel('epoch of the condensation')
+    axes.set_ylabel(f'{len(chosen)} points, most valuable last value on top')
+    figure.colorbar(image, ax=axes, label='value (nats)', pad=0.02, extend='max')
+    return figure
+
+
+@styled
+def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: int = 40) -> Figure:
+    """How the points' values are spread at each stage.
+
+    Args:
+      values: an array f[n] in nats a stage, visited points only.
+      labels: what each stage is called.
+      bins: of all stages together; the last one takes the highest hundredth, however far it reaches.
+    """
+    figure, axes = new_figure()
+    together = np.concatenate([*values, [0.0]])
+    top = float(np.quantile(together, 0.99)) or 1.0
+    edges = np.linspace(0, top, bins + 1)
+    # Not shades of one colour: the ends of a scale vanish on a light or on a dark page.
+    for place, (stage, label) in enumerate(zip(values, labels, strict=True)):
+        counts = np.histogram(np.minimum(stage, top), edges)[0]
+        keys = {'color': PALETTE[place % len(PALETTE)], 'linestyle': LINES[place % len(LINES)]}
+        axes.stairs(counts, edges, linewidth=1.6, label=label, **keys)
+    axes.set_xlabel(f'value (nats; {top:.2g} and above in the last bin)')
+    axes.set_ylabel('points')
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
+    axes.legend(loc='best')
+    return figure
+
+
+@styled
+def accuracy_against_cost(
+    labels: Sequence[str],
+    cost: Sequence[float],
+    accuracy: Sequence[float],
+    deviation: Sequence[float | None],
+    quantity: str = 'samples processed',
+    apart: float = 0.0,
+) -> Figure:
+    """Accuracy against measured cost, a point a row with one sample standard deviation over its seeds.
+
+    Args:
+      labels: [R]; rows of one label are joined by a line. cost: [R], relative to training on everything.
+      accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
+      quantity: what was counted.
+      apart: labels with equal costs are drawn so many percent of cost beside each other, so that none hides another.
+    """
+    figure, axes = new_figure()
+    style = looks(list(dict.fromkeys(labels)))
+    rows_of = {label: sorted((r for r, other in enumerate(labels) if other == label), key=cost.__getitem__)
+               for label in style}  # fmt: skip
+    for label, rows in rows_of.items():
+        near = [other for other in style if any(abs(cost[a] - cost[b]) < NEAR for a in rows for b in rows_of[other])]
+        shift = apart * (near.index(label) - (len(near) - 1) / 2)
+        errors = [deviation[row] for row in rows]
+        known = any(error is not None for error in errors)
+        bars = [np.nan if error is None else 100 * error for error in errors] if known else None
+        keys = {'color': style[label]['color'], 'marker': style[label]['marker'], 'linewidth': 1.0}
+        keys['linestyle'] = style[label]['linestyle'] if len(rows) > 1 else 'none'
+        x, y = [100 * cost[row] + shift for row in rows], [100 * accuracy[row] for row in rows]
+        axes.errorbar(x, y, bars, capsize=3, markersize=6, label=label, **keys)
+    axes.set_xlabel(f'{quantity}, % of training on everything' + ('\n(equal costs side by side)' if apart else ''))
+    axes.set_ylabel('accuracy (%)')
+    axes.margins(0.12)
+    axes.legend(loc='best')
+    return figure
+
+
+@styled
+def accuracies(
+    labels: Sequence[str],
+    accuracy: Sequence[float],
+    deviation: Sequence[float | None],
+    level: str = '',
+    quantity: str = '',
+) -> Figure:
+    """A row a run: its accuracy with one sample standard deviation over its seeds, from top to bottom.
+
+    Args:
+      labels: [R]. accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
+      level: the label that the others are compared with; a line through its mark.
+      quantity: what the labels have in brackets, in percent of training on everything.
+    """
+    figure, axes = new_figure(0.9 + (0.36 if len(labels) <= 8 else 0.27) * len(labels))
+    axes.grid(False, axis='y')
+    rows = np.arange(len(labels))[::-1]
+    for row, label, mean, error in zip(rows, labels, accuracy, deviation, strict=True):
+        color = look(label.partition(' (')[0], 1 if label == level else 0)['color']
+        bars = None if error is None else [100 * error]
+        axes.errorbar([100 * mean], [row], xerr=bars, capsize=3, markersize=6, marker='o', color=color)
+        axes.annotate(f'{100 * mean:.2f}', (1.02, row), xycoords=('axes fraction', 'data'), va='center', fontsize=8.5)
+        if label == level:
+            axes.axvline(100 * mean, color=color, linestyle=':', linewidth=1.2)
+    axes.set_yticks(rows, labels)
+    axes.set_ylim(-0.7, len(labels) - 0.3)
+    words = ['accuracy (%)', *([f'dotted: {level.partition(" (")[0]}'] if level in labels else [])]
+    costs = f'\n(in brackets: {quantity}, % of training on everything)' if quantity else ''
+    axes.set_xlabel('; '.join(words) + costs, loc='right')
+    axes.margins(x=0.08)
+    return figure
+
+
+@styled
+def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
+    """Hamming distances of value labels between runs (KCD Fig. 3c), with what chance gives for sets of those sizes.
+
+    Args:
+      kept: bool[R, N], the final value label of every point.
+      labels: [R].
+    """
+    measured, expected = (100 * part for part in hamming(kept))
+    figure, axes = new_figure(4.2)
+    axes.grid(False)
+    off = ~np.eye(len(labels), dtype=bool)
+    top = max(float(expected[off].max(initial=0)), float(measured[off].max(initial=0)), 1e-9)
+    image = axes.imshow(measured, aspect='auto', cmap=HEAT, vmin=0, vmax=top)
+    size = 8.5 if len(labels) <= 5 else 6.5
+    for row, column in zip(*np.nonzero(off), strict=True):
+        dark = measured[row, column] < 0.55 * top
+        text = f'{measured[row, column]:.1f}\n({expected[row, column]:.1f})'
+        axes.text(column, row, text, ha='center', va='center', fontsize=size, color='white' if dark else 'black')
+    axes.set_xticks(range(len(labels)), labels, rotation=30, ha='right', rotation_mode='anchor')
+    axes.set_yticks(range(len(labels)), labels)
+    figure.colorbar(image, ax=axes, label='labels that differ (% of points);\nin brackets: by chance', pad=0.02)
+    return figure
+
+
+@styled
+def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 24) -> Figure:
+    """The teacher's label entropy of kept and of dropped points (KCD Fig. 5b), as shares with their means.
+
+    Most points cost a good teacher no thought: the scale of the shares is logarithmic, so that the others are seen.
+
+    Args:
+      entropy: f[N] in nats, of the teacher's softmax.
+      kept: bool[N], the value label.
+    """
+    figure, axes = new_figure()
+    edges = np.linspace(0, float(np.max(entropy)) or 1.0, bins + 1)
+    shares = []
+    for name, mask, color, line in (('kept', kept, PALETTE[1], '-'), ('dropped', ~kept, PALETTE[0], '--')):
+        if mask.any():
+            share = 100 * np.histogram(entropy[mask], edges)[0] / np.sum(mask)
+            mean = float(np.mean(entropy[mask]))
+            axes.stairs(share, edges, color=color, linewidth=1.7, linestyle=line, label=f'{name}: mean {mean:.3f} nats')
+            axes.axvline(mean, color=color, linestyle=line, linewidth=1)
+            shares.append(share[share > 0].min())
+    axes.set_yscale('log')
+    axes.set_ylim(bottom=0.6 * min(shares))
+    axes.yaxis.set_major_formatter(lambda value, _: f'{value:g}')
+    axes.set_xlabel('entropy of the teacher (nats)')
+    axes.set_ylabel('points (% of the kept, of the dropped)')
+    axes.legend(loc='best')
+    return figure
+
+
+@styled
+def gallery(
+    most: np.ndarray, least: np.ndarray, most_titles: Sequence[str], least_titles: Sequence[str], columns: int = 8
+) -> Figure:
+    """The most and the least valued images (KCD Fig. 5a), one block above the other.
+
+    Args:
+      most, least: u8[M, H, W, 3] or f[M, H, W, 3] in [0, 1].
+      most_titles, least_titles: a caption an image.
+      columns: images a row.
+    """
+    blocks = (('most valued', most, most_titles), ('least valued', least, least_titles))
+    heights = [-(-max(len(images), 1) // columns) for _, images, _ in blocks]
+    figure = Figure(figsize=(0.95 * columns, 1.15 * sum(heights) + 0.6))
+    parts = figure.subfigures(2, 1, height_ratios=heights)
+    for part, rows, (title, images, titles) in zip(parts, heights, blocks, strict=True):
+        part.suptitle(title, fontsize=10)
+        grid = part.subplots(rows, columns, squeeze=False)
+        for place, axes in enumerate(grid.flat):
+            axes.set_axis_off()
+            if place < len(images):
+                axes.imshow(images[place], interpolation='nearest')
+                axes.set_title(titles[place], fontsize=7, pad=2)
+    return figure

@@ -1,0 +1,1 @@
+"""Teachers: the kinds, their files, and the readers of PyTorch checkpoints."""

@@ -1,0 +1,1 @@
+"""The run, its loop, its pure step and its ledger."""

@@ -1,0 +1,76 @@
+"""Accuracy on the held-out images, every image counted once, in one compiled step."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kcd_jax import data
+from kcd_jax.contracts import Network, PyTree
+from kcd_jax.runtime import sharding
+from kcd_jax.training import feed, step
+
+EMBEDDING_BYTES = 2**32  # of the embeddings of one survey; ImageNet's 1.28 million of 512 numbers are 2.6e9
+
+_RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'}
+
+
+class Evaluator:
+    """Accuracy of a network on the held-out images, every image counted once, in one compiled step."""
+
+    def __init__(self, split: data.Split, batch: int, mesh: Mesh, workers: int = 0):
+        self.batches = feed.HeldOut(split, batch, mesh, workers)
+        self.labels, self.count = split.labels, self.batches.count
+        self.batch, self.mesh, self.workers = batch, mesh, workers
+        self.compiled: dict[str, Any] = {}
+        self.compile_seconds = 0.0
+
+    def _step(self, name: str, network: Network, *arguments: Any) -> tuple[dict[str, jax.Array], step.Reading]:
+        if name not in self.compiled:
+            start = time.perf_counter()
+            jitted = jax.jit(functools.partial(step.eval_step, network=network))
+            self.compiled[name] = jitted.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self.compiled[name](*arguments)
+
+    def __call__(
+        self, name: str, network: Network, variables: PyTree, teacher_logits: list[jax.Array] | None = None
+    ) -> tuple[dict[str, float], list[jax.Array]]:
+        """({'accuracy', 'loss', ...}, logits of each batch) of `network`; `name` keys the compiled program."""
+        sums, all_logits = [], []
+        for number, arrays in enumerate(self.batches):
+            wanted = None if teacher_logits is None else teacher_logits[number]
+            part, reading = self._step(name, network, variables, *arrays, wanted)
+            sums.append(part)
+            all_logits.append(reading.logits)
+        sums = jax.device_get(sums)
+        means = {key: float(sum(float(part[key]) for part in sums) / self.count) for key in sums[0]}
+        return {_RENAMED.get(key, key): value for key, value in means.items()}, all_logits
+
+    def on_host(self, logits: list[jax.Array]) -> np.ndarray:
+        """f32[N, K]: the logits of all held-out images, in their order."""
+        return np.concatenate(sharding.to_host(logits))[: self.count]
+
+    def read(
+        self, name: str, network: Network, variables: PyTree, split: data.Split, teacher_logits: list[jax.Array] | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the program that evaluates.
+
+        The embedding is None where the network has none, or where all of them would be larger than `EMBEDDING_BYTES`.
+        """
+        unused = None if teacher_logits is None else teacher_logits[0]
+        entropy, embed, start = np.empty(len(split), np.float32), None, 0
+        for arrays in feed.HeldOut(split, self.batch, self.mesh, self.workers, keep=False):
+            reading = self._step(name, network, variables, *arrays, unused)[1]
+            size = min(len(reading.entropy), len(split) - start)  # the last batch is padded
+            entropy[start : start + size] = sharding.to_host(reading.entropy)[:size]
+            if reading.embed is not None and 4 * len(split) * reading.embed.shape[1] <= EMBEDDING_BYTES:
+                embed = np.empty((len(split), reading.embed.shape[1]), np.float32) if embed is None else embed
+                embed[start : start + size] = sharding.to_host(reading.embed)[:size]
+            start += size
+        return entropy, embed

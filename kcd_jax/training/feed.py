@@ -1,0 +1,128 @@
+"""How points reach the devices: from their own copy, or streamed batch by batch.
+
+The two feeders of training have the same face: `epoch` yields (steps, supply), and `step.run_chunk` takes so many steps
+over what was supplied. Order, batches and everything that follows are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from kcd_jax.contracts import Plan
+from kcd_jax.data import Split, stream
+from kcd_jax.runtime import sharding
+from kcd_jax.training import step
+
+_AHEAD = 2  # batches on their way to the devices while one is trained on
+
+
+class Resident:
+    """All points on every device, as bytes; the host sends nothing.
+
+    labels: i32[N], padded as the table's rows. chunk: steps a program.
+    """
+
+    def __init__(self, split: Split, labels: np.ndarray, chunk: int, mesh: Mesh):
+        images = np.zeros((len(labels), *split.images.shape[1:]), np.uint8)
+        images[: len(split)] = split.images
+        self.points = sharding.put(step.Points(images, labels), sharding.replicated(mesh))
+        self.chunk = chunk
+
+    def epoch(
+        self, order: jax.Array, plan: Plan, epoch: int, done: int, steps: int
+    ) -> Iterator[tuple[int, step.Points]]:
+        """(steps a program, what they need) of the rest of an epoch, `done` of whose `steps` are finished."""
+        del order, plan, epoch
+        while done < steps:
+            length = self.chunk if steps - done >= self.chunk else 1
+            yield length, self.points
+            done += length
+
+
+class Streamed:
+    """Points that are read by index, a few batches ahead; each process reads the rows of its own devices.
+
+    labels: i32[N]. batch: of all devices. mixes: whether the policy mixes partners in.
+    """
+
+    def __init__(
+        self, split: Split, labels: np.ndarray, batch: int, mesh: Mesh, *, seed: int, workers: int, mixes: bool
+    ):
+        self.images, self.labels, self.batch, self.mesh = split.images, labels, batch, mesh
+        self.seed, self.workers, self.mixes = seed, workers, mixes
+
+    def epoch(
+        self, order: jax.Array, plan: Plan, epoch: int, done: int, steps: int
+    ) -> Iterator[tuple[int, step.RawBatch]]:
+        """As `Resident.epoch`. Read are the first `steps * batch` points of the order, and what is mixed into them."""
+        order, partners, epsilon = jax.device_get((order, plan.partner, plan.epsilon))
+        index, rows = order[: steps * self.batch].reshape(steps, self.batch), sharding.local_rows(self.mesh, self.batch)
+        if len(rows) < self.batch:  # of several processes; the rows of one are no copy
+            index = index[:, rows]
+        partner = index
+        if self.mixes:
+            partner = partners[index]
+            np.copyto(partner, index, where=epsilon[index] == 0)
+        source = stream.Steps(self.images, index, partner, self.seed, epoch)
+
+        def placed() -> Iterator[step.RawBatch]:
+            for points, arrays in zip(index[done:], batches, strict=True):
+                rows = {'index': points, 'label': self.labels[points], **arrays}
+                arrays = sharding.put_rows(rows, self.mesh)
+                partner = arrays.pop('partner', arrays['image'])
+                yield step.RawBatch(partner_image=partner, **arrays)
+
+        with contextlib.closing(stream.read(source, first=done, workers=self.workers)) as batches:
+            for supply in _ahead(placed()):
+                yield 1, supply
+
+
+def _ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """The same items, each asked for early: transfers run while the devices compute."""
+    waiting = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > _AHEAD:
+            yield waiting.pop(0)
+    yield from waiting
+
+
+class HeldOut:
+    """The batches that are evaluated, (images, labels, valid), every image once, the last batch padded.
+
+    Images in memory stay on the devices (with `keep`); streamed ones are read at every evaluation.
+    """
+
+    def __init__(self, split: Split, batch: int, mesh: Mesh, workers: int = 0, keep: bool = True):
+        batch = -(-batch // mesh.size) * mesh.size
+        self.count, self.split, self.mesh, self.workers = len(split), split, mesh, workers
+        points = np.arange(-(-self.count // batch) * batch, dtype=np.int32).reshape(-1, batch)
+        points = points[:, sharding.local_rows(mesh, batch)]
+        self.valid = points < self.count
+        self.index = np.where(self.valid, points, 0)
+        self.resident = list(self._in_memory()) if keep and not split.streamed else None
+
+    def __iter__(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+        if self.resident is not None:
+            yield from self.resident
+            return
+        if not self.split.streamed:
+            yield from self._in_memory()
+            return
+        source = stream.Steps(self.split.images, self.index, self.index, train=False)
+        with contextlib.closing(stream.read(source, workers=self.workers)) as batches:
+            yield from _ahead(self._placed(arrays['image'] for arrays in batches))
+
+    def _in_memory(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+        return self._placed(self.split.images[points] for points in self.index)
+
+    def _placed(self, images: Iterator[np.ndarray]) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+        for index, valid, image in zip(self.index, self.valid, images, strict=True):
+            labels = np.where(valid, self.split.labels[index], 0).astype(np.int32)
+            yield sharding.put_rows((image, labels, valid), self.mesh)

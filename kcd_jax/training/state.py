@@ -1,0 +1,117 @@
+"""How a TrainState is created."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kcd_jax.contracts import (
+    Method,
+    Network,
+    Outputs,
+    Phase,
+    Policy,
+    PyTree,
+    Setup,
+    TrainState,
+    ValueTable,
+    full_plan,
+    stream,
+)
+from kcd_jax.trees import leaf_paths, select
+
+# What every step reports; a method's own metrics are added by their names.
+METRICS = ('loss', 'ce', 'kd', 'extra', 'accuracy', 'entropy', 'teacher_entropy')
+
+
+def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
+    """(params, model_state) of a network's variables."""
+    return variables['params'], {name: tree for name, tree in variables.items() if name != 'params'}
+
+
+@functools.lru_cache(maxsize=32)
+def output_shapes(network: Network, image_shape: tuple[int, int, int], batch: int) -> Outputs:
+    """The network's outputs for a batch as `jax.ShapeDtypeStruct`s; nothing is computed."""
+    variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    return jax.eval_shape(lambda v, x: network.apply(v, x, True)[0], variables, image)
+
+
+def create(
+    key: jax.Array,
+    *,
+    student: Network,
+    method: Method,
+    policy: Policy,
+    phases: tuple[Phase, ...],
+    setup: Setup,
+    images: Any,
+    metric_names: tuple[str, ...] = (),
+    student_variables: PyTree | None = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      key: the run's base key. student: the network. method, policy, phases: of the run.
+      setup: what the method may look at. images: u8[num_points, H, W, 3] for policies that keep a copy, or None.
+      metric_names: the method's own metrics, beside `METRICS`.
+      student_variables: a start other than the network's own initialisation.
+
+    Raises:
+      ValueError: the method does not suit the pair of networks; two updates share an optimiser's label.
+    """
+    if student_variables is None:
+        student_variables = student.init(stream(key, 'student', 0), setup.image_shape)
+    student_params, model_state = split_variables(student_variables)
+    method_params, method_state = method.init(stream(key, 'method', 0), setup)
+    params = {'student': student_params, 'method': method_params}
+
+    opt_state: dict[str, PyTree] = {}
+    for phase in phases:
+        for update in phase.updates:
+            if update.label in opt_state:
+                raise ValueError(
+                    f'two updates share the optimiser label {update.label!r}; labels are unique over all phases'
+                )
+            moved = select(params, update.moves)
+            if not moved:
+                raise ValueError(
+                    f'update {update.label!r} moves nothing: no parameter matches {", ".join(update.moves)}'
+                )
+            opt_state[update.label] = phase.optimisers[update.label].transform.init(moved)
+
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        epoch=jnp.zeros((), jnp.int32),
+        done=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        model_state=model_state,
+        method_state=method_state,
+        opt_state=opt_state,
+        table=ValueTable.create(setup.num_points, setup.rows),
+        plan=full_plan(setup.num_points, setup.rows),
+        policy_state=policy.init(setup.num_points, setup.rows, images),
+        metrics={name: jnp.zeros(2, jnp.float32) for name in (*METRICS, *metric_names)},
+        bad_step=jnp.full((), -1, jnp.int32),
+    )
+    return strong(state)
+
+
+def strong(tree: PyTree) -> PyTree:
+    """The tree with no weakly typed leaf: one would recompile the step. NumPy's arrays never are, and stay."""
+
+    def typed(x: Any) -> Any:
+        whole = isinstance(x, np.ndarray) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return x if whole else jnp.asarray(x, x.dtype)
+
+    return jax.tree.map(typed, tree)
+
+
+def parameter_count(variables: PyTree) -> int:
+    """Trainable numbers in a network's 'params'."""
+    return sum(leaf.size for leaf in leaf_paths(variables['params']).values())

@@ -1,0 +1,387 @@
+"""Pure steps: the order of an epoch, one training step, a chunk of them, one evaluation step.
+
+Nothing here touches the disk, the host's clock or global state; `train.py` compiles these and drives them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from kcd_jax import knowledge, objective
+from kcd_jax.contracts import (
+    Array,
+    Batch,
+    Clock,
+    Method,
+    Network,
+    Outputs,
+    Phase,
+    Plan,
+    Policy,
+    PyTree,
+    TrainState,
+    Weights,
+    stream,
+)
+from kcd_jax.knowledge import large
+from kcd_jax.training import augment, optim
+from kcd_jax.trees import leaf_paths, matches, merge, select
+
+TOP5_CLASSES = 20  # the fewest classes for which the five best are worth a figure
+
+
+@struct.dataclass
+class Points:
+    """The resident data: u8[N, H, W, 3] images and i32[N] labels of every table row (padding rows are zeros)."""
+
+    images: Array
+    labels: Array
+
+
+@struct.dataclass
+class RawBatch:
+    """The points of a step before mixing and augmentation; `partner_image` equals `image` where nothing is mixed."""
+
+    index: Array
+    image: Array
+    partner_image: Array
+    label: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is static in a training step.
+
+    Attributes:
+      batch: rows of the global batch. crop, flip, area: augmentation, as `augment.augment` takes it. weights: of the
+        main update. logits: 'plain' or 'standardised', for the KD term. teacher: None when no teacher forward is
+        needed.
+      constrain: pins an array's rows to the mesh (identity without one).
+    """
+
+    student: Network
+    teacher: Network | None
+    method: Method
+    policy: Policy
+    weights: Weights
+    batch: int
+    crop: int = 4
+    flip: bool = True
+    area: tuple[float, ...] = ()
+    logits: str = 'plain'
+    constrain: Callable[[PyTree], PyTree] = lambda tree: tree
+
+
+# ------------------------------------------------------------------------------------------------- order of an epoch
+
+
+def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
+    """The points of an epoch, kept ones first in random order: i32[N], a pure function of (key, epoch, plan).
+
+    Every point draws 31 random bits; the dropped ones get the top bit on top; one sort by (bits, index). The result is
+    the same on any number of devices, and independent of the batch.
+    """
+    rows = plan.order.shape[0]
+    kept = jnp.zeros(rows, jnp.bool_).at[plan.order].set(jnp.arange(rows) < plan.num_keep)
+    bits = jax.random.bits(stream(key, 'order', epoch), (rows,), jnp.uint32) >> jnp.uint32(1)
+    bits = jnp.where(kept, bits, bits | jnp.uint32(1 << 31))
+    return knowledge.order_by(bits)
+
+
+def epoch_order_on_host(key: Array, plan: Plan, epoch: Array) -> np.ndarray:
+    """`epoch_order` to the bit, by a sort on the host: sooner for many points where the devices are the host's own."""
+    return large.kept_first(large.random_bits(stream(key, 'order', epoch), len(plan.order)), plan)
+
+
+def fetch(points: Points | RawBatch, state: TrainState, order: Array, recipe: Recipe) -> RawBatch:
+    """The next batch of the epoch: gathered from resident points (or the policy's own pool), or as it was streamed."""
+    if isinstance(points, RawBatch):
+        return points
+    index = jax.lax.dynamic_slice(order, (state.done * recipe.batch,), (recipe.batch,))
+    index = recipe.constrain(index)
+    pool = state.policy_state.get('pool') if isinstance(state.policy_state, Mapping) else None
+    images = points.images if pool is None else pool
+    image = recipe.constrain(images[index])
+    partner = recipe.constrain(images[state.plan.partner[index]]) if recipe.policy.mixes else image
+    return RawBatch(index, image, partner, points.labels[index])
+
+
+# ---------------------------------------------------------------------------------------------------- training step
+
+
+def _prepare(state: TrainState, raw: RawBatch, recipe: Recipe, key: Array) -> Batch:
+    """Mixes with the partners (KCD Eq. 14) and augments."""
+    image = augment.to_float(raw.image)
+    if recipe.policy.mixes:
+        image = augment.mix(image, augment.to_float(raw.partner_image), state.plan.epsilon[raw.index])
+    image = augment.augment(
+        key, image, crop_pad=recipe.crop, flip=recipe.flip, views=recipe.method.views, area=recipe.area
+    )
+    return Batch(
+        index=raw.index,
+        image=recipe.constrain(image),
+        label=raw.label,
+        label_b=raw.label,
+        lam=jnp.zeros(raw.label.shape, jnp.float32),
+        weight=state.plan.weight[raw.index],
+    )
+
+
+def _restore_outside(new: PyTree, old: PyTree, patterns: tuple[str, ...]) -> PyTree:
+    """The running statistics `new` where the student's path matches, else `old`."""
+
+    def student_path(path: str) -> str:
+        return 'student/' + path.split('/', 1)[-1]
+
+    kept = {path: leaf for path, leaf in leaf_paths(new).items() if matches(student_path(path), patterns)}
+    return merge(old, kept)
+
+
+def train_step(
+    state: TrainState, raw: RawBatch, lrs: Mapping[str, Array], teacher_variables: PyTree, recipe: Recipe, phase: Phase
+) -> tuple[TrainState, Array]:
+    """One step: mix, augment, teacher forward, student forward, the phase's updates in turn, record the value.
+
+    The passes stand in named scopes, by which profilers and the cost ledger (`ledger.parts`) know them.
+
+    Args:
+      state: before the step. raw: the batch. lrs: {label: f32[]} learning rates. teacher_variables: frozen.
+      recipe, phase: static.
+
+    Returns:
+      The state after it (`metrics` are sums over the epoch, reset at the epoch's first step) and the loss f32[].
+    """
+    step_key = stream(state.key, 'step', state.step)
+    augment_key, policy_key, *update_keys = jax.random.split(step_key, 2 + len(phase.updates))
+    clock = Clock(state.step, state.epoch, lrs['phase_epoch'])
+    batch = _prepare(state, raw, recipe, augment_key)
+    train = bool(phase.train_mode)
+    views = recipe.method.num_views
+    model_state = state.model_state
+
+    def student_apply(params: PyTree, model_state: PyTree, image: Array) -> tuple[Outputs, PyTree]:
+        outputs, new_state = recipe.student.apply({'params': params, **model_state}, image, train)
+        return outputs, _restore_outside(new_state, model_state, phase.train_mode)
+
+    # The scoring pass of policies that choose inside the batch: its running statistics are kept (UNIX, METHODS 2.1).
+    if recipe.policy.in_batch is not None and phase.record:
+        scores = jnp.zeros((recipe.batch, 1), jnp.float32)
+        if recipe.policy.scores:
+            with jax.named_scope('scoring_forward'):
+                scored, model_state = student_apply(state.params['student'], model_state, batch.image)
+            scores = jax.lax.stop_gradient(scored.logits)
+        batch = recipe.policy.in_batch(policy_key, batch, scores)
+        batch = jax.tree.map(recipe.constrain, batch)
+
+    teacher = None
+    if recipe.teacher is not None:
+        with jax.named_scope('teacher_forward'):
+            teacher, _ = recipe.teacher.apply(teacher_variables, batch.image, False)
+        teacher = jax.lax.stop_gradient(teacher)
+
+    params, method_state, opt_state = dict(state.params), state.method_state, dict(state.opt_state)
+    kept_state, recorded, per_point, terms, bad = model_state, None, None, {}, jnp.zeros((), jnp.bool_)
+    forward = None
+    for update, key in zip(phase.updates, update_keys, strict=True):
+        if forward is None:  # once per version of the student's parameters: XLA does not merge duplicate forwards
+
+            def apply_now(student_params):
+                with jax.named_scope('student_forward'):
+                    return student_apply(student_params, model_state, batch.image)
+
+            outputs, pull_back, new_state = jax.vjp(apply_now, params['student'], has_aux=True)
+            forward = (outputs, pull_back)
+        outputs, pull_back = forward
+        if recorded is None:
+            recorded = outputs
+        weights = recipe.weights if update.weights is None else update.weights
+
+        def loss_fn(outputs, method_params, update=update, weights=weights, key=key, method_state=method_state):
+            out = update.loss(method_params, method_state, outputs, teacher, batch, clock, key)
+            teacher_logits = None if teacher is None else teacher.logits[::views]
+            per_point, terms = objective.compose(
+                weights, outputs.logits[::views], teacher_logits, batch, out.extra, recipe.logits
+            )
+            return objective.batch_loss(per_point, batch.weight), (per_point, terms, out.state, out.metrics)
+
+        (loss, (points, update_terms, method_state, extra_metrics)), (outputs_grad, method_grad) = jax.value_and_grad(
+            loss_fn, argnums=(0, 1), has_aux=True
+        )(outputs, params['method'])
+        bad = bad | ~jnp.isfinite(loss)
+
+        moved = select(params, update.moves)
+        grads = {path: leaf for path, leaf in leaf_paths({'method': method_grad}).items() if path in moved}
+        moves_student = any(path.startswith('student/') for path in moved)
+        if moves_student:
+            (student_grad,) = pull_back(outputs_grad)
+            grads.update({path: leaf for path, leaf in leaf_paths({'student': student_grad}).items() if path in moved})
+
+        def moved_loss(moved, loss_fn=loss_fn, params=params):
+            now = merge(params, moved)
+            outputs, _ = student_apply(now['student'], model_state, batch.image)
+            return loss_fn(outputs, now['method'])[0]
+
+        transform = phase.optimisers[update.label].transform
+        hvp = functools.partial(hessian_vector_product, moved_loss, moved)  # nothing is computed unless it is called
+        moved, opt_state[update.label] = optim.apply(
+            transform, lrs[update.label], grads, opt_state[update.label], moved, hvp=hvp
+        )
+        params = merge(params, moved)
+        if moves_student:
+            forward = None
+        if update.keep:
+            kept_state, per_point = new_state, points
+            terms = {'loss': loss, **{k: jnp.mean(v) for k, v in update_terms.items()}, **terms}
+        terms.update(extra_metrics)
+
+    table = state.table
+    entropy = knowledge.prediction_entropy(recorded.logits[::views])
+    if phase.record:
+        value = entropy
+        if recipe.policy.observe is not None:
+            value = recipe.policy.observe(recorded, teacher, batch, per_point)
+        record = knowledge.record if recipe.policy.records == 'mean' else knowledge.record_last
+        table = record(table, batch.index, jax.lax.stop_gradient(value).astype(jnp.float32))
+
+    correct = jnp.argmax(recorded.logits[::views], axis=-1).astype(jnp.int32) == batch.label
+    terms = {**terms, 'accuracy': jnp.mean(correct.astype(jnp.float32)), 'entropy': jnp.mean(entropy)}
+    if teacher is not None:
+        terms['teacher_entropy'] = jnp.mean(knowledge.prediction_entropy(teacher.logits[::views]))
+    state = state.replace(
+        step=state.step + 1,
+        done=state.done + 1,
+        params=params,
+        model_state=kept_state,
+        method_state=method_state,
+        opt_state=opt_state,
+        table=table,
+        metrics=_accumulate(state.metrics, terms, first=state.done == 0),
+        bad_step=jnp.where(bad & (state.bad_step < 0), state.step, state.bad_step),
+    )
+    return state, terms['loss']
+
+
+def hessian_vector_product(loss: Callable[[PyTree], Array], at: PyTree, vector: PyTree) -> PyTree:
+    """H v, H the Hessian of the scalar `loss` in `at`; reverse over reverse, as custom gradients need."""
+    return jax.grad(lambda x: optax.tree.vdot(jax.grad(loss)(x), vector))(at)
+
+
+def _accumulate(sums: Mapping[str, Array], terms: Mapping[str, Array], first: Array) -> dict[str, Array]:
+    """Adds (value, 1) to each metric's (sum, count), from zero at the first step of an epoch."""
+    result = {}
+    for name, total in sums.items():
+        total = jnp.where(first, jnp.zeros_like(total), total)
+        if name in terms:
+            total = total + jnp.stack([terms[name].astype(jnp.float32), jnp.ones((), jnp.float32)])
+        result[name] = total
+    return result
+
+
+def run_chunk(
+    state: TrainState,
+    order: Array,
+    lrs: Mapping[str, Array],
+    points: Points | RawBatch,
+    teacher_variables: PyTree,
+    *,
+    recipe: Recipe,
+    phase: Phase,
+    length: int,
+) -> tuple[TrainState, Array]:
+    """`length` steps in one program: a scan over resident points, or the bare step when `length` is 1.
+
+    `points` is the resident data, or the one batch of a streamed step. Returns the state and the last step's loss.
+
+    On the CPU a scan around convolutions is nine to ten times slower, so `train.py` asks for 1 there.
+    """
+
+    def step(state: TrainState, _: Any = None) -> tuple[TrainState, Array]:
+        return train_step(state, fetch(points, state, order, recipe), lrs, teacher_variables, recipe, phase)
+
+    if length == 1:
+        return step(state)
+    state, losses = jax.lax.scan(step, state, length=length)
+    return state, losses[-1]
+
+
+def run_chunks(
+    states: Sequence[TrainState],
+    orders: Sequence[Array],
+    lrs: Sequence[Mapping[str, Array]],
+    points: Points | Sequence[RawBatch],
+    teacher_variables: PyTree,
+    *,
+    recipe: Recipe,
+    phase: Phase,
+    length: int,
+) -> tuple[tuple[TrainState, ...], tuple[Array, ...]]:
+    """`run_chunk` of several runs that differ in their seed alone, in one program: their states are stacked and mapped.
+
+    Resident points and the teacher are the same for all; a streamed step brings each run's own batch. Returns each
+    run's state and last loss.
+    """
+    resident = isinstance(points, Points)
+    chunk = functools.partial(run_chunk, recipe=recipe, phase=phase, length=length)
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, orders, lrs)]
+    supply = points if resident else jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
+    after, losses = jax.vmap(chunk, in_axes=(0, 0, 0, None if resident else 0, None))(
+        *stacked, supply, teacher_variables
+    )
+    each = tuple(jax.tree.map(lambda leaf, number=number: leaf[number], after) for number in range(len(states)))
+    return each, tuple(losses)
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
+@struct.dataclass
+class Reading:
+    """What a network says of a batch: f32[B, K] logits, f32[B] entropy in nats, f32[B, D] embedding (or None)."""
+
+    logits: Array
+    entropy: Array
+    embed: Array | None
+
+
+def eval_step(
+    variables: PyTree, images: Array, labels: Array, valid: Array, teacher_logits: Array | None, network: Network
+) -> tuple[dict[str, Array], Reading]:
+    """Sums over the valid rows of one evaluation batch, and what the network says of each row.
+
+    Args:
+      variables: of `network`. images: u8[B, H, W, 3]. labels: i32[B]. valid: bool[B], False on padding.
+      teacher_logits: f32[B, K] or None.
+
+    Returns:
+      ({'correct', 'loss', from 20 classes on 'top5', and with a teacher 'agree', 'teacher_kl': f32[]}, the reading).
+    """
+    outputs, _ = network.apply(variables, augment.to_float(images), False)
+    logits = outputs.logits.astype(jnp.float32)
+    log_p = jax.nn.log_softmax(logits)
+    prediction = jnp.argmax(logits, axis=-1)
+
+    def total(x: Array) -> Array:
+        return jnp.sum(jnp.where(valid, x.astype(jnp.float32), 0.0))
+
+    sums = {
+        'correct': total(prediction == labels),
+        'loss': total(-jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]),
+    }
+    if logits.shape[-1] >= TOP5_CLASSES:
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        sums['top5'] = total(jnp.sum(logits > own, axis=-1) < 5)
+    if teacher_logits is not None:
+        log_q = jax.nn.log_softmax(teacher_logits)
+        sums['agree'] = total(prediction == jnp.argmax(teacher_logits, axis=-1))
+        sums['teacher_kl'] = total(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
+    embed = None if outputs.embed is None else outputs.embed.astype(jnp.float32)
+    return sums, Reading(logits, knowledge.prediction_entropy(logits), embed)

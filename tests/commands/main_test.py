@@ -1,0 +1,118 @@
+"""The command line as a user types it: exit codes, one line on stderr for bad input, resumption after signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kcd_jax.main import joined
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DIGITS = 'configs/digits_kd.py'
+QUICK = f'{DIGITS}:quicktest,method=kd,policy=kcd'
+
+
+def main(*args, **options):
+    """Runs the program; its output is captured."""
+    command = [sys.executable, '-m', 'kcd_jax.main', *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, **options)
+
+
+def one_line(process, code, says):
+    """The program ended with this code and one line on stderr that says this."""
+    assert process.returncode == code, process.stderr
+    lines = process.stderr.strip().splitlines()
+    assert len(lines) == 1 and says in lines[0], process.stderr
+
+
+@pytest.mark.parametrize(
+    ('args', 'says'),
+    [
+        ((f'--config={DIGITS}:method=kdd',), "did you mean 'kd'?"),
+        ((f'--config={DIGITS}', '--config.optim.lrr=1'), "unknown config key 'optim.lrr'"),
+        ((f'--config={DIGITS}', '--config.epochs=many'), 'epochs'),
+        (('--config', 'configs/nothing.py'), 'there is no config file'),
+        ((), 'no --config'),
+        ((f'--config={DIGITS}', '--wrkdir=x'), 'wrkdir'),
+        ((f'--config={DIGITS}', '--config.policy.reuse=nowhere'), 'nowhere holds no knowledge/stage_*.npz'),
+    ],
+)
+def test_bad_words_are_one_line(args, says):
+    one_line(main(*args), 2, says)
+
+
+def test_reuse_is_short_for_the_words_of_its_policy():
+    given = ['main', '--config', f'{DIGITS}:quicktest', '--config.policy.reuse=runs/a', '--check']
+    words = f'--config={DIGITS}:quicktest,policy=reuse'
+    assert joined(given) == ['main', words, '--config.policy.run=runs/a', '--check']
+    assert joined([f'--config={DIGITS}', '--config.policy.reuse=a'])[0] == f'--config={DIGITS}:policy=reuse'
+    assert joined(['--config', DIGITS]) == [f'--config={DIGITS}']
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
+    read_only = tmp_path / 'file'
+    read_only.write_text('not a folder')
+    cases = [
+        ((f'--config={DIGITS}:ratio=1.5',), 'ratio is 1.5'),
+        ((f'--config={DIGITS}:stages=7',), 'use 6 or 10 stages'),
+        ((f'--config={DIGITS}:batch=21', '--devices=2'), 'use 20 or 22'),
+        ((f'--config={DIGITS}:ratio=0.01',), 'fewer than one batch of 20'),
+        ((f'--config={DIGITS}', '--devices=3'), '3 devices do not divide 512'),
+        ((f'--config={DIGITS}', f'--workdir={read_only}/below'), 'cannot be written'),
+        ((f'--config=configs/cifar100_kd.py:data.dir={tmp_path}/empty',), 'cifar100'),
+        ((f'--config={DIGITS}:data.name=digit',), "unknown data set 'digit'"),
+    ]
+    for args, says in cases:
+        args = args if any('--workdir' in arg for arg in args) else (*args, f'--workdir={tmp_path}/run')
+        one_line(main(*args), 2, says)
+        assert not (tmp_path / 'run').exists(), args
+
+
+@pytest.mark.slow
+def test_check_prints_what_will_be_done_and_does_nothing(tmp_path):
+    process = main(f'--config={DIGITS}', '--check', f'--workdir={tmp_path}/run')
+    assert process.returncode == 0, process.stderr
+    for word in ('--- student', '--- kcd', '300 training points', 'scheduled 14,790 of 18,000'):
+        assert word in process.stdout, word
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_as_the_run_that_was_never_cut(tmp_path):
+    """SIGKILL at two instants of a single KC-KD run with frequent checkpoints (tests/faults has the long version)."""
+    args = (f'--config={QUICK},epochs=30,checkpoint.seconds=0.05,eval_every=10', '--devices=2')
+    assert main(*args, f'--workdir={tmp_path}/whole').returncode == 0
+    command = [sys.executable, '-m', 'kcd_jax.main', *args, f'--workdir={tmp_path}/cut']
+    kills = 0
+    for records in (4, 18):  # lines of the log after which it is killed
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        log = tmp_path / 'cut' / 'kcd' / 'trial_0' / 'metrics.jsonl'
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if log.exists() and log.read_bytes().count(b'\n') >= records:
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.005)
+    assert kills == 2
+    assert main(*args, f'--workdir={tmp_path}/cut').returncode == 0
+    runs = [tmp_path / name / 'kcd' / 'trial_0' for name in ('whole', 'cut')]
+    weights = [(run / 'student.safetensors').read_bytes()[-1000:] for run in runs]
+    assert weights[0] == weights[1]
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != 'time'}
+            for line in (run / 'metrics.jsonl').read_text().splitlines()
+        ]
+        for run in runs
+    ]
+    assert logs[0] == logs[1]
+    assert os.path.getsize(runs[1] / 'knowledge' / 'stage_3.npz') > 0

@@ -1,0 +1,113 @@
+"""What each figure of classes and points hands to its axes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from kcd_jax.report import class_figures
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_distance_counts_every_visit():
+    distance = np.array([1.0, 1.0, 4.0])
+    figure = class_figures.distance_to_centre(
+        {'KD': (distance, np.ones(3)), 'UNIX-KD': (distance, np.array([0, 1, 3]))}, bins=2
+    )
+    (axes,) = figure.axes
+    assert texts(axes) == ['KD: mean 1.00', 'UNIX-KD: mean 1.62']
+    kd, unix = (patch.get_data() for patch in axes.patches)
+    np.testing.assert_allclose(kd.values * np.diff(kd.edges), [2 / 3, 1 / 3])
+    np.testing.assert_allclose(unix.values * np.diff(unix.edges), [1 / 4, 3 / 4])
+
+
+def test_teacher_entropy_over_training():
+    figure = class_figures.teacher_entropy_over_training({'KD': (np.array([1, 2]), np.array([0.5, 0.7]))})
+    (axes,) = figure.axes
+    np.testing.assert_array_equal(lines_of(axes)['KD'].get_ydata(), [0.5, 0.7])
+    assert axes.get_ylabel() == 'entropy of the teacher (nats)' and axes.get_ylim()[0] == 0
+
+
+def test_sampling_and_accuracy_says_the_correlation():
+    visits, accuracy = np.array([10, 20, 30]), np.array([0.9, 0.6, 0.3])
+    figure = class_figures.sampling_and_accuracy(
+        {'UNIX-KD': (visits, accuracy), 'Random KD': (np.full(3, 20), accuracy)}
+    )
+    (axes,) = figure.axes
+    assert texts(axes) == ['UNIX-KD, r = -1.00', 'Random KD'], 'equal counts have no correlation'
+    np.testing.assert_allclose(lines_of(axes)['UNIX-KD, r = -1.00'].get_ydata(), [90, 60, 30])
+
+
+def test_classes_are_sorted_by_the_first_run():
+    first, second = np.array([0.2, 0.9, 0.5]), np.array([0.4, 0.8, 0.6])
+    (axes,) = class_figures.sorted_class_accuracy({'Random KD': first, 'UNIX-KD': second}).axes
+    np.testing.assert_allclose(lines_of(axes)['Random KD'].get_ydata(), [90, 50, 20])
+    np.testing.assert_allclose(lines_of(axes)['UNIX-KD'].get_ydata(), [80, 60, 40])
+    assert axes.get_xlabel() == 'classes, by the accuracy of Random KD'
+
+
+def test_many_classes_are_means_over_neighbours():
+    first = np.linspace(1, 0, 30)
+    (axes,) = class_figures.sorted_class_accuracy({'Random KD': first, 'UNIX-KD': first[::-1]}).axes
+    marks, line = axes.get_lines()[2:]
+    np.testing.assert_allclose(marks.get_ydata(), 100 * first[::-1])
+    np.testing.assert_allclose(line.get_ydata(), 100 * (first[::-1][:-2] + first[::-1][1:-1] + first[::-1][2:]) / 3)
+    np.testing.assert_allclose(line.get_xdata(), np.arange(2, 30))
+    assert 'means of 3 neighbours' in axes.get_xlabel() and texts(axes) == ['Random KD', 'UNIX-KD']
+
+
+def test_class_heat_map_has_a_panel_a_run_and_one_scale():
+    counts = {'Random KD': np.array([[5, 5], [5, 5]]), 'UNIX-KD': np.array([[4, 6], [1, 9]])}
+    accuracy = {'Random KD': np.array([0.9, 0.1]), 'UNIX-KD': np.array([0.2, 0.8])}
+    figure = class_figures.class_heat_map(counts, accuracy)
+    random, unix, bar = figure.axes
+    np.testing.assert_array_equal(unix.images[0].get_array(), [[6, 4], [9, 1]])
+    assert random.images[0].get_clim() == unix.images[0].get_clim() == (0, 9)
+    assert bar.get_ylabel() == 'points trained on' and unix.get_title(loc='left') == 'UNIX-KD'
+
+
+def test_accuracy_against_ratio():
+    runs = {'KC-KD': (np.array([0.5, 0.7]), np.array([0.8, 0.9]), np.array([0.01, np.nan]))}
+    (axes,) = class_figures.accuracy_against_ratio(runs, level=0.95).axes
+    (container,) = axes.containers
+    line, _, (bars,) = container
+    np.testing.assert_allclose(line.get_xdata(), [50, 70])
+    np.testing.assert_allclose(line.get_ydata(), [80, 90])
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [79, 81])
+    np.testing.assert_allclose(lines_of(axes)['all points'].get_ydata(), 95)
+
+
+def test_ratios_of_several_policies_lie_beside_each_other():
+    row = (np.array([0.5, 0.7]), np.array([0.8, 0.9]), np.array([0.01, 0.02]))
+    (axes,) = class_figures.accuracy_against_ratio({'KC-KD': row, 'Random KD': row}, level=None).axes
+    at = [container.lines[0].get_xdata() for container in axes.containers]
+    np.testing.assert_allclose(at, [[49.6, 69.6], [50.4, 70.4]])
+
+
+def test_correlation_difference_is_even_around_zero():
+    difference = np.array([[0.0, -0.4], [0.2, 0.0]])
+    axes, bar = class_figures.correlation_difference(difference, 'KC-KD').axes
+    low, high = axes.images[0].get_clim()
+    assert low == -high and high == pytest.approx(np.quantile(np.abs(difference), 0.99))
+    assert axes.get_title(loc='left') == 'KC-KD: mean difference 0.150' and 'teacher' in bar.get_ylabel()
+
+
+def test_each_can_be_drawn():
+    rng = np.random.default_rng(0)
+    pair = (np.arange(10), rng.random(10))
+    drawn = [
+        class_figures.distance_to_centre({'KD': (rng.random(10), np.ones(10))}),
+        class_figures.class_heat_map({'KD': rng.integers(0, 9, (4, 10))}, {'KD': rng.random(10)}),
+        class_figures.sampling_and_accuracy({'KD': pair}),
+    ]
+    for figure in drawn:
+        figure.savefig(io.BytesIO(), format='png')

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kcd_jax.report.statistics import Sample, describe, paired_difference
+
+
+def test_describe_by_hand():
+    # Mean 5, squared deviations 9 + 1 + 1 + 1 + 0 + 0 + 4 + 16 = 32 over 7.
+    sample = describe([2, 4, 4, 4, 5, 5, 7, 9])
+    assert sample.mean == 5.0 and sample.n == 8
+    assert sample.sd == pytest.approx(math.sqrt(32 / 7), rel=1e-15)
+    assert sample.standard_error == pytest.approx(math.sqrt(32 / 7 / 8), rel=1e-15)
+
+
+def test_one_value_has_no_deviation():
+    assert describe([0.7]) == Sample(0.7, None, 1)
+    assert describe([0.7]).standard_error is None
+
+
+def test_nothing_is_filled_in():
+    assert describe([]) == describe([None, None]) == Sample(None, None, 0)
+    assert describe([None, 1.0]) == Sample(1.0, None, 1)
+
+
+def test_paired_difference_uses_shared_seeds_only():
+    # Differences at seeds 1 and 2: 2 and 4; mean 3, sd sqrt(2), standard error 1.
+    sample = paired_difference({0: 10.0, 1: 5.0, 2: 9.0, 4: None}, {1: 3.0, 2: 5.0, 3: 1.0, 4: 1.0})
+    assert (sample.mean, sample.n) == (3.0, 2)
+    assert sample.standard_error == pytest.approx(1.0, rel=1e-15)
+
+
+def test_pairing_removes_what_a_seed_has_in_common():
+    kd, kcd = {0: 0.60, 1: 0.70, 2: 0.80}, {0: 0.61, 1: 0.71, 2: 0.81}
+    assert paired_difference(kcd, kd).standard_error == pytest.approx(0.0, abs=1e-15)
+    assert describe(kd.values()).sd == pytest.approx(0.1)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
+def test_describe_against_numpy(values):
+    sample = describe(values)
+    # math.fsum rounds once, NumPy at each step: relative to the largest value they agree to a few units.
+    scale = max(map(abs, values)) + 1
+    assert sample.mean == pytest.approx(np.mean(values), abs=1e-12 * scale)
+    assert sample.sd == pytest.approx(np.std(values, ddof=1), abs=1e-9 * scale)

@@ -1,0 +1,221 @@
+"""Several processes: real ones on loopback, the launcher that starts them, and the same plans on any topology."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import runpy
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from kcd_jax.runtime import distributed, sharding
+from tests.tiny import plans
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LAUNCHER = [sys.executable, str(ROOT / 'launch' / 'local_processes.py')]
+
+
+def launch(module: str, *args: str, processes: int = 2, devices: int = 2, options: tuple[str, ...] = ()):
+    """The finished launcher; its output is captured."""
+    command = [*LAUNCHER, f'--processes={processes}', f'--devices-per-process={devices}', f'--module={module}']
+    return subprocess.run([*command, *options, '--', *args], cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+# ------------------------------------------------------------------------------------------------------- one process
+
+
+def test_nothing_is_joined_unless_asked(monkeypatch):
+    """A workstation inside a SLURM job: its environment alone must not make a run wait for others."""
+    for name, value in {'JOB_ID': '7', 'STEP_NODELIST': 'n[1-4]', 'NTASKS': '4', 'PROCID': '0', 'LOCALID': '0'}.items():
+        monkeypatch.setenv(f'SLURM_{name}', value)
+    distributed.initialize('')
+    assert not distributed.is_connected() and jax.process_count() == 1
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (('', 2, 0), 'need --coordinator'),
+        (('auto', 2, None), 'leave them out'),
+        (('somewhere',), 'not HOST:PORT'),
+        (('host:name', 2, 0), 'not HOST:PORT'),
+        (('host:80', 2, 2), 'its own number from 0'),
+        (('host:80',), 'the number of processes'),
+    ],
+)
+def test_half_an_address_is_refused(arguments, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        distributed.initialize(*arguments)
+    assert '\n' not in str(caught.value)
+
+
+def test_one_process_keeps_its_errors_and_values():
+    with pytest.raises(OSError, match='disk'), distributed.together():
+        raise OSError('disk')
+    assert distributed.first(lambda: (1, 2)) == (1, 2)
+    assert distributed.from_first(b'x') == b'x' and distributed.from_all('x') == ['x']
+
+
+def test_a_timer_is_due_after_its_seconds(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+    timer = distributed.Timer(5.0)
+    assert not timer.due()
+    now[0] += 5.1
+    assert timer.due()
+    timer.restart()
+    assert not timer.due()
+
+
+def test_the_first_clock_decides_and_is_asked_seldom(monkeypatch):
+    """Two processes; the other's clock is far ahead, and only what the first one says counts."""
+    now, asked = [0.0], []
+
+    def first_says(mine):
+        asked.append(now[0])
+        return mine
+
+    monkeypatch.setattr(time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(jax, 'process_count', lambda: 2)
+    monkeypatch.setattr(distributed.multihost_utils, 'broadcast_one_to_all', first_says)
+    timer, due = distributed.Timer(100.0), []
+    for _ in range(1100):
+        now[0] += 0.1
+        if timer.due():
+            due.append(now[0])
+            timer.restart()
+    assert len(due) == 1 and 100 < due[0] < 101
+    assert len(asked) < 20
+    monkeypatch.setattr(distributed.multihost_utils, 'broadcast_one_to_all', lambda mine: 1)
+    assert not distributed.Timer(0.0).due()
+
+
+def test_sigterm_is_heard_and_the_handler_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with distributed.Notice() as notice:
+        assert not notice.came()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice.came()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# -------------------------------------------------------------------------------------------------------- the launcher
+
+
+def test_the_launcher_says_who_died_and_ends_the_others(tmp_path):
+    began = time.monotonic()
+    found = launch('tests.tiny.dying', '--how=killed', f'--folder={tmp_path}', options=('--grace=0.5',))
+    assert found.returncode == 128 + signal.SIGKILL and time.monotonic() - began < 30
+    assert found.stderr == 'launcher: process 1 was killed by SIGKILL; the others were ended\n'
+    assert 'process 0 begins\n' in found.stdout and '[1] process 1 begins\n' in found.stdout
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / '0.pid').read_text()), 0)
+
+
+def test_the_launcher_starts_again(tmp_path):
+    options = ('--grace=0.1', '--restarts=2')
+    found = launch('tests.tiny.dying', '--how=killed', f'--folder={tmp_path}', options=options)
+    assert found.returncode == 0, found.stderr
+    assert 'starting all 2 again; restarts left: 1' in found.stderr
+
+
+def test_what_all_processes_say_comes_once(tmp_path):
+    found = launch('tests.tiny.dying', '--how=mistake', f'--folder={tmp_path}', options=('--restarts=3', '--grace=60'))
+    assert found.returncode == 2
+    assert found.stderr.removeprefix('[1] ') == 'error: a mistake\n'  # of whoever says it first
+
+
+@pytest.mark.parametrize('after_one', [True, False])
+@pytest.mark.parametrize(
+    ('line', 'of_gloo'),
+    [
+        ('[Gloo] Rank 1 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1', True),
+        ('2 is connected to 3 peer ranks. Expected number of connected peer ranks is : 3', True),
+        ('[Gloo] Rank [Gloo] Rank 12 is connected to  is connected to 33 peer ranks. ', True),
+        ('process 1 is connected to 3 peer ranks. ', False),
+        ('33', None),
+        ('', None),
+    ],
+)
+def test_the_launcher_knows_gloos_lines(line, of_gloo, after_one):
+    """Two that connect at once cut each other's line; a number or nothing is gloo's behind such a line alone."""
+    launcher = runpy.run_path(LAUNCHER[-1])
+    assert launcher['is_of_gloo'](f'{line}\n', after_one) is (after_one if of_gloo is None else of_gloo)
+
+
+def test_sigterm_reaches_every_process(tmp_path):
+    command = [*LAUNCHER, '--restarts=1', '--module=tests.tiny.dying', '--', '--how=asked', f'--folder={tmp_path}']
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(tmp_path.glob('*.pid'))) < 2:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert 'again' not in errors
+
+
+def test_no_process_outlives_a_killed_launcher(tmp_path):
+    command = [*LAUNCHER, '--module=tests.tiny.dying', '--', '--how=asked', f'--folder={tmp_path}']
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while sum(path.stat().st_size > 0 for path in tmp_path.glob('*.pid')) < 2:
+            time.sleep(0.02)
+        process.kill()
+    until = time.monotonic() + 60
+    for path in tmp_path.glob('*.pid'):
+        while is_alive(int(path.read_text())):
+            assert time.monotonic() < until, 'still alive'
+            time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is dead and not yet collected has no command line."""
+    try:
+        return bool(pathlib.Path(f'/proc/{pid}/cmdline').read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+# --------------------------------------------------------------------------------------------------- the same anywhere
+
+
+@pytest.fixture(scope='module')
+def here() -> dict[str, str]:
+    """The plans on four devices of this process."""
+    return plans.digests(sharding.make_mesh())
+
+
+@pytest.mark.parametrize('devices', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_plans_are_the_same_on_fewer_devices(here, devices):
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+    assert plans.digests(mesh) == plans.digests(mesh, on_host=True) == here
+
+
+def check_report(found, here, processes: int, devices: int) -> None:
+    assert found.returncode == 0, found.stderr
+    report = json.loads(found.stdout)
+    assert (report['processes'], report['devices']) == (processes, devices)
+    assert report['plans'] == report['on_host'] == here
+    assert report['first'] == {'number': 0} and report['bytes'] == 'from 0'
+    assert report['arrays'] == {'a': [0.0, 0.0, 0.0], 'b': 0}
+    assert report['all'] == [f'I am {number}' for number in range(processes)]
+    assert report['rows'] == list(range(8 // processes))
+    last = processes - 1
+    assert report['error'] == (f'process {last}: no such place' if last else 'no such place')
+    assert report['on_disk'] and report['due'] == [True] * 3
+
+
+def test_two_processes_make_the_same_plans_and_agree(here):
+    check_report(launch('tests.tiny.plans'), here, 2, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('processes', 'devices'), [(1, 8), (4, 2)])
+def test_more_processes_and_devices_make_the_same_plans(here, processes, devices):
+    check_report(launch('tests.tiny.plans', processes=processes, devices=devices), here, processes, processes * devices)

@@ -1,0 +1,50 @@
+"""What the numbers of the embedded default must show: distillation helps, and the sign of the ranking matters."""
+
+from __future__ import annotations
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from kcd_jax.experiments import experiment
+from kcd_jax.runtime import sharding
+from kcd_jax.training import train
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp('digits')
+
+
+def accuracies(folder, name, config, seeds) -> np.ndarray:
+    """Last-epoch accuracies of the first seeds on one device, with one teacher for all."""
+    config.checkpoint.seconds, config.eval_every = 1e9, 60
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    result = []
+    for seed in range(seeds):
+        config.seed = seed
+        run = train.train(config, folder / f'{name}_{seed}', teacher_dir=folder / 'teacher', mesh=mesh)
+        result.append(run.summary['accuracy'])
+    return np.asarray(result)
+
+
+def test_distillation_beats_the_student_alone_by_more_than_two_standard_errors(folder):
+    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py')
+    runs = {name: accuracies(folder, name, experiment.variant(config, name), 5) for name in ('student', 'kd')}
+    difference = runs['kd'] - runs['student']
+    assert difference.mean() > 2 * difference.std(ddof=1) / np.sqrt(len(difference))
+
+
+def test_keeping_the_least_valuable_points_is_worse_by_more_than_two_standard_deviations(folder):
+    """600 points, 20 % kept: the highest entropies against the lowest, without augmentation."""
+    runs = {}
+    for ranking in ('value', 'reversed'):
+        words = f'method=kd,policy=kcd,num_points=600,ratio=0.2,augment=none,ranking={ranking}'
+        runs[ranking] = accuracies(folder, ranking, experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}'), 3)
+    spread = np.sqrt((runs['value'].var(ddof=1) + runs['reversed'].var(ddof=1)) / 2)
+    assert runs['value'].mean() - runs['reversed'].mean() > 2 * spread, runs

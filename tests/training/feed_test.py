@@ -1,0 +1,220 @@
+"""Streamed and resident points are the same points; a streamed run goes on where it was cut, and reads what it must."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax import data, policies
+from kcd_jax.contracts import full_plan, table_rows
+from kcd_jax.data import base
+from kcd_jax.runtime import sharding
+from kcd_jax.training import feed, step, train
+from tests.digits import config_for, final_state
+
+NUM_POINTS, BATCH = 90, 8
+
+
+class Counted:
+    """A source over an array that remembers which points were read."""
+
+    def __init__(self, images: np.ndarray):
+        self.images, self.read = images, []
+
+    def __getitem__(self, point: int) -> np.ndarray:
+        self.read.append(point)
+        return self.images[point]
+
+
+def streamed(split: data.Split) -> data.Split:
+    source = Counted(split.images)
+    return data.Split(base.Images(source, np.arange(len(split)), split.images.shape[1:]), split.labels)
+
+
+@pytest.fixture
+def split() -> data.Split:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (NUM_POINTS, 6, 6, 3), np.uint8)
+    return data.Split(images, random.integers(0, 5, NUM_POINTS).astype(np.int32))
+
+
+def plan_of(num_keep: int = 60):
+    """A plan of 60 points, 30 of which have one of the other 30 mixed in."""
+    rank = np.random.default_rng(1).permutation(NUM_POINTS).astype(np.int32)
+    plan = full_plan(NUM_POINTS)
+    order = plan.order.at[:NUM_POINTS].set(rank)
+    partner, epsilon = plan.partner.at[rank[30:60]].set(rank[60:]), plan.epsilon.at[rank[30:60]].set(0.25)
+    return plan.replace(order=order, num_keep=jnp.int32(num_keep), partner=partner, epsilon=epsilon)
+
+
+def test_both_feed_the_same_batches_in_the_same_order(split: data.Split):
+    mesh, plan = sharding.make_mesh(), plan_of()
+    labels = np.zeros(table_rows(NUM_POINTS), np.int32)
+    labels[:NUM_POINTS] = split.labels
+    by_index = streamed(split)
+    one = feed.Resident(split, labels, 1, mesh)
+    other = feed.Streamed(by_index, labels, BATCH, mesh, seed=0, workers=0, mixes=True)
+    policy = policies.get('kcd').make()
+    recipe = step.Recipe(None, None, None, policy, None, BATCH)
+
+    @dataclasses.dataclass
+    class At:
+        done: jax.Array
+        plan: object
+        policy_state: dict
+
+    for epoch in range(2):
+        order = step.epoch_order(jax.random.PRNGKey(0), plan, jnp.int32(epoch))
+        steps = int(plan.num_keep) // BATCH
+        by_index.images.source.read.clear()
+        for done, ((_, points), (length, raw)) in enumerate(
+            zip(one.epoch(order, plan, epoch, 0, steps), other.epoch(order, plan, epoch, 0, steps), strict=True)
+        ):
+            gathered = step.fetch(points, At(jnp.int32(done), plan, {}), order, recipe)
+            assert length == 1 and raw.image.sharding == sharding.batch(mesh)
+            for name in ('index', 'image', 'label'):
+                np.testing.assert_array_equal(getattr(raw, name), getattr(gathered, name), err_msg=name)
+            mixed = np.asarray(plan.epsilon)[np.asarray(raw.index)] > 0
+            assert mixed.any()
+            np.testing.assert_array_equal(
+                np.asarray(raw.partner_image)[mixed], np.asarray(gathered.partner_image)[mixed]
+            )
+        trained = np.asarray(order)[: steps * BATCH]
+        partners = np.asarray(plan.partner)[trained[np.asarray(plan.epsilon)[trained] > 0]]
+        assert sorted(by_index.images.source.read) == sorted([*trained, *partners])
+        rest = [raw for _, raw in other.epoch(order, plan, epoch, 5, steps)]
+        assert len(rest) == steps - 5
+        np.testing.assert_array_equal(rest[-1].image, raw.image)
+
+
+def test_partners_are_not_read_for_policies_that_do_not_mix(split: data.Split):
+    by_index, plan = streamed(split), plan_of()
+    other = feed.Streamed(by_index, split.labels, BATCH, sharding.make_mesh(), seed=0, workers=0, mixes=False)
+    order = step.epoch_order(jax.random.PRNGKey(0), plan, jnp.int32(0))
+    for _, raw in other.epoch(order, plan, 0, 0, 7):
+        assert raw.partner_image is raw.image
+    assert len(by_index.images.source.read) == 7 * BATCH
+
+
+@pytest.mark.parametrize('number', [1, 8, 21])
+def test_every_held_out_image_is_evaluated_once(split: data.Split, number: int):
+    mesh, part = sharding.make_mesh(), split.take(np.arange(number))
+    by_index = streamed(part)
+    for one, other in zip(feed.HeldOut(part, 6, mesh), feed.HeldOut(by_index, 6, mesh), strict=True):
+        for array, again in zip(one, other, strict=True):
+            np.testing.assert_array_equal(array, again)
+    assert set(by_index.images.source.read) == set(range(number))
+    valid = [np.asarray(valid) for _, _, valid in feed.HeldOut(by_index, 6, mesh)]
+    assert np.concatenate(valid).sum() == number
+
+
+# ------------------------------------------------------------------------------------------------------ in the loop
+
+
+def stage(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
+    with np.load(folder / 'knowledge' / f'stage_{number}.npz') as arrays:
+        return dict(arrays)
+
+
+def test_a_streamed_run_is_the_resident_one_and_goes_on_to_the_bit(tiny_networks, tmp_path, monkeypatch):
+    resident = train.train(config_for(), tmp_path / 'resident', teacher_dir=tmp_path / 'teacher')
+    config = config_for(f'stream=true,teacher.checkpoint={tmp_path}/teacher')
+    dataset = train.load_data(config)
+    source = Counted(dataset.train.images.source)
+    row = {int(point): row for row, point in enumerate(dataset.train.images.index)}
+    monkeypatch.setattr(train, 'load_data', lambda config: dataclasses.replace(
+        dataset, train=dataclasses.replace(
+            dataset.train, images=dataclasses.replace(dataset.train.images, source=source)
+        )
+    ))  # fmt: skip
+    original = train.Loop.train_epoch
+    read: list[list[int]] = []
+
+    def by_epoch(self, current, epoch, between):
+        source.read.clear()
+        current = original(self, current, epoch, between)
+        read.append([row[point] for point in source.read])
+        return current
+
+    monkeypatch.setattr(train.Loop, 'train_epoch', by_epoch)
+    whole = train.train(config, tmp_path / 'whole')
+
+    # The same points in the same order: every point's visits, and its value after the first epoch.
+    one, other = stage(resident.workdir, 1), stage(whole.workdir, 1)
+    np.testing.assert_array_equal(one['count'], other['count'])
+    np.testing.assert_allclose(one['value'], other['value'], atol=1e-4)
+    assert resident.summary['cost'] == whole.summary['cost']
+
+    # The last stage's epoch reads the kept points of its full batches and their partners, each once.
+    plan = stage(whole.workdir, 3)
+    kept = set(plan['order'][: plan['num_keep']].tolist())
+    assert len(kept) == 210 and len(set(read[-1])) == len(read[-1])
+    partners = set(plan['partner'][plan['epsilon'] > 0].tolist())
+    assert set(read[-1]) <= kept | partners
+    assert len(set(read[-1]) & kept) == 210 // config.batch * config.batch
+
+    # Cut in the middle of an epoch, and gone on.
+    def cut(self, current, epoch, between):
+        seen = []
+
+        def counting(state):
+            seen.append(1)
+            if epoch == 4 and len(seen) == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            between(state)
+
+        return original(self, current, epoch, counting)
+
+    monkeypatch.setattr(train.Loop, 'train_epoch', cut)
+    with pytest.raises(train.Preempted):
+        train.train(config, tmp_path / 'cut')
+    monkeypatch.setattr(train.Loop, 'train_epoch', by_epoch)
+    source.read.clear()
+    train.train(config, tmp_path / 'cut')
+    arrays, again = final_state(whole.workdir), final_state(tmp_path / 'cut')
+    assert arrays.keys() == again.keys()
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(array, again[path], err_msg=path)
+
+
+def test_a_pool_of_all_images_is_refused_when_streamed(tiny_networks, tmp_path):
+    config = config_for('stream=true,preset=reference')
+    with pytest.raises(ValueError, match="preset='paper', or data that is kept in memory") as error:
+        train.check_run(config, sharding.make_mesh())
+    assert '\n' not in str(error.value)
+    for words, found in (('stream=perhaps', 'auto, true, false'), ('augment.area=(0.5,2.0)', '(0.08, 1.0)')):
+        with pytest.raises(ValueError) as error:
+            train.check_run(config_for(words), sharding.make_mesh())
+        assert found in str(error.value)
+
+
+def test_check_says_that_points_are_streamed(tiny_networks):
+    lines = '\n'.join(train.check_run(config_for('stream=true'), sharding.make_mesh()))
+    assert 'the points are streamed by threads, one a core' in lines
+    assert 'streamed' not in '\n'.join(train.check_run(config_for(), sharding.make_mesh()))
+
+
+def test_objects_of_ones_own_are_trained_on(tiny_networks, tmp_path):
+    config = config_for('num_points=100', epochs=3)
+    config.policy.stages, config.teacher.epochs, config.eval_every = 3, 1, 3
+
+    class Bright:
+        """Class 1 is bright."""
+
+        def __len__(self):
+            return 160
+
+        def __getitem__(self, i):
+            return {'image': np.full((16, 16), 40 + 160 * (i % 2) + i % 16, np.uint8), 'label': i % 2}
+
+    dataset = data.from_objects(Bright(), Bright(), class_names=('dark', 'bright'))
+    result = train.train(config, tmp_path / 'run', dataset=dataset)
+    assert result.summary['num_points'] == 100 and result.summary['num_classes'] == 2
+    assert result.summary['dataset'] == 'custom' and result.summary['accuracy'] > 0.9

@@ -1,0 +1,133 @@
+"""The optimisers against float64 loops of PyTorch's definitions, and the learning rates at their turning points."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax.training import optim
+
+SHAPES = {'kernel': (3, 4), 'bias': (4,), 'scale': ()}
+
+
+def draw(seed: int, steps: int) -> tuple[dict, list[dict]]:
+    rng = np.random.default_rng(seed)
+    params = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
+    return params, [{name: rng.normal(size=shape) for name, shape in SHAPES.items()} for _ in range(steps)]
+
+
+def run(transform, params, grads, lr):
+    to_jax = lambda tree: {name: jnp.asarray(value, jnp.float32) for name, value in tree.items()}  # noqa: E731
+    params = to_jax(params)
+    state = transform.init(params)
+    step = jax.jit(lambda g, s, p: optim.apply(transform, jnp.float32(lr), g, s, p))
+    for grad in grads:
+        params, state = step(to_jax(grad), state, params)
+    return params, state
+
+
+def slow_sgd(params, grads, lr, momentum, weight_decay, nesterov):
+    """torch.optim.SGD, from its documentation."""
+    params, buffers = dict(params), {}
+    for grad in grads:
+        for name, w in params.items():
+            g = grad[name] + weight_decay * w
+            buffers[name] = g if name not in buffers else momentum * buffers[name] + g
+            params[name] = w - lr * (g + momentum * buffers[name] if nesterov else buffers[name])
+    return params
+
+
+def slow_adam(params, grads, lr, b1, b2, eps, weight_decay):
+    """torch.optim.Adam, from its documentation."""
+    params = dict(params)
+    m, v = ({name: np.zeros_like(w) for name, w in params.items()} for _ in range(2))
+    for t, grad in enumerate(grads, start=1):
+        for name, w in params.items():
+            g = grad[name] + weight_decay * w
+            m[name] = b1 * m[name] + (1 - b1) * g
+            v[name] = b2 * v[name] + (1 - b2) * g * g
+            params[name] = w - lr * (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + eps)
+    return params
+
+
+@pytest.mark.parametrize('nesterov', [False, True])
+@pytest.mark.parametrize('weight_decay', [0.0, 5e-4, 0.3])
+def test_sgd_is_pytorchs(nesterov, weight_decay):
+    params, grads = draw(0, 7)
+    found, _ = run(optim.sgd(0.9, weight_decay, nesterov), params, grads, 0.05)
+    wanted = slow_sgd(params, grads, 0.05, 0.9, weight_decay, nesterov)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-6, atol=2e-6)  # seven float32 steps
+
+
+def test_the_first_momentum_is_the_gradient():
+    params, grads = draw(1, 1)
+    found, _ = run(optim.sgd(0.9), params, grads, 1.0)
+    np.testing.assert_allclose(found['bias'], params['bias'] - grads[0]['bias'], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('weight_decay', [0.0, 0.1])
+def test_adam_is_pytorchs(weight_decay):
+    params, grads = draw(2, 7)
+    found, state = run(optim.adam(weight_decay=weight_decay), params, grads, 0.01)
+    wanted = slow_adam(params, grads, 0.01, 0.9, 0.999, 1e-8, weight_decay)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=5e-6, atol=5e-6)
+    assert int(state[1].count) == 7
+
+
+@pytest.mark.parametrize('transform', [optim.sgd(0.9, 5e-4), optim.sgd(0.9, 5e-4, True), optim.adam()])
+def test_the_state_keeps_its_types_and_compiles_once(transform):
+    params = {name: jnp.ones(shape, jnp.float32) for name, shape in SHAPES.items()}
+    state = transform.init(params)
+    traces = []
+
+    @jax.jit
+    def step(grads, state, params, lr):
+        traces.append(1)
+        return optim.apply(transform, lr, grads, state, params)
+
+    types = [(x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
+    for lr in (0.1, 0.01):
+        params, state = step(params, state, params, jnp.float32(lr))
+        assert [(x.dtype, x.weak_type) for x in jax.tree.leaves(state)] == types
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    'make, words',
+    [
+        (lambda: optim.sgd(1.0), 'momentum is 1.0'),
+        (lambda: optim.sgd(0.9, -1e-4), 'weight_decay is -0.0001'),
+        (lambda: optim.sgd(0.0, nesterov=True), 'nesterov needs a momentum'),
+        (lambda: optim.adam(b2=1.0), 'b2 is 1.0'),
+        (lambda: optim.step_drops(0.0, ()), 'learning rate is 0.0'),
+    ],
+)
+def test_what_is_out_of_range_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_the_papers_rate_drops_at_the_151st_epoch():
+    rate = optim.step_drops(0.05, optim.papers_drops(240))
+    assert optim.papers_drops(240) == (150, 180, 210)
+    assert [rate(epoch) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)] == pytest.approx(
+        [0.05, 0.05, 0.005, 0.005, 5e-4, 5e-4, 5e-5, 5e-5]
+    )
+
+
+def test_drops_scale_with_the_epochs():
+    assert optim.papers_drops(24) == (15, 18, 21)
+    assert optim.papers_drops(12) == (8, 9, 11)
+    assert all(optim.papers_drops(n) == tuple(sorted(optim.papers_drops(n))) for n in range(1, 50))
+
+
+def test_other_rates():
+    assert {optim.constant(0.1)(epoch) for epoch in (0, 5, 500)} == {0.1}
+    cosine = optim.cosine(0.2, 10, final=0.1)
+    assert [cosine(epoch) for epoch in (0, 5, 10, 20)] == pytest.approx([0.2, 0.15, 0.1, 0.1])
+    warm = optim.warmup(optim.constant(0.3), 2)
+    assert [warm(epoch) for epoch in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.3])
