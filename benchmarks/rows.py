@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import Row, knowledge_speed, methods, scale, seeds, streaming, timing
+from benchmarks import Row, knowledge_speed, methods, scale, streaming, timing
 from benchmarks import networks_speed as network_speed
 from benchmarks.own import CONFIG, own_run
 from kcd_jax import knowledge
@@ -326,7 +326,6 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'scale': scale.rows,
     'networks': networks,
     'methods': methods.rows,
-    'seeds': seeds.rows,
     'stream': stream,
     'gpu': gpu,
 }

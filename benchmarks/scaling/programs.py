@@ -51,7 +51,7 @@ def training_step(
     """The step of `config` as training runs it. resident: the points lie on the devices; else a batch comes in."""
     run = check.resolve(config, dataset, device_count=mesh.size)
     phase, whole, split = run.phases[0], sharding.replicated(mesh), sharding.batch(mesh)
-    recipe = check.recipe_of(run, config, functools.partial(sharding.constrain_batch, mesh))
+    spec = check.step_spec_of(run, config, functools.partial(sharding.constrain_batch, mesh))
     shapes = ledger.abstract_state(run)
     places = sharding.state_shardings(mesh, shapes)
     rates = {label: jax.ShapeDtypeStruct((), jnp.float32) for label in phase.optimisers}
@@ -66,7 +66,7 @@ def training_step(
     else:
         images = jax.ShapeDtypeStruct((batch, *dataset.image_shape), jnp.uint8)
         supply = _placed(step.RawBatch(index, images, images, index), split)
-    function = functools.partial(step.run_chunk, recipe=recipe, phase=phase, length=1)
+    function = functools.partial(step.run_chunk, spec=spec, phase=phase, length=1)
     teacher = {} if run.teacher is None else _placed(ledger.abstract_variables(run.teacher, dataset.image_shape), whole)
     jitted = jax.jit(function, donate_argnums=0, out_shardings=(places, whole))
     arguments = _placed(shapes, places), _placed(labels, whole), _placed(rates, whole), supply, teacher

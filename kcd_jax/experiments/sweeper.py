@@ -20,7 +20,7 @@ from kcd_jax.experiments.cells import Sweep
 from kcd_jax.experiments.tasks import Task, name_of, told_of
 from kcd_jax.report import comparison, sweeps, tables
 from kcd_jax.runtime import files, runlog, sharding
-from kcd_jax.training import lockstep, train
+from kcd_jax.training import train
 
 POLL_SECONDS = 2.0
 
@@ -187,17 +187,9 @@ class Sweeper:
             self.announced.add(task.teacher)
             runlog.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
 
-        def start(task: Task, seat: lockstep.Seat | None = None) -> train.Result:
-            return train.train(task.config, task.folder, teacher_dir=task.teacher, mesh=mesh, seat=seat)
-
         with told_of(task.cell), runlog.quiet():
-            if self.together == 1:
-                outcomes = [_outcome(functools.partial(start, task))]
-            else:
-                jobs = [functools.partial(start, task) for task in group]
-                first = task.seed // self.together * self.together
-                size = min(self.together, 1 + max(other.seed for other in self.tasks) - first)
-                outcomes = lockstep.run(jobs, [task.seed - first for task in group], size)
+            job = functools.partial(train.train, task.config, task.folder, teacher_dir=task.teacher, mesh=mesh)
+            outcomes = [_outcome(job)]
             errors = [self.take_in(task, outcome) for task, outcome in zip(group, outcomes, strict=True)]
             for error in filter(None, errors):
                 if isinstance(error, train.Preempted) and self.out_of_time():

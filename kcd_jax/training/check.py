@@ -88,9 +88,11 @@ def phases_of(config: ConfigDict, method: Method, student: Network, epochs: int)
     return tuple(method.phases(epochs, main, student))
 
 
-def recipe_of(run: Run, config: ConfigDict, constrain: Callable[[PyTree], PyTree] = lambda tree: tree) -> step.Recipe:
+def step_spec_of(
+    run: Run, config: ConfigDict, constrain: Callable[[PyTree], PyTree] = lambda tree: tree
+) -> step.StepSpec:
     """What is static in the run's steps. constrain: pins an array's rows to a mesh."""
-    return step.Recipe(
+    return step.StepSpec(
         student=run.student,
         teacher=run.teacher,
         method=run.method,

@@ -226,7 +226,7 @@ def _part(scope: str) -> str:
 
 def trace(run: check.Run, config: ConfigDict, phase: Phase) -> jex_core.ClosedJaxpr:
     """The jaxpr of one training step of a phase, from shapes alone."""
-    recipe = check.recipe_of(run, config)
+    spec = check.step_spec_of(run, config)
     images = jax.ShapeDtypeStruct((config.batch, *run.setup.image_shape), jnp.uint8)
     index = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
     raw = step.RawBatch(index, images, images, index)
@@ -235,7 +235,7 @@ def trace(run: check.Run, config: ConfigDict, phase: Phase) -> jex_core.ClosedJa
     teacher = {} if run.teacher is None else abstract_variables(run.teacher, run.setup.image_shape)
 
     def one_step(current: TrainState, raw: step.RawBatch, rates: Any, teacher: Any) -> Any:
-        return step.train_step(current, raw, rates, teacher, recipe, phase)
+        return step.train_step(current, raw, rates, teacher, spec, phase)
 
     return jax.make_jaxpr(one_step)(abstract_state(run), raw, rates, teacher)
 

@@ -11,7 +11,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,21 +45,6 @@ class Steps:
     length: int
 
 
-class Seat(Protocol):
-    """A place among runs that take their steps together (`lockstep.Seat`)."""
-
-    size: int
-    shows: bool
-
-    def take(self, loop: Loop, steps: Steps) -> tuple[TrainState, jax.Array]:
-        """The state after the steps and the last one's loss."""
-        ...
-
-    def came(self) -> bool:
-        """Whether all are asked to stop after the steps that were taken last."""
-        ...
-
-
 class Loop:
     """A run in progress: its parts, its compiled programs, and what it has measured so far."""
 
@@ -72,9 +57,7 @@ class Loop:
         workdir: pathlib.Path,
         mesh: Mesh,
         run_log: runlog.RunLog,
-        seat: Seat | None = None,
     ):
-        self.seat = seat
         self.config, self.run, self.mesh, self.log, self.workdir = config, run, mesh, run_log, workdir
         self.batch = config.batch
         self.epochs = check.epochs_of(run.phases)
@@ -100,18 +83,13 @@ class Loop:
             chunk = config.chunk or (1 if jax.default_backend() == 'cpu' else ACCELERATOR_CHUNK)
             self.feed = feed.Resident(dataset.train, run.setup.labels, chunk, mesh)
         self.teacher_variables = sharding.put(teacher_variables, replicated) if run.teacher is not None else {}
-        self.recipe = check.recipe_of(run, config, functools.partial(sharding.constrain_batch, mesh))
+        self.spec = check.step_spec_of(run, config, functools.partial(sharding.constrain_batch, mesh))
         self.order_on_devices = jax.jit(step.epoch_order, out_shardings=replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh, config.data.workers)
         self.teacher_logits = None
         self.labels = sharding.put(run.setup.labels, replicated)
         num_classes = run.setup.num_classes
         self.by_class = jax.jit(lambda count, labels: jnp.zeros(num_classes, jnp.int32).at[labels].add(count))
-
-    @property
-    def side_by_side(self) -> int:
-        """Runs that take their steps together; a run's seconds are its share, so that those of all add up."""
-        return 1 if self.seat is None else self.seat.size
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -156,7 +134,7 @@ class Loop:
         """The program of `steps`, traced; what a step costs is known from then on."""
         phase, length = steps.phase, steps.length
         shardings = sharding.state_shardings(self.mesh, steps.current)
-        function = functools.partial(step.run_chunk, recipe=self.recipe, phase=phase, length=length)
+        function = functools.partial(step.run_chunk, spec=self.spec, phase=phase, length=length)
         jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
         traced = jitted.trace(steps.current, steps.order, steps.rates, steps.supply, self.teacher_variables)
         self.step_costs[phase.name] = ledger.step_cost(self.run, self.config, phase, traced.jaxpr, length)
@@ -338,7 +316,7 @@ class Loop:
         with contextlib.closing(self.feed.epoch(order, plan, epoch, done, steps)) as supplies:
             for length, supply in supplies:
                 wanted = Steps(current, order, rates, supply, phase, length)
-                current, loss = self.take(wanted) if self.seat is None else self.seat.take(self, wanted)
+                current, loss = self.take(wanted)
                 done += length
                 self.tally.add(self.step_costs[phase.name], length)
                 beats.append(loss)
@@ -352,7 +330,7 @@ class Loop:
                     between(current)
                     elsewhere += time.perf_counter() - pause
         jax.block_until_ready(current.step)
-        spent = (time.perf_counter() - started - elsewhere) / self.side_by_side - (self.seconds['compile'] - before)
+        spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - before)
         self.seconds['train'] += spent
         self.tally.sizes.append(num_keep)
         self.refuse_divergence(current)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -58,7 +58,7 @@ class RawBatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class StepSpec:
     """What is static in a training step.
 
     Attributes:
@@ -102,33 +102,31 @@ def epoch_order_on_host(key: Array, plan: Plan, epoch: Array) -> np.ndarray:
     return large.kept_first(large.random_bits(stream(key, 'order', epoch), len(plan.order)), plan)
 
 
-def fetch(points: Points | RawBatch, state: TrainState, order: Array, recipe: Recipe) -> RawBatch:
+def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: StepSpec) -> RawBatch:
     """The next batch of the epoch: gathered from resident points (or the policy's own pool), or as it was streamed."""
     if isinstance(points, RawBatch):
         return points
-    index = jax.lax.dynamic_slice(order, (state.done * recipe.batch,), (recipe.batch,))
-    index = recipe.constrain(index)
+    index = jax.lax.dynamic_slice(order, (state.done * spec.batch,), (spec.batch,))
+    index = spec.constrain(index)
     pool = state.policy_state.get('pool') if isinstance(state.policy_state, Mapping) else None
     images = points.images if pool is None else pool
-    image = recipe.constrain(images[index])
-    partner = recipe.constrain(images[state.plan.partner[index]]) if recipe.policy.mixes else image
+    image = spec.constrain(images[index])
+    partner = spec.constrain(images[state.plan.partner[index]]) if spec.policy.mixes else image
     return RawBatch(index, image, partner, points.labels[index])
 
 
 # ---------------------------------------------------------------------------------------------------- training step
 
 
-def _prepare(state: TrainState, raw: RawBatch, recipe: Recipe, key: Array) -> Batch:
+def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec, key: Array) -> Batch:
     """Mixes with the partners (KCD Eq. 14) and augments."""
     image = augment.to_float(raw.image)
-    if recipe.policy.mixes:
+    if spec.policy.mixes:
         image = augment.mix(image, augment.to_float(raw.partner_image), state.plan.epsilon[raw.index])
-    image = augment.augment(
-        key, image, crop_pad=recipe.crop, flip=recipe.flip, views=recipe.method.views, area=recipe.area
-    )
+    image = augment.augment(key, image, crop_pad=spec.crop, flip=spec.flip, views=spec.method.views, area=spec.area)
     return Batch(
         index=raw.index,
-        image=recipe.constrain(image),
+        image=spec.constrain(image),
         label=raw.label,
         label_b=raw.label,
         lam=jnp.zeros(raw.label.shape, jnp.float32),
@@ -147,7 +145,7 @@ def _restore_outside(new: PyTree, old: PyTree, patterns: tuple[str, ...]) -> PyT
 
 
 def train_step(
-    state: TrainState, raw: RawBatch, lrs: Mapping[str, Array], teacher_variables: PyTree, recipe: Recipe, phase: Phase
+    state: TrainState, raw: RawBatch, lrs: Mapping[str, Array], teacher_variables: PyTree, spec: StepSpec, phase: Phase
 ) -> tuple[TrainState, Array]:
     """One step: mix, augment, teacher forward, student forward, the phase's updates in turn, record the value.
 
@@ -155,7 +153,7 @@ def train_step(
 
     Args:
       state: before the step. raw: the batch. lrs: {label: f32[]} learning rates. teacher_variables: frozen.
-      recipe, phase: static.
+      spec, phase: static.
 
     Returns:
       The state after it (`metrics` are sums over the epoch, reset at the epoch's first step) and the loss f32[].
@@ -163,29 +161,29 @@ def train_step(
     step_key = stream(state.key, 'step', state.step)
     augment_key, policy_key, *update_keys = jax.random.split(step_key, 2 + len(phase.updates))
     clock = Clock(state.step, state.epoch, lrs['phase_epoch'])
-    batch = _prepare(state, raw, recipe, augment_key)
+    batch = _prepare(state, raw, spec, augment_key)
     train = bool(phase.train_mode)
-    views = recipe.method.num_views
+    views = spec.method.num_views
     model_state = state.model_state
 
     def student_apply(params: PyTree, model_state: PyTree, image: Array) -> tuple[Outputs, PyTree]:
-        outputs, new_state = recipe.student.apply({'params': params, **model_state}, image, train)
+        outputs, new_state = spec.student.apply({'params': params, **model_state}, image, train)
         return outputs, _restore_outside(new_state, model_state, phase.train_mode)
 
     # The scoring pass of policies that choose inside the batch: its running statistics are kept (UNIX, METHODS 2.1).
-    if recipe.policy.in_batch is not None and phase.record:
-        scores = jnp.zeros((recipe.batch, 1), jnp.float32)
-        if recipe.policy.scores:
+    if spec.policy.in_batch is not None and phase.record:
+        scores = jnp.zeros((spec.batch, 1), jnp.float32)
+        if spec.policy.scores:
             with jax.named_scope('scoring_forward'):
                 scored, model_state = student_apply(state.params['student'], model_state, batch.image)
             scores = jax.lax.stop_gradient(scored.logits)
-        batch = recipe.policy.in_batch(policy_key, batch, scores)
-        batch = jax.tree.map(recipe.constrain, batch)
+        batch = spec.policy.in_batch(policy_key, batch, scores)
+        batch = jax.tree.map(spec.constrain, batch)
 
     teacher = None
-    if recipe.teacher is not None:
+    if spec.teacher is not None:
         with jax.named_scope('teacher_forward'):
-            teacher, _ = recipe.teacher.apply(teacher_variables, batch.image, False)
+            teacher, _ = spec.teacher.apply(teacher_variables, batch.image, False)
         teacher = jax.lax.stop_gradient(teacher)
 
     params, method_state, opt_state = dict(state.params), state.method_state, dict(state.opt_state)
@@ -203,13 +201,13 @@ def train_step(
         outputs, pull_back = forward
         if recorded is None:
             recorded = outputs
-        weights = recipe.weights if update.weights is None else update.weights
+        weights = spec.weights if update.weights is None else update.weights
 
         def loss_fn(outputs, method_params, update=update, weights=weights, key=key, method_state=method_state):
             out = update.loss(method_params, method_state, outputs, teacher, batch, clock, key)
             teacher_logits = None if teacher is None else teacher.logits[::views]
             per_point, terms = objective.compose(
-                weights, outputs.logits[::views], teacher_logits, batch, out.extra, recipe.logits
+                weights, outputs.logits[::views], teacher_logits, batch, out.extra, spec.logits
             )
             return objective.batch_loss(per_point, batch.weight), (per_point, terms, out.state, out.metrics)
 
@@ -247,9 +245,9 @@ def train_step(
     entropy = knowledge.prediction_entropy(recorded.logits[::views])
     if phase.record:
         value = entropy
-        if recipe.policy.observe is not None:
-            value = recipe.policy.observe(recorded, teacher, batch, per_point)
-        record = knowledge.record if recipe.policy.records == 'mean' else knowledge.record_last
+        if spec.policy.observe is not None:
+            value = spec.policy.observe(recorded, teacher, batch, per_point)
+        record = knowledge.record if spec.policy.records == 'mean' else knowledge.record_last
         table = record(table, batch.index, jax.lax.stop_gradient(value).astype(jnp.float32))
 
     correct = jnp.argmax(recorded.logits[::views], axis=-1).astype(jnp.int32) == batch.label
@@ -293,7 +291,7 @@ def run_chunk(
     points: Points | RawBatch,
     teacher_variables: PyTree,
     *,
-    recipe: Recipe,
+    spec: StepSpec,
     phase: Phase,
     length: int,
 ) -> tuple[TrainState, Array]:
@@ -305,39 +303,12 @@ def run_chunk(
     """
 
     def step(state: TrainState, _: Any = None) -> tuple[TrainState, Array]:
-        return train_step(state, fetch(points, state, order, recipe), lrs, teacher_variables, recipe, phase)
+        return train_step(state, fetch(points, state, order, spec), lrs, teacher_variables, spec, phase)
 
     if length == 1:
         return step(state)
     state, losses = jax.lax.scan(step, state, length=length)
     return state, losses[-1]
-
-
-def run_chunks(
-    states: Sequence[TrainState],
-    orders: Sequence[Array],
-    lrs: Sequence[Mapping[str, Array]],
-    points: Points | Sequence[RawBatch],
-    teacher_variables: PyTree,
-    *,
-    recipe: Recipe,
-    phase: Phase,
-    length: int,
-) -> tuple[tuple[TrainState, ...], tuple[Array, ...]]:
-    """`run_chunk` of several runs that differ in their seed alone, in one program: their states are stacked and mapped.
-
-    Resident points and the teacher are the same for all; a streamed step brings each run's own batch. Returns each
-    run's state and last loss.
-    """
-    resident = isinstance(points, Points)
-    chunk = functools.partial(run_chunk, recipe=recipe, phase=phase, length=length)
-    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees) for trees in (states, orders, lrs)]
-    supply = points if resident else jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
-    after, losses = jax.vmap(chunk, in_axes=(0, 0, 0, None if resident else 0, None))(
-        *stacked, supply, teacher_variables
-    )
-    each = tuple(jax.tree.map(lambda leaf, number=number: leaf[number], after) for number in range(len(states)))
-    return each, tuple(losses)
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation

@@ -22,7 +22,7 @@ from kcd_jax.contracts import Network, PyTree, TrainState
 from kcd_jax.runtime import checkpoint, distributed, files, runlog, sharding
 from kcd_jax.teachers import teacher
 from kcd_jax.training import check, ledger, state
-from kcd_jax.training.loop import Diverged, Loop, Seat, student_variables
+from kcd_jax.training.loop import Diverged, Loop, student_variables
 
 __all__ = ['Diverged', 'Preempted', 'Result', 'check_run', 'load_data', 'run_name', 'teacher_config', 'train']
 
@@ -166,7 +166,6 @@ def train(
     mesh: Mesh | None = None,
     name: str = '',
     dataset: data.Dataset | None = None,
-    seat: Seat | None = None,
 ) -> Result:
     """Trains one student under one method and one policy.
 
@@ -177,8 +176,6 @@ def train(
       mesh: devices; all of them by default. name: of the run, for lines and tables; default `run_name`.
       dataset: the caller's own (`data.from_objects`), of which the config's validation and num_points take their parts;
         default: the one that `config.data.name` names.
-      seat: a place among runs of other seeds that take their steps together (`lockstep.run`); the seconds of such a run
-        are its share.
 
     Returns:
       The finished run.
@@ -221,7 +218,7 @@ def train(
             run = check.resolve(
                 config, dataset, device_count=devices, teacher=network, teacher_variables=teacher_variables
             )
-        loop = Loop(config, run, dataset, teacher_variables, workdir, mesh, run_log, seat)
+        loop = Loop(config, run, dataset, teacher_variables, workdir, mesh, run_log)
         if card is not None:
             card['accuracy'] = loop.evaluate_teacher(run.teacher)
             warning = teacher.refuse_near_chance(card['accuracy'], dataset.num_classes, teacher_steps(config, dataset))
@@ -252,7 +249,7 @@ def train(
             with distributed.together():
                 run_log.rewind([], -1)
             current = loop.condense_before(current, 0)
-        notice = stack.enter_context(distributed.Notice()) if seat is None else seat
+        notice = stack.enter_context(distributed.Notice())
         timer = distributed.Timer(config.checkpoint.seconds)
         earlier_seconds = sum(loop.seconds.values()) if restored is not None else 0.0
 
@@ -282,8 +279,7 @@ def train(
 
         # ---- train ----
         remaining = sum(run.steps) * config.batch
-        if seat is None or seat.shows:  # of runs side by side one shows how far they are
-            run_log.start_progress(remaining, done=int(current.step) * config.batch)
+        run_log.start_progress(remaining, done=int(current.step) * config.batch)
         for epoch in range(int(current.epoch), len(loop.epochs)):
             current = loop.train_epoch(current, epoch, between)
             current = loop.end_epoch(current)
@@ -326,8 +322,7 @@ def train(
             'class_accuracy': by_class,
             'teacher': card,
             'cost': ledger.summary(loop.tally, run, config),
-            'seconds': {**loop.seconds, 'total': total / loop.side_by_side},
-            'side_by_side': loop.side_by_side,
+            'seconds': {**loop.seconds, 'total': total},
             'condensations': loop.condensations,
             'config': config.to_dict(),
             'command': runlog.command(sys.argv),

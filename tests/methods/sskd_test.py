@@ -145,12 +145,12 @@ def test_the_recorded_value_is_that_of_the_unrotated_view():
     state = state_lib.create(
         jax.random.PRNGKey(0), student=network, method=method, policy=policy, phases=phases, setup=setup, images=None
     )
-    recipe = step.Recipe(network, network, method, policy, sskd.WEIGHTS, 4, crop=0, flip=False)
+    spec = step.StepSpec(network, network, method, policy, sskd.WEIGHTS, 4, crop=0, flip=False)
     order = jnp.asarray([5, 2, 7, 0, *range(252)], jnp.int32)
     rates = {'main': jnp.float32(0.1), 'phase_epoch': jnp.int32(0)}
     points = step.Points(jnp.asarray(images), jnp.asarray(labels))
     teacher = {'params': {'fc': {'kernel': kernel}}}
-    after, _ = step.run_chunk(state, order, rates, points, teacher, recipe=recipe, phase=phases[1], length=1)
+    after, _ = step.run_chunk(state, order, rates, points, teacher, spec=spec, phase=phases[1], length=1)
     logits = (images / 255.0).astype(np.float32).reshape(256, -1) @ np.asarray(kernel)
     visited = order[:4]
     np.testing.assert_array_equal(np.nonzero(np.asarray(after.table.count))[0], sorted(visited.tolist()))

@@ -62,7 +62,7 @@ def test_both_feed_the_same_batches_in_the_same_order(split: data.Split):
     one = feed.Resident(split, labels, 1, mesh)
     other = feed.Streamed(by_index, labels, BATCH, mesh, seed=0, workers=0, mixes=True)
     policy = policies.get('kcd').make()
-    recipe = step.Recipe(None, None, None, policy, None, BATCH)
+    spec = step.StepSpec(None, None, None, policy, None, BATCH)
 
     @dataclasses.dataclass
     class At:
@@ -77,7 +77,7 @@ def test_both_feed_the_same_batches_in_the_same_order(split: data.Split):
         for done, ((_, points), (length, raw)) in enumerate(
             zip(one.epoch(order, plan, epoch, 0, steps), other.epoch(order, plan, epoch, 0, steps), strict=True)
         ):
-            gathered = step.fetch(points, At(jnp.int32(done), plan, {}), order, recipe)
+            gathered = step.fetch(points, At(jnp.int32(done), plan, {}), order, spec)
             assert length == 1 and raw.image.sharding == sharding.batch(mesh)
             for name in ('index', 'image', 'label'):
                 np.testing.assert_array_equal(getattr(raw, name), getattr(gathered, name), err_msg=name)

@@ -230,17 +230,17 @@ class Calls:
     ],
 )
 def test_the_ledger_of_a_run_equals_an_independent_count(tiny_networks, monkeypatch, tmp_path, words):
-    calls, recipe_of = Calls(), check.recipe_of
+    calls, step_spec_of = Calls(), check.step_spec_of
 
     def watched(run, config, *rest):
-        recipe = recipe_of(run, config, *rest)
-        if recipe.teacher is None:  # the teacher's own training
-            return recipe
+        spec = step_spec_of(run, config, *rest)
+        if spec.teacher is None:  # the teacher's own training
+            return spec
         return dataclasses.replace(
-            recipe, student=calls.watched(recipe.student, 'student'), teacher=calls.watched(recipe.teacher, 'teacher')
+            spec, student=calls.watched(spec.student, 'student'), teacher=calls.watched(spec.teacher, 'teacher')
         )
 
-    monkeypatch.setattr(check, 'recipe_of', watched)
+    monkeypatch.setattr(check, 'step_spec_of', watched)
     config = experiment.load_config(
         f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,eval_every=6,{words}'
     )

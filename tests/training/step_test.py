@@ -37,7 +37,7 @@ class TinyLoop:
             self.calls += 1
             return student.apply(variables, image, train)
 
-        self.recipe = step.Recipe(
+        self.spec = step.StepSpec(
             dataclasses.replace(student, apply=counted), None, method, policies.get('none').make(), Weights(1.0), 8
         )
         random = np.random.RandomState(0)
@@ -49,13 +49,13 @@ class TinyLoop:
             jax.random.PRNGKey(0),
             student=student,
             method=method,
-            policy=self.recipe.policy,
+            policy=self.spec.policy,
             phases=(self.phase,),
             setup=setup,
             images=None,
         )
         self.order = step.epoch_order(self.before.key, self.before.plan, jnp.int32(0))
-        self.run = jax.jit(functools.partial(step.run_chunk, recipe=self.recipe, phase=self.phase, length=1))
+        self.run = jax.jit(functools.partial(step.run_chunk, spec=self.spec, phase=self.phase, length=1))
 
     def step(self, weight=1.0):
         """(state before, state after)."""
@@ -194,16 +194,14 @@ def test_a_phase_without_train_mode_leaves_the_running_statistics(tiny_loop):
 def test_a_step_records_the_entropy_of_the_image_that_it_trained_on(tiny_loop):
     loop = tiny_loop()
     before, after = loop.step()
-    index = np.asarray(loop.order[: loop.recipe.batch])
-    raw = step.fetch(loop.points, before, loop.order, loop.recipe)
+    index = np.asarray(loop.order[: loop.spec.batch])
+    raw = step.fetch(loop.points, before, loop.order, loop.spec)
     key = jax.random.split(step.stream(before.key, 'step', before.step), 3)[0]
-    batch = step._prepare(before, raw, loop.recipe, key)
-    outputs, _ = loop.recipe.student.apply(
-        {'params': before.params['student'], **before.model_state}, batch.image, True
-    )
+    batch = step._prepare(before, raw, loop.spec, key)
+    outputs, _ = loop.spec.student.apply({'params': before.params['student'], **before.model_state}, batch.image, True)
     expected = prediction_entropy(outputs.logits)
     np.testing.assert_allclose(after.table.value[index], expected, rtol=1e-5)  # jitted against not: fused differently
-    assert np.asarray(after.table.count).sum() == loop.recipe.batch
+    assert np.asarray(after.table.count).sum() == loop.spec.batch
 
 
 def test_a_mean_loss_is_not_divided_by_the_weights_sum(tiny_loop):
