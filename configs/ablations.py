@@ -3,7 +3,7 @@
   python -m kcd_jax sweep                                   # lists them
   python -m kcd_jax sweep kcd_table4 --dry                  # its cells and their cost
   python -m kcd_jax sweep digits_kcd_table4 --trials=5      # runs what is missing in results/, ends with the table
-The rows and settings of a paper's table stand in kcd_jax/analysis/papers.py; here stands what its text says beside.
+The rows and settings of a paper's table stand in kcd_jax/report/paper_tables; here stands what its text says beside.
 """
 
 from __future__ import annotations
@@ -19,23 +19,9 @@ DIGITS = 'configs/digits_kd.py'
 
 # UNIX takes lambda ~ Beta(0.2, 0.2) on the two ImageNets, and batches of 256 there.
 _LARGE = {'UNIXKD, k = 192': 'policy.beta=0.2'}
-_TABLE4 = {
-    'Random+KD, k = 200': 'policy.k=200',
-    'UNIXKD, k = 192': 'policy.k=192,policy.beta=0.2',
-    'UNIXKD+label': 'policy.k=192,policy.beta=0.2',
-}
+_TABLE4 = {'UNIXKD, k = 192': 'policy.beta=0.2', 'UNIXKD+label': 'policy.beta=0.2'}
 # KCD compares with UNIX at its own cost: 52 of 64 rows are 81.3 % of the samples.
 _TABLE2 = {'UNIX-KD, its own runs': 'policy.k=52'}
-_TABLE3 = {
-    'wrn_40_2-wrn_16_2': {
-        'Random+KD+AT': 'policy.k=48', 'UNIXKD+AT': 'policy.k=36', 'Random+KD+SP': 'policy.k=48',
-        'UNIXKD+SP': 'policy.k=36',
-    },
-    'resnet32x4-shufflev2': {
-        'Random+KD+AT': 'policy.k=50', 'UNIXKD+AT': 'policy.k=48', 'Random+KD+SP': 'policy.k=50',
-        'UNIXKD+SP': 'policy.k=48',
-    },
-}  # fmt: skip
 
 # Each policy's own keyword, and the values that a budget may choose from.
 EQUAL = {
@@ -89,7 +75,7 @@ SWEEPS: dict[str, Sweep] = {
     'kcd_table7': of_paper('kcd_table7', CIFAR100),
     'unix_table1': of_paper('unix_table1', CIFAR100),
     'unix_table2': of_paper('unix_table2', CIFAR100),
-    'unix_table3': of_paper('unix_table3', CIFAR100, more=_TABLE3),
+    'unix_table3': of_paper('unix_table3', CIFAR100),
     'unix_table4': of_paper(
         'unix_table4', f'{IMAGENET}:batch=256', more={'': {'Random+KD, k = 200': 'policy.k=200', **_LARGE}}
     ),

@@ -21,22 +21,12 @@ from benchmarks import layers
 from kcd_jax import knowledge, networks
 from kcd_jax import main as program
 from kcd_jax.experiments import experiment
-from kcd_jax.report.papers import TABLES
-from kcd_jax.report.printed import Column, PaperTable, Row
+from kcd_jax.report.papers import TABLES, Column, PaperTable, Row
 from kcd_jax.training import check, ledger, macs, train
 
 UNIX_TABLES = ('unix_table1', 'unix_table2', 'unix_table3', 'unix_table4', 'unix_table6', 'unix_table7', 'unix_table8')
 # (batch, image side, classes) by data set.
 _SIZES = {'cifar100': (64, 32, 100), 'tiny_imagenet': (256, 64, 200), 'imagenet2012': (256, 224, 1000)}
-# Rows kept where they differ by the pair, or stand in the label alone: (table, is random, teacher).
-_ROWS_KEPT = {
-    ('unix_table3', False, 'wrn_40_2'): 36,
-    ('unix_table3', False, 'resnet32x4'): 48,
-    ('unix_table3', True, 'wrn_40_2'): 48,
-    ('unix_table3', True, 'resnet32x4'): 50,
-    ('unix_table4', False, 'resnet18'): 192,
-    ('unix_table4', True, 'resnet18'): 200,
-}
 
 
 # ---------------------------------------------------------------------------------------------------------------- UNIX
@@ -143,8 +133,7 @@ def cells(name: str) -> Iterator[Cell]:
 def _rows_kept(name: str, row: Row, column: Column, n: int) -> int:
     if row.policy == 'none':
         return n
-    by_pair = _ROWS_KEPT.get((name, row.settings['policy.score'] == 'random', column.teacher))
-    return by_pair or int(row.settings['policy.k'])
+    return int(row.settings_at(TABLES[name].columns.index(column))['policy.k'])
 
 
 def unix_lines(name: str) -> Iterator[str]:

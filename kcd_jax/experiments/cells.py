@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from kcd_jax import plugins
 from kcd_jax.experiments import experiment
-from kcd_jax.report import printed
+from kcd_jax.report import papers
 from kcd_jax.report.papers import TABLES
 
 # `run=<KC-KD>`: the folder of that cell's run of the same seed; `<KC-KD@vgg13-vgg8>`: of another pair.
@@ -66,7 +66,7 @@ class Sweep:
         the same. The cells' labels are 'LABEL, 60 %'.
       references: labels of the rows that the others are compared with, seed by seed; a label of `equal` stands for the
         row of the same budget.
-      paper: the paper's table (analysis/papers.py) that the sweep fills.
+      paper: the paper's table (report/paper_tables) that the sweep fills.
       devices: of a CPU that a run is split over; 0: one a core.
     """
 
@@ -129,7 +129,7 @@ def of_paper(name: str, config: str, *, more: Mapping[str, Mapping[str, str]] | 
     """The sweep of a paper's table: a cell for each of its rows that can be run, a pair for each of its columns.
 
     Args:
-      name: in analysis/papers.py. config: 'FILE:words'. more: {pair: {label: further words}}, '' for every pair.
+      name: in report/paper_tables. config: 'FILE:words'. more: {pair: {label: further words}}, '' for every pair.
     """
     table = TABLES[name]
     pairs = dict.fromkeys(f'{column.teacher}-{column.student}' for column in table.columns if column.student)
@@ -138,13 +138,22 @@ def of_paper(name: str, config: str, *, more: Mapping[str, Mapping[str, str]] | 
         if row.kind not in ('run', 'student'):
             continue
         words = [f'method={row.method}', f'policy={row.policy}']
-        usual = printed.usual(row.method, row.policy)  # the papers' own values are the defaults
+        usual = papers.usual(row.method, row.policy)  # the papers' own values are the defaults
         words += [f'{key}={value}' for key, value in row.settings.items() if usual.get(key) != value]
         if row.student and pairs:
             words.append(f'{table.columns[0].teacher}-{row.student}')
         cells[row.label] = ','.join(words)
     if more and '' in more:
         more = {pair: {**more[''], **more.get(pair, {})} for pair in pairs}
+    for place, column in enumerate(table.columns if pairs else ()):
+        own = {
+            row.label: ','.join(f'{key}={value}' for key, value in row.by_column[place].items())
+            for row in table.rows
+            if row.by_column
+        }
+        if own:
+            pair = f'{column.teacher}-{column.student}'
+            more = {**(more or {}), pair: {**own, **(more or {}).get(pair, {})}}
     return Sweep(table.title, config, cells, tuple(pairs), more or {}, paper=name)
 
 

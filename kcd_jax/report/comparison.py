@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from kcd_jax.report import names
 from kcd_jax.report.groups import Summary, full_epochs, is_teacher, refuse_twice, teacher_network, total_macs
-from kcd_jax.report.papers import TABLES
-from kcd_jax.report.printed import Cell, Column, PaperTable, Row, usual
+from kcd_jax.report.papers import TABLES, Cell, Column, PaperTable, Row, find, usual
 from kcd_jax.report.records import number
 from kcd_jax.report.statistics import Sample, describe, paired_difference
 from kcd_jax.report.tables import Table
@@ -20,17 +19,6 @@ _MEASURES = {
     'top5_error': (('top5_accuracy',), -100.0, 100.0),
     'parameters': (('parameters',), 1e-6, 0.0),
 }
-
-
-def find(name: str) -> PaperTable:
-    """A paper's table by its name ('kcd_table1').
-
-    Raises:
-      ValueError: there is none of that name.
-    """
-    if name not in TABLES:
-        raise ValueError(f'unknown table {name!r}; known: {", ".join(TABLES)}')
-    return TABLES[name]
 
 
 def _equal(value: str, wanted: str) -> bool:
@@ -64,7 +52,10 @@ def _belongs(run: Summary, row: Row, column: Column, table: PaperTable) -> bool:
     if (student and run.get('student') != student) or (run['method'], run['policy']) != (row.method, row.policy):
         return False
     settings = _settings(run)
-    return all(key in settings and _equal(settings[key], wanted) for key, wanted in row.settings.items())
+    return all(
+        key in settings and _equal(settings[key], wanted)
+        for key, wanted in row.settings_at(table.columns.index(column)).items()
+    )
 
 
 def _runs(summaries: Sequence[Summary], row: Row, column: Column, table: PaperTable) -> list[Summary]:

@@ -7,7 +7,7 @@ import pytest
 
 from kcd_jax.commands.report import main
 from kcd_jax.report import comparison, papers
-from kcd_jax.report.printed import Cell, PaperTable, parse_cell
+from kcd_jax.report.papers import Cell, parse_cell, parse_table
 from tests.report.runs import make_summary, write_run
 
 KD = {'gamma': 0.1, 'alpha': 0.9, 'beta': 0.0, 'temperature': 4.0}
@@ -184,7 +184,14 @@ def test_unknown_tables_are_named():
 
 def test_a_row_of_a_wrong_length_is_refused():
     with pytest.raises(ValueError, match="row 'KD' has 2 cells for 1 columns"):
-        _ = PaperTable('t', papers.TABLES['kcd_table1'].columns[:1], 'KD | kd | 1.0 2.0').rows
+        parse_table('t', {'title': 't', 'columns': [['A', 'vgg13', 'vgg8']], 'rows': [['KD', 'kd', '1.0 2.0']]})
+
+
+def test_a_setting_may_have_a_value_per_column():
+    row = papers.parse_row('KD', 'kd+unix policy.k=36|48', '1.0 2.0', 2, {}, 't')
+    assert [row.settings_at(place)['policy.k'] for place in range(2)] == ['36', '48']
+    with pytest.raises(ValueError, match=r"t: row 'KD' has 3 policy.k for 2 columns"):
+        papers.parse_row('KD', 'kd+unix policy.k=36|48|50', '1.0 2.0', 2, {}, 't')
 
 
 def test_command_line(tmp_path, capsys):
