@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from kcd_jax.settings import setting, validate
+
 Array = jax.Array
 PyTree = Any
 
@@ -234,10 +236,13 @@ class LossOut:
 class Weights:
     """loss = gamma * CE + alpha * KD(temperature) + beta * extra (METHODS of the papers' tables)."""
 
-    gamma: float = 1.0
-    alpha: float = 0.0
-    beta: float = 0.0
-    temperature: float = 4.0
+    gamma: float = setting(1.0, 'weight of the cross entropy with the labels', low=0)
+    alpha: float = setting(0.0, 'weight of the KD term', low=0)
+    beta: float = setting(0.0, "weight of the method's own term", low=0)
+    temperature: float = setting(4.0, 'temperature of the KD term', above=0)
+
+    def __post_init__(self) -> None:
+        validate(self, 'weights.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,6 +338,7 @@ class Method:
       num_views, views: image [B, H, W, 3] -> [num_views * B, H, W, 3]; applied after the flip and before the crop.
       phases: (epochs, main Optimiser, student Network, loss) -> phases; None: one phase with one update of everything.
       needs_teacher: False lets the run skip the teacher's forward altogether.
+      name, keywords: how it was made; filled in by `methods.get(name).make(**keywords)`.
     """
 
     loss: LossFn
@@ -341,6 +347,8 @@ class Method:
     views: Callable[[Array], Array] | None = None
     phases: Callable[[int, Optimiser, Network], tuple[Phase, ...]] | None = None
     needs_teacher: bool = True
+    name: str = ''
+    keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def default_phases(method: Method, epochs: int, main: Optimiser) -> tuple[Phase, ...]:
@@ -381,6 +389,7 @@ class Policy:
       in_batch: (key, batch, logits [B, K]) -> Batch of rows(B) rows; called only when `scores` or `rows` selects.
       observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B] what is recorded; None: the
         student's prediction entropy (Eq. 7).
+      name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """
 
     when: Callable[[int, int], bool]
@@ -394,3 +403,5 @@ class Policy:
     rows: Callable[[int], int] = _same
     in_batch: Callable[[Array, Batch, Array], Batch] | None = None
     observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None
+    name: str = ''
+    keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)

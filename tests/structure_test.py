@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'kcd_jax'
 
 # From the bottom up: a part imports its own layer and those below.
 LAYERS = (
-    {'contracts', 'trees', 'plugins'},
+    {'contracts', 'trees', 'plugins', 'settings'},
     {'knowledge', 'objective'},
     {'methods', 'policies', 'networks'},
     {'runtime'},

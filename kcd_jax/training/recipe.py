@@ -1,0 +1,111 @@
+"""How a student is trained, whatever its networks: epochs, batch, optimiser, augmentation, evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from kcd_jax.contracts import Optimiser
+from kcd_jax.objective import LOGITS
+from kcd_jax.settings import nested, setting, validate
+from kcd_jax.training import optim
+
+DTYPES = ('float32', 'bfloat16')
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimiser and its learning rate by epoch."""
+
+    name: str = setting('sgd', "optimiser, by PyTorch's definitions", choices=('sgd', 'adam'))
+    lr: float = setting(0.05, 'initial learning rate; never rescaled with the batch or the devices', above=0)
+    momentum: float = setting(0.9, "SGD's momentum, or Adam's first decay rate", low=0, below=1)
+    weight_decay: float = setting(5e-4, 'added to the gradient of every parameter', low=0)
+    nesterov: bool = setting(False, "Nesterov's momentum (SGD only)")
+    schedule: str = setting('drops', 'how the learning rate falls', choices=('drops', 'cosine', 'constant'))
+    drops: tuple[float, ...] = setting(
+        (0.625, 0.75, 0.875), 'when the rate drops (schedule=drops), as fractions of the epochs', above=0, high=1
+    )
+    factor: float = setting(0.1, 'factor of each drop', above=0, high=1)
+    warmup: int = setting(0, 'epochs over which the rate rises to lr', low=0)
+
+    def __post_init__(self) -> None:
+        validate(self, 'optim.')
+        if self.nesterov and (self.name != 'sgd' or self.momentum == 0):
+            raise ValueError('optim.nesterov=True needs optim.name=sgd and a momentum above 0')
+
+    def optimiser(self, epochs: int) -> Optimiser:
+        """The optax chain without the learning rate, and the rate by epoch of a phase of `epochs` epochs."""
+        if self.name == 'sgd':
+            transform = optim.sgd(self.momentum, self.weight_decay, self.nesterov)
+        else:
+            transform = optim.adam(b1=self.momentum, weight_decay=self.weight_decay)
+        if self.schedule == 'cosine':
+            rate = optim.cosine(self.lr, epochs)
+        elif self.schedule == 'drops':
+            rate = optim.step_drops(self.lr, tuple(round(part * epochs) for part in self.drops), self.factor)
+        else:
+            rate = optim.constant(self.lr)
+        return Optimiser(transform, optim.warmup(rate, self.warmup) if self.warmup else rate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Augmentation of the training images, on the devices."""
+
+    crop: int = setting(4, 'pixels of black padding of the random crop, 0 for none; less than the image', low=0)
+    flip: bool = setting(True, 'mirror at random')
+    area: tuple[float, ...] = setting(
+        (), "bounds of the random resized crop's share of the image, e.g. (0.08, 1.0); () for none", low=0.01, high=1
+    )
+
+    def __post_init__(self) -> None:
+        validate(self, 'augment.')
+        if self.area and not (len(self.area) == 2 and self.area[0] <= self.area[1]):
+            raise ValueError(f'augment.area is {self.area}; use () or two shares of the image, e.g. (0.08, 1.0)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """When checkpoints are written and how many stay."""
+
+    seconds: float = setting(60.0, 'at least this time between two checkpoints', low=0)
+    keep: int = setting(2, 'newest checkpoints that stay; a damaged one needs a predecessor', low=2, high=1000)
+
+    def __post_init__(self) -> None:
+        validate(self, 'checkpoint.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a student is trained. The defaults are the papers' recipe for CIFAR-100.
+
+    A mapping is accepted for the nested parts: `Recipe(epochs=60, optim={'lr': 0.1})`.
+    """
+
+    epochs: int = setting(240, 'epochs of the main phase', low=1, high=1_000_000)
+    batch: int = setting(64, 'rows of the global batch, whatever the number of devices', low=1, high=2**20)
+    optim: Optim = dataclasses.field(default_factory=Optim)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    logits: str = setting('plain', 'logits of the KD term', choices=LOGITS)
+    dtype: str = setting('float32', 'dtype of the computation; values and parameters stay float32', choices=DTYPES)
+    deterministic: bool = setting(False, 'deterministic operations on a GPU, at some cost in speed')
+    chunk: int = setting(0, 'steps per program; 0: 1 on a CPU, 100 elsewhere', low=0, high=100_000)
+    eval_every: int = setting(1, 'epochs between two evaluations; the last epoch is always evaluated', low=1)
+    eval_batch: int = setting(500, 'images per evaluation batch', low=1, high=2**20)
+    survey: bool = setting(True, 'at the end, record what both networks say of every training point')
+    workers: int = setting(0, 'processes that read streamed images; 0: threads, one per core', low=0, high=1024)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+    def __post_init__(self) -> None:
+        for name, cls in (('optim', Optim), ('augment', Augment), ('checkpoint', Checkpoint)):
+            nested(self, name, cls)
+        validate(self)
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, from which `Recipe(**...)` makes the same recipe."""
+        return dataclasses.asdict(self)
