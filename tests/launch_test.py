@@ -12,6 +12,8 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*(ROOT / 'launch').glob('*.sh'), ROOT / 'launch' / 'slurm.sbatch', ROOT / '.ci' / 'run'])
@@ -176,20 +178,40 @@ def test_without_a_new_python_there_is_one_line(tmp_path):
     assert found.stderr.startswith('no Python 3.11 or newer found; install one, or name it: PYTHON=')
 
 
-def canonical(name: str) -> str:
-    return re.sub(r'[-_.]+', '-', name).lower()
+def locked(python_version: str) -> dict[str, str]:
+    """{package: version} of constraints.txt for this version of Python."""
+    lines = [line for line in (ROOT / 'constraints.txt').read_text().splitlines() if not line.startswith('#')]
+    requirements = [Requirement(line) for line in lines]
+    assert all(len(r.specifier) == 1 and next(iter(r.specifier)).operator == '==' for r in requirements)
+    wanted = [r for r in requirements if r.marker is None or r.marker.evaluate({'python_version': python_version})]
+    assert len({canonicalize_name(r.name) for r in wanted}) == len(wanted), 'a package with two versions'
+    return {canonicalize_name(r.name): next(iter(r.specifier)).version for r in wanted}
 
 
-def test_the_lock_pins_what_is_required():
+@pytest.mark.parametrize('python_version', ['3.11', '3.12', '3.13'])
+def test_the_lock_pins_what_is_required(python_version):
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
     extras = [config['options.extras_require'][name] for name in ('test', 'prepare', 'notebooks')]
-    wanted = '\n'.join([config['options']['install_requires'], *extras]).splitlines()
-    names = {canonical(re.split(r'[ \[<>=]', line, maxsplit=1)[0]) for line in wanted if line and line[0] != '#'}
-    lines = [line for line in (ROOT / 'constraints.txt').read_text().splitlines() if not line.startswith('#')]
-    pinned = {canonical(line.partition('==')[0]) for line in lines}
-    assert names <= pinned, sorted(names - pinned)
-    assert all('==' in line for line in lines)
+    lines = '\n'.join([config['options']['install_requires'], *extras]).splitlines()
+    pinned = locked(python_version)
+    for requirement in (Requirement(line) for line in lines if line and line[0] != '#'):
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f'{name} is required and not locked'
+        assert pinned[name] in requirement.specifier, f'{requirement} excludes the locked {pinned[name]}'
+
+
+def test_releases_with_known_faults_are_excluded():
+    """The releases of JAX named in setup.cfg are refused by pip, and the lock has none of them."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    required = {r.name: r for r in map(Requirement, re.findall(r'^jax.*', config['options']['install_requires'], re.M))}
+    assert set(required) == {'jax', 'jaxlib'}
+    for requirement in required.values():
+        assert not any(bad in requirement.specifier for bad in ('0.9.2', '0.10.2', '0.11.0', '0.11.1'))
+    for python_version, version in {'3.11': '0.10.1', '3.12': '0.11.2', '3.13': '0.11.2'}.items():
+        pinned = locked(python_version)
+        assert pinned['jax'] == pinned['jaxlib'] == version
 
 
 def test_metadata():
