@@ -42,15 +42,31 @@ Normalization = str | tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def constants(normalization: Normalization) -> dict[str, Array]:
-    """{'mean', 'std'}: f32[3] of a named set or of a (mean, std) pair; ValueError for an unknown name or a zero std."""
+    """{'mean', 'std'}: f32[3] per channel.
+
+    Args:
+      normalization: a name in `NORMALIZATIONS`, a pair (mean, std), or its six numbers as text, 'M,M,M,S,S,S'.
+
+    Raises:
+      ValueError: an unknown name, or a std that is not positive.
+    """
     if isinstance(normalization, str):
-        if normalization not in NORMALIZATIONS:
-            raise ValueError(f'unknown normalization {normalization!r}; known: {", ".join(NORMALIZATIONS)}')
-        normalization = NORMALIZATIONS[normalization]
+        normalization = NORMALIZATIONS.get(normalization) or _six_numbers(normalization)
     mean, std = (np.asarray(part, np.float32) for part in normalization)
-    if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
+    if mean.shape != (3,) or std.shape != (3,) or not ((std > 0) & np.isfinite(mean + std)).all():
         raise ValueError(f'normalization needs three means and three positive deviations, found {mean} and {std}')
     return {'mean': jnp.asarray(mean), 'std': jnp.asarray(std)}
+
+
+def _six_numbers(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    try:
+        numbers = tuple(map(float, text.split(',')))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 6:
+        known = ', '.join(NORMALIZATIONS)
+        raise ValueError(f'unknown normalization {text!r}; known: {known}, or six numbers: means, then deviations')
+    return numbers[:3], numbers[3:]
 
 
 # ------------------------------------------------------------------------------------------------------ initial values

@@ -1,50 +1,344 @@
-"""Teachers: saved with a card, restored from a file or from the folder of a run, and refused when they know nothing.
-
-python -m kcd_jax teacher import FILE.pth --network=wrn_40_2 --dataset=cifar100 --out=FILE.safetensors
-python -m kcd_jax teacher export RUN_FOLDER_OR_FILE --out=FILE.pth
-"""
+"""Teachers: restored from any file of weights, saved with a card, compared with the data that they will teach on."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
-import sys
-import zlib
+import unicodedata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as to_bytes
 
 from kcd_jax import data, networks
 from kcd_jax.contracts import Network, PyTree
-from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
-from kcd_jax.runtime import files
-from kcd_jax.teachers import torch_weights
+from kcd_jax.networks.layers import NORMALIZATIONS, Normalization, constants
+from kcd_jax.teachers import torch_weights, weights_file
+from kcd_jax.teachers.weights_file import FILE, is_whole, save
 from kcd_jax.trees import leaf_paths, merge
 
-SMOKE_STEPS = 100  # a teacher of fewer is trained to see that the program works
-FILE = 'student.safetensors'  # what a run leaves of its student: the teacher of the next run
-_TORCH = ('.pth', '.pt', '.tar')
+__all__ = ['FILE', 'Teacher', 'accuracy', 'is_whole', 'like', 'load', 'refuse_near_chance', 'restore', 'save']
+
+SMOKE_STEPS = 100  # a teacher trained for fewer steps is a test of the program
+CHANCE_RISK = 1e-3  # a teacher is admitted where guessing would reach its accuracy with a smaller probability
+_LISTED = 3
 
 
-def save(path: str | os.PathLike[str], variables: PyTree, card: dict[str, Any]) -> None:
-    """Writes the variables as safetensors, whole or not at all.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Teacher:
+    """A frozen network that teaches.
+
+    Attributes:
+      network: the architecture.
+      variables: {'params', 'batch_stats', 'constants'}.
+      card: what is known about it: 'network', 'num_classes', 'class_names', 'image_shape', 'normalization' ('mean',
+        'std'), 'dataset', 'accuracy', 'best_accuracy', 'epochs', 'seed', 'method', 'policy', 'commit'; a teacher from
+        elsewhere has fewer entries.
+      source: the path as given to `restore`; '' for a teacher built in Python.
+      identity: sha256 of the tensors, the network's name, the normalization and the class names; computed when empty.
+    """
+
+    network: Network
+    variables: PyTree
+    card: dict[str, Any]
+    source: str = ''
+    identity: str = ''
+
+    def __post_init__(self) -> None:
+        if not self.identity:
+            object.__setattr__(self, 'identity', _identity(self.network.name, self.variables, self.card))
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        network: str = '',
+        num_classes: int | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        normalization: Normalization | None = None,
+        dtype: Any = jnp.float32,
+    ) -> Teacher:
+        """The teacher in a file, or the student that a run left in its folder.
+
+        Args:
+          path: a file of `save`; a run's folder; a PyTorch or safetensors state dict under any name.
+          network: the network that the file must hold; '' takes the file's word.
+          num_classes: of the data; None takes the file's.
+          image_shape: (H, W, 3) of the data; None takes the file's.
+          normalization: what a file that does not say it was trained with: a name or (mean, std). None: the network's
+            usual one, noted in the card, and `fits` refuses it for data that has its own.
+          dtype: of the computation.
+
+        Raises:
+          ValueError: in one line: another network, number of classes or image size; a missing, damaged or incomplete
+            file; a file that does not say what it is where that is not given.
+        """
+        file = weights_file.locate(path)
+        content = weights_file.read(file)
+        card = dict(content.card)
+        name = network or card.get('network', '')
+        if not name:
+            known = ', '.join(networks.names())
+            raise ValueError(f'{file} does not say which network it is; set teacher.name to one of {known}')
+        if card.get('network', name) != name:
+            raise ValueError(f'{file} holds a {card["network"]}, not a {name}; set teacher.name={card["network"]}')
+        classes = _agreed('num_classes', num_classes, card, file)
+        if classes is None:
+            classes = torch_weights.count_classes(content.tensors)
+        shape = _agreed('image_shape', image_shape, card, file)
+        if classes is None or shape is None:
+            lacking = 'number of classes' if classes is None else 'image size'
+            raise ValueError(f'{file} does not say its {lacking}; give num_classes and image_shape')
+        pixels = _normalization(normalization, card, file)
+        build = functools.partial(networks.get(name), classes, dtype=dtype)
+        built = build() if pixels is None else build(normalization=pixels)
+        try:
+            if content.is_torch:
+                variables = torch_weights.from_torch(content.tensors, built, shape)
+                notes = [*content.notes, *_passed_over(content.tensors, built, shape)]
+            else:
+                variables, notes = _from_paths(content.tensors, built, shape), []
+        except ValueError as error:
+            raise ValueError(f'{file}: {error}') from None
+        known = {
+            'network': name,
+            'num_classes': classes,
+            'image_shape': list(shape),
+            'normalization': weights_file.normalization(variables),
+        }
+        if content.is_torch:
+            known |= {'source': file.name, 'sha256': hashlib.sha256(file.read_bytes()).hexdigest()}
+            known |= {'notes': notes} if notes else {}
+            if pixels is None:
+                known['normalization_assumed'] = True
+        return cls(built, variables, {**card, **known}, os.fspath(path))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the teacher as one safetensors file that holds its card, whole or not at all."""
+        save(path, self.variables, self.card)
+
+    def fits(self, dataset: data.Dataset) -> list[str]:
+        """Compares what the teacher was trained on with the data that it will teach on.
+
+        Returns:
+          Lines for the user on what differs or cannot be checked, and does no certain harm.
+
+        Raises:
+          ValueError: another number of classes, other class names or another order, another image size, or a
+            normalization that is only assumed where the data has its own.
+        """
+        return [*_compare_classes(self, dataset), *_compare_images(self, dataset)]
+
+
+def _agreed(key: str, given: Any, card: dict[str, Any], file: pathlib.Path) -> Any:
+    """The card's value or the given one, as a number or a tuple; ValueError where they differ."""
+    plain = tuple if key == 'image_shape' else int
+    found = card.get(key)
+    if found is None or given is None:
+        chosen = given if found is None else found
+        return None if chosen is None else plain(chosen)
+    if plain(found) != plain(given):
+        if key == 'num_classes':
+            raise ValueError(
+                f'the teacher in {file} knows {found} classes and the data has {given}; use a teacher of these classes'
+            )
+        raise ValueError(
+            f'the teacher in {file} was trained on images of {_size(found)} and the data has {_size(given)}; '
+            'use a teacher of this size, or load the data at its size'
+        )
+    return plain(found)
+
+
+def _size(image_shape: Any) -> str:
+    height, width = image_shape[:2]
+    return f'{height}x{width} pixels'
+
+
+def _normalization(given: Normalization | None, card: dict[str, Any], file: pathlib.Path) -> Normalization | None:
+    """(mean, std) of the card, or the given one; None where nobody says."""
+    if not card.get('normalization'):
+        return given
+    pixels = tuple(tuple(float(x) for x in card['normalization'][part]) for part in ('mean', 'std'))
+    if given is not None:
+        wanted = constants(given)
+        for part, ours in zip(('mean', 'std'), pixels, strict=True):
+            if not np.allclose(wanted[part], ours, atol=1e-4):
+                raise ValueError(
+                    f'{file} was trained with {part} {ours}, not with the given normalization; leave that out'
+                )
+    return pixels
+
+
+def _from_paths(tensors: dict[str, np.ndarray], network: Network, image_shape: tuple[int, int, int]) -> PyTree:
+    """The variables in a file of `save`; ValueError where they are not this network's, or not finite."""
+    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
+    expected = leaf_paths(abstract)
+    wrong = {*expected} ^ {*tensors} | {n for n in {*expected} & {*tensors} if expected[n].shape != tensors[n].shape}
+    if wrong:
+        differ = f'{len(wrong)} tensors differ, the first is {min(wrong)}'
+        raise ValueError(f'the file does not fit a {network.name}: {differ}')
+    bad = next((name for name, array in tensors.items() if not np.isfinite(array).all()), None)
+    if bad:
+        raise ValueError(f'the file holds numbers that are not finite, first in {bad}; export it again')
+    return merge(abstract, tensors)
+
+
+def _passed_over(tensors: dict[str, np.ndarray], network: Network, image_shape: tuple[int, int, int]) -> list[str]:
+    names = torch_weights.outside(tensors, network, image_shape)
+    if not names:
+        return []
+    more = ', ...' if len(names) > _LISTED else ''
+    return [f'{len(names)} tensors of the file are not of the network: {", ".join(names[:_LISTED])}{more}']
+
+
+def _identity(name: str, variables: PyTree, card: dict[str, Any]) -> str:
+    classes = card.get('class_names')
+    digest = hashlib.sha256(json.dumps([name, None if classes is None else list(map(str, classes))]).encode())
+    for path, leaf in sorted(leaf_paths(jax.device_get(variables)).items()):  # 'constants' holds the normalization
+        array = np.ascontiguousarray(leaf)
+        digest.update(f'{path} {array.dtype} {array.shape}'.encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------- what it was trained on
+
+
+def _compare_classes(teacher: Teacher, dataset: data.Dataset) -> list[str]:
+    card, what = teacher.card, f'the teacher {teacher.source or teacher.network.name}'
+    if card.get('num_classes', dataset.num_classes) != dataset.num_classes:
+        raise ValueError(
+            f'{what} knows {card["num_classes"]} classes and {dataset.name} has {dataset.num_classes}; '
+            'use a teacher of these classes'
+        )
+    if not card.get('class_names'):
+        return [f'{what} does not name its classes: they are taken to be in the order of {dataset.name}']
+    # The same letters can be composed in two ways; file systems differ in which they return.
+    theirs, ours = (
+        [unicodedata.normalize('NFC', str(name)) for name in names]
+        for names in (card['class_names'], dataset.class_names)
+    )
+    differ = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
+    if not differ:
+        return []
+    shown = ', '.join(f'class {n} is {theirs[n]!r} there and {ours[n]!r} in the data' for n in differ[:_LISTED])
+    shown += f' (and {len(differ) - _LISTED} more)' if len(differ) > _LISTED else ''
+    if sorted(theirs) == sorted(ours):
+        raise ValueError(
+            f'{what} knows the same classes in another order: {shown}; its logits would teach the wrong classes. '
+            'Order the data as the teacher was trained, or train a teacher on this data'
+        )
+    raise ValueError(
+        f'{what} was trained on other classes: {shown}. Use a teacher of this data; if only the names differ and the '
+        'order is the same, store them with: python -m kcd_jax teacher import FILE --rename_classes'
+    )
+
+
+def _compare_images(teacher: Teacher, dataset: data.Dataset) -> list[str]:
+    card, lines = teacher.card, list(teacher.card.get('notes', ()))
+    what = f'the teacher {teacher.source or teacher.network.name}'
+    shape = tuple(card.get('image_shape') or dataset.image_shape)
+    if shape != tuple(dataset.image_shape):
+        raise ValueError(
+            f'{what} was trained on images of {_size(shape)} and {dataset.name} has {_size(dataset.image_shape)}; '
+            'use a teacher of this size, or load the data at its size'
+        )
+    if card.get('normalization_assumed'):
+        lines.append(refuse_assumed(dataset, what, card['normalization']))
+    if card.get('dataset', dataset.name) != dataset.name:
+        lines.append(f'{what} was trained on {card["dataset"]}, and this is {dataset.name}')
+    return lines
+
+
+def refuse_assumed(dataset: data.Dataset, what: str, assumed: dict[str, Any]) -> str:
+    """ValueError for a normalization that is only assumed where the data has its own; else a line that names it."""
+    public = [{part: np.asarray(value) for part, value in constants(name).items()} for name in NORMALIZATIONS]
+    mean, std = dataset.normalization
+    named = any(np.allclose(p['mean'], mean, atol=1e-4) and np.allclose(p['std'], std, atol=1e-4) for p in public)
+    if not named:
+        raise ValueError(
+            f'{what} does not say with which mean and standard deviation it was trained, and {dataset.name} has its '
+            f'own; name them by teacher.normalization (--normalization of the import): {", ".join(NORMALIZATIONS)}, '
+            'or mean and standard deviation themselves'
+        )
+    return f'{what} does not say its normalization; the usual one is used: mean {assumed["mean"]}, std {assumed["std"]}'
+
+
+# ------------------------------------------------------------------------------------------------- what it knows
+
+
+def refuse_near_chance(
+    accuracy: float,
+    num_classes: int,
+    steps: int | None = None,
+    *,
+    num_images: int | None = None,
+    allow_weak: bool = False,
+) -> str:
+    """ValueError for a teacher that cannot be told from guessing: a student would learn that.
+
+    Twice chance is enough, and half way from chance to perfect where there are few classes. So is less, where guessing
+    would be right so often on `num_images` with a probability below `CHANCE_RISK`.
 
     Args:
-      path: of the file. variables: {'params', 'batch_stats', 'constants'}.
-      card: 'network', 'num_classes', 'image_shape', 'dataset', 'accuracy', ...; kept as JSON in the file's metadata.
+      accuracy: the fraction of the test images that it names right.
+      num_classes: K; chance is 1 / K.
+      steps: how many it was trained for by the run itself; fewer than SMOKE_STEPS are a test of the program.
+      num_images: how many test images there are; None: not known.
+      allow_weak: the user's decision to use it all the same.
+
+    Returns:
+      A line where a weak teacher is admitted for one of the last two reasons, else ''.
     """
-    path = pathlib.Path(path)
-    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaf_paths(jax.device_get(variables)).items()}
-    text = json.dumps(card, sort_keys=True, default=str)
-    files.write_bytes(path, to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)}))
+    chance = 1 / num_classes
+    if accuracy >= min(2 * chance, 0.5 * (1 + chance)):
+        return ''
+    if num_images and accuracy > chance and _guessing(round(accuracy * num_images), num_images, chance) < CHANCE_RISK:
+        return ''
+    images = f'{num_images:,} test images' if num_images else 'test images'
+    found = f'the teacher is right on {100 * accuracy:.2f} % of the {images}, and chance is {100 * chance:.2f} %'
+    if steps is not None and steps < SMOKE_STEPS:
+        return f'{found}, after {steps} steps: this run tests the program, and its numbers mean nothing'
+    if allow_weak:
+        return f'{found}: used as teacher.allow_weak says'
+    raise ValueError(
+        f'{found}; check its normalization, the order of its labels and its data set, train it longer, or set '
+        'teacher.allow_weak=True'
+    )
+
+
+def _guessing(hits: int, count: int, chance: float) -> float:
+    """The probability of at least `hits` right guesses out of `count`: the upper tail of a binomial distribution."""
+    k = np.arange(hits, count + 1)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+    log_choices = log_factorial[count] - log_factorial[k] - log_factorial[count - k]
+    return float(np.sum(np.exp(log_choices + k * math.log(chance) + (count - k) * math.log1p(-chance))))
+
+
+def accuracy(network: Network, variables: PyTree, images: np.ndarray, labels: np.ndarray, batch: int = 500) -> float:
+    """The fraction of images u8[N, H, W, 3] whose label i32[N] has the largest logit, each counted once."""
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def predict(variables: PyTree, images: jax.Array, network: Network) -> jax.Array:
+        outputs, _ = network.apply(variables, images.astype(jnp.float32) / 255.0, False)
+        return jnp.argmax(outputs.logits, axis=-1)
+
+    hits = 0
+    for start in range(0, len(labels), batch):
+        part = np.asarray(images[start : start + batch])
+        padded = np.pad(part, ((0, min(batch, len(labels)) - len(part)), (0, 0), (0, 0), (0, 0)))
+        predicted = np.asarray(predict(variables, padded, network))[: len(part)]
+        hits += int(np.sum(predicted == labels[start : start + batch]))
+    return hits / len(labels)
+
+
+# ------------------------------------------------------------------------------- the functions that training calls
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -53,35 +347,10 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     Raises:
       ValueError: the file is missing, damaged, or not one of `save`'s.
     """
-    path = pathlib.Path(path)
-    try:
-        with safe_open(path, framework='numpy') as file:
-            metadata = file.metadata() or {}
-            card, tensors = json.loads(metadata['card']), {name: file.get_tensor(name) for name in file.keys()}
-        if metadata.get('crc32', found := _digest(metadata['card'], tensors)) != found:
-            raise ValueError('it does not agree with its digest')
-        return tensors, card
-    except FileNotFoundError:
-        raise ValueError(f'there is no teacher at {path}; train one, or name its file in teacher.checkpoint') from None
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise ValueError(f'{path} cannot be read as a teacher ({error}); it may be damaged: export it again') from error
-
-
-def is_whole(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file of `save` that agrees with its digest."""
-    try:
-        load(path)
-    except ValueError:
-        return False
-    return True
-
-
-def _digest(card: str, tensors: dict[str, np.ndarray]) -> str:
-    """CRC-32 of the card and of the tensors' bytes, by name: safetensors itself notices no flipped byte."""
-    result = zlib.crc32(card.encode())
-    for _, tensor in sorted(tensors.items()):
-        result = zlib.crc32(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data, result)
-    return str(result)
+    content = weights_file.read(path)
+    if content.is_torch:
+        raise ValueError(f'{path} cannot be read as a teacher (it has no card); it may be damaged: export it again')
+    return content.tensors, content.card
 
 
 def restore(
@@ -93,45 +362,9 @@ def restore(
     dtype: Any = jnp.float32,
     normalization: Normalization | None = None,
 ) -> tuple[Network, PyTree, dict[str, Any]]:
-    """The teacher in a file, or the student that a run left in its folder.
-
-    Args:
-      name: the network that it must be; '' takes the card's word.
-      source: .safetensors file, a run's folder, or a PyTorch checkpoint (.pth, .pt, .tar), which has no card.
-      num_classes, image_shape: of the data it will teach on. dtype: of its computation.
-      normalization: what a PyTorch checkpoint was trained with, a name or (mean, std); None: the network's usual one.
-        A .safetensors file brings its own.
-
-    Returns:
-      (network, variables, card).
-
-    Raises:
-      ValueError: another network, another number of classes, a missing, damaged or incomplete file.
-    """
-    path = _file(source)
-    if path.suffix in _TORCH:
-        return _restore_torch(name, path, num_classes, image_shape, dtype, normalization)
-    tensors, card = load(path)
-    if name and card['network'] != name:
-        raise ValueError(f'{path} holds a {card["network"]}, not a {name}; set teacher.name={card["network"]}')
-    if card['num_classes'] != num_classes:
-        raise ValueError(
-            f'the teacher in {path} knows {card["num_classes"]} classes and the data has {num_classes}; '
-            'use a teacher of these classes'
-        )
-    network = networks.get(card['network'])(num_classes, dtype=dtype)
-    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
-    expected = leaf_paths(abstract)
-    wrong = sorted(
-        {*expected} ^ {*tensors} | {n for n in {*expected} & {*tensors} if expected[n].shape != tensors[n].shape}
-    )
-    if wrong:
-        differ = f'{len(wrong)} tensors differ, the first is {wrong[0]}'
-        raise ValueError(f'{path} does not fit a {card["network"]}: {differ}')
-    bad = next((n for n, array in tensors.items() if not np.isfinite(array).all()), None)
-    if bad:
-        raise ValueError(f'{path} holds numbers that are not finite, first in {bad}; export it again')
-    return network, merge(abstract, tensors), card
+    """(network, variables, card) of `Teacher.restore`."""
+    found = Teacher.restore(source, name, num_classes, image_shape, normalization, dtype)
+    return found.network, found.variables, found.card
 
 
 def like(card: dict[str, Any], image_shape: tuple[int, int, int], dtype: Any) -> tuple[Network, PyTree]:
@@ -139,159 +372,3 @@ def like(card: dict[str, Any], image_shape: tuple[int, int, int], dtype: Any) ->
     network = networks.get(card['network'])(card['num_classes'], dtype=dtype)
     abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
     return network, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-
-
-def _restore_torch(
-    name: str,
-    path: pathlib.Path,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    dtype: Any,
-    normalization: Normalization | None,
-) -> tuple[Network, PyTree, dict[str, Any]]:
-    """`restore` of a PyTorch checkpoint, with a card made up of what is known."""
-    if not name:
-        known = ', '.join(networks.names())
-        raise ValueError(f'{path} does not say which network it is; set teacher.name to one of {known}')
-    chosen = {} if normalization is None else {'normalization': normalization}
-    network = networks.get(name)(num_classes, dtype=dtype, **chosen)
-    variables = torch_weights.read(path, network, image_shape)
-    card = {
-        'network': name,
-        'num_classes': num_classes,
-        'image_shape': list(image_shape),
-        'normalization': _pixels(variables),
-        'source': path.name,
-        'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    return network, variables, card
-
-
-def refuse_near_chance(accuracy: float, num_classes: int, steps: int | None = None) -> str:
-    """ValueError for a teacher that knows little more than chance: a student would learn that.
-
-    The bound is twice chance, or 1.5 times where there are few classes. `steps`: how many it was trained for by the run
-    itself; fewer than SMOKE_STEPS are a test of the program.
-
-    Returns:
-      A line that says so of such a test, else ''.
-    """
-    chance = 1 / num_classes
-    bound = min(2 * chance, 0.5 * (1 + chance))
-    if accuracy >= bound:
-        return ''
-    found = f'the teacher is right on {100 * accuracy:.2f} % of the test images, and chance is {100 * chance:.2f} %'
-    if steps is not None and steps < SMOKE_STEPS:
-        return f'{found}, after {steps} steps: this run tests the program, and its numbers mean nothing'
-    raise ValueError(f'{found}; check its normalization, the order of its labels and its data set, or train it longer')
-
-
-def accuracy(network: Network, variables: PyTree, images: np.ndarray, labels: np.ndarray, batch: int = 500) -> float:
-    """The share of u8[N, H, W, 3] images whose label i32[N] the network's largest logit names, each counted once."""
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def correct(variables: PyTree, images: jax.Array, network: Network) -> jax.Array:
-        outputs, _ = network.apply(variables, images.astype(jnp.float32) / 255.0, False)
-        return jnp.argmax(outputs.logits, axis=-1)
-
-    hits = 0
-    for start in range(0, len(labels), batch):
-        part = np.asarray(images[start : start + batch])
-        padded = np.pad(part, ((0, min(batch, len(labels)) - len(part)), (0, 0), (0, 0), (0, 0)))
-        predicted = np.asarray(correct(variables, padded, network))[: len(part)]
-        hits += int(np.sum(predicted == labels[start : start + batch]))
-    return hits / len(labels)
-
-
-# -------------------------------------------------------------------------------------------------------- command line
-
-
-def import_file(
-    source: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    network: str,
-    dataset: data.Dataset,
-    normalization: Normalization | None = None,
-) -> dict[str, Any]:
-    """Imports a PyTorch checkpoint as a .safetensors teacher, evaluated on the test images.
-
-    Args:
-      source: the checkpoint. out: the file to write. network: its name.
-      dataset: what it was trained on. normalization: what it was trained with; None: the network's usual one.
-
-    Returns:
-      The card, with 'accuracy' on the test images.
-
-    Raises:
-      ValueError: the file is refused, or its accuracy is near chance; then nothing is written.
-    """
-    restored, variables, card = restore(
-        network,
-        source,
-        num_classes=dataset.num_classes,
-        image_shape=dataset.image_shape,
-        normalization=normalization,
-    )
-    card['dataset'] = dataset.name
-    card['accuracy'] = accuracy(restored, variables, dataset.test.images, dataset.test.labels)
-    refuse_near_chance(card['accuracy'], dataset.num_classes)
-    save(out, variables, card)
-    return card
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    about = 'Teachers in from PyTorch and out to it.'
-    parser = argparse.ArgumentParser(prog='python -m kcd_jax teacher', description=about)
-    commands = parser.add_subparsers(dest='command', required=True)
-    entry = commands.add_parser('import', help='a PyTorch checkpoint becomes a .safetensors teacher')
-    entry.add_argument('file')
-    entry.add_argument('--network', required=True, help='its name, as wrn_40_2')
-    entry.add_argument('--dataset', required=True, help='what it was trained on; its test images are evaluated')
-    entry.add_argument('--data_dir', default='', help="where the data is; default: the data set's usual place")
-    sets = ', '.join(NORMALIZATIONS)
-    entry.add_argument('--normalization', default='', help=f"one of {sets}; default: the network's")
-    entry.add_argument('--out', default='', help='default: beside the checkpoint, as .safetensors')
-    way_out = commands.add_parser('export', help="a teacher or a run's student becomes a PyTorch state_dict")
-    way_out.add_argument('file', help=".safetensors file or a run's folder")
-    way_out.add_argument('--out', required=True, help='the .pth file to write')
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; a user's mistake is one line and status 1."""
-    arguments = _arguments(argv)
-    try:
-        if arguments.command == 'export':
-            _, card = load(_file(arguments.file))
-            shape = {'num_classes': card['num_classes'], 'image_shape': tuple(card['image_shape'])}
-            _, variables, _ = restore('', arguments.file, **shape)
-            torch_weights.write(arguments.out, variables)
-            print(f'{card["network"]} written to {arguments.out}; a state_dict holds no normalization, keep it:')
-            print(_pixels(variables))
-            return 0
-        out = arguments.out or str(pathlib.Path(arguments.file).with_suffix('.safetensors'))
-        dataset = data.load(arguments.dataset, arguments.data_dir or None)
-        chosen = arguments.normalization or None
-        card = import_file(arguments.file, out, network=arguments.network, dataset=dataset, normalization=chosen)
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    print(f'{card["network"]} from {card["source"]}, sha256 {card["sha256"]}')
-    print(f'test accuracy on {card["dataset"]}: {100 * card["accuracy"]:.2f} %')
-    print(f'written to {out}; use it with --config.teacher.checkpoint={out}')
-    return 0
-
-
-def _file(source: str | os.PathLike[str]) -> pathlib.Path:
-    path = pathlib.Path(source)
-    return path / FILE if path.is_dir() else path
-
-
-def _pixels(variables: PyTree) -> dict[str, list[float]]:
-    """{'mean', 'std'} of the channels, for people to read."""
-    return {part: [round(float(x), 5) for x in value] for part, value in variables['constants'].items()}
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -57,6 +57,12 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 
+class StateDict(dict[str, Any]):
+    """A dict of the file, with what PyTorch attaches to a state dict as its attribute `_metadata`."""
+
+    metadata: Mapping[str, Any] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
     """Where a tensor's values lie: elements of a storage."""
@@ -115,7 +121,10 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a name of the file; ValueError for a name that no state_dict needs."""
         if (module, name) not in self._known:
-            raise ValueError(f'it asks for {module}.{name}, which no list of weights needs: refused, nothing was run')
+            raise ValueError(
+                f'it asks for {module}.{name}, which no list of weights needs: refused, nothing was run; '
+                "save the network's state_dict() instead"
+            )
         return self._known[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -231,7 +240,11 @@ def _resolve(content: Any, storages: Mapping[str, bytes]) -> Any:
         strides = tuple(stride * itemsize for stride in content.strides)
         return np.lib.stride_tricks.as_strided(flat, content.shape, strides).copy()
     if isinstance(content, dict):
-        return {key: _resolve(value, storages) for key, value in content.items()}
+        resolved = StateDict({key: _resolve(value, storages) for key, value in content.items()})
+        metadata = getattr(content, '_metadata', None)
+        if isinstance(metadata, Mapping):
+            resolved.metadata = dict(metadata)
+        return resolved
     if isinstance(content, (list, tuple)):
         return type(content)(_resolve(value, storages) for value in content)
     return content
@@ -240,14 +253,16 @@ def _resolve(content: Any, storages: Mapping[str, bytes]) -> Any:
 # -------------------------------------------------------------------------------------------------------------- writing
 
 
-def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
-    """A file that `torch.load(..., weights_only=True)` reads as a state_dict.
+def encode(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any] | None = None) -> bytes:
+    """A file that `torch.load(..., weights_only=True)` reads as a state dict.
 
     Args:
-      tensors: {name: f32 or i64 array}, in the order they are to have.
+      tensors: {name: f32 or i64 array}, in the order of the result.
+      metadata: plain values (dicts, lists, strings, numbers), attached as the state dict's `_metadata`, where PyTorch
+        keeps versions of modules; `load_state_dict` ignores keys that are no module's.
 
     Returns:
-      The bytes in the zip format; the same for the same arrays.
+      The bytes in the zip format; equal for equal arguments.
     """
     stored = {np.dtype(np.float32): b'FloatStorage', np.dtype(np.int64): b'LongStorage'}
     program = [pickle.PROTO + b'\x02', _ORDERED_DICT, pickle.MARK]
@@ -259,7 +274,11 @@ def encode(tensors: Mapping[str, np.ndarray]) -> bytes:
         program += [pickle.MARK, *map(_integer, value.shape), pickle.TUPLE]
         program += [pickle.MARK, *map(_integer, strides), pickle.TUPLE]
         program += [pickle.NEWFALSE, _ORDERED_DICT, pickle.TUPLE, pickle.REDUCE]
-    program += [pickle.SETITEMS, pickle.STOP]
+    program.append(pickle.SETITEMS)
+    if metadata:
+        # Without its two bytes of protocol and its final STOP, a pickle is an expression of another.
+        program += [pickle.dumps({'_metadata': dict(metadata)}, 2)[2:-1], pickle.BUILD]
+    program.append(pickle.STOP)
     file = io.BytesIO()
     with zipfile.ZipFile(file, 'w', zipfile.ZIP_STORED) as archive:
         entries = {'data.pkl': b''.join(program), 'byteorder': b'little'}

@@ -121,13 +121,58 @@ def test_classifier_and_projection_by_any_of_their_names(tensors, resnet8):
         torch_weights.from_torch({**tensors, 'linear.bias': tensors['fc.bias']}, resnet8, SHAPE)
 
 
-@pytest.mark.parametrize('key', ['model', 'state_dict', 'net'])
+@pytest.mark.parametrize('key', ['model', 'state_dict', 'net', 'student', 'state_dict_ema'])
 def test_containers(tensors, key):
-    assert set(torch_weights.state_dict({'epoch': 3, key: tensors, 'optimizer': {'state': {}}})) == set(tensors)
-    with pytest.raises(ValueError, match=r'no weights found: none of model, .* \(epoch\)'):
+    found, notes = torch_weights.unwrap({'epoch': 3, key: tensors, 'optimizer': {'state': {}}})
+    assert set(found) == set(tensors) and notes == ()
+    nested, _ = torch_weights.unwrap({'state_dict': {key: {**tensors, 'epoch': 3}}})
+    assert set(nested) == set(tensors)
+    with pytest.raises(ValueError, match=r'no weights found: none of state_dict_ema, .* \(epoch\)'):
         torch_weights.state_dict({'epoch': 3})
     with pytest.raises(ValueError, match='holds a list'):
         torch_weights.state_dict([1])
+
+
+def test_averaged_weights_are_preferred_and_named(tensors):
+    other = {name: value + 1 for name, value in tensors.items()}
+    found, notes = torch_weights.unwrap({'state_dict': other, 'state_dict_ema': tensors})
+    np.testing.assert_array_equal(found['fc.bias'], tensors['fc.bias'])
+    assert notes == ("read the averaged weights in 'state_dict_ema', not those in 'state_dict'",)
+
+
+PREFIXES = [
+    'module.',
+    '_orig_mod.',
+    'model.',
+    'module.student.',
+    'net.',
+    'student.',
+    '_orig_mod.module.model.',
+    'body.',
+]
+
+
+@pytest.mark.parametrize('prefix', PREFIXES)
+def test_prefixes(tensors, resnet8, prefix):
+    expected = torch_weights.from_torch(tensors, resnet8, SHAPE)
+    wrapped = {f'{prefix}{name}': value for name, value in tensors.items()}
+    beside = {'n_averaged': np.zeros((), np.int64), 'criterion.weight': np.ones(100, np.float32)}
+    back = torch_weights.from_torch({**wrapped, **beside}, resnet8, SHAPE)
+    jax.tree.map(np.testing.assert_array_equal, back, expected)
+    assert torch_weights.outside({**wrapped, **beside}, resnet8, SHAPE) == ['criterion.weight']
+    assert torch_weights.count_classes(wrapped) == 100
+    assert torch_weights.outside(tensors, resnet8, SHAPE) == []
+
+
+def test_a_student_is_chosen_before_other_networks_of_the_file(tensors, resnet8):
+    both = {
+        f'{who}.{name}': value + (who == 'teacher') for name, value in tensors.items() for who in ('teacher', 'student')
+    }
+    expected = torch_weights.from_torch(tensors, resnet8, SHAPE)
+    jax.tree.map(np.testing.assert_array_equal, torch_weights.from_torch(both, resnet8, SHAPE), expected)
+    unclear = {name.replace('student', 'momentum_teacher'): value for name, value in both.items()}
+    with pytest.raises(ValueError, match='several networks, under momentum_teacher., teacher.; save the one to use'):
+        torch_weights.from_torch(unclear, resnet8, SHAPE)
 
 
 # -------------------------------------------------------------------------------------------------------- refused files
@@ -260,7 +305,9 @@ def test_the_weights_of_another_network_are_listed_by_name(tensors, resnet8_byte
         torch_weights.from_torch(tensors, networks.get('resnet8')(10), SHAPE)
     expected = '2 of another shape: fc.bias (100,) instead of (10,), fc.weight (100, 64) instead of (10, 64)'
     assert expected in str(error.value)
-    with pytest.raises(ValueError, match='1 missing: conv1.weight; 1 left over: conv0.weight'):
+    with pytest.raises(
+        ValueError, match=r'1 missing: conv1.weight \(nearest: conv0.weight\); 1 left over: conv0.weight'
+    ):
         renamed = {key.replace('conv1', 'conv0') if key == 'conv1.weight' else key: v for key, v in tensors.items()}
         torch_weights.from_torch(renamed, networks.get('resnet8')(100), SHAPE)
 

@@ -1,0 +1,183 @@
+"""`python -m kcd_jax teacher import|export|check`: teachers in from PyTorch, out to it, and what a file holds."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import os
+import pathlib
+import sys
+from typing import Any
+
+from kcd_jax import data
+from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
+from kcd_jax.teachers import Teacher, weights_file
+from kcd_jax.teachers.teacher import accuracy, refuse_near_chance
+
+BAD_INPUT, DISK = 2, 74
+EXAMPLES = """examples:
+  python -m kcd_jax teacher import wrn_40_2.pth --network=wrn_40_2 --dataset=cifar100 --out=teacher.safetensors
+  python -m kcd_jax teacher export runs/mine --out=student.pth
+  python -m kcd_jax teacher check teacher.safetensors --dataset=cifar100
+"""
+
+
+def import_file(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    dataset: data.Dataset,
+    network: str = '',
+    normalization: Normalization | None = None,
+    rename_classes: bool = False,
+    allow_weak: bool = False,
+) -> tuple[dict[str, Any], list[str]]:
+    """Writes a file of weights as a .safetensors teacher, evaluated on the test images.
+
+    Args:
+      source: the file or a run's folder.
+      out: the file to write.
+      dataset: what it was trained on.
+      network: its name; '' where the file says it.
+      normalization: what it was trained with; None where the file says it, or the data is a known public set.
+      rename_classes: take the data's class names instead of the file's; their order must be the same.
+      allow_weak: accept an accuracy that cannot be told from guessing.
+
+    Returns:
+      (card with 'accuracy' on the test images, lines for the user).
+
+    Raises:
+      ValueError: the file is refused, or its accuracy is near chance; then nothing is written.
+    """
+    teacher = Teacher.restore(source, network, dataset.num_classes, dataset.image_shape, normalization)
+    card = {**teacher.card, 'dataset': dataset.name}
+    if rename_classes or not card.get('class_names'):
+        card['class_names'] = list(dataset.class_names)
+    lines = dataclasses.replace(teacher, card=card).fits(dataset)
+    card['accuracy'] = accuracy(teacher.network, teacher.variables, dataset.test.images, dataset.test.labels)
+    weak = refuse_near_chance(
+        card['accuracy'], dataset.num_classes, num_images=len(dataset.test), allow_weak=allow_weak
+    )
+    passing = ('notes', 'normalization_assumed')  # reported now, and settled by the accuracy
+    weights_file.save(out, teacher.variables, {key: value for key, value in card.items() if key not in passing})
+    return card, [*lines, *([weak] if weak else [])]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
+    raw = argparse.RawDescriptionHelpFormatter
+    result = argparse.ArgumentParser(
+        prog='python -m kcd_jax teacher',
+        description='Teachers in from PyTorch, out to it, and what a file holds.',
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    commands = result.add_subparsers(dest='command', required=True, metavar='import|export|check')
+    for name, about in (
+        ('import', 'a checkpoint becomes a .safetensors teacher, evaluated on the test images'),
+        ('export', "a teacher or a run's student becomes a PyTorch state dict"),
+        ('check', 'print what a file holds, and whether it fits a data set'),
+    ):
+        one = commands.add_parser(name, help=about, description=about, epilog=EXAMPLES, formatter_class=raw)
+        one.add_argument('file', help="a checkpoint of any format that is read, or a run's folder")
+        if name == 'export':
+            one.add_argument(
+                '--out', required=True, help='file to write; one that ends in .safetensors has that format'
+            )
+            continue
+        one.add_argument(
+            '--network', default='', help='name of the network, as wrn_40_2; needed where the file lacks it'
+        )
+        one.add_argument('--dataset', default='', required=name == 'import', help='data set it was trained on')
+        one.add_argument('--data_dir', default='', help='folder of the data; default: its usual place')
+        one.add_argument(
+            '--normalization',
+            default='',
+            help=f"what it was trained with: {', '.join(NORMALIZATIONS)}, 'data' (the data's own), or six numbers "
+            'M,M,M,S,S,S; needed where the file lacks it and the data has its own',
+        )
+        if name == 'import':
+            one.add_argument('--out', default='', help='file to write; default: FILE as .safetensors')
+            one.add_argument('--rename_classes', action='store_true', help="store the data's class names, in its order")
+            one.add_argument('--allow_weak', action='store_true', help='accept an accuracy near chance')
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command: 0, or 2 (74 for a full disk) after one line on stderr."""
+    options = parser().parse_args(argv)
+    try:
+        {'import': _import, 'export': _export, 'check': _check}[options.command](options)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        print(f'error: {error}', file=sys.stderr)
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        return DISK if cause.errno in (errno.ENOSPC, errno.EDQUOT) else BAD_INPUT
+    return 0
+
+
+def _import(options: argparse.Namespace) -> None:
+    source = weights_file.locate(options.file)
+    out = pathlib.Path(options.out or source.with_suffix('.safetensors')).expanduser()
+    if out.resolve() == source.resolve():
+        raise ValueError(f'{out} is the file to import; name another one by --out')
+    dataset = _dataset(options)
+    card, lines = import_file(
+        source,
+        out,
+        dataset=dataset,
+        network=options.network,
+        normalization=_normalization(options.normalization, dataset),
+        rename_classes=options.rename_classes,
+        allow_weak=options.allow_weak,
+    )
+    origin = f' from {card["source"]}, sha256 {card["sha256"]}' if 'sha256' in card else ''
+    print(*lines, f'{card["network"]}{origin}', sep='\n')
+    print(f'test accuracy on {card["dataset"]}: {100 * card["accuracy"]:.2f} %')
+    print(f'written to {out}; use it with --config.teacher.checkpoint={out}')
+
+
+def _export(options: argparse.Namespace) -> None:
+    teacher = Teacher.restore(options.file)
+    weights_file.export(options.out, teacher.variables, teacher.card)
+    print(f'{teacher.network.name} written to {options.out}, with its card (normalization, class names, image size)')
+    for part, value in teacher.card['normalization'].items():
+        print(f'{part} {value}')
+
+
+def _check(options: argparse.Namespace) -> None:
+    dataset = _dataset(options) if options.dataset else None
+    sizes = (dataset.num_classes, dataset.image_shape) if dataset else (None, None)
+    normalization = _normalization(options.normalization, dataset)
+    teacher = Teacher.restore(options.file, options.network, *sizes, normalization)
+    for key, value in teacher.card.items():
+        text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f'{key}: {text if len(text) <= 100 else text[:97] + "..."}')
+    print(f'identity: {teacher.identity}')
+    if dataset is not None:
+        for line in teacher.fits(dataset):
+            print(line)
+        found = accuracy(teacher.network, teacher.variables, dataset.test.images, dataset.test.labels)
+        print(f'test accuracy on {dataset.name}: {100 * found:.2f} %')
+        refuse_near_chance(found, dataset.num_classes, num_images=len(dataset.test))
+
+
+def _dataset(options: argparse.Namespace) -> data.Dataset:
+    folder = pathlib.Path(options.data_dir).expanduser() if options.data_dir else None
+    return data.load(options.dataset, folder)
+
+
+def _normalization(text: str, dataset: data.Dataset | None) -> Normalization | None:
+    """The choice of a flag: '' is none, 'data' the data's own; anything else is left to the network."""
+    if text == 'data':
+        if dataset is None:
+            raise ValueError("--normalization=data needs --dataset: it is the data's own mean and standard deviation")
+        return tuple(dataset.normalization)
+    return text or None
+
+
+if __name__ == '__main__':
+    sys.exit(main())
