@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from kcd_jax.experiments import budget, cells, experiment
+from kcd_jax.experiments import budget, cells
+from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments.cells import Cell, Sweep
 from kcd_jax.runtime import runlog
 from kcd_jax.training import check, ledger, train
@@ -55,10 +55,7 @@ def read_sweeps(file: str) -> tuple[Mapping[str, Sweep], pathlib.Path]:
     path = pathlib.Path(file)
     if not path.is_file():
         raise ValueError(f'there is no file of sweeps {file}; the shipped one is configs/ablations.py')
-    experiment.add_config_root(file)
-    spec = importlib.util.spec_from_file_location('sweeps', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = grammar._import(path)
     return module.SWEEPS, path.resolve().parent.parent
 
 
