@@ -376,8 +376,8 @@ class Policy:
     Attributes:
       when: (epoch, epochs) -> bool, on the host: replan after `epoch` epochs (counted from 1, over recording phases)?
         Called with 0 before the first epoch; never asked after the last epoch.
-      replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts. The
-        plan may be of NumPy arrays. A long table on a CPU (`knowledge.large.suits`) comes split, any other whole.
+      replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts. Table
+        and plan are whole on every device, so that a sum over them is the same on any number of devices.
       keep_counts: (num_points, epochs) -> list of the points in each epoch, ints: what the schedule will cost, known
         before training (epochs that depend on the data, as InfoBatch's, are given in expectation).
       epochs: how many epochs it takes where the others take so many.

@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 
 from kcd_jax import data
 from kcd_jax.contracts import Network, Phase, Plan, PyTree, TrainState, full_plan, stream
-from kcd_jax.knowledge import large
 from kcd_jax.runtime import files, runlog, sharding
 from kcd_jax.training import check, feed, ledger, scoring, state, step, survey
 from kcd_jax.training.evaluate import Evaluator
@@ -177,8 +176,6 @@ class Loop:
 
     def order(self, key: jax.Array, plan: Plan, epoch: jax.Array) -> jax.Array:
         """`step.epoch_order` on every device."""
-        if large.suits(plan):
-            return sharding.put(step.epoch_order_on_host(key, plan, epoch), sharding.replicated(self.mesh))
         return self.order_on_devices(key, plan, epoch)
 
     def recorded(self, epoch: int) -> int:
@@ -196,14 +193,14 @@ class Loop:
         start = time.perf_counter()
         before = current.plan
         was_kept = _kept(before)
-        table = current.table if large.suits(before) else sharding.replicate(self.mesh, current.table)
+        table = sharding.replicate(self.mesh, current.table)
         plan, policy_state = policy.replan(
             stream(current.key, 'replan', recorded), table, before, current.policy_state, recorded, total
         )
         # New buffers: the state is donated, and a policy may return what lies in the table or in another leaf.
         fresh = state.strong({'plan': plan, 'policy_state': policy_state})
-        current = current.replace(**sharding.put(fresh, sharding.replicated(self.mesh)))
-        del plan, policy_state, fresh  # a host's plan of 100 million points is 1.6 GB
+        current = current.replace(**state.copy_to(fresh, sharding.replicated(self.mesh)))
+        del plan, policy_state, fresh  # a plan of 100 million points takes 1.6 GB
         jax.block_until_ready(current.plan)
         now_kept = _kept(current.plan)
         self.seconds['condense'] += time.perf_counter() - start

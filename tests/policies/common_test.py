@@ -84,8 +84,8 @@ def run(policy, mesh=None):
     for epoch in range(EPOCHS):
         if policy.when(epoch, EPOCHS):
             table = table_after(epoch, rows)
-            if mesh is not None:
-                table = jax.device_put(table, NamedSharding(mesh, PartitionSpec('data')))
+            if mesh is not None:  # whole on every device, as the contract says
+                table = jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
             plan, state = policy.replan(jax.random.fold_in(key, epoch), table, plan, state, epoch, EPOCHS)
             result.append((epoch, plan, state))
     return result
