@@ -24,6 +24,7 @@ POLICIES = {
     'kcd': {},
     'kcd window': {'dropped': 'window', 'augment': 'random', 'schedule': 'linear'},
     'infobatch': {},
+    'infobatch full': {'until': 0.0},
 }
 
 
