@@ -209,6 +209,12 @@ PURPOSE = {
 }
 
 
+def run_key(seed: int) -> Array:
+    """The base key of a run, 0 <= seed < 2**63; the high 32 bits count too, which `jax.random.PRNGKey` would drop."""
+    key = jax.random.PRNGKey(seed & 0xFFFFFFFF)
+    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+
+
 def stream(key: Array, purpose: str, counter: int | Array) -> Array:
     """The key of `purpose` at `counter` (a step, an epoch, ...)."""
     return jax.random.fold_in(jax.random.fold_in(key, PURPOSE[purpose]), counter)

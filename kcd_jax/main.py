@@ -157,7 +157,7 @@ def run_flags(argv: list[str]) -> int:
     from kcd_jax import data
     from kcd_jax.experiments import experiment
     from kcd_jax.runtime import distributed
-    from kcd_jax.training import train
+    from kcd_jax.training import loop
 
     try:
         if flags.FLAGS.needs_prepare:
@@ -168,9 +168,9 @@ def run_flags(argv: list[str]) -> int:
         experiment.run(config, workdir, only_check=flags.FLAGS.check)
         if flags.FLAGS.results and not flags.FLAGS.check:
             experiment.publish(workdir, flags.FLAGS.results)
-    except train.Preempted as notice:
+    except loop.Preempted as notice:
         return distributed.leave(EXIT_PREEMPTED, str(notice))
-    except train.Diverged as error:
+    except loop.Diverged as error:
         return distributed.leave(EXIT_DIVERGED, as_line(error))
     except distributed.Agreed as error:
         return distributed.leave(EXIT_DISK if error.on_disk else EXIT_BAD_INPUT, as_line(error))

@@ -11,9 +11,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kcd_jax.data import Dataset
+from kcd_jax.experiments import bridge
 from kcd_jax.experiments import config as grammar
 from kcd_jax.runtime import distributed, files, runlog, sharding
-from kcd_jax.training.train import Result, check_run, load_data, run_name, train
+from kcd_jax.training.loop import Result
 
 load_config, alone, variant = grammar.load, grammar.alone, grammar.variant
 # What only an experiment of several runs has: it is no part of a run's own config.
@@ -48,13 +49,13 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
     variants = {name: variant(config, name) for name in names}
     if not names:
         single = alone(config)
-        variants = {run_name(single): single}
+        variants = {bridge.run_of(single).name: single}
     if config.trials < 1:
         raise ValueError(f'trials is {config.trials}; use at least 1')
 
     with distributed.together():
         for name, chosen in variants.items():  # all of them before the first one trains: a late mistake costs hours
-            lines = check_run(chosen, mesh)
+            lines = bridge.run_of(chosen).check(mesh.size)
             if only_check:
                 runlog.say('\n'.join((f'--- {name}', *lines)))
     if only_check:
@@ -67,27 +68,28 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
             seeded.seed = config.seed + trial
             folder = workdir / name / f'trial_{trial}'
             called = name if name in config.get('variants', ()) else ''
-            result = train(seeded, folder, teacher_dir=workdir / 'teacher', mesh=mesh, name=called)
+            result = bridge.run_of(seeded, called).train(folder, teacher_dir=workdir / 'teacher', mesh=mesh)
             results.append(Result(name, folder, result.summary))
-    finish(workdir, results, load_data(config), config.get('reference', 'kd'))
+    finish(workdir, results, bridge.dataset_of(config), config.get('reference', 'kd'))
     return results
 
 
 def public(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without the places of this machine."""
 
-    def cleaned(config: dict[str, Any]) -> dict[str, Any]:
-        source = pathlib.PurePath(config['teacher']['checkpoint']).name
-        return {
-            **config,
-            'data': {**config['data'], 'dir': ''},
-            'teacher': {**config['teacher'], 'checkpoint': source},
-        }
+    def cleaned(run: dict[str, Any]) -> dict[str, Any]:
+        result = {**run, 'data': {**run['data'], 'dir': ''}}
+        taught = run.get('teacher')
+        if taught and 'run' in taught:
+            result['teacher'] = {'run': cleaned(taught['run'])}
+        elif taught:
+            result['teacher'] = {**taught, 'checkpoint': pathlib.PurePath(taught['checkpoint']).name}
+        return result
 
-    result = {**summary, 'config': cleaned(summary['config'])}
+    result = {**summary, 'run': cleaned(summary['run'])}
     result['command'] = runlog.command(shlex.split(summary['command']))
-    if (summary.get('teacher') or {}).get('config'):
-        result['teacher'] = {**summary['teacher'], 'config': cleaned(summary['teacher']['config'])}
+    if (summary.get('teacher') or {}).get('run'):
+        result['teacher'] = {**summary['teacher'], 'run': cleaned(summary['teacher']['run'])}
     return result
 
 

@@ -24,7 +24,7 @@ from kcd_jax.experiments.sweeper import OutOfTime, Sweeper, format_seconds
 from kcd_jax.experiments.tasks import Task, make_tasks, name_of, read_sweeps
 from kcd_jax.report import tables
 from kcd_jax.runtime import files, runlog, sharding
-from kcd_jax.training import train
+from kcd_jax.training import loop
 
 EXIT_OUT_OF_TIME = 76  # --minutes are over; the same command goes on
 DEFAULT_TRIALS = 3
@@ -162,7 +162,7 @@ def _work(sweeper: Sweeper, mesh: sharding.Mesh) -> int:
     except OutOfTime:
         print(f'out of time: {sweeper.standing()}; the same command goes on from here', file=sys.stderr)
         return EXIT_OUT_OF_TIME
-    except train.Preempted as notice:
+    except loop.Preempted as notice:
         print(notice, file=sys.stderr)
         return main.EXIT_PREEMPTED
     return main.EXIT_DIVERGED if sweeper.failures else 0

@@ -54,7 +54,7 @@ def refuse_other_data(run: str, data: Mapping[str, Any]) -> None:
     A set is a list of indices: those of another data set would be taken without a word.
     """
     try:
-        theirs = json.loads((pathlib.Path(run) / 'config.json').read_text())['config']['data']
+        theirs = json.loads((pathlib.Path(run) / 'config.json').read_text())['run']['data']
     except (OSError, KeyError, ValueError):
         return  # a folder with nothing but the set: nothing is known of its data
     for key in _DATA:
