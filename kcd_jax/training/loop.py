@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from kcd_jax.contracts import TrainState
 from kcd_jax.runtime import checkpoint, distributed, files, runlog, sharding
 from kcd_jax.teachers import teacher as teachers
+from kcd_jax.teachers.model import Model, load
 from kcd_jax.teachers.sharing import on_all_processes
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import journal, ledger
@@ -45,9 +46,9 @@ class Result:
         return self.summary['accuracy']
 
     @functools.cached_property
-    def model(self) -> Teacher:
+    def model(self) -> Model:
         """The trained student, read from the run's folder."""
-        return Teacher.restore(self.workdir)
+        return load(self.workdir)
 
 
 def train(
