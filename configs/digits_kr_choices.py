@@ -7,8 +7,7 @@
 
 from ml_collections import ConfigDict
 
-from configs import digits_kd, digits_kr
-from kcd_jax.experiments import config as grammar
+from configs import common, digits_kd, digits_kr
 
 CHOICES = {
     'chosen': {},
@@ -33,4 +32,4 @@ def get_config(arg=None):
     config = digits_kr.recipe()
     config.variants = ConfigDict({name: {'run': 'kr', **parts} for name, parts in CHOICES.items()})
     config.compare, config.trials, config.reference = ('student', 'kd', *CHOICES), 3, 'chosen'
-    return grammar.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)
+    return common.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)

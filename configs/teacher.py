@@ -6,11 +6,11 @@ resnet50_cifar 79.34.
   python -m kcd_jax.main --config=configs/cifar100_kd.py:teacher.checkpoint=runs/teacher_wrn_40_2/student/trial_0
 """
 
-from kcd_jax.experiments import config as grammar
+from configs import common
 
 
 def get_config(arg=None):
-    config = grammar.base()
+    config = common.base()
     config.student.name = 'wrn_40_2'
     quicktest = {'epochs': 2, 'data.num_points': 1280}
-    return grammar.build(config, arg, method='none', policy='none', quicktest=quicktest)
+    return common.build(config, arg, method='none', policy='none', quicktest=quicktest)
