@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax.contracts import ValueTable, table_rows
-from kcd_jax.knowledge import large
 from kcd_jax.knowledge.ranking import rank
 from kcd_jax.knowledge.summary import summarize
 
 RATIO, ALPHA, EPSILON_MAX = 0.7, 0.03, 0.3
-
-# Above this many points only the host is measured.
-MAX_JIT_POINTS = 20_000_000
 
 
 def random_table(num_points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,30 +36,16 @@ def _median_ms(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
-def condensation_ms(num_points: int, repeats: int = 5) -> dict[str, float]:
-    """Ranking and summary of `num_points` points, from the table to the plan; medians, without compilation.
+def condensation_ms(num_points: int, repeats: int = 5) -> float:
+    """Median milliseconds of ranking and summary, from the table to the plan, without compilation.
 
-    Returns:
-      {'jit': ms on the default device (up to 20 million points), 'host': ms in NumPy, 'host_bytes': peak bytes a point
-      beside table and plan}.
+    Args:
+      num_points: points of the table.
+      repeats: timed calls.
     """
     value, count = random_table(num_points)
-    num_keep, result = round(RATIO * num_points), {}
-
-    def on_host():
-        order = large.rank(value, count, num_points, ALPHA)
-        return large.summarize(order, num_keep, num_points - num_keep, EPSILON_MAX)
-
-    if num_points <= MAX_JIT_POINTS:
-        table = ValueTable(jnp.asarray(value), jnp.asarray(count), num_points)
-        condense = jax.jit(lambda table, n: summarize(rank(table, ALPHA), n, EPSILON_MAX, num_points))
-        jax.block_until_ready(condense(table, num_keep))
-        result['jit'] = _median_ms(lambda: condense(table, num_keep), repeats)
-        del table
-    result['host'] = _median_ms(on_host, repeats)
-    tracemalloc.start()
-    plan = on_host()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    result['host_bytes'] = (peak - sum(leaf.nbytes for leaf in jax.tree.leaves(plan))) / num_points
-    return result
+    num_keep = round(RATIO * num_points)
+    table = ValueTable(jnp.asarray(value), jnp.asarray(count), num_points)
+    condense = jax.jit(lambda table, n: summarize(rank(table, ALPHA), n, EPSILON_MAX, num_points))
+    jax.block_until_ready(condense(table, num_keep))
+    return _median_ms(lambda: condense(table, num_keep), repeats)

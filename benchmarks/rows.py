@@ -103,28 +103,12 @@ def condense(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         ms = knowledge_speed.condensation_ms(num_points, 3 if quick else 5)
         yield Row(
             f'condensation in jit, {text} points',
-            f'{ms["jit"]:.1f} ms; host {ms["host"]:.1f}',
+            f'{ms:.1f} ms',
             f'{target} ms',
             f'{target / 2:g} ms',
-            ms['jit'] <= target,
-            ms,
+            ms <= target,
+            {'ms': ms},
         )
-
-
-def host(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
-    """Condensation of very many points, any way."""
-    del scratch
-    num_points = knowledge_speed.MAX_JIT_POINTS + 1 if quick else 100_000_000
-    ms = knowledge_speed.condensation_ms(num_points, 1)
-    seconds, limit = ms['host'] / 1e3, 6 * num_points / 1e8
-    yield Row(
-        f'condensation of {num_points / 1e6:.0f} million points on the host',
-        f'{seconds:.1f} s, {ms["host_bytes"]:.0f} bytes a point',
-        f'{limit:.1f} s in 24 bytes a point',
-        f'{limit / 2:.1f} s',
-        seconds <= limit and ms['host_bytes'] <= 24,
-        ms,
-    )
 
 
 def record(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
@@ -322,7 +306,6 @@ GROUPS: dict[str, Callable[[bool, pathlib.Path], Iterator[Row]]] = {
     'wall': wall,
     'score': score,
     'condense': condense,
-    'host': host,
     'scale': scale.rows,
     'networks': networks,
     'methods': methods.rows,

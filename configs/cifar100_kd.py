@@ -7,11 +7,11 @@ The teacher is trained first, by the same recipe, unless `teacher.checkpoint` na
 size takes days; the resnet20-resnet8 command of the README takes about 75 minutes for four runs and the teacher.
 """
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 
 def get_config(arg=None):
-    config = common.base()
+    config = grammar.base()
     quicktest = {
         'trials': 1,
         'epochs': 6,
@@ -21,4 +21,4 @@ def get_config(arg=None):
         'policy.stages': 3,
         'optim.drops': (0.5, 0.75),
     }
-    return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)
+    return grammar.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)

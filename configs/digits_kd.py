@@ -4,14 +4,14 @@ The teacher learns from 1,200 points, a narrow student distils on 300 of them, w
   ./launch/run.sh --config=configs/digits_kd.py
 """
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 QUICKTEST = {'trials': 1, 'epochs': 6, 'teacher.epochs': 6, 'policy.stages': 3}
 
 
 def recipe():
     """The data, the networks and the schedule."""
-    config = common.base()
+    config = grammar.base()
     config.data.name, config.data.num_points = 'digits', 300
     config.augment.crop, config.augment.flip = 2, False
     config.student.name, config.teacher.name = 'resnet8x0_25', 'resnet14'
@@ -26,4 +26,4 @@ def get_config(arg=None):
     config = recipe()
     config.compare = ('student', 'kd', 'random', 'kcd')
     config.trials = 3
-    return common.build(config, arg, method='kd', policy='kcd', quicktest=QUICKTEST)
+    return grammar.build(config, arg, method='kd', policy='kcd', quicktest=QUICKTEST)

@@ -8,7 +8,8 @@ Data and networks are digits_kd.py's, 300 iterations. `configs/digits_kr_choices
 
 from ml_collections import ConfigDict
 
-from configs import common, digits_kd
+from configs import digits_kd
+from kcd_jax.experiments import config as grammar
 
 # {run: kr's keyword `sparse`}; 'dense' is the paper's name of KR without recoding
 SPARSE = {'recode': 'recode', 'penalty': 'penalty', 'l1': 'l1', 'l2': 'l2', 'dense': 'none'}
@@ -25,4 +26,4 @@ def get_config(arg=None):
     config = recipe()
     config.variants = ConfigDict({name: {'run': 'kr', 'method': {'sparse': word}} for name, word in SPARSE.items()})
     config.compare, config.trials, config.reference = tuple(SPARSE), 5, 'dense'
-    return common.build(config, arg, method='kr', policy='none', quicktest=digits_kd.QUICKTEST)
+    return grammar.build(config, arg, method='kr', policy='none', quicktest=digits_kd.QUICKTEST)

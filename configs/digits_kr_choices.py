@@ -7,7 +7,8 @@
 
 from ml_collections import ConfigDict
 
-from configs import common, digits_kd, digits_kr
+from configs import digits_kd, digits_kr
+from kcd_jax.experiments import config as grammar
 
 CHOICES = {
     'chosen': {},
@@ -32,4 +33,4 @@ def get_config(arg=None):
     config = digits_kr.recipe()
     config.variants = ConfigDict({name: {'run': 'kr', **parts} for name, parts in CHOICES.items()})
     config.compare, config.trials, config.reference = ('student', 'kd', *CHOICES), 3, 'chosen'
-    return common.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)
+    return grammar.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)

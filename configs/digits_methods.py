@@ -8,8 +8,9 @@ teacher, ONE one with branches. KR has experiments of its own (digits_kr.py). Wh
 
 from ml_collections import ConfigDict
 
-from configs import common, digits_kd
+from configs import digits_kd
 from kcd_jax import methods
+from kcd_jax.experiments import config as grammar
 
 # FSP, and ONE (which needs no teacher), with their students.
 OTHER_STUDENTS = {'fsp': 'resnet8', 'one': 'resnet8_one'}
@@ -31,4 +32,4 @@ def get_config(arg=None):
     plain = [name for name in methods.names() if name not in ('none', 'kd', 'kr', *variants)]
     config.compare = ('student', 'kd', *plain, *variants)
     config.trials = 5
-    return common.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)
+    return grammar.build(config, arg, method='kd', policy='none', quicktest=digits_kd.QUICKTEST)

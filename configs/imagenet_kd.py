@@ -1,9 +1,9 @@
-""" "KC-KD on ImageNet (KCD, Table 3): resnet34 -> resnet18, 90 epochs in 6 stages of 15, batch 256, 224 pixels.
+"""KC-KD on ImageNet (KCD, Table 3): resnet34 -> resnet18, 90 epochs in 6 stages of 15, batch 256, 224 pixels.
 
 Paper, top-1 error: teacher 26.69, student alone 30.25, KD 29.34, KC-KD 28.61 (%). Cost against KD: 81.76 % of the
 samples as its Algorithm 1 counts them (81.61 % as its table does).
   python -m kcd_jax.main --config=configs/imagenet_kd.py:teacher.checkpoint=resnet34.pth --check
-  python -m kcd_jax.main --config=configs/imagenet_kd.py:resnet18-shufflev2_x0_5,policy=unix,beta=0.2,gamma=1,alpha=0.9
+  python -m kcd_jax.main --config=configs/imagenet_kd.py:resnet18-shufflev2_x0_5,policy=unix,policy.beta=0.2
   python -m kcd_jax.main --config=configs/imagenet_kd.py:dataset=folder:224,data.dir=ROOT
 imagenet2012 is prepared by TFDS from the archives that image-net.org gives to those who register (docs/data.md); it is
 streamed, for it takes 193 GB as bytes of 224 pixels. A folder ROOT/train/CLASS, ROOT/val/CLASS will do as well.
@@ -13,11 +13,11 @@ The paper states a weight decay of 5e-4; 1e-4 is every other recipe's for ImageN
 here: a run takes days of several GPUs' time.
 """
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 
 def get_config(arg=None):
-    config = common.base()
+    config = grammar.base()
     config.data.name = 'imagenet2012'
     config.augment.crop, config.augment.area = 0, (0.08, 1.0)
     config.teacher.name, config.student.name = 'resnet34', 'resnet18'
@@ -35,4 +35,4 @@ def get_config(arg=None):
         'teacher.num_points': 256,
         'policy.stages': 3,
     }
-    return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest, lr=lambda network: 0.1)
+    return grammar.build(config, arg, method='kd', policy='kcd', quicktest=quicktest, lr=lambda network: 0.1)

@@ -15,13 +15,13 @@ are ours: docs/KR.md.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 LEARNING_RATE = 0.1
 
 
 def get_config(arg=None):
-    config = common.base()
+    config = grammar.base()
     config.data.name = 'cifar10'
     config.student.name, config.teacher.name = 'resnet8_kr', 'resnet26'
     config.epochs = config.teacher.epochs = 164
@@ -29,7 +29,7 @@ def get_config(arg=None):
     config.optim.weight_decay, config.optim.drops = 1e-5, (30 / 64, 48 / 64)
     quicktest = {'epochs': 2, 'teacher.epochs': 2, 'data.num_points': 1280, 'teacher.num_points': 1280, 'trials': 1}
     words = f'optim.lr={LEARNING_RATE},teacher.lr={LEARNING_RATE},{arg or ""}'  # whatever the pair's is elsewhere
-    config = common.build(config, words, method='kr', policy='none', quicktest=quicktest)
+    config = grammar.build(config, words, method='kr', policy='none', quicktest=quicktest)
     wide = {'student': {'name': config.student.name.removesuffix('_kr')}}
     others = ('student', 'fitnet', 'fsp', 'nst', 'kdgan')
     config.variants = ConfigDict(

@@ -6,11 +6,11 @@ method=kr takes the same data. Digits are not mirrored, and shifted by up to 2 p
   python -m kcd_jax.main --config=configs/mnist_kd.py
 """
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 
 def get_config(arg=None):
-    config = common.base()
+    config = grammar.base()
     config.data.name = 'mnist'
     config.augment.crop, config.augment.flip = 2, False
     config.teacher.name, config.student.name = 'resnet20', 'resnet8'
@@ -25,4 +25,4 @@ def get_config(arg=None):
         'teacher.num_points': 1280,
         'policy.stages': 3,
     }
-    return common.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)
+    return grammar.build(config, arg, method='kd', policy='kcd', quicktest=quicktest)

@@ -6,11 +6,11 @@ resnet50_cifar 79.34.
   python -m kcd_jax.main --config=configs/cifar100_kd.py:teacher.checkpoint=runs/teacher_wrn_40_2/student/trial_0
 """
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 
 def get_config(arg=None):
-    config = common.base()
+    config = grammar.base()
     config.student.name = 'wrn_40_2'
     quicktest = {'epochs': 2, 'data.num_points': 1280}
-    return common.build(config, arg, method='none', policy='none', quicktest=quicktest)
+    return grammar.build(config, arg, method='none', policy='none', quicktest=quicktest)

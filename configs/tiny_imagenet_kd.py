@@ -4,16 +4,16 @@ Paper (UNIX), top-1: KD 62.83, UNIX 63.64 at 78.92 % of the computation, without
 stages do not divide 100 epochs, 5 of 20 do.
   python -m kcd_jax data prepare tiny_imagenet
   python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py
-  python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py:resnet32x4-shufflev1,policy=unix,beta=0.2,k=192
+  python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py:resnet32x4-shufflev1,policy=unix,policy.beta=0.2,k=192
 The learning rate is 0.1 for every network, and falls at epochs 40, 70 and 90. The paper pads for its crop of 64 pixels
 and does not say by how much: 8 here, CIFAR's share of the image.
 """
 
-from configs import common
+from kcd_jax.experiments import config as grammar
 
 
 def get_config(arg=None):
-    config = common.base()
+    config = grammar.base()
     config.data.name = 'tiny_imagenet'
     config.augment.crop = 8
     config.teacher.name, config.student.name = 'resnet32x4', 'shufflev2'
@@ -30,7 +30,7 @@ def get_config(arg=None):
         'teacher.num_points': 512,
         'policy.stages': 3,
     }
-    return common.build(
+    return grammar.build(
         config,
         arg,
         method='kd',

@@ -1,6 +1,15 @@
-"""kcd_jax: Knowledge Condensation Distillation in JAX and Flax.
+"""kcd_jax: knowledge distillation in JAX and Flax that spends its compute on the points that still teach.
 
-`Condenser`, `knowledge`, `methods`, `policies` and `networks` are loaded when they are first used.
+    import kcd_jax
+
+    digits = kcd_jax.data.load('digits')
+    teacher = kcd_jax.Run(student='resnet14', data=digits, recipe=kcd_jax.Recipe(epochs=20, batch=32), seed=1000)
+    run = kcd_jax.Run(student='resnet8', teacher=teacher, data=digits, policy=kcd_jax.policies.get('kcd').make())
+    run.check()                        # what it will cost; ValueError for what cannot work
+    result = run.train('runs/mine')    # or resumes
+    model = kcd_jax.load('runs/mine')
+
+Everything is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -10,15 +19,23 @@ from typing import Any
 
 __version__ = '0.1.0'
 
-_MODULES = ('knowledge', 'methods', 'networks', 'policies')
-__all__ = ['Condenser', '__version__', 'knowledge', 'methods', 'networks', 'policies']
+_MODULES = ('data', 'knowledge', 'methods', 'networks', 'policies', 'teachers')
+_OBJECTS = {
+    'Condenser': 'knowledge',
+    'Model': 'teachers.model',
+    'Recipe': 'training.recipe',
+    'Run': 'training.run',
+    'Teacher': 'teachers.teacher',
+    'load': 'teachers.model',
+}
+__all__ = ['__version__', *_MODULES, *_OBJECTS]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f'{__name__}.{name}')
-    if name == 'Condenser':
-        return importlib.import_module(f'{__name__}.knowledge').Condenser
+    if name in _OBJECTS:
+        return getattr(importlib.import_module(f'{__name__}.{_OBJECTS[name]}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -1,7 +1,8 @@
 """The types that every part shares, and the contracts between the parts.
 
-Shapes: B batch rows, N table rows (`table_rows(num_points)`), K classes, D embedding width, V views of a point.
-Arrays are float32 unless said. The padding index of a *scatter* is N (dropped); a *gather* never sees it.
+Shapes: B rows of a batch, N rows of a table (`table_rows(num_points)`), K classes, D embedding width, V views per
+point. Arrays are float32 unless stated otherwise. A *scatter* uses N as its padding index (such rows are dropped); a
+*gather* must never see it.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from kcd_jax.settings import setting, validate
 Array = jax.Array
 PyTree = Any
 
-# Rows of every per-point array are rounded up to this constant, never to the number of devices, so that a checkpoint
-# fits any topology. Device counts that do not divide it are refused.
+# Rows of every per-point array are rounded up to a multiple of this constant, not of the number of devices, so that a
+# checkpoint fits any topology. Device counts that do not divide it are refused.
 ROW_MULTIPLE = 512
 
 
@@ -39,13 +40,13 @@ class Outputs:
 
     Attributes:
       logits: f32[B, K].
-      feats: the feature taps [B, h, w, c]: the stem, then one a stage. After ReLU, except WRN (raw sums) and
-        MobileNetV2 (linear bottleneck outputs). The pooled vector is not among them: it is `embed`.
-      preacts: one tap a stage before its last activation (what ReviewKD takes from the teacher).
+      feats: the feature taps [B, h, w, c]: the stem, then one per stage. Taken after ReLU, except in WRN (raw sums) and
+        MobileNetV2 (linear bottleneck outputs). The pooled vector is not among them; it is `embed`.
+      preacts: one tap per stage, before its last activation (ReviewKD reads the teacher's).
       embed: f32[B, D], the pooled vector that feeds the classifier.
       aux: further outputs by name, e.g. the branches of a multi-branch network.
-      convs: the map [B, h, w, c] after each convolution of the trunk, the stem's first: after its ReLU, or after the
-        block's sum and ReLU where it ends a block (what KR aggregates). The residual networks have them.
+      convs: the map [B, h, w, c] after each convolution of the trunk, starting with the stem: after its ReLU, or after
+        the block's sum and ReLU for the last one of a block (KR aggregates them). Only residual networks have them.
     """
 
     logits: Array
@@ -62,12 +63,12 @@ class Network:
 
     Attributes:
       name: the config name.
-      init: (key, image_shape (H, W, 3)) -> variables {'params', 'batch_stats', 'constants': {'mean', 'std'}}. Works
+      init: (key, image_shape (H, W, 3)) -> variables {'params', 'batch_stats', 'constants': {'mean', 'std'}}. Must work
         under `jax.eval_shape`.
       apply: (variables, image [B, H, W, 3] in [0, 1], train) -> (Outputs, model_state). `model_state` is everything
-        in `variables` but 'params', updated when `train`. The image is normalised inside, by the constants.
-      tail: patterns of the parameter paths that come after the last tap (the classifier, and for WRN the last norm).
-      convs: the paths of the kernels whose maps `Outputs.convs` are, in the same order.
+        in `variables` except 'params', updated if `train`. It normalises the image by the constants.
+      tail: patterns of the parameter paths after the last tap (the classifier, and for WRN the last norm).
+      convs: the paths of the kernels that produce `Outputs.convs`, in the same order.
     """
 
     name: str
@@ -86,11 +87,11 @@ class Batch:
 
     Attributes:
       index: i32[B], row of the point in the value table.
-      image: f32[B, H, W, 3] in [0, 1], already mixed (KCD) but for policies that mix inside the batch (UNIX).
+      image: f32[B, H, W, 3] in [0, 1]; already mixed, except by policies that mix inside the batch (UNIX).
       label: i32[B].
-      label_b: i32[B], the partner's label (equal to `label` where nothing is mixed into the label).
+      label_b: i32[B], the partner's label (equal to `label` if the label is not mixed).
       lam: f32[B], the partner's share of the LABEL (0 for KCD; c * lambda for UNIX).
-      weight: f32[B], the point's weight in the loss; 0 makes a row inert.
+      weight: f32[B], the point's weight in the loss; a row of weight 0 has no effect.
     """
 
     index: Array
@@ -103,12 +104,12 @@ class Batch:
 
 @struct.dataclass
 class ValueTable:
-    """What is known of every training point's value (KCD Eq. 12).
+    """The recorded value of every training point (KCD Eq. 12).
 
     Attributes:
-      value: f32[N] in nats, the running mean over the visits (or the last one); 0 where never visited.
+      value: f32[N] in nats, the running mean over the visits (or the last one); 0 for a point never visited.
       count: i32[N], visits.
-      num_points: real points; rows beyond are padding and never rank before a real point. Static: not a leaf.
+      num_points: real points; further rows are padding and never rank before a real point. Static, not a leaf.
     """
 
     value: Array
@@ -132,13 +133,13 @@ class ValueTable:
 
 @struct.dataclass
 class Plan:
-    """Which points are trained on until the next condensation, and how.
+    """The points to train on until the next condensation, and how.
 
     Attributes:
-      order: i32[N], the point at each rank, most valuable first; a part that was not ranked is in index order.
+      order: i32[N], the point at each rank, most valuable first; any part that was not ranked is in index order.
       num_keep: i32[], the first `num_keep` of `order` are kept.
-      partner: i32[N] BY POINT: what is mixed in; the point itself where nothing is.
-      epsilon: f32[N] BY POINT: the partner's share of the pixels, 0 where nothing is mixed.
+      partner: i32[N] BY POINT: the point that is mixed in; the point itself if none is.
+      epsilon: f32[N] BY POINT: the partner's share of the pixels, 0 if none is mixed in.
       weight: f32[N] BY POINT: weight in the loss.
     """
 
@@ -152,7 +153,7 @@ class Plan:
 def full_plan(num_points: int, rows: int | None = None) -> Plan:
     """Every point kept, in index order, none augmented, weight 1."""
     rows = table_rows(num_points) if rows is None else rows
-    # Three buffers, not one thrice: the state is donated, and donation refuses shared buffers.
+    # Separate buffers: the state is donated, and donation refuses shared ones.
     return Plan(
         order=jnp.arange(rows, dtype=jnp.int32),
         num_keep=jnp.asarray(num_points, jnp.int32),
@@ -164,7 +165,7 @@ def full_plan(num_points: int, rows: int | None = None) -> Plan:
 
 @struct.dataclass
 class Clock:
-    """Where training stands, as traced scalars i32[]: step and epoch of the run, epoch of the phase."""
+    """The position in the training, as traced scalars i32[]: step and epoch of the run, epoch of the phase."""
 
     step: Array
     epoch: Array
@@ -173,17 +174,22 @@ class Clock:
 
 @struct.dataclass
 class TrainState:
-    """Everything that is checkpointed. The teacher is not here.
+    """Everything that is checkpointed. The teacher is not part of it.
 
     Attributes:
-      step: i32[], updates of the run so far. epoch: i32[], epochs finished, over all phases. done: i32[], steps
-        finished of the current epoch.
-      key: the run's base key; every stream is folded from it (`PURPOSE`), so nothing else random is stored.
-      params: {'student', 'method'}. model_state: the student's running statistics and constants.
-      method_state, policy_state: what the method and the policy keep.
-      opt_state: {label: optax state} of every phase's optimisers, so that its tree is constant.
-      metrics: {name: f32[2]} sum and count over the current epoch.
-      bad_step: i32[], the first step whose loss was not finite, -1 while there is none.
+      step: i32[], updates so far.
+      epoch: i32[], finished epochs, over all phases.
+      done: i32[], finished steps of the current epoch.
+      key: the run's base key; every random stream is folded from it (`PURPOSE`), so no other key is stored.
+      params: {'student', 'method'}.
+      model_state: the student's running statistics and constants.
+      method_state: the method's own state.
+      opt_state: {label: optax state} of the optimisers of all phases, so that the tree never changes.
+      table: the recorded values.
+      plan: the current selection.
+      policy_state: the policy's own state.
+      metrics: {name: f32[2]}, sum and count over the current epoch.
+      bad_step: i32[], the first step whose loss was not finite, or -1.
     """
 
     step: Array
@@ -209,6 +215,12 @@ PURPOSE = {
 }
 
 
+def run_key(seed: int) -> Array:
+    """The base key of a run, 0 <= seed < 2**63; the high 32 bits count too, which `jax.random.PRNGKey` would drop."""
+    key = jax.random.PRNGKey(seed & 0xFFFFFFFF)
+    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+
+
 def stream(key: Array, purpose: str, counter: int | Array) -> Array:
     """The key of `purpose` at `counter` (a step, an epoch, ...)."""
     return jax.random.fold_in(jax.random.fold_in(key, PURPOSE[purpose]), counter)
@@ -222,7 +234,7 @@ class LossOut:
     """What a method's loss returns.
 
     Attributes:
-      extra: f32[B], the method's own term per point, before beta and before the point's weight.
+      extra: f32[B], the method's own term per point, before it is multiplied by beta and the point's weight.
       state: the new method_state (same structure).
       metrics: {name: f32[]} for the log.
     """
@@ -234,7 +246,7 @@ class LossOut:
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """loss = gamma * CE + alpha * KD(temperature) + beta * extra (METHODS of the papers' tables)."""
+    """Weights of the objective gamma * CE + alpha * KD(temperature) + beta * extra."""
 
     gamma: float = setting(1.0, 'weight of the cross entropy with the labels', low=0)
     alpha: float = setting(0.0, 'weight of the KD term', low=0)
@@ -247,11 +259,18 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a method may look at when it creates its parameters and state.
+    """What a method may read when it creates its parameters and state.
 
-    `student` and `teacher` are `Outputs` of `jax.ShapeDtypeStruct` for one batch (B rows, views not multiplied in).
-    `labels` is i32[N] on the host (NumPy), padded with 0. `student_network` and `teacher_network` are `Network`s;
-    `teacher_variables` may be copied, never changed.
+    Attributes:
+      student, teacher: `Outputs` of `jax.ShapeDtypeStruct` for one batch of B rows (not multiplied by the views).
+      num_points: real training points.
+      rows: N, rows of the value table.
+      num_classes: K.
+      batch: B.
+      image_shape: (H, W, 3).
+      labels: i32[N] on the host (NumPy), padded with 0.
+      student_network, teacher_network: the networks; the teacher's may be None.
+      teacher_variables: may be copied, never changed; None before the teacher is trained.
     """
 
     student: Outputs
@@ -269,7 +288,7 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """An optax chain WITHOUT the learning rate, and the rate by the phase's epoch (a host float, epochs from 0)."""
+    """An optax chain WITHOUT the learning rate, and the rate as a function of the phase's epoch (counted from 0)."""
 
     transform: optax.GradientTransformation
     lr: Callable[[int], float]
@@ -286,9 +305,9 @@ class Update:
       loss: as `Method.loss`.
       moves: patterns of the parameter paths it changes ('student/*', 'method/head/*').
       label: the optimiser's key in `Phase.optimisers` and in `TrainState.opt_state`; unique over all phases.
-      weights: gamma, alpha, beta and temperature of this update; None takes the run's.
-      keep: whether the student's new running statistics come from this update's forward. Exactly one update that
-        moves or reads the student keeps them.
+      weights: of this update; None takes the run's.
+      keep: whether the student's new running statistics come from this update's forward pass. Exactly one of the
+        updates that move or read the student keeps them.
     """
 
     loss: LossFn
@@ -303,12 +322,13 @@ class Phase:
     """A run of epochs with the same updates.
 
     Attributes:
-      name: for the log. epochs: how many.
-      train_mode: patterns of the student's paths (``student/*``) whose normalisation runs in train mode; empty: the
+      name: for the log.
+      epochs: its length.
+      train_mode: patterns of the student's paths (``student/*``) whose normalisation runs in train mode; if empty, the
         student is in eval mode. Running statistics outside the patterns are restored after the step.
       optimisers: {label: Optimiser}.
       updates: in order; all see the same batch.
-      record: whether the value table is updated and the policy acts. A phase that does not record runs on the full set.
+      record: whether values are recorded and the policy acts. A phase that does not record trains on every point.
     """
 
     name: str
@@ -330,14 +350,15 @@ class Method:
 
     Attributes:
       loss: (method_params, method_state, student, teacher, batch, clock, key) -> LossOut with `extra` only; CE and KD
-        are composed outside. `student` and `teacher` have num_views * B rows, the views of a point adjacent and the
+        are added elsewhere. `student` and `teacher` have num_views * B rows, the views of a point adjacent and the
         original first, so rows [::num_views] carry CE, KD and the recorded value. `method_params` is
         TrainState.params['method'].
-      init: (key, Setup) -> (method_params, method_state); raises ValueError, in one line with what to do, when the
-        pair of networks does not suit. Nothing has been compiled yet.
-      num_views, views: image [B, H, W, 3] -> [num_views * B, H, W, 3]; applied after the flip and before the crop.
-      phases: (epochs, main Optimiser, student Network, loss) -> phases; None: one phase with one update of everything.
-      needs_teacher: False lets the run skip the teacher's forward altogether.
+      init: (key, Setup) -> (method_params, method_state); raises a one-line ValueError with a remedy if the pair of
+        networks does not suit the method. Nothing has been compiled at that point.
+      num_views: V, rows per point.
+      views: image [B, H, W, 3] -> [V * B, H, W, 3]; applied after the flip and before the crop.
+      phases: (epochs, main Optimiser, student Network) -> phases; None: one phase with one update of everything.
+      needs_teacher: if False and alpha is 0, the teacher's forward pass is not run.
       name, keywords: how it was made; filled in by `methods.get(name).make(**keywords)`.
     """
 
@@ -374,20 +395,20 @@ class Policy:
     """Which points are trained on.
 
     Attributes:
-      when: (epoch, epochs) -> bool, on the host: replan after `epoch` epochs (counted from 1, over recording phases)?
-        Called with 0 before the first epoch; never asked after the last epoch.
-      replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts. The
-        plan may be of NumPy arrays. A long table on a CPU (`knowledge.large.suits`) comes split, any other whole.
-      keep_counts: (num_points, epochs) -> list of the points in each epoch, ints: what the schedule will cost, known
-        before training (epochs that depend on the data, as InfoBatch's, are given in expectation).
-      epochs: how many epochs it takes where the others take so many.
+      when: (epoch, epochs) -> bool, on the host: whether to replan after `epoch` epochs (counted from 1, over recording
+        phases). Called with 0 before the first epoch, and not after the last.
+      replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts. Table
+        and plan are whole on every device, so that a sum over them is the same on any number of devices.
+      keep_counts: (num_points, epochs) -> points of each epoch, list of int: the cost, known before training. Sizes
+        that depend on the data (InfoBatch's) are expectations.
+      epochs: epochs -> the epochs that this policy trains instead.
       init: (num_points, rows, images u8[num_points, H, W, 3] or None) -> policy_state; copies what it keeps.
       records: 'mean' (Eq. 12) or 'last'. Static.
       mixes: the step gathers partners and mixes pixels only when True. Static.
-      scores: a train-mode scoring forward of the whole batch precedes the step; its running statistics are kept.
+      scores: a train-mode scoring forward pass of the whole batch precedes the step; its running statistics are kept.
       rows: batch -> rows that are trained on.
-      in_batch: (key, batch, logits [B, K]) -> Batch of rows(B) rows; called only when `scores` or `rows` selects.
-      observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B] what is recorded; None: the
+      in_batch: (key, batch, logits [B, K]) -> Batch of rows(B) rows; None if the policy does not choose inside a batch.
+      observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B], the value to record; None: the
         student's prediction entropy (Eq. 7).
       name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """

@@ -14,9 +14,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_ALONE, EXIT_PREEMPTED = 2, 3, 10, 69, 75
 EXIT_DISK, EXIT_INTERRUPTED = 74, 130
-INTERRUPTED = (
-    'Ctrl-C: nothing was saved now; the same command goes on from the last checkpoint, or starts again without one'
-)
+INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint'
 
 
 def define_flags(argv: list[str] | None = None) -> None:
@@ -42,14 +40,12 @@ def define_flags(argv: list[str] | None = None) -> None:
 
 def prepare_jax(devices: int, deterministic: bool) -> None:
     """Settings that must stand before the first JAX call."""
-    from kcd_jax.runtime import backend
-
     # Host devices wait for each other; on a machine that is busy with other work one may be late by more than the
     # usual 40 seconds, after which XLA ends the process. A user's own flags come last and win.
     ours = ['--xla_cpu_collective_call_terminate_timeout_seconds=600']
     if deterministic:
         ours.append('--xla_gpu_deterministic_ops=true')
-    backend.add_xla_flags(ours)
+    os.environ['XLA_FLAGS'] = ' '.join([*ours, os.environ.get('XLA_FLAGS', '')]).strip()
     keep_memory()
     import jax
 
@@ -161,7 +157,7 @@ def run_flags(argv: list[str]) -> int:
     from kcd_jax import data
     from kcd_jax.experiments import experiment
     from kcd_jax.runtime import distributed
-    from kcd_jax.training import train
+    from kcd_jax.training import loop
 
     try:
         if flags.FLAGS.needs_prepare:
@@ -172,9 +168,9 @@ def run_flags(argv: list[str]) -> int:
         experiment.run(config, workdir, only_check=flags.FLAGS.check)
         if flags.FLAGS.results and not flags.FLAGS.check:
             experiment.publish(workdir, flags.FLAGS.results)
-    except train.Preempted as notice:
-        return distributed.leave(notice.exit_code, str(notice))
-    except train.Diverged as error:
+    except loop.Preempted as notice:
+        return distributed.leave(EXIT_PREEMPTED, str(notice))
+    except loop.Diverged as error:
         return distributed.leave(EXIT_DIVERGED, as_line(error))
     except distributed.Agreed as error:
         return distributed.leave(EXIT_DISK if error.on_disk else EXIT_BAD_INPUT, as_line(error))

@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 from benchmarks import layers
 from kcd_jax import knowledge, networks
 from kcd_jax import main as program
-from kcd_jax.experiments import experiment
+from kcd_jax.experiments import bridge, experiment
 from kcd_jax.report.papers import TABLES, Column, PaperTable, Row
-from kcd_jax.training import check, ledger, macs, train
+from kcd_jax.training import ledger, macs
 
 UNIX_TABLES = ('unix_table1', 'unix_table2', 'unix_table3', 'unix_table4', 'unix_table6', 'unix_table7', 'unix_table8')
 # (batch, image side, classes) by data set.
@@ -302,12 +302,12 @@ def read_config(argv: list[str]) -> ConfigDict:
 
 def lines_of(config: ConfigDict) -> Iterator[str]:
     """The ledger of every run that a config asks for, before any of them trains."""
-    chosen = {name: experiment.variant(config, name) for name in config.compare} or {train.run_name(config): config}
+    chosen = {name: experiment.variant(config, name) for name in config.compare} or {bridge.run_of(config).name: config}
     for name, one in chosen.items():
-        run = check.resolve(one, train.load_data(one), device_count=1)
+        run = bridge.run_of(one)
         yield f'{name}: {one.method.name} under {one.policy.name}, {run.student.name}'
-        yield check.cost_line(check.cost(run, one, run.setup.num_points))
-        yield from ledger.lines(ledger.expected(run, one))
+        yield ledger.samples_line(ledger.sample_counts(run))
+        yield from ledger.lines(ledger.expected(run))
         for network in filter(None, (run.teacher, run.student)):
             of_image = layers.forward_macs(network, run.setup.image_shape)
             yield f'an image forward through {network.name}, by its layers: {of_image:,} MACs'

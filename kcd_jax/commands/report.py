@@ -44,10 +44,10 @@ def _pictures(summaries: Sequence[dict]) -> dict[str, Any]:
         return {}
     from ml_collections import ConfigDict
 
-    from kcd_jax.training import train
+    from kcd_jax.experiments import bridge
 
     try:
-        dataset = train.load_data(ConfigDict(shown[0]['config']))
+        dataset = bridge.dataset_of(ConfigDict(shown[0]['config']))
     except (KeyError, AttributeError) as error:
         print(f'no gallery of images: the configuration of the runs lacks {error}', file=sys.stderr)
         return {}

@@ -1,6 +1,6 @@
 """Sweeps as data: the cells of a table, the pairs of networks they run on, and the configs that follow from them.
 
-A cell is a line of words in the config grammar (configs/common.py); `configs/ablations.py` names the sweeps.
+A cell is a line of words in the grammar of experiments/config.py; `configs/ablations.py` names the sweeps.
 """
 
 from __future__ import annotations

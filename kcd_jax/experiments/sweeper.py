@@ -15,12 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from kcd_jax.experiments import cells, experiment
+from kcd_jax.experiments import bridge, cells, experiment
 from kcd_jax.experiments.cells import Sweep
 from kcd_jax.experiments.tasks import Task, name_of, told_of
 from kcd_jax.report import comparison, sweeps, tables
-from kcd_jax.runtime import console, files, runlog, sharding
-from kcd_jax.training import train
+from kcd_jax.runtime import files, runlog, sharding
+from kcd_jax.training import loop
 
 POLL_SECONDS = 2.0
 
@@ -132,7 +132,7 @@ class Sweeper:
         """Trains what is missing, one run after the other, beside other processes that do the same.
 
         Raises:
-          OutOfTime: the minutes are over. train.Preempted: SIGTERM. ValueError: bad input.
+          OutOfTime: the minutes are over. loop.Preempted: SIGTERM. ValueError: bad input.
         """
         with self._listening():
             waiting = self.needed()
@@ -185,20 +185,20 @@ class Sweeper:
         taught = task.config.method.name != 'none' and not task.config.teacher.checkpoint
         if taught and task.teacher not in self.announced and runlog.read_summary(task.teacher) is None:
             self.announced.add(task.teacher)
-            console.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
+            runlog.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
 
-        with told_of(task.cell), console.quiet():
-            job = functools.partial(train.train, task.config, task.folder, teacher_dir=task.teacher, mesh=mesh)
+        with told_of(task.cell), runlog.quiet():
+            job = functools.partial(bridge.run_of(task.config).train, task.folder, teacher_dir=task.teacher, mesh=mesh)
             outcomes = [_outcome(job)]
             errors = [self.take_in(task, outcome) for task, outcome in zip(group, outcomes, strict=True)]
             for error in filter(None, errors):
-                if isinstance(error, train.Preempted) and self.out_of_time():
+                if isinstance(error, loop.Preempted) and self.out_of_time():
                     raise OutOfTime from None
                 raise error
 
-    def take_in(self, task: Task, outcome: train.Result | Exception) -> Exception | None:
+    def take_in(self, task: Task, outcome: loop.Result | Exception) -> Exception | None:
         """Publishes a run that has finished; returns what else ended it, unless that concerns this run alone."""
-        if isinstance(outcome, train.Diverged):
+        if isinstance(outcome, loop.Diverged):
             self.failures.append(task.title)
             print(f'{task.title}: {outcome}', file=sys.stderr)
             return None
@@ -207,7 +207,7 @@ class Sweeper:
         self.done[task] = self.publish(task, outcome.summary)
         took = outcome.summary['seconds']['total']
         self.took.setdefault(name_of(task.cell), []).append(took)
-        console.say(f'{self.standing()}: {task.title}, {100 * outcome.summary["accuracy"]:.2f} % in {took:.1f} s')
+        runlog.say(f'{self.standing()}: {task.title}, {100 * outcome.summary["accuracy"]:.2f} % in {took:.1f} s')
         return None
 
     def out_of_time(self) -> bool:
@@ -227,11 +227,11 @@ class Sweeper:
         return f'{text}, {format_seconds(left)} left'
 
     def refuse_to_start(self) -> None:
-        """Raises OutOfTime or train.Preempted when a signal came between two runs."""
+        """Raises OutOfTime or loop.Preempted when a signal came between two runs."""
         if self.out_of_time():
             raise OutOfTime
         if self.stopped:
-            raise train.Preempted('SIGTERM: the same command goes on from here')
+            raise loop.Preempted('SIGTERM: the same command goes on from here')
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -267,7 +267,7 @@ class Sweeper:
         return sweeps.sweep_tables(found, cards)
 
 
-def _outcome(job: Callable[[], train.Result]) -> train.Result | Exception:
+def _outcome(job: Callable[[], loop.Result]) -> loop.Result | Exception:
     """What the job returned, or the exception that it raised."""
     try:
         return job()

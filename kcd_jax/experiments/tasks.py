@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Iterator, Mapping
 
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from kcd_jax.experiments import budget, cells, experiment
+from kcd_jax.experiments import bridge, budget, cells
+from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments.cells import Cell, Sweep
 from kcd_jax.runtime import runlog
-from kcd_jax.training import check, ledger, train
+from kcd_jax.training import ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +55,7 @@ def read_sweeps(file: str) -> tuple[Mapping[str, Sweep], pathlib.Path]:
     path = pathlib.Path(file)
     if not path.is_file():
         raise ValueError(f'there is no file of sweeps {file}; the shipped one is configs/ablations.py')
-    experiment.add_config_root(file)
-    spec = importlib.util.spec_from_file_location('sweeps', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = grammar._import(path)
     return module.SWEEPS, path.resolve().parent.parent
 
 
@@ -70,13 +67,13 @@ class Pricing:
 
     def __call__(self, config: ConfigDict) -> Cost:
         """What a run takes. ValueError: one line on what is wrong with the config, or with its data."""
-        run = check.resolve(config, train.load_data(config), device_count=self.device_count)
-        book = ledger.expected(run, config)
-        return Cost(check.cost(run, config, run.setup.num_points)['processed_samples'], book.total, book.relative)
+        run = bridge.run_of(config)
+        book = ledger.expected(run)
+        return Cost(ledger.sample_counts(run)['processed_samples'], book.total, book.relative)
 
     def smooth(self, config: ConfigDict) -> float:
         """The relative cost of a run whose sizes are expectations: each epoch loses half a batch on average."""
-        run = check.resolve(config, train.load_data(config), device_count=self.device_count)
+        run = bridge.run_of(config)
         points, batch = run.setup.num_points, config.batch
         sizes = [size if size == points else size - (batch - 1) / 2 for size in run.sizes]
         return sum(sizes) / (points // batch * batch * config.epochs)
@@ -144,7 +141,7 @@ def make_tasks(
                     raise ValueError(f'{name_of(cell)} starts from {label} on {pair}; --pairs lacks it')
             config = cells.config_of(cell, root, folders)
             config.seed = seed
-            teacher = workdir / 'teachers' / cells.folder_name(train.teacher_config(config))
+            teacher = workdir / 'teachers' / f'{config.teacher.name}'
             folder = workdir / cells.folder_name(config) / f'seed_{seed}'
             folders[cell.label, cell.pair] = folder
             result = results / f'{cell.slug}_{seed}.json'

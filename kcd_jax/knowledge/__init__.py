@@ -9,7 +9,7 @@ from __future__ import annotations
 from kcd_jax.contracts import Plan, ValueTable, full_plan, table_rows
 from kcd_jax.knowledge.computation import computation, rows_for
 from kcd_jax.knowledge.condenser import Condenser, CondenserState
-from kcd_jax.knowledge.ranking import likelihood, order_by, place_like, positions, random_order, rank, value_label
+from kcd_jax.knowledge.ranking import likelihood, order_by, positions, random_order, rank, value_label
 from kcd_jax.knowledge.schedule import (
     FIRSTS,
     SCHEDULES,
@@ -59,7 +59,6 @@ __all__ = [
     'mixing_plan',
     'num_mixed',
     'order_by',
-    'place_like',
     'positions',
     'prediction_entropy',
     'processed',

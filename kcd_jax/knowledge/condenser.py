@@ -17,7 +17,6 @@ import numpy as np
 from flax import struct
 
 from kcd_jax.contracts import Array, Plan, ValueTable, full_plan
-from kcd_jax.knowledge import large
 from kcd_jax.knowledge import pool as pool_lib
 from kcd_jax.knowledge.ranking import rank
 from kcd_jax.knowledge.schedule import keep_counts
@@ -127,11 +126,6 @@ class Condenser:
         if not 0 <= stage < len(self.keep_counts):
             raise ValueError(f'stage is {stage}; there are {len(self.keep_counts)} condensations, from 0')
         num_keep = self.keep_counts[stage]
-        if self.preset == 'paper' and large.suits(state.plan):
-            order = large.rank(*large.fetch(state.table, state.plan), self.num_points, self.alpha)
-            plan = large.summarize(order, num_keep, self.num_points - num_keep, self.epsilon_max)
-            plan = jax.device_put(plan, state.plan.order.sharding)
-            return plan, state.replace(plan=plan)
         order = self._order(state.table)
         if self.preset == 'paper':
             plan = self._summarize(order, num_keep)

@@ -1,6 +1,6 @@
-"""Networks by their config name: one file a family, found by the folder's listing.
+"""Networks by their config name: one file per family, found by listing the folder.
 
-A family's file has NAMES and `make(name, num_classes, *, dtype, normalization) -> Network`.
+A family's file has NAMES and `make(name, num_classes, *, dtype, normalization) -> Network` (docs/adding_a_network.md).
 """
 
 from __future__ import annotations
@@ -17,25 +17,46 @@ from kcd_jax.contracts import Network
 __path__ += plugins.own_folders('networks')
 
 
-def families() -> dict[str, ModuleType]:
-    """{network's name: its family's module}, over the files of the folder as they are now."""
-    package = sys.modules[__name__]
-    modules = [importlib.import_module(f'{__name__}.{name}') for name in plugins.names(package)]
-    return {name: module for module in modules for name in getattr(module, 'NAMES', ())}
+def families() -> tuple[dict[str, list[ModuleType]], dict[str, str]]:
+    """({network's name: the modules that define it}, {file that cannot be used: why}), over the files as they are now.
+
+    A broken file, usually a plug-in, must not stop a command that does not need it.
+    """
+    package, found, broken = sys.modules[__name__], {}, {}
+    for name in plugins.names(package):
+        try:
+            module = importlib.import_module(f'{__name__}.{name}')
+            defined = [str(member) for member in module.NAMES]
+            if not callable(module.make):
+                raise TypeError('make is not a function')
+        except Exception as error:  # a user's file can fail in any way
+            reason = ' '.join(str(error).split())
+            broken[f'networks/{name}.py'] = f'{type(error).__name__}: {reason}' if reason else type(error).__name__
+            continue
+        for member in defined:
+            found.setdefault(member, []).append(module)
+    return found, broken
 
 
 def names() -> list[str]:
     """Every known name, sorted."""
-    return sorted(families())
+    return sorted(families()[0])
+
+
+def unusable() -> dict[str, str]:
+    """{file: why it cannot be used}; {} where all files are sound."""
+    return families()[1]
 
 
 def get(name: str) -> Callable[..., Network]:
     """The constructor `(num_classes, *, dtype=jnp.float32, normalization=...) -> Network` of a network.
 
-    `normalization` is a name of `layers.NORMALIZATIONS` or a pair (mean, std) of the channels in [0, 1].
+    `normalization` is a name in `layers.NORMALIZATIONS`, a pair (mean, std) of the channels in [0, 1], or its six
+    numbers as text.
 
     Raises:
-      ValueError: for an unknown name, naming the near and the known ones.
+      ValueError: an unknown name, with the nearest and the known ones and any file that cannot be used; or a name that
+        two files define.
 
     >>> import jax
     >>> student = get('resnet8')(100)
@@ -43,7 +64,11 @@ def get(name: str) -> Callable[..., Network]:
     >>> sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
     83892
     """
-    known = families()
+    known, failed = families()
     if name not in known:
-        raise ValueError(plugins.unknown('network', name, sorted(known)))
-    return functools.partial(known[name].make, name)
+        reasons = ''.join(f'; {file} cannot be used ({reason})' for file, reason in failed.items())
+        raise ValueError(plugins.unknown('network', name, sorted(known)) + reasons)
+    if len(known[name]) > 1:
+        files = ' and '.join(str(module.__file__) for module in known[name])
+        raise ValueError(f'the network {name!r} is defined in {files}; give one of them another name')
+    return functools.partial(known[name][0].make, name)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from types import ModuleType
+from typing import Any
 
 from kcd_jax import plugins
+from kcd_jax.contracts import Policy
 
 __path__ += plugins.own_folders('policies')
 
@@ -23,3 +26,14 @@ def get(name: str) -> ModuleType:
     [1000, 707, 707, 707, 500, 500]
     """
     return plugins.get(sys.modules[__name__], name, 'policy')
+
+
+def refuse_other_data(policy: Policy, source: Mapping[str, Any]) -> None:
+    """ValueError if a policy takes its set from a run on other data (`reuse`).
+
+    Args:
+      policy: of a run.
+      source: `Dataset.source` of that run's data.
+    """
+    if policy.name == 'reuse':
+        get('reuse').refuse_other_data(policy.keywords['run'], source)

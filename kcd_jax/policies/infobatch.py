@@ -78,9 +78,8 @@ def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = E
         key: Array, table: ValueTable, plan: Plan, state: PyTree, epoch: int, epochs: int
     ) -> tuple[Plan, PyTree]:
         if epoch >= until * epochs:
-            return knowledge.place_like(_full(table.num_points, plan.order.shape[0]), plan), state
-        # The mean is a float sum: on the whole table, so that it is the same on any number of devices.
-        return _prune(key, knowledge.place_like(table, plan), fraction=fraction), state
+            return _full(table.num_points, plan.order.shape[0]), state
+        return _prune(key, table, fraction=fraction), state
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
         pruned = round(num_points * (1.0 - fraction * well_learned))

@@ -23,7 +23,6 @@ import numpy as np
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
-from kcd_jax.knowledge import large
 from kcd_jax.knowledge import pool as pool_lib
 
 PRESETS = {
@@ -83,30 +82,6 @@ def _mixing_plan(
 
 
 _unmixed_plan = jax.jit(knowledge.unmixed_plan)
-
-
-def _plan_on_host(
-    key: Array,
-    table: ValueTable,
-    plan: Plan,
-    num_keep: int,
-    *,
-    ranking: str,
-    alpha: float,
-    augment: str,
-    dropped: str,
-    epsilon: str,
-    epsilon_max: float,
-) -> Plan:
-    """`_condense` and `_mixing_plan` on the host, bit for bit, for `augment` 'low' and 'none'; NumPy arrays."""
-    if ranking == 'random':
-        order = large.random_order(jax.random.split(key)[0], len(plan.order), table.num_points)
-    else:
-        order = large.order_by(
-            large.score_keys(*large.fetch(table, plan), table.num_points, alpha, reverse=ranking == 'reversed')
-        )
-    num_dropped = table.num_points - num_keep if dropped == 'complement' else max(int(plan.num_keep) - num_keep, 0)
-    return large.summarize(order, num_keep, num_dropped if augment == 'low' else 0, epsilon_max, epsilon == 'ramp')
 
 
 def _observe_loss(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
@@ -214,9 +189,7 @@ def make(
             'dropped': dropped,
         }
         shares = {'epsilon': epsilon, 'epsilon_max': epsilon_max}
-        if large.suits(plan) and augment in ('low', 'none') and not persistent:
-            return _plan_on_host(key, table, plan, num_keep, **choices, **shares), state
-        order, slot, num_slots = _condense(key, knowledge.place_like(table, plan), plan.num_keep, num_keep, **choices)
+        order, slot, num_slots = _condense(key, table, plan.num_keep, num_keep, **choices)
         if not persistent:
             return _mixing_plan(order, num_keep, slot, num_slots, **shares), state
         kept, lost = _by_slot(np.asarray(order), num_keep, np.asarray(slot), int(num_slots))

@@ -8,7 +8,6 @@ import jax
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Plan, Policy, ValueTable
-from kcd_jax.knowledge import large
 from kcd_jax.policies.kcd import PRESETS
 
 DRAWN = ('stage', 'epoch')
@@ -54,8 +53,6 @@ def make(
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int):
         stage = knowledge.stage_of(epoch, epochs, stages, first)
         num_keep = knowledge.keep_counts(table.num_points, ratio, stages, schedule)[stage]
-        if large.suits(plan):
-            return large.summarize(large.random_order(key, len(plan.order), table.num_points), num_keep, 0, 0.0), state
-        return knowledge.place_like(_draw(key, plan.order.shape[0], table.num_points, num_keep), plan), state
+        return _draw(key, plan.order.shape[0], table.num_points, num_keep), state
 
     return Policy(when=when, replan=replan, keep_counts=keep_counts)

@@ -112,13 +112,13 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
         return [num_keep] * epochs
 
     def replan(key, table, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
-        del key, table, epoch, epochs
+        del key, table, plan, epoch, epochs
         new = knowledge.unmixed_plan(jnp.asarray(stored['order'], jnp.int32), num_keep)
         if mode == 'vaks':
             new = new.replace(
                 partner=jnp.asarray(stored['partner'], jnp.int32), epsilon=jnp.asarray(stored['epsilon'], jnp.float32)
             )
-        return knowledge.place_like(new, plan), state
+        return new, state
 
     return Policy(when=lambda epoch, epochs: epoch == 0, replan=replan, keep_counts=keep_counts, mixes=mode == 'vaks')
 

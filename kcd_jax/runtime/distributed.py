@@ -1,8 +1,8 @@
-"""Several processes that run one program: how they connect, agree on errors, and stop together.
+"""Several processes that run one program: how they start, agree on errors, and stop together.
 
-JAX's multi-controller runtime is the engine: every process runs the same program and holds a part of the mesh. What
-only one process sees (an unwritable folder, a clock, a signal) must be told to all before any of them acts on it;
-otherwise the others wait forever in their next collective. With one process, nothing here costs anything.
+JAX's own multi-controller runtime is the engine: every process runs the same program in lockstep and holds a part of
+the mesh. What only one of them sees (an unwritable folder, a clock, a signal) must be told to all before they act on
+it, or the others wait for ever in their next collective. With one process nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -21,58 +21,35 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kcd_jax.contracts import PyTree
-from kcd_jax.runtime import exitcodes
 
 AUTO = 'auto'
-CONNECT_SECONDS = 120  # all processes end when one of them has not connected by then
-HEARTBEAT_SECONDS = 45  # a process that was silent for this long counts as dead: the others end within a minute
+CONNECT_SECONDS = 120  # a process that does not come by then ends the others
+HEARTBEAT_SECONDS = 45  # a process that was silent this long is dead, and the others end: within a minute
 _MESSAGE_BYTES = 2048
 
 
 class Agreed(ValueError):
-    """An error that every process knows of; the first process prints it.
+    """An error that every process knows of, the user's or the disk's; the first process says it.
 
     Attributes:
-      on_disk: whether it was an OSError where it occurred.
-      exit_code: of `exitcodes`.
+      on_disk: it was an OSError where it was found.
     """
 
     def __init__(self, line: str, on_disk: bool):
         super().__init__(line)
         self.on_disk = on_disk
-        self.exit_code = exitcodes.DISK if on_disk else exitcodes.BAD_INPUT
 
 
-class Stopped(Exception):
-    """The run was asked to stop, and its state is saved.
-
-    Attributes:
-      exit_code: of `exitcodes`; that of Ctrl-C differs from that of a preemption.
-    """
-
-    def __init__(self, number: int, step: int):
-        """The line to print.
-
-        Args:
-          number: the signal that asked for it, SIGTERM or SIGINT.
-          step: the step that was saved.
-        """
-        name = 'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'
-        super().__init__(f'{name}: saved step {step:,}; the same command goes on from there')
-        self.exit_code = exitcodes.INTERRUPTED if number == signal.SIGINT else exitcodes.PREEMPTED
-
-
-# ---------------------------------------------------------------------------------------------------- start and end
+# ------------------------------------------------------------------------------------------------- start and identity
 
 
 def initialize(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
-    """Connects to the other processes, if the user asked for it. Call it before the first JAX operation.
+    """Joins the other processes; before the first JAX operation, and only when the user asked for it.
 
     Args:
-      coordinator: '' does nothing, whatever the environment says: a workstation inside a SLURM job must not wait for
-        others. 'auto' asks SLURM, Open MPI or the TPU's metadata. Otherwise 'host:port' of the first process.
-      processes: number of processes, needed with 'host:port'.
-      process: index of this process, from 0, needed with 'host:port'.
+      coordinator: '' does nothing, whatever the environment holds (a workstation inside a SLURM job must not wait for
+        others); 'auto' asks SLURM, Open MPI or the TPU's metadata; else 'host:port' of the first process.
+      processes: how many there are. process: the number of this one, from 0. Both are needed with host:port.
 
     Raises:
       ValueError: an address without the numbers, numbers without an address, or 'auto' where there is no cluster.
@@ -96,46 +73,42 @@ def initialize(coordinator: str, processes: int | None = None, process: int | No
         return
     host, _, port = coordinator.rpartition(':')
     if not host or not port.isdigit():
-        raise ValueError(f'--coordinator={coordinator} is neither HOST:PORT nor auto')
+        raise ValueError(f'--coordinator={coordinator} is not HOST:PORT, nor auto')
     if processes is None or process is None or not 0 <= process < processes:
         raise ValueError(
-            f'--processes={processes} --process={process}: --coordinator=HOST:PORT needs the number of processes, and '
-            'for each of them its own index from 0'
+            f'--processes={processes} --process={process}: with --coordinator=HOST:PORT give the number of processes, '
+            'and of each its own number from 0'
         )
-    # Without the detection: SLURM's variables must not override what the user typed.
-    jax.distributed.initialize(coordinator, processes, process, cluster_detection_method='deactivate', **limits)
+    jax.distributed.initialize(
+        coordinator, processes, process, cluster_detection_method='deactivate', **limits
+    )  # fmt: skip
 
 
 def is_connected() -> bool:
-    """Whether `initialize` connected this process to others (or to itself alone)."""
+    """Whether `initialize` joined this process to others (or to itself alone)."""
     return jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Whether this is the process that says and writes."""
     return jax.process_index() == 0
 
 
 def leave(code: int, line: str = '') -> int:
-    """Waits until all processes have come this far, and returns the exit code.
-
-    Args:
-      code: exit code.
-      line: printed on stderr by the first process.
-    """
+    """The exit code, on every process, once all have come so far; the first says `line` on stderr."""
     if line and (not is_connected() or is_first()):
         print(line, file=sys.stderr, flush=True)
     if is_connected():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process died on its way out
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one died on its way out
             jax.distributed.shutdown()
     return code
 
 
 def leave_alone(code: int, line: str) -> int:
-    """Prints an error that the other processes may not know of, and returns the exit code.
+    """The exit code, for an error that the others may not know of.
 
-    One of several processes ends at once instead: an orderly shutdown would wait for the others, which wait for this
-    one in their next collective. They notice that it is gone.
+    Of several processes this one ends at once: the orderly way would wait for the others, who wait for it in their
+    next collective; they notice that it is gone.
     """
     print(line, file=sys.stderr, flush=True)
     if is_connected():
@@ -145,10 +118,10 @@ def leave_alone(code: int, line: str) -> int:
 
 
 def lost(error: Exception) -> str:
-    """One line for an error of JAX's runtime while several processes run: nearly always another process ended."""
+    """One line for an error of JAX's runtime while several processes run: nearly always another one's end."""
     reason = str(error).strip().partition('\n')[0][:200]
     return (
-        f'process {jax.process_index()} lost its connection to another process ({reason}); '
+        f'process {jax.process_index()} lost touch with another process ({reason}); '
         'start all of them again: they go on from the last checkpoint'
     )
 
@@ -157,7 +130,7 @@ def lost(error: Exception) -> str:
 
 
 def from_first(content: bytes) -> bytes:
-    """The `content` of the first process, on all of them. All processes call it."""
+    """`content` of the first process, on all of them. All call it; only the first one's argument counts."""
     if jax.process_count() == 1:
         return content
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
@@ -171,7 +144,7 @@ def from_first(content: bytes) -> bytes:
 
 
 def arrays_from_first(tree: PyTree) -> PyTree:
-    """The arrays of the first process, on all of them. All processes call it, with the same shapes and dtypes."""
+    """The arrays of the first process, on all of them; each gives arrays of these shapes and dtypes. All call it."""
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
@@ -185,7 +158,7 @@ def arrays_from_first(tree: PyTree) -> PyTree:
 
 
 def from_all(text: str) -> list[str]:
-    """The first 2,048 bytes of `text` of every process, in order. All processes call it."""
+    """Everybody's `text` (its first 2,048 bytes), process by process. All call it."""
     if jax.process_count() == 1:
         return [text]
     content = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b'\0')
@@ -195,9 +168,9 @@ def from_all(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raises an error inside on all processes, whichever of them it occurs on. All processes enter it.
+    """A piece of work in which each process may find the user's mistake: found by one, it is raised by all.
 
-    Nothing inside may wait for another process. With one process, an error passes through unchanged.
+    Nothing inside may wait for another process. With one process an error passes through as it is.
 
     Raises:
       Agreed: a ValueError or OSError inside, on any of several processes.
@@ -220,10 +193,10 @@ def together() -> Iterator[None]:
 
 
 def first(function: Callable[[], Any]) -> Any:
-    """Calls `function` on the first process alone; its result, a JSON value, and its errors reach all processes.
+    """The JSON value that `function` returns on the first process, on all; its errors too. The others do not call it.
 
     Raises:
-      Agreed: the first process's ValueError or OSError, where there are several processes.
+      Agreed: the first process's ValueError or OSError, where there are several.
     """
     if jax.process_count() == 1:
         return function()
@@ -235,15 +208,13 @@ def first(function: Callable[[], Any]) -> Any:
 
 
 def refuse_difference(what: str, mine: Mapping[str, Any], how: Callable[[Mapping, Mapping], str]) -> None:
-    """Refuses, on all processes, a value that is not the same on each of them.
+    """Raises on all processes when `mine` is not everywhere what it is on the first.
 
     Args:
-      what: one or two words for the message.
-      mine: JSON values of this process.
-      how: (the first process's, this process's) -> how they differ, '' where they do not.
+      what: in a word or two, for the message. mine: JSON. how: (the first's, mine) -> what differs, '' for nothing.
 
     Raises:
-      Agreed: 'process 1: another configuration than on process 0: ...'.
+      Agreed: 'process 1 has another configuration than process 0: ...'.
     """
     if jax.process_count() == 1:
         return
@@ -258,57 +229,44 @@ def refuse_difference(what: str, mine: Mapping[str, Any], how: Callable[[Mapping
 
 
 class Notice:
-    """Listens for SIGTERM, the platform's notice of preemption, and Ctrl-C; a context manager around a training.
+    """Whether the run is asked to stop: SIGTERM or the platform's notice of pre-emption; a context manager.
 
-    A second Ctrl-C raises KeyboardInterrupt. Where JAX's runtime connects the processes, it handles SIGTERM and makes
-    all of them stop at the same step; a handler of our own would take the signal from it. Ctrl-C is passed on as one.
+    Where JAX's runtime connects the processes, it listens to the signal itself and makes all stop at the same step; a
+    handler of our own would take the signal from it. Without it, our handler sets a flag.
     """
 
-    _calls = 0  # over all trainings of this process: the runtime compares the numbers between processes
+    _calls = 0  # of this process's life: the runtime compares them between processes, over all runs
 
     def __init__(self) -> None:
-        self._number: int | None = None  # of the signal that came
-        self._previous: dict[int, Any] = {}
-        self._connected = is_connected()
+        self._heard = False
+        self._previous: Any = None
+        self._connected = jax.distributed.is_initialized()
 
     def __enter__(self) -> Notice:
-        for number in [signal.SIGINT] if self._connected else [signal.SIGINT, signal.SIGTERM]:
+        if not self._connected:
             with contextlib.suppress(ValueError):  # only the main thread may listen
-                self._previous[number] = signal.signal(number, self._hear)
+                self._previous = signal.signal(signal.SIGTERM, self._hear)
         return self
 
     def __exit__(self, *details: Any) -> None:
-        while self._previous:
-            signal.signal(*self._previous.popitem())
+        if self._previous is not None:
+            signal.signal(signal.SIGTERM, self._previous)
+            self._previous = None
 
     def _hear(self, number: int, frame: Any) -> None:
-        del frame
-        if number == signal.SIGINT:
-            if self._number == signal.SIGINT:
-                raise KeyboardInterrupt
-            if is_first():
-                os.write(2, b'Ctrl-C: saving after this step; press it again to stop without saving\n')
-            if self._connected:
-                os.kill(os.getpid(), signal.SIGTERM)
-        self._number = number
+        del number, frame
+        self._heard = True
 
     def came(self) -> bool:
-        """Whether the run is to stop now: the same answer on every process. All call it, between the same steps."""
+        """True at the same call on every process. All call it, between the same steps."""
         if self._connected:
             Notice._calls += 1
-            if multihost_utils.reached_preemption_sync_point(Notice._calls):
-                self._number = self._number or signal.SIGTERM
-                return True
-            return False
-        return self._number is not None
-
-    def stopped(self, step: int) -> Stopped:
-        """The exception to raise once `step` is saved."""
-        return Stopped(self._number or signal.SIGTERM, step)
+            self._heard = self._heard or multihost_utils.reached_preemption_sync_point(Notice._calls)
+        return self._heard
 
 
 class Timer:
-    """When something periodic is due, by the first process's clock: the same answer on every process."""
+    """When the next of something is due by the first process's clock; the same answer on every process."""
 
     def __init__(self, seconds: float):
         """Due `seconds` after the start, and after each `restart`."""
@@ -316,7 +274,7 @@ class Timer:
         self.restart()
 
     def restart(self) -> None:
-        """Starts counting again from now."""
+        """Counts from now."""
         self._start = time.monotonic()
         self._calls = 0
         self._ask_at = 1
@@ -324,8 +282,7 @@ class Timer:
     def due(self) -> bool:
         """Whether it is time. All processes call it, between the same steps.
 
-        They ask the first process's clock only when half of the remaining time may have passed: a few times per
-        interval.
+        They ask the first one's clock only where half of what is left may have passed: a few times an interval.
         """
         elapsed = time.monotonic() - self._start
         if jax.process_count() == 1:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from kcd_jax import data
 from kcd_jax.contracts import Network, PyTree
-from kcd_jax.runtime import sharding
+from kcd_jax.runtime import inflight, sharding
 from kcd_jax.training import feed, step
 
 EMBEDDING_BYTES = 2**32  # of the embeddings of one survey; ImageNet's 1.28 million of 512 numbers are 2.6e9
@@ -42,12 +42,13 @@ class Evaluator:
         self, name: str, network: Network, variables: PyTree, teacher_logits: list[jax.Array] | None = None
     ) -> tuple[dict[str, float], list[jax.Array]]:
         """({'accuracy', 'loss', ...}, logits of each batch) of `network`; `name` keys the compiled program."""
-        sums, all_logits = [], []
+        sums, all_logits, pending = [], [], inflight.Inflight()
         for number, arrays in enumerate(self.batches):
             wanted = None if teacher_logits is None else teacher_logits[number]
             part, reading = self._step(name, network, variables, *arrays, wanted)
             sums.append(part)
             all_logits.append(reading.logits)
+            pending.add(part)
         sums = jax.device_get(sums)
         means = {key: float(sum(float(part[key]) for part in sums) / self.count) for key in sums[0]}
         return {_RENAMED.get(key, key): value for key, value in means.items()}, all_logits

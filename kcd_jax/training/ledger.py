@@ -1,9 +1,9 @@
 """What a run costs: samples and multiply-accumulates of every pass, from the jaxpr of the very step that it runs.
 
-A step is traced once a phase; each convolution and matrix product is booked under the named scope that `train_step`
-puts around the pass it belongs to. What a selection policy saves is therefore counted, not assumed: UNIX's scoring
-pass, a method's own networks and a second forward in a step are in the sum, and what the compiler drops is not (as
-the gradient of the images). Evaluation is not training and not in it.
+A step is traced once per phase. Each convolution and matrix product is booked under the named scope that `train_step`
+puts around the pass it belongs to. So what a selection policy saves is counted, not assumed: UNIX's scoring pass, a
+method's own networks and a second forward pass are in the sum; what the compiler drops (the gradient of the images) is
+not. Evaluation is not training and is left out.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import collections
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend import core as jex_core
-from ml_collections import ConfigDict
 
 from kcd_jax import policies
 from kcd_jax.contracts import Network, Phase, TrainState
-from kcd_jax.training import check, macs, state, step
+from kcd_jax.training import macs, state, step
+from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths, matches
 
 PARTS = ('teacher_forward', 'student_forward', 'student_backward', 'scoring_forward', 'method')
@@ -48,8 +48,9 @@ class Ledger:
 
     Attributes:
       steps: training steps of all phases.
-      macs: {part: multiply-accumulates}, `PARTS`. samples: {pass: images}, `PASSES`.
-      full_macs: {part: multiply-accumulates} of the same method on every point for `config.epochs` epochs.
+      macs: {part: multiply-accumulates} for `PARTS`.
+      samples: {pass: images} for `PASSES`.
+      full_macs: {part: multiply-accumulates} of the same method on every point for `recipe.epochs` epochs.
       per_step: {phase's name: StepCost}.
     """
 
@@ -70,54 +71,76 @@ class Ledger:
         return self.total / sum(self.full_macs.values())
 
 
-def expected(run: check.Run, config: ConfigDict) -> Ledger:
-    """The ledger of a run before it starts: nothing is compiled or run, a step is traced once a phase.
+def expected(run: Run) -> Ledger:
+    """The ledger of a run before it starts: nothing is compiled, one step is traced per phase.
 
-    Sizes that depend on the data (InfoBatch's) are in expectation, as the policy's `keep_counts` gives them.
-
-    Args:
-      run: of `check.resolve`. config: the one that it was resolved from.
+    Epoch sizes that depend on the data (InfoBatch's) are expectations, as the policy's `keep_counts` gives them.
     """
-    per_step = {phase.name: step_cost(run, config, phase) for phase in run.phases}
-    macs, samples = totals(per_step, _steps_by_phase(run.phases, run.steps))
-    return Ledger(sum(run.steps), macs, samples, full(run, config), per_step)
+    per_step = {phase.name: step_cost(run, phase) for phase in run.phases}
+    steps: collections.Counter[str] = collections.Counter()
+    for (phase, _), number in zip(run.epochs, run.steps, strict=True):
+        steps[phase.name] += number
+    found, samples = totals(per_step, steps)
+    return Ledger(sum(run.steps), found, samples, full(run), per_step)
 
 
-def full(run: check.Run, config: ConfigDict) -> dict[str, int]:
-    """{part: multiply-accumulates} of the run's method with policy `none`: every point in each of `config.epochs`."""
-    phases = check.phases_of(config, run.method, run.student, config.epochs)
-    per_step = {phase.name: _full_step(run, config, phase) for phase in phases}
-    steps = run.setup.num_points // config.batch
+def full(run: Run) -> dict[str, int]:
+    """{part: multiply-accumulates} of the run's method with policy `none`, every point in each of `recipe.epochs`."""
+    phases = run.phases_for(run.recipe.epochs)
+    per_step = {phase.name: _full_step(run, phase) for phase in phases}
+    steps = run.num_points // run.recipe.batch
     return totals(per_step, {phase.name: steps * phase.epochs for phase in phases})[0]
 
 
-def _full_step(run: check.Run, config: ConfigDict, phase: Phase) -> StepCost:
-    """A step of the method on the whole batch, nothing scored."""
+def _full_step(run: Run, phase: Phase) -> StepCost:
+    """A step of the method on the whole batch, without scoring."""
     if run.policy.in_batch is not None and phase.record:
-        chosen = step_cost(run, config, phase)
+        chosen = step_cost(run, phase)
         if not chosen.macs['method']:  # the networks' products are proportional to the rows: no second trace
-            scaled = {part: chosen.macs[part] * config.batch // run.rows for part in PARTS}
-            images = {part: chosen.samples[part] * config.batch // run.rows for part in PASSES}
+            scaled = {part: chosen.macs[part] * run.recipe.batch // run.rows for part in PARTS}
+            images = {part: chosen.samples[part] * run.recipe.batch // run.rows for part in PASSES}
             return StepCost({**scaled, 'scoring_forward': 0}, {**images, 'scoring_forward': 0})
-    return step_cost(dataclasses.replace(run, policy=policies.get('none').make(), rows=config.batch), config, phase)
+    return step_cost(run.replace(policy=policies.get('none').make()), phase)
 
 
 def totals(per_step: Mapping[str, StepCost], steps: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """({part: multiply-accumulates}, {pass: images}) of so many steps of each phase."""
-    macs, samples = dict.fromkeys(PARTS, 0), dict.fromkeys(PASSES, 0)
+    """({part: multiply-accumulates}, {pass: images}) of {phase's name: steps}."""
+    found, samples = dict.fromkeys(PARTS, 0), dict.fromkeys(PASSES, 0)
     for name, number in steps.items():
         for part in PARTS:
-            macs[part] += number * per_step[name].macs[part]
+            found[part] += number * per_step[name].macs[part]
         for part in PASSES:
             samples[part] += number * per_step[name].samples[part]
-    return macs, samples
+    return found, samples
 
 
-def _steps_by_phase(phases: tuple[Phase, ...], steps: tuple[int, ...]) -> dict[str, int]:
-    counts: collections.Counter[str] = collections.Counter()
-    for (phase, _), number in zip(check.epochs_of(phases), steps, strict=True):
-        counts[phase.name] += number
-    return counts
+def sample_counts(run: Run, sizes: Sequence[int] = ()) -> dict[str, Any]:
+    """Samples of the run against KD on all points for `recipe.epochs` epochs (KCD Eq. 16).
+
+    'scheduled' counts the points of each epoch, 'processed' the full batches (a last partial batch is dropped). Only
+    recording phases count; phases that a method puts in front of them are reported apart.
+
+    Args:
+      run: any.
+      sizes: points of each epoch as they were trained on; default: as scheduled.
+    """
+    sizes = sizes or run.sizes
+    batch, num_points = run.recipe.batch, run.num_points
+    share = run.rows / batch
+    recorded = [size for size, (phase, _) in zip(sizes, run.epochs, strict=True) if phase.record]
+    scheduled, full = sum(recorded), num_points * run.recipe.epochs
+    processed = sum(size // batch * batch for size in recorded)
+    processed_full = num_points // batch * batch * run.recipe.epochs
+    return {
+        'scheduled_samples': round(scheduled * share),
+        'scheduled_full': full,
+        'processed_samples': round(processed * share),
+        'processed_full': processed_full,
+        'relative_scheduled': scheduled * share / full,
+        'relative_processed': processed * share / processed_full,
+        'steps': sum(size // batch for size in sizes),
+        'samples_before': sum(sizes) - scheduled,
+    }
 
 
 # ------------------------------------------------------------------------------------------------------ what was spent
@@ -125,10 +148,11 @@ def _steps_by_phase(phases: tuple[Phase, ...], steps: tuple[int, ...]) -> dict[s
 
 @dataclasses.dataclass
 class Tally:
-    """What a run has spent so far; it lies in the run's checkpoints, so that a cut run goes on counting.
+    """What a run has spent so far. It is part of every checkpoint, so that a resumed run goes on counting.
 
     Attributes:
-      macs, samples: as in `Ledger`, of the steps that were run. sizes: points in the plan of each finished epoch.
+      macs, samples: as in `Ledger`, of the steps taken.
+      sizes: points in the plan of each finished epoch.
     """
 
     macs: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0))
@@ -136,26 +160,24 @@ class Tally:
     sizes: list[int] = dataclasses.field(default_factory=list)
 
     def add(self, step: StepCost, steps: int) -> None:
-        """Books so many steps."""
+        """Books `steps` steps."""
         for part in PARTS:
             self.macs[part] += steps * step.macs[part]
         for part in PASSES:
             self.samples[part] += steps * step.samples[part]
 
 
-def summary(tally: Tally, run: check.Run, config: ConfigDict) -> dict[str, Any]:
-    """The cost of a finished run, for its summary: what `check.cost` tells before it, as it came, and the passes.
+def summary(tally: Tally, run: Run) -> dict[str, Any]:
+    """The cost of a finished run, for its summary.
 
     Returns:
-      `check.cost` of the epochs as they were (C of KCD's Eq. 16 and C_a, scheduled and processed), and
-      'macs': {part: multiply-accumulates}, 'samples': {pass: images}, 'macs_full': the same method on every point,
-      'relative_macs': their ratio, and 'computation' of `computation`.
+      `sample_counts` of the epochs as they were (C of KCD's Eq. 16, scheduled and processed), and
+      'macs': {part: multiply-accumulates}, 'samples': {pass: images}, 'macs_full': of the same method on every point,
+      'relative_macs': their ratio, and 'computation': see `computation`.
     """
-    sizes = tuple(tally.sizes)
-    ran = dataclasses.replace(run, sizes=sizes, steps=tuple(size // config.batch for size in sizes))
-    everything = full(run, config)
+    everything = full(run)
     return {
-        **check.cost(ran, config, run.setup.num_points),
+        **sample_counts(run, tally.sizes),
         'macs': tally.macs,
         'samples': tally.samples,
         'macs_full': sum(everything.values()),
@@ -164,15 +186,16 @@ def summary(tally: Tally, run: check.Run, config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def computation(macs: Mapping[str, int], everything: Mapping[str, int]) -> dict[str, float]:
+def computation(spent: Mapping[str, int], everything: Mapping[str, int]) -> dict[str, float]:
     """UNIX's Computation (Eq. 3 and 11): all passes of the networks over those of the method on everything.
 
     Args:
-      macs, everything: {part: multiply-accumulates} of the run and of the same method without a policy.
+      spent: {part: multiply-accumulates} of the run.
+      everything: the same of its method without a policy.
 
     Returns:
-      'assumed_backward' with B_s = F_s, as the paper reckons, and 'counted_backward' with the products of the backward
-      pass; neither has the method's own part.
+      'assumed_backward' with B_s = F_s, the paper's assumption, and 'counted_backward' with the products of the
+      backward pass; neither includes the method's own part.
     """
 
     def assumed(parts: Mapping[str, int]) -> int:
@@ -182,35 +205,36 @@ def computation(macs: Mapping[str, int], everything: Mapping[str, int]) -> dict[
         return sum(parts[name] for name in PASSES)
 
     return {
-        'assumed_backward': assumed(macs) / assumed(everything),
-        'counted_backward': counted(macs) / counted(everything),
+        'assumed_backward': assumed(spent) / assumed(everything),
+        'counted_backward': counted(spent) / counted(everything),
     }
 
 
 # -------------------------------------------------------------------------------------------------------------- a step
 
-_CACHE: dict[str, dict[str, int]] = {}
+_TRACED: dict[str, dict[str, int]] = {}
 
 
-def step_cost(
-    run: check.Run, config: ConfigDict, phase: Phase, program: jex_core.ClosedJaxpr | None = None, steps: int = 1
-) -> StepCost:
+def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = None, steps: int = 1) -> StepCost:
     """What one step of a phase costs.
 
     Args:
-      run, config, phase: of a run. program: the jaxpr of `steps` of its steps, where they are traced already; else one
-        step is traced, once for all runs of this process whose steps are the same.
+      run: any.
+      phase: one of its phases.
+      program: the jaxpr of `steps` of its steps, if they are traced already; otherwise one step is traced, once for
+        all runs of this process whose steps are the same.
+      steps: in `program`.
     """
-    key = _key(run, config, phase)
+    key = _key(run, phase)
     if program is not None:
-        _CACHE[key] = parts(program, steps)
-    elif key not in _CACHE:
-        _CACHE[key] = parts(trace(run, config, phase))
-    return StepCost(_CACHE[key], samples(run, config, phase))
+        _TRACED[key] = parts(program, steps)
+    elif key not in _TRACED:
+        _TRACED[key] = parts(trace(run, phase))
+    return StepCost(_TRACED[key], samples(run, phase))
 
 
 def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
-    """{part: multiply-accumulates of a step} of the jaxpr of a program of so many steps."""
+    """{part: multiply-accumulates per step} of the jaxpr of a program of `steps` steps."""
     found = dict.fromkeys(PARTS, 0)
     for scope, count in macs.by_scope(program).items():
         found[_part(scope)] += count
@@ -218,21 +242,21 @@ def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
 
 
 def _part(scope: str) -> str:
-    """The part that a scope of `step.train_step` belongs to; what stands in none of the passes is the method's own."""
+    """The part that a scope of `step.train_step` belongs to; what lies in none of the passes is the method's own."""
     if 'transpose(jvp(student_forward))' in scope:
         return 'student_backward'
     return next((part for part in PASSES if part in scope), 'method')
 
 
-def trace(run: check.Run, config: ConfigDict, phase: Phase) -> jex_core.ClosedJaxpr:
+def trace(run: Run, phase: Phase) -> jex_core.ClosedJaxpr:
     """The jaxpr of one training step of a phase, from shapes alone."""
-    spec = check.step_spec_of(run, config)
-    images = jax.ShapeDtypeStruct((config.batch, *run.setup.image_shape), jnp.uint8)
-    index = jax.ShapeDtypeStruct((config.batch,), jnp.int32)
+    spec, batch = run.step_spec(), run.recipe.batch
+    images = jax.ShapeDtypeStruct((batch, *run.setup.image_shape), jnp.uint8)
+    index = jax.ShapeDtypeStruct((batch,), jnp.int32)
     raw = step.RawBatch(index, images, images, index)
     rates = {label: jax.ShapeDtypeStruct((), jnp.float32) for label in phase.optimisers}
     rates['phase_epoch'] = jax.ShapeDtypeStruct((), jnp.int32)
-    teacher = {} if run.teacher is None else abstract_variables(run.teacher, run.setup.image_shape)
+    teacher = {} if run.teacher_network is None else abstract_variables(run.teacher_network, run.setup.image_shape)
 
     def one_step(current: TrainState, raw: step.RawBatch, rates: Any, teacher: Any) -> Any:
         return step.train_step(current, raw, rates, teacher, spec, phase)
@@ -240,24 +264,21 @@ def trace(run: check.Run, config: ConfigDict, phase: Phase) -> jex_core.ClosedJa
     return jax.make_jaxpr(one_step)(abstract_state(run), raw, rates, teacher)
 
 
-def samples(run: check.Run, config: ConfigDict, phase: Phase) -> dict[str, int]:
+def samples(run: Run, phase: Phase) -> dict[str, int]:
     """{pass: images that go through it} in one step of a phase."""
     chooses = phase.record and run.policy.in_batch is not None
-    rows = (run.rows if chooses else config.batch) * run.method.num_views
-    moving = [_moves_student(update.moves, run) for update in phase.updates]
+    rows = (run.rows if chooses else run.recipe.batch) * run.method.num_views
+    params = abstract_variables(run.student_network, run.setup.image_shape)['params']
+    paths = list(leaf_paths({'student': params}))
+    moving = [any(matches(path, update.moves) for path in paths) for update in phase.updates]
     # One forward for each version of the student's parameters that an update reads.
     forwards = 1 + sum(moving[:-1])
     return {
-        'teacher_forward': rows if run.teacher is not None else 0,
+        'teacher_forward': rows if run.teacher_network is not None else 0,
         'student_forward': forwards * rows,
         'student_backward': sum(moving) * rows,
-        'scoring_forward': config.batch if chooses and run.policy.scores else 0,
+        'scoring_forward': run.recipe.batch if chooses and run.policy.scores else 0,
     }
-
-
-def _moves_student(patterns: tuple[str, ...], run: check.Run) -> bool:
-    params = abstract_variables(run.student, run.setup.image_shape)['params']
-    return any(matches(path, patterns) for path in leaf_paths({'student': params}))
 
 
 @functools.lru_cache(maxsize=32)
@@ -266,13 +287,13 @@ def abstract_variables(network: Network, image_shape: tuple[int, int, int]) -> A
     return jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
 
 
-def abstract_state(run: check.Run) -> TrainState:
+def abstract_state(run: Run) -> TrainState:
     """The run's state as shapes. What the policy keeps is left out: a step given its batch does not read it."""
 
     def create(key: jax.Array) -> TrainState:
         return state.create(
             key,
-            student=run.student,
+            student=run.student_network,
             method=run.method,
             policy=dataclasses.replace(run.policy, init=lambda *_: {}),
             phases=run.phases,
@@ -283,22 +304,41 @@ def abstract_state(run: check.Run) -> TrainState:
     return jax.eval_shape(create, jax.random.PRNGKey(0))
 
 
-def _key(run: check.Run, config: ConfigDict, phase: Phase) -> str:
+def _key(run: Run, phase: Phase) -> str:
     """Everything that the products of a step depend on, as text."""
-    of_policy = run.policy.in_batch is not None or run.policy.observe is not None  # else the step knows none of it
+
+    def made(part: Any) -> Any:
+        return [part.name, dict(part.keywords)] if part.name else repr(part)
+
+    def of(network: Network | None) -> Any:
+        if network is None:
+            return None
+        shapes = leaf_paths(abstract_variables(network, run.setup.image_shape))
+        return [network.name, [(path, leaf.shape) for path, leaf in shapes.items()]]
+
+    # Other policies leave no trace in a step.
+    of_policy = run.policy.in_batch is not None or run.policy.observe is not None
     content = [
-        config.method.to_dict(),
-        config.policy.to_dict() if of_policy else None,
+        made(run.method),
+        made(run.policy) if of_policy else None,
         dataclasses.asdict(run.weights),
-        [run.student.name, None if run.teacher is None else run.teacher.name, config.dtype, config.logits],
-        [config.batch, run.rows],
-        [run.setup.image_shape, run.setup.num_points, run.setup.num_classes],
-        [phase.name, phase.record, config.augment.to_dict(), jax.default_backend()],
+        [of(run.student_network), of(run.teacher_network), run.recipe.dtype, run.recipe.logits],
+        [run.recipe.batch, run.rows, run.setup.image_shape, run.num_points, run.setup.num_classes],
+        [phase.name, phase.record, dataclasses.asdict(run.recipe.augment), jax.default_backend()],
     ]
     return json.dumps(content, default=str)
 
 
 # ------------------------------------------------------------------------------------------------------------ in words
+
+
+def samples_line(counts: Mapping[str, Any]) -> str:
+    """'cost: scheduled 9,811,200 of 12,000,000 points (81.76 %), processed ...' of `sample_counts`."""
+    return (
+        f'cost: scheduled {counts["scheduled_samples"]:,} of {counts["scheduled_full"]:,} points '
+        f'({100 * counts["relative_scheduled"]:.2f} %), processed {counts["processed_samples"]:,} of '
+        f'{counts["processed_full"]:,} ({100 * counts["relative_processed"]:.2f} %) in {counts["steps"]:,} steps'
+    )
 
 
 def lines(ledger: Ledger) -> list[str]:
@@ -311,7 +351,7 @@ def _lines(ledger: Ledger) -> Iterator[str]:
     yield f'{"pass":18s} {"samples":>15s} {"GMACs":>15s} {"share":>7s}'
     for part in PARTS:
         images = f'{ledger.samples[part]:,}' if part in PASSES else ''
-        macs = ledger.macs[part]
-        yield f'{part:18s} {images:>15s} {macs / 1e9:15,.3f} {100 * macs / total:6.2f} %'
+        count = ledger.macs[part]
+        yield f'{part:18s} {images:>15s} {count / 1e9:15,.3f} {100 * count / total:6.2f} %'
     relative = f'{100 * ledger.relative:.2f} % of the method on every point'
     yield f'{"all":18s} {"":15s} {total / 1e9:15,.3f} 100.00 %   {relative}, {ledger.steps:,} steps'

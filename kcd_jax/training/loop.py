@@ -1,376 +1,248 @@
-"""A run in progress: its compiled programs, an epoch of training, condensation, evaluation, and what each took.
-
-`train.py` says when; here is what happens then.
-"""
+"""The one training loop: every run of every method and policy passes through `train`, from top to bottom."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from kcd_jax import data
-from kcd_jax.contracts import Network, Phase, Plan, PyTree, TrainState, full_plan, stream
-from kcd_jax.knowledge import large
-from kcd_jax.runtime import files, runlog, sharding
-from kcd_jax.training import check, feed, ledger, scoring, state, step, survey
-from kcd_jax.training.evaluate import Evaluator
+from kcd_jax.contracts import TrainState
+from kcd_jax.runtime import checkpoint, distributed, files, runlog, sharding
+from kcd_jax.teachers import teacher as teachers
+from kcd_jax.teachers.model import Model, load
+from kcd_jax.teachers.sharing import on_all_processes
+from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training import journal, ledger
+from kcd_jax.training.journal import Journal
+from kcd_jax.training.run import Run
+from kcd_jax.training.trainer import Diverged, Trainer, student_variables
 
-ACCELERATOR_CHUNK = 100  # steps a program: enough to hide the dispatch, few enough for a responsive SIGTERM
+__all__ = ['Diverged', 'Preempted', 'Result', 'train']
 
 
-class Diverged(Exception):
-    """The loss is not finite; the last good checkpoint is kept."""
+class Preempted(Exception):
+    """A signal asked the run to stop: its state is saved, and the same command goes on from it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Steps:
-    """`length` steps of a phase that are to be taken: from which state, over which points, at which learning rates."""
+class Result:
+    """A finished run: its name, its folder and the content of its summary.json."""
 
-    current: TrainState
-    order: jax.Array
-    rates: dict[str, jax.Array]
-    supply: step.Points | step.RawBatch
-    phase: Phase
-    length: int
+    name: str
+    workdir: pathlib.Path
+    summary: dict[str, Any]
 
-
-class Loop:
-    """A run in progress: its parts, its compiled programs, and what it has measured so far."""
-
-    def __init__(
-        self,
-        config: ConfigDict,
-        run: check.Run,
-        dataset: data.Dataset,
-        teacher_variables: PyTree | None,
-        workdir: pathlib.Path,
-        mesh: Mesh,
-        run_log: runlog.RunLog,
-    ):
-        self.config, self.run, self.mesh, self.log, self.workdir = config, run, mesh, run_log, workdir
-        self.batch = config.batch
-        self.epochs = check.epochs_of(run.phases)
-        self.seconds = dict.fromkeys(('compile', 'train', 'score', 'condense', 'evaluate'), 0.0)
-        self.tally = ledger.Tally()
-        self.condensations: list[dict[str, Any]] = []
-        self.evaluations: list[dict[str, Any]] = []
-        self.programs: dict[tuple[str, int], Any] = {}
-        self.step_costs: dict[str, ledger.StepCost] = {}
-
-        replicated = sharding.replicated(mesh)
-        if dataset.train.streamed:
-            self.feed = feed.Streamed(
-                dataset.train,
-                run.setup.labels,
-                config.batch,
-                mesh,
-                seed=config.seed,
-                workers=config.data.workers,
-                mixes=run.policy.mixes,
-            )
-        else:
-            chunk = config.chunk or (1 if jax.default_backend() == 'cpu' else ACCELERATOR_CHUNK)
-            self.feed = feed.Resident(dataset.train, run.setup.labels, chunk, mesh)
-        self.teacher_variables = sharding.put(teacher_variables, replicated) if run.teacher is not None else {}
-        self.spec = check.step_spec_of(run, config, functools.partial(sharding.constrain_batch, mesh))
-        self.order_on_devices = jax.jit(step.epoch_order, out_shardings=replicated)
-        self.evaluator = Evaluator(dataset.validation or dataset.test, config.eval_batch, mesh, config.data.workers)
-        self.teacher_logits = None
-        self.labels = sharding.put(run.setup.labels, replicated)
-        num_classes = run.setup.num_classes
-        self.by_class = jax.jit(lambda count, labels: jnp.zeros(num_classes, jnp.int32).at[labels].add(count))
-
-    # -- state ----------------------------------------------------------------------------------------------------
-
-    def initial_state(self, images: np.ndarray | None) -> TrainState:
-        """The state before the first step, on the mesh.
-
-        images: u8[num_points, H, W, 3], of which a policy may copy; None where they are streamed.
-        """
-        key = jax.random.PRNGKey(self.config.seed)
-        fresh = state.create(
-            key,
-            student=self.run.student,
-            method=self.run.method,
-            policy=self.run.policy,
-            phases=self.run.phases,
-            setup=self.run.setup,
-            images=images,
-            metric_names=check.metric_names(self.run),
-        )
-        return sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
-
-    # -- programs -------------------------------------------------------------------------------------------------
-
-    def program(
-        self,
-        current: TrainState,
-        order: jax.Array,
-        rates: dict[str, jax.Array],
-        supply: step.Points | step.RawBatch,
-        phase: Phase,
-        length: int,
-    ) -> Callable[..., tuple[TrainState, jax.Array]]:
-        """The compiled `length` steps of a phase; one compilation for the whole run, however the set shrinks."""
-        if (phase.name, length) not in self.programs:
-            start = time.perf_counter()
-            traced = self.traced(Steps(current, order, rates, supply, phase, length))
-            self.programs[phase.name, length] = traced.lower().compile()
-            self.seconds['compile'] += time.perf_counter() - start
-        return self.programs[phase.name, length]
-
-    def traced(self, steps: Steps) -> jax.stages.Traced:
-        """The program of `steps`, traced; what a step costs is known from then on."""
-        phase, length = steps.phase, steps.length
-        shardings = sharding.state_shardings(self.mesh, steps.current)
-        function = functools.partial(step.run_chunk, spec=self.spec, phase=phase, length=length)
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
-        traced = jitted.trace(steps.current, steps.order, steps.rates, steps.supply, self.teacher_variables)
-        self.step_costs[phase.name] = ledger.step_cost(self.run, self.config, phase, traced.jaxpr, length)
-        return traced
-
-    def take(self, steps: Steps) -> tuple[TrainState, jax.Array]:
-        """The state after the steps and the last one's loss, by a program of this run alone; donates the old state."""
-        program = self.program(steps.current, steps.order, steps.rates, steps.supply, steps.phase, steps.length)
-        return program(steps.current, steps.order, steps.rates, steps.supply, self.teacher_variables)
-
-    def rates(self, phase: Phase, phase_epoch: int) -> dict[str, jax.Array]:
-        """{label: learning rate} of an epoch, on the devices, and the epoch itself for the methods' clocks."""
-        values = {label: np.float32(optimiser.lr(phase_epoch)) for label, optimiser in phase.optimisers.items()}
-        return sharding.put({**values, 'phase_epoch': np.int32(phase_epoch)}, sharding.replicated(self.mesh))
-
-    def end_epoch(self, current: TrainState) -> TrainState:
-        """The state with one more epoch finished."""
-        counters = {'epoch': np.int32(int(current.epoch) + 1), 'done': np.int32(0)}
-        return current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
-
-    def split_scoring(self, current: TrainState) -> None:
-        """Moves the scoring passes' share of the training seconds to 'score', for policies that score."""
-        passes = self.tally.samples['scoring_forward'] // self.batch
-        if not passes:
-            return
-        image_shape = self.run.setup.image_shape
-        compiling, alone = scoring.seconds(
-            self.run.student, student_variables(current), (self.batch, *image_shape), self.mesh
-        )
-        self.seconds['compile'] += compiling
-        share = min(passes * alone, self.seconds['train'])
-        self.seconds['score'], self.seconds['train'] = share, self.seconds['train'] - share
-
-    # -- parts of an epoch ----------------------------------------------------------------------------------------
+    @property
+    def accuracy(self) -> float:
+        """Of the last epoch, on the held-out images."""
+        return self.summary['accuracy']
 
     @functools.cached_property
-    def full(self) -> Plan:
-        """Every point, for phases that record nothing; few runs have one, and a plan of many points is large."""
-        return sharding.put(full_plan(self.run.setup.num_points, self.run.setup.rows), sharding.replicated(self.mesh))
+    def model(self) -> Model:
+        """The trained student, read from the run's folder."""
+        return load(self.workdir)
 
-    def order(self, key: jax.Array, plan: Plan, epoch: jax.Array) -> jax.Array:
-        """`step.epoch_order` on every device."""
-        if large.suits(plan):
-            return sharding.put(step.epoch_order_on_host(key, plan, epoch), sharding.replicated(self.mesh))
-        return self.order_on_devices(key, plan, epoch)
 
-    def recorded(self, epoch: int) -> int:
-        """Recording epochs among the first `epoch` ones."""
-        return sum(phase.record for phase, _ in self.epochs[:epoch])
+def train(
+    run: Run,
+    workdir: str | pathlib.Path,
+    *,
+    teacher_dir: str | pathlib.Path | None = None,
+    mesh: Mesh | None = None,
+) -> Result:
+    """Trains one student under one method and one policy.
 
-    def condense_before(self, current: TrainState, epoch: int) -> TrainState:
-        """Replans before epoch `epoch` (from 0) when the policy asks for it."""
-        policy = self.run.policy
-        if epoch >= len(self.epochs) or not self.epochs[epoch][0].record:
-            return current
-        recorded, total = self.recorded(epoch), self.recorded(len(self.epochs))
-        if not policy.when(recorded, total):
-            return current
-        start = time.perf_counter()
-        before = current.plan
-        was_kept = _kept(before)
-        table = current.table if large.suits(before) else sharding.replicate(self.mesh, current.table)
-        plan, policy_state = policy.replan(
-            stream(current.key, 'replan', recorded), table, before, current.policy_state, recorded, total
+    Args:
+      run: what to train.
+      workdir: folder of the run; a run that was cut goes on, a finished one is read back.
+      teacher_dir: where a teacher is kept that has to be trained first (default: `workdir`/teacher).
+      mesh: of devices; all of them by default.
+
+    Returns:
+      The finished run.
+
+    Raises:
+      ValueError: bad input, in one line, before the first compilation.
+      Preempted: a signal came to any process; the state is saved.
+      Diverged: the loss is not finite.
+    """
+    workdir = pathlib.Path(workdir).expanduser()
+    mesh = mesh or sharding.make_mesh()
+    start = time.perf_counter()
+
+    # ---- everything that can be known before the first compilation ----
+    with distributed.together():
+        run.validate(mesh.size)
+        if isinstance(run.teacher, Run) and run.uses_teacher:
+            run.teacher.validate(mesh.size)
+        description = json.loads(files.dumps(run.describe()))
+    distributed.refuse_difference('configuration', description, runlog.differing_keys)
+
+    with contextlib.ExitStack() as stack:
+        with distributed.together():
+            log = stack.enter_context(runlog.RunLog(workdir, description))
+        finished = distributed.first(lambda: _finished(workdir))
+        if finished is not None:
+            return Result(run.name, workdir, finished)
+
+        # ---- the teacher ----
+        variables, card, taught_for = None, None, None
+        if run.teacher_network is not None:
+            if isinstance(run.teacher, Run):
+                taught_for = sum(run.teacher.steps)
+                folder = pathlib.Path(teacher_dir) if teacher_dir else workdir / 'teacher'
+                train(run.teacher.replace(name='teacher'), folder, mesh=mesh)
+                start = time.perf_counter()  # the teacher's training is another run
+                restore = functools.partial(Teacher.restore, folder, dtype=run.recipe.dtype)
+                run = run.replace(teacher=on_all_processes(restore, run.recipe.dtype))
+            variables, card = run.teacher.variables, dict(run.teacher.card)
+            run.validate(mesh.size)
+        trainer, notes = Trainer(run, variables, mesh), Journal(run, log)
+        if card is not None:
+            card['accuracy'] = trainer.evaluate_teacher()
+            _judge(card, run, taught_for, trainer.evaluator.count, log)
+
+        # ---- start or go on ----
+        log.say(f'{run.name}, seed {run.seed}: {ledger.samples_line(ledger.sample_counts(run))}')
+        with distributed.together():
+            keep = run.recipe.checkpoint.keep
+            keeper = stack.enter_context(checkpoint.Checkpointer(workdir / 'checkpoints', keep=keep))
+        saver = Saver(keeper, trainer, notes, description)
+        fresh = trainer.initial_state()
+        current = saver.resume(fresh, workdir)
+        earlier = 0.0 if current is None else sum(trainer.seconds.values())
+        if current is None:
+            current = _condense(trainer, notes, fresh, 0)
+        del fresh
+        notice = stack.enter_context(distributed.Notice())
+
+        def between(current: TrainState) -> None:
+            """Between two chunks of steps: saves when it is time, and stops when a signal came."""
+            if notice.came():
+                saver.save(current)
+                saver.wait()
+                raise Preempted(f'SIGTERM: saved step {int(current.step):,}; the same command goes on from there')
+            if saver.due():
+                saver.save(current)
+
+        # ---- train ----
+        batch, last = run.recipe.batch, len(run.epochs)
+        log.start_progress(sum(run.steps) * batch, done=int(current.step) * batch)
+        for epoch in range(int(current.epoch), last):
+            current, report = trainer.train_epoch(current, epoch, between, log.progress)
+            notes.epoch(current, epoch + 1, report, trainer.visits_by_class(current) if report.phase.record else [])
+            if (epoch + 1) % run.recipe.eval_every == 0 or epoch + 1 == last:
+                notes.evaluation(current, epoch + 1, trainer.evaluate(current))
+            current = _condense(trainer, notes, current, epoch + 1)
+            between(current)
+        saver.save(current)
+        saver.wait()
+
+        # ---- what it leaves ----
+        trainer.split_scoring(current)
+        by_class = None
+        if run.recipe.survey:
+            by_class = notes.points(current, trainer.read(current), trainer.evaluator.labels)
+        summary = journal.summary(
+            notes,
+            trainer,
+            current,
+            description=description,
+            teacher=card,
+            class_accuracy=by_class,
+            seconds=earlier + time.perf_counter() - start,
         )
-        # New buffers: the state is donated, and a policy may return what lies in the table or in another leaf.
-        fresh = state.strong({'plan': plan, 'policy_state': policy_state})
-        current = current.replace(**sharding.put(fresh, sharding.replicated(self.mesh)))
-        del plan, policy_state, fresh  # a host's plan of 100 million points is 1.6 GB
-        jax.block_until_ready(current.plan)
-        now_kept = _kept(current.plan)
-        self.seconds['condense'] += time.perf_counter() - start
-        self.tell_condensation(current, epoch, was_kept, now_kept)
-        return current
+        if distributed.is_first():
+            student = jax.device_get(student_variables(current))
+            teachers.save(workdir / teachers.FILE, student, journal.card(summary, run))
+        log.write_summary(summary)
+        return Result(run.name, workdir, summary)
 
-    def tell_condensation(self, current: TrainState, epoch: int, was_kept: np.ndarray, now_kept: np.ndarray) -> None:
-        """Logs a condensation, writes its stage file, and says it in one line (when there are not too many)."""
-        plan, num_points = jax.device_get(current.plan), self.run.setup.num_points
-        number = len(self.condensations) + 1
-        recording = self.recorded(len(self.epochs))
-        total = sum(self.run.policy.when(finished, recording) for finished in range(recording))
-        entry = {
-            'number': number,
-            'of': total,
-            'epoch': epoch,
-            'kept': int(plan.num_keep),
-            'augmented': int(np.count_nonzero(plan.epsilon[:num_points])),
-            'readmitted': int(np.count_nonzero(now_kept > was_kept)),
+
+def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a run that has finished in `workdir`; None while it has not, or its student is damaged."""
+    summary = runlog.read_summary(workdir)
+    return summary if summary is not None and teachers.is_whole(workdir / teachers.FILE) else None
+
+
+def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int, log: runlog.RunLog) -> None:
+    """Tells the teacher's accuracy; ValueError for one that is no better than chance."""
+    held_out = f'{count:,} {"validation" if run.data.validation else "test"} images'
+    log.say(f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {held_out}')
+    warning = teachers.refuse_near_chance(card['accuracy'], run.data.num_classes, taught_for, num_images=count)
+    if warning:
+        log.say(warning)
+
+
+def _condense(trainer: Trainer, notes: Journal, current: TrainState, epoch: int) -> TrainState:
+    """The state with a new plan before epoch `epoch` if the policy asks for one, told."""
+    condensed = trainer.condense(current, epoch)
+    if condensed is not current:
+        notes.condensation(current.plan, condensed, epoch)
+    return condensed
+
+
+@dataclasses.dataclass
+class Saver:
+    """Checkpoints of a run with everything that belongs to them, and the way back."""
+
+    keeper: checkpoint.Checkpointer
+    trainer: Trainer
+    notes: Journal
+    description: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self._timer = distributed.Timer(self.notes.run.recipe.checkpoint.seconds)
+
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self._timer.due()
+
+    def save(self, current: TrainState) -> None:
+        """Starts writing a checkpoint. No state is saved after a loss that was not finite."""
+        self.trainer.refuse_divergence(current)
+        meta = {
+            'seconds': self.trainer.seconds,
+            'tally': dataclasses.asdict(self.trainer.tally),
+            'condensations': self.notes.condensations,
+            'evaluations': self.notes.evaluations,
+            'log': self.notes.log.lines,
+            'run': self.description,
         }
-        self.condensations.append(entry)
-        self.log.record({'kind': 'condensation', 'step': int(current.step), **entry})
-        table = sharding.to_host(current.table, copy=False)
-        self.log.write_arrays(
-            f'knowledge/stage_{number}.npz',
-            order=plan.order,
-            num_keep=plan.num_keep,
-            partner=plan.partner,
-            epsilon=plan.epsilon,
-            value=table.value,
-            count=table.count,
-            num_points=np.int32(num_points),
-        )
-        if total <= 60 or number % 10 == 0:
-            self.log.say(
-                f'condensation {number}/{total} after epoch {epoch}: kept {entry["kept"]:,} of {num_points:,}, '
-                f'{entry["augmented"]:,} augmented, {entry["readmitted"]:,} re-admitted'
-            )
+        with distributed.together():
+            self.notes.log.sync()
+        self.keeper.save(int(current.step), current, json.loads(json.dumps(meta)))
+        self._timer.restart()
 
-    def lost_stage(self, meta: Mapping[str, Any]) -> str:
-        """The first stage file of a checkpoint's condensations that cannot be read, or ''."""
-        paths = (self.workdir / 'knowledge' / f'stage_{entry["number"]}.npz' for entry in meta['condensations'])
-        return next((f'{path.parent.name}/{path.name}' for path in paths if not files.is_whole_npz(path)), '')
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on disk."""
+        with distributed.together():
+            self.keeper.wait()
 
-    def evaluate(self, current: TrainState, epoch: int) -> dict[str, float]:
-        """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} after `epoch` epochs."""
-        with self.evaluating():
-            result, _ = self.evaluator('student', self.run.student, student_variables(current), self.teacher_logits)
-        self.evaluations.append({'epoch': epoch, **result})
-        self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
-        return result
-
-    def evaluate_teacher(self, network: Network) -> float:
-        """The teacher's accuracy; its logits are kept, to compare the student's with."""
-        with self.evaluating():
-            result, self.teacher_logits = self.evaluator('teacher', network, self.teacher_variables)
-        return result['accuracy']
-
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Counts the time inside as evaluation, less what the evaluator's programs took to compile."""
-        start, compiled = time.perf_counter(), self.evaluator.compile_seconds
-        yield
-        compile_seconds = self.evaluator.compile_seconds - compiled
-        self.seconds['compile'] += compile_seconds
-        self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
-
-    def survey(self, current: TrainState, train: data.Split, num_classes: int) -> list[float | None]:
-        """Writes knowledge/points.npz, what is known of every point at the end; returns the accuracy of each class.
-
-        Both networks see the training images as they are, in eval mode, by the programs that evaluate them.
-        """
-        variables, network = student_variables(current), self.run.student
-        with self.evaluating():
-            _, logits = self.evaluator('student', network, variables, self.teacher_logits)
-            entropy, embed = self.evaluator.read('student', network, variables, train, self.teacher_logits)
-            of_teacher = None
-            if self.run.teacher is not None:
-                of_teacher, _ = self.evaluator.read('teacher', self.run.teacher, self.teacher_variables, train, None)
-        arrays = survey.of_points(entropy, embed, of_teacher, train.labels, num_classes)
-        logits = self.evaluator.on_host(logits)
-        if self.teacher_logits is not None:
-            wanted = survey.correlation(self.evaluator.on_host(self.teacher_logits))
-            arrays['correlation_difference'] = (wanted - survey.correlation(logits)).astype(np.float32)
-        table = sharding.to_host(current.table)
-        visits = {'value': table.value[: len(train)], 'count': table.count[: len(train)]}
-        self.log.write_arrays('knowledge/points.npz', labels=train.labels, **visits, **arrays)
-        return survey.class_accuracy(logits, self.evaluator.labels, num_classes)
-
-    def refuse_divergence(self, current: TrainState) -> None:
-        """Raises Diverged, naming the step, once a loss was not finite."""
-        bad = int(current.bad_step)
-        if bad >= 0:
-            raise Diverged(
-                f'the loss of step {bad + 1} is not finite; the last good checkpoint under {self.workdir} is kept. '
-                'Lower optim.lr, or train in float32'
-            )
-
-    def train_epoch(self, current: TrainState, epoch: int, between: Callable[[TrainState], None]) -> TrainState:
-        """The rest of epoch `epoch` (from 0), from step `done` on; `between(state)` is called between chunks."""
-        phase, phase_epoch = self.epochs[epoch]
-        plan = current.plan if phase.record else self.full
-        num_keep = int(plan.num_keep)
-        steps, done = num_keep // self.batch, int(current.done)
-        order = self.order(current.key, plan, jnp.int32(epoch))
-        rates = self.rates(phase, phase_epoch)
-        started, before = time.perf_counter(), self.seconds['compile']
-        elsewhere = 0.0
-        beats: list[jax.Array] = []
-        with contextlib.closing(self.feed.epoch(order, plan, epoch, done, steps)) as supplies:
-            for length, supply in supplies:
-                wanted = Steps(current, order, rates, supply, phase, length)
-                current, loss = self.take(wanted)
-                done += length
-                self.tally.add(self.step_costs[phase.name], length)
-                beats.append(loss)
-                if len(beats) > 1:  # one chunk late, so that the device never waits for the host
-                    value = float(beats.pop(0))
-                    self.log.progress(length * self.batch, loss=value)
-                    if not np.isfinite(value):
-                        self.refuse_divergence(current)
-                if done < steps:  # what lies at the end of an epoch belongs after its evaluation and condensation
-                    pause = time.perf_counter()
-                    between(current)
-                    elsewhere += time.perf_counter() - pause
-        jax.block_until_ready(current.step)
-        spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - before)
-        self.seconds['train'] += spent
-        self.tally.sizes.append(num_keep)
-        self.refuse_divergence(current)
-        sums = jax.device_get(current.metrics)
-        means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
-        self.log.record(
-            {
-                'kind': 'train',
-                'step': int(current.step),
-                'epoch': epoch + 1,
-                'phase': phase.name,
-                'lr': _main_rate(phase, phase_epoch),
-                'samples': steps * self.batch,
-                'kept': num_keep,
-                **means,
-                'time': {'seconds': spent},
-            }
-        )
-        if phase.record:  # all visits so far, by class: what a policy chooses (UNIX Fig. 5, 6)
-            visits = sharding.to_host(self.by_class(current.table.count, self.labels))
-            self.log.record(
-                {'kind': 'visits', 'step': int(current.step), 'epoch': epoch + 1, 'by_class': visits.tolist()}
-            )
+    def resume(self, fresh: TrainState, workdir: pathlib.Path) -> TrainState | None:
+        """The state of the newest whole checkpoint, everything else set back to it; None where there is none."""
+        trainer, notes = self.trainer, self.notes
+        lacks = lambda meta: journal.lost_stage(workdir, meta['condensations'])  # noqa: E731
+        restored = self.keeper.restore_latest(fresh, lacks=lacks)
+        if restored is None:
+            with distributed.together():
+                notes.log.rewind([], -1)
+            return None
+        current, meta = restored
+        with distributed.together():
+            runlog.refuse_other_config(workdir, meta['run'], self.description)
+            notes.log.rewind(meta['log'], int(current.step))
+        trainer.seconds.update(meta['seconds'])
+        trainer.tally = ledger.Tally(**meta['tally'])
+        notes.condensations, notes.evaluations = meta['condensations'], meta['evaluations']
+        epoch = int(current.epoch) + 1
+        notes.log.say(f'going on from step {int(current.step):,}, epoch {epoch} of {len(notes.run.epochs)}')
         return current
-
-
-def student_variables(current: TrainState) -> PyTree:
-    """The student's variables, as its network takes them."""
-    return {'params': current.params['student'], **current.model_state}
-
-
-def _main_rate(phase: Phase, phase_epoch: int) -> float:
-    """The learning rate that is logged: the main optimiser's, or the first one's of a phase without it."""
-    label = 'main' if 'main' in phase.optimisers else next(iter(phase.optimisers))
-    return phase.optimisers[label].lr(phase_epoch)
-
-
-def _kept(plan: Plan) -> np.ndarray:
-    """bool[N] by point: whether it is trained on."""
-    order, num_keep = jax.device_get((plan.order, plan.num_keep))
-    kept = np.zeros(len(order), bool)
-    kept[order[:num_keep]] = True
-    return kept

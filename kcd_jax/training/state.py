@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -110,6 +111,28 @@ def strong(tree: PyTree) -> PyTree:
         return x if whole else jnp.asarray(x, x.dtype)
 
     return jax.tree.map(typed, tree)
+
+
+def copy_to(tree: PyTree, where: jax.sharding.Sharding) -> PyTree:
+    """Copies of the arrays in buffers of their own, placed by `where`, without passing through the host.
+
+    A new plan needs this before it joins the state: the state is donated to the next step, donation refuses shared
+    buffers, and a policy may return one array twice or an array that the state already holds.
+
+    Args:
+      tree: arrays on the devices of `where`, or on the host.
+      where: the sharding of every result.
+
+    Returns:
+      The same tree; no two leaves share a buffer, nor does one with `tree`.
+    """
+    return _copier(where)(tree)
+
+
+@functools.lru_cache(maxsize=8)
+def _copier(where: jax.sharding.Sharding) -> Callable[[PyTree], PyTree]:
+    # Without the copies, jit would return an input that it only passes on as the same array.
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)
 
 
 def parameter_count(variables: PyTree) -> int:

@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
@@ -32,7 +31,6 @@ from kcd_jax.contracts import (
     Weights,
     stream,
 )
-from kcd_jax.knowledge import large
 from kcd_jax.training import augment, optim
 from kcd_jax.trees import leaf_paths, matches, merge, select
 
@@ -95,11 +93,6 @@ def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
     bits = jax.random.bits(stream(key, 'order', epoch), (rows,), jnp.uint32) >> jnp.uint32(1)
     bits = jnp.where(kept, bits, bits | jnp.uint32(1 << 31))
     return knowledge.order_by(bits)
-
-
-def epoch_order_on_host(key: Array, plan: Plan, epoch: Array) -> np.ndarray:
-    """`epoch_order` to the bit, by a sort on the host: sooner for many points where the devices are the host's own."""
-    return large.kept_first(large.random_bits(stream(key, 'order', epoch), len(plan.order)), plan)
 
 
 def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: StepSpec) -> RawBatch:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kcd_jax import knowledge
+from kcd_jax.knowledge import ranking
 from kcd_jax.knowledge.ranking import MAX_VISITS
 
 ROWS = 24
@@ -53,6 +54,27 @@ def test_rank_is_the_slow_one(value, count, alpha):
     assert order.dtype == jnp.int32
     assert sorted(order.tolist()) == list(range(ROWS))
     assert order.tolist() == slow_rank(value, count, POINTS, alpha)
+
+
+@given(hnp.arrays(np.uint32, ROWS, elements=st.integers(0, 3) | st.sampled_from([2**31 - 1, 2**31, 2**32 - 1])))
+@settings(max_examples=40)
+def test_the_sorts_of_all_platforms_are_numpys_stable_argsort(key):
+    expected = np.argsort(key, kind='stable')
+    for sort in (knowledge.order_by, ranking._sort_packed, ranking._sort_pairs):
+        np.testing.assert_array_equal(jax.jit(sort)(key), expected)
+
+
+@pytest.mark.parametrize(('platform', 'packed'), [('cpu', True), ('tpu', False), ('cuda', False), ('rocm', False)])
+def test_only_the_cpu_sorts_64_bit_numbers(platform, packed):
+    exported = jax.export.export(jax.jit(knowledge.order_by), platforms=[platform])
+    text = exported(jax.ShapeDtypeStruct((ROWS,), jnp.uint32)).mlir_module()
+    assert ('xui64' in text) == packed and 'stablehlo.sort' in text
+
+
+@pytest.mark.parametrize('key', [jnp.zeros(3, jnp.int32), jnp.zeros((3, 2), jnp.uint32)])
+def test_keys_of_another_type_or_shape_are_refused(key):
+    with pytest.raises(AssertionError):
+        knowledge.order_by(key)
 
 
 @given(hnp.arrays(np.int32, ROWS, elements=st.integers(0, 1000)))

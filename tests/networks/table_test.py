@@ -123,10 +123,51 @@ def test_an_unknown_name_names_the_near_and_the_known():
         networks.get('wrn_40_3')
 
 
-def test_a_new_file_is_a_new_network(monkeypatch, tmp_path):
-    source = pathlib.Path(networks.__file__).with_name('_template.py').read_text()
-    (tmp_path / 'mine.py').write_text(source.replace("'template'", "'mine_16'"))
+@pytest.fixture
+def own_folder(monkeypatch, tmp_path):
+    """A user's folder of networks, and what removes its modules again."""
     monkeypatch.setattr(networks, '__path__', [*networks.__path__, str(tmp_path)])
+    yield tmp_path
+    for path in tmp_path.glob('*.py'):
+        sys.modules.pop(f'kcd_jax.networks.{path.stem}', None)
+
+
+def template(name):
+    return pathlib.Path(networks.__file__).with_name('_template.py').read_text().replace("'template'", f"'{name}'")
+
+
+def test_a_new_file_is_a_new_network(own_folder):
+    (own_folder / 'mine.py').write_text(template('mine_16'))
     assert 'mine_16' in networks.names()
     assert summarise('mine_16', 10, 32).taps == ((16, 32), (16, 16), (32, 8))
-    sys.modules.pop('kcd_jax.networks.mine')
+
+
+@pytest.mark.parametrize(
+    ('source', 'reason'),
+    [
+        ('NAMES = {', r'SyntaxError: .*never closed.*'),
+        ('import absent_package', "ModuleNotFoundError: No module named 'absent_package'"),
+        ('raise RuntimeError("several\\nlines")', 'RuntimeError: several lines'),
+        ('x = 1', "AttributeError: module 'kcd_jax.networks.broken' has no attribute 'NAMES'"),
+        ('NAMES = ["net"]; make = 3', 'TypeError: make is not a function'),
+        ('NAMES = 3', "TypeError: 'int' object is not iterable"),
+    ],
+)
+def test_a_broken_file_stops_nothing_but_is_named_where_a_name_is_missing(own_folder, source, reason):
+    (own_folder / 'broken.py').write_text(source)
+    assert networks.get('resnet8')(10).name == 'resnet8' and 'wrn_16_1' in networks.names()
+    assert list(networks.unusable()) == ['networks/broken.py']
+    with pytest.raises(
+        ValueError, match=rf'unknown network .net.*; networks/broken.py cannot be used \({reason}'
+    ) as error:
+        networks.get('net')
+    assert '\n' not in str(error.value)
+
+
+def test_a_name_in_two_files_is_refused(own_folder):
+    (own_folder / 'mine.py').write_text(template('resnet8'))
+    with pytest.raises(
+        ValueError, match=r"'resnet8' is defined in .*mine.py and .*resnet.py; give one of them another"
+    ):
+        networks.get('resnet8')
+    assert networks.get('resnet14')(10).name == 'resnet14'

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kcd_jax import policies
 from kcd_jax.contracts import Batch, ValueTable, full_plan, table_rows
+from kcd_jax.training.state import copy_to
 
 POINTS = 300
 EPOCHS = 12
@@ -84,9 +85,11 @@ def run(policy, mesh=None):
     for epoch in range(EPOCHS):
         if policy.when(epoch, EPOCHS):
             table = table_after(epoch, rows)
-            if mesh is not None:
-                table = jax.device_put(table, NamedSharding(mesh, PartitionSpec('data')))
+            if mesh is not None:  # whole on every device, as the contract says
+                table = jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
             plan, state = policy.replan(jax.random.fold_in(key, epoch), table, plan, state, epoch, EPOCHS)
+            if mesh is not None:  # as the loop does
+                plan, state = copy_to((plan, state), NamedSharding(mesh, PartitionSpec()))
             result.append((epoch, plan, state))
     return result
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +15,16 @@ import numpy as np
 
 from kcd_jax import policies
 from kcd_jax.contracts import ValueTable, full_plan, stream
-from kcd_jax.knowledge import large
 from kcd_jax.runtime import distributed, sharding
 from kcd_jax.training import step
+from kcd_jax.training.state import copy_to
 
 NUM_POINTS, EPOCHS = 3000, 12
 POLICIES = {
     'kcd': {},
     'kcd window': {'dropped': 'window', 'augment': 'random', 'schedule': 'linear'},
     'infobatch': {},
+    'infobatch full': {'until': 0.0},
 }
 
 
@@ -40,21 +40,20 @@ def table() -> ValueTable:
     return empty.replace(value=jnp.asarray(value), count=jnp.asarray(count))
 
 
-def digests(mesh: jax.sharding.Mesh, on_host: bool = False) -> dict[str, str]:
-    """{policy: SHA-256 of the plan and of the epoch's order}, as the loop makes them on this mesh, or on the host."""
+def digests(mesh: jax.sharding.Mesh) -> dict[str, str]:
+    """{policy: SHA-256 of the plan and of the epoch's order}, as the loop makes them on this mesh."""
     whole, found = sharding.replicated(mesh), {}
     split = sharding.put(table(), sharding.batch(mesh))
     before = sharding.put(full_plan(NUM_POINTS), whole)
     key = sharding.put(jax.random.PRNGKey(0), whole)
-    order = step.epoch_order_on_host if on_host else jax.jit(step.epoch_order, out_shardings=whole)
-    given = split if on_host else sharding.replicate(mesh, split)
+    order = jax.jit(step.epoch_order, out_shardings=whole)
+    table_everywhere = sharding.replicate(mesh, split)
     for name, keywords in POLICIES.items():
         policy = policies.get(name.split()[0]).make(**keywords)
         state = sharding.put(policy.init(NUM_POINTS, len(split.value), None), whole)
         replan_key = stream(key, 'replan', 1)
-        with mock.patch.object(large, 'suits', lambda plan: on_host):
-            plan, _ = policy.replan(replan_key, given, before, state, 1, EPOCHS)
-        plan = sharding.put(plan, whole)
+        plan, _ = policy.replan(replan_key, table_everywhere, before, state, 1, EPOCHS)
+        plan = copy_to(plan, whole)
         arrays = sharding.to_host((plan, order(key, plan, jnp.int32(1))))
         digest = hashlib.sha256(b''.join(np.ascontiguousarray(array).tobytes() for array in jax.tree.leaves(arrays)))
         found[name] = digest.hexdigest()
@@ -74,7 +73,6 @@ def main() -> None:
         'devices': mesh.size,
         'processes': jax.process_count(),
         'plans': digests(mesh),
-        'on_host': digests(mesh, True),
     }
     report['first'] = distributed.first(lambda: {'number': number})
     report['bytes'] = distributed.from_first(f'from {number}'.encode()).decode()

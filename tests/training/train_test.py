@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from kcd_jax.experiments import experiment
-from kcd_jax.knowledge import large
 from kcd_jax.runtime import sharding
 from kcd_jax.training import step, train
 from tests import digits
@@ -143,15 +142,6 @@ def test_one_and_four_devices_keep_the_promised_identities(run):
     np.testing.assert_allclose(stages[0]['value'], stages[1]['value'], atol=1e-4)
     kept = [set(stage['order'][: stage['num_keep']]) for stage in stages]
     assert len(kept[0] & kept[1]) >= 0.99 * len(kept[0])
-
-
-def test_a_run_whose_plans_and_orders_are_made_on_the_host_is_the_same(run, monkeypatch):
-    device = run(config_for(), 'device')
-    calls = []
-    monkeypatch.setattr(large, 'suits', lambda plan: calls.append(1) or True)
-    host = run(config_for(), 'host')
-    assert len(calls) > 10
-    assert_same_run(device.workdir, host.workdir)
 
 
 def test_a_checkpoint_of_four_devices_goes_on_on_one(run, monkeypatch):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from configs import pairs
 from kcd_jax import methods, networks, plugins
 from kcd_jax.commands.networks import summarise
+from kcd_jax.experiments import pairs
 
 # The authors' tool counts more than convolutions and products, which shows in the light networks: how far our ratio is
 # above the printed one (1.02: 2 %), and the tolerance of the others.

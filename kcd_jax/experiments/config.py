@@ -1,0 +1,343 @@
+"""From text to runs: the config grammar, `FILE:[quicktest,][TEACHER-STUDENT,][method=M,][policy=P,]key=value,...`.
+
+A config file is data and ends with a call of `build`:
+
+    from kcd_jax.experiments import config as grammar
+
+    def get_config(arg=None):
+        config = grammar.base()
+        config.epochs = 120
+        return grammar.build(config, arg, method='kd', policy='kcd')
+
+`load` reads 'FILE:words', `override` applies `--config.KEY=VALUE`, and `run_of` turns the result into a `Run`. An
+unknown word is an error that lists the known ones; a word that could mean two things is an error that names both keys.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kcd_jax import methods, networks, plugins, policies
+from kcd_jax.experiments import schema
+from kcd_jax.experiments.pairs import PAIRS, lr_for
+
+# Sections whose keys may be written without the section's name.
+_BARE = ('policy', 'method', 'weights', 'optim', 'data', 'augment')
+
+
+def base() -> ConfigDict:
+    """The papers' CIFAR-100 recipe (240 epochs, batch 64, SGD 0.9, decay 5e-4, x0.1 at 150/180/210), one run."""
+    # `pair`: what pairs.py says of the methods for these two networks; filled in by `build`.
+    parts = {'compare': (), 'variants': {}, 'pair': {'methods': {}, 'weights': {}}}
+    return ConfigDict({**schema.defaults(), **parts})
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def load(path: str) -> ConfigDict:
+    """The config of 'FILE[:words]'.
+
+    Raises:
+      ValueError: there is no such file, it is not a config file, or a word is unknown; one line.
+
+    >>> load('configs/digits_kd.py:policy=kcd,ratio=0.5').policy.ratio
+    0.5
+    """
+    file, _, words = path.partition(':')
+    where = pathlib.Path(file).expanduser()
+    if not where.is_file():
+        raise ValueError(f'there is no config file {file}; the shipped ones are in configs/')
+    get_config = getattr(_import(where), 'get_config', None)
+    if not callable(get_config):
+        raise ValueError(f'config file {file} defines no get_config(arg); see configs/digits_kd.py')
+    try:
+        config = get_config(words or None)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:
+        raise ValueError(f'config file {file}: {_reason(error)}') from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(
+            f'get_config of {file} returns a {type(config).__name__}; use kcd_jax.experiments.config.build'
+        )
+    return config
+
+
+def _import(file: pathlib.Path) -> Any:
+    """The module of a config file or of a file of sweeps; ValueError says in one line why it cannot be imported."""
+    folder = file.resolve().parent
+    if folder.name == 'configs' and str(folder.parent) not in sys.path:
+        sys.path.insert(0, str(folder.parent))  # its files import one another as configs.NAME
+    loader = importlib.machinery.SourceFileLoader('config_file', str(file))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader('config_file', loader))
+    try:
+        loader.exec_module(module)
+    except SyntaxError as error:
+        raise ValueError(f'{file} is not a Python file: line {error.lineno}: {error.msg}') from error
+    except Exception as error:
+        raise ValueError(f'{file} cannot be imported: {_reason(error)}') from error
+    return module
+
+
+def _reason(error: Exception) -> str:
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
+def override(config: ConfigDict, settings: Iterable[tuple[str, str]]) -> ConfigDict:
+    """Applies the (KEY, VALUE) pairs of `--config.KEY=VALUE`, in place.
+
+    Raises:
+      ValueError: an unknown key, a value of another type, or a key that only the words after the file can set.
+    """
+    for key, text in settings:
+        if key in ('method', 'method.name', 'policy', 'policy.name'):
+            kind = key.partition('.')[0]
+            raise ValueError(f'--config.{key}: a {kind} is chosen in the words, --config=FILE:{kind}={text}')
+        _set(config, key, text)
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------- grammar
+
+
+def build(
+    config: ConfigDict,
+    arg: str | None,
+    *,
+    method: str = 'kd',
+    policy: str = 'none',
+    keywords: Mapping[str, Mapping[str, Any]] | None = None,
+    quicktest: Mapping[str, Any] | None = None,
+    lr: Callable[[str], float] = lr_for,
+) -> ConfigDict:
+    """The config of a file for the words after its colon.
+
+    The file's `policy` holds if the words name neither method nor policy, and its `method` if they name no method. A
+    method without a policy trains on all points: the file's policy does not come with it.
+
+    Args:
+      config: the file's own settings.
+      arg: the words, or None.
+      method: the file's default.
+      policy: the file's default.
+      keywords: {policy: those of its keywords that the file's recipe sets}.
+      quicktest: {dotted key: value} that shrink a run to under 30 s on two cores, every code path kept.
+      lr: initial learning rate of a network, by its name.
+
+    Raises:
+      ValueError: an unknown word or key, naming the known ones; a key that could mean two things, naming both.
+    """
+    pair, settings, quick = '', {}, False
+    for word in split_words(arg or ''):
+        key, equals, text = word.partition('=')
+        if word == 'quicktest':
+            quick = True
+        elif equals:
+            settings[key.strip()] = text.strip()
+        elif _is_pair(word):
+            pair = word
+        elif word in networks.names():
+            config.student.name, config.optim.lr = word, lr(word)
+        elif '-' in word:
+            for name in word.split('-', 1):
+                if name not in networks.names():
+                    raise ValueError(plugins.unknown('network', name, networks.names()))
+        else:
+            known = ['quicktest', 'TEACHER-STUDENT', 'key=value', *networks.names()]
+            raise ValueError(plugins.unknown('config word', word, known))
+    if pair:
+        config.teacher.name, _, config.student.name = pair.partition('-')
+        config.optim.lr, config.teacher.lr = lr(config.student.name), lr(config.teacher.name)
+
+    known_pair = PAIRS.get(f'{config.teacher.name}-{config.student.name}', {})
+    config.pair = ConfigDict({key: dict(known_pair.get(key, {})) for key in ('methods', 'weights')})
+    named_method, named_policy = settings.pop('method', ''), settings.pop('policy', '')
+    method = named_method or method
+    policy = named_policy or ('none' if named_method else policy)
+    # A method that takes the weights of another one has to know it before words about weights are read.
+    whose = getattr(methods.get(method), 'WEIGHTS_OF', '')
+    named = [settings[key] for key in (whose, f'method.{whose}') if key in settings]
+    choose(
+        config, 'method', method, **{**config.pair['methods'].get(method, {}), **({whose: named[-1]} if named else {})}
+    )
+    choose(config, 'policy', policy, **(keywords or {}).get(policy, {}))
+    if named_method or named_policy:
+        config.compare, config.trials = (), 1
+    if quick:
+        for key, value in (quicktest or {}).items():
+            section, _, last = key.partition('.')
+            if section != 'policy' or last in config.policy:
+                _set(config, key, value)
+    for key, value in settings.items():
+        _set(config, _place(config, key), value)
+    return config
+
+
+def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
+    """Sets config.method or config.policy to a file's name and all its keywords, with their defaults."""
+    known = plugins.hyper_parameters(schema.module_of(kind, name))
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(plugins.unknown(f'keyword of {kind} {name}', unknown[0], sorted(known)))
+    config[kind] = ConfigDict({'name': name, **known, **values})
+    if kind == 'method':
+        config.weights = ConfigDict(methods.weights(config.method, config.pair['weights'].to_dict()))
+
+
+def split_words(arg: str) -> list[str]:
+    """Splits at the commas outside brackets, so that `compare=(kd,kcd)` and `drops=(0.6,0.75)` are one word."""
+    words, depth, word = [], 0, ''
+    for char in arg:
+        depth += char in '([{'
+        depth -= char in ')]}'
+        if char == ',' and depth == 0:
+            words.append(word.strip())
+            word = ''
+        else:
+            word += char
+    return [w for w in (*words, word.strip()) if w]
+
+
+def _is_pair(word: str) -> bool:
+    teacher, dash, student = word.partition('-')
+    return bool(dash) and teacher in networks.names() and student in networks.names()
+
+
+def _place(config: ConfigDict, key: str) -> str:
+    """The dotted key that a word means: itself, or the only section that has a key of this name."""
+    if key == 'dataset':
+        return 'data.name'
+    if '.' in key or (key in config and not isinstance(config[key], ConfigDict)):
+        return key
+    places = [f'{section}.{key}' for section in _BARE if key in config[section] and key != 'name']
+    if len(places) > 1:
+        raise ValueError(f'{key} could mean {" or ".join(places)}; write the one that is meant in full')
+    if places:
+        return places[0]
+    owners = [
+        f'{kind}={name}'
+        for kind, package in (('policy', policies), ('method', methods))
+        for name in package.names()
+        if key in schema.keywords(kind, name)
+    ]
+    chosen = f'method={config.method.name},policy={config.policy.name}'
+    if owners:
+        raise ValueError(f'{key} is a keyword of {", ".join(owners)}, and this is {chosen}; name the one that is meant')
+    known = sorted({*config, *(part for section in _BARE for part in config[section])} - {'name'})
+    raise ValueError(plugins.unknown('config key', key, known))
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key to a value, or to what a text says in the type that the key has."""
+    *path, last = key.split('.')
+    node = config
+    for depth, part in enumerate((*path, last)):
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = sorted(node) if isinstance(node, ConfigDict) else []
+            raise ValueError(plugins.unknown('config key', '.'.join((*path, last)[: depth + 1]), known))
+        if depth < len(path):
+            node = node[part]
+    present = node[last]
+    if isinstance(present, ConfigDict):
+        raise ValueError(f'{key} is a section of the config; set one of {", ".join(f"{key}.{k}" for k in present)}')
+    if isinstance(value, str):
+        value = _parsed(value, type(present))
+    if isinstance(present, bool) != isinstance(value, bool) and isinstance(present, int):
+        raise ValueError(f'{key} takes {"True or False" if isinstance(present, bool) else "an integer"}, not {value!r}')
+    try:
+        node[last] = value
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{key} takes a value of type {type(present).__name__}, not {value!r}') from error
+
+
+def _parsed(text: str, wanted: type) -> Any:
+    """The value that a text stands for where a value of type `wanted` is expected."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text
+    if wanted is str:
+        return value if isinstance(value, str) else text.lower() if isinstance(value, bool) else text
+    if wanted is bool and text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    if wanted is float and isinstance(value, str):
+        try:
+            return float(value)  # nan and inf, which the ranges refuse by name
+        except ValueError:
+            return value
+    if wanted is tuple:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.strip('()[]').split(',') if word.strip())
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------- compared runs
+
+
+def alone(config: ConfigDict) -> ConfigDict:
+    """The config of one run: without what only an experiment of several runs has."""
+    result = config.copy_and_resolve_references()
+    with result.unlocked():
+        result.compare, result.trials, result.variants = (), 1, ConfigDict()
+    return result
+
+
+def variant(config: ConfigDict, name: str) -> ConfigDict:
+    """The config of one compared run.
+
+    'student' has neither method nor policy; 'kd' is the config's method without a policy; another method is that method
+    without a policy; a policy is the config's method with it. A policy takes the keywords that it shares with
+    `config.policy` (ratio, stages, ...), so that the compared runs have the same size at every stage.
+
+    A name in `config.variants` is one of these runs, `run`, with other parts of the config changed:
+    {'crd+kd': {'run': 'crd', 'weights': {'alpha': 1.0}}}.
+
+    Raises:
+      ValueError: no run has this name, or a variant has a key that its run does not have.
+    """
+    own = config.variants.to_dict()
+    if name not in own:
+        return _compared(config, name, sorted({*_runs(), *own}))
+    parts = dict(own[name])
+    result = _compared(config, parts.pop('run', 'kd'), _runs())
+    whose = getattr(methods.get(result.method.name), 'WEIGHTS_OF', '')
+    if whose in parts.get('method', {}):
+        section = {**result.method.to_dict(), **parts['method']}
+        parts['weights'] = {**methods.weights(section, config.pair.to_dict()['weights']), **parts.get('weights', {})}
+    try:
+        result.lock().update(parts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'variant {name!r}: {error.args[0]}') from error
+    return result
+
+
+def _runs() -> list[str]:
+    return sorted({'student', *methods.names(), *policies.names()})
+
+
+def _compared(config: ConfigDict, name: str, known: list[str]) -> ConfigDict:
+    if name not in _runs():
+        raise ValueError(plugins.unknown('run in compare', name, known))
+    result = alone(config)
+    with result.unlocked():
+        if name in ('student', *methods.names()):
+            choose(result, 'policy', 'none')
+        elif name != config.policy.name:
+            shared = plugins.hyper_parameters(policies.get(name)).keys() & config.policy.keys()
+            choose(result, 'policy', name, **{key: config.policy[key] for key in shared})
+        method = 'none' if name == 'student' else name
+        if method in methods.names() and method != 'kd':
+            choose(result, 'method', method, **config.pair.to_dict()['methods'].get(method, {}))
+        if name == 'student':
+            result.logits = 'plain'
+    return result

@@ -1,0 +1,192 @@
+"""What a run tells: a line and a record per condensation and epoch, the stage files, the final summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from kcd_jax.contracts import Plan, TrainState
+from kcd_jax.runtime import files, runlog, sharding
+from kcd_jax.training import ledger, state, survey
+from kcd_jax.training.run import Run
+from kcd_jax.training.trainer import EpochReport, Trainer, student_variables
+
+MANY = 60  # condensations; of more, every tenth is told
+
+
+@dataclasses.dataclass
+class Journal:
+    """The records of one run, part of every checkpoint.
+
+    Attributes:
+      run: what is trained.
+      log: its files and lines.
+      condensations: {'number', 'of', 'epoch', 'kept', 'augmented', 'readmitted'} of each so far.
+      evaluations: {'epoch', 'accuracy', 'loss', ...} of each so far.
+    """
+
+    run: Run
+    log: runlog.RunLog
+    condensations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def epoch(self, current: TrainState, epoch: int, report: EpochReport, visits: list[int]) -> None:
+        """Records what an epoch of training did; `epoch` counts from 1, `visits` are by class."""
+        self.log.record(
+            {
+                'kind': 'train',
+                'step': int(current.step),
+                'epoch': epoch,
+                'phase': report.phase.name,
+                'lr': report.lr,
+                'samples': report.samples,
+                'kept': report.kept,
+                **report.means,
+                'time': {'seconds': report.seconds},
+            }
+        )
+        if report.phase.record:
+            self.log.record({'kind': 'visits', 'step': int(current.step), 'epoch': epoch, 'by_class': visits})
+
+    def evaluation(self, current: TrainState, epoch: int, result: Mapping[str, float]) -> None:
+        """Records an evaluation after `epoch` epochs."""
+        self.evaluations.append({'epoch': epoch, **result})
+        self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
+        self.log.note(f'epoch {epoch}/{len(self.run.epochs)}: accuracy {100 * result["accuracy"]:.2f} %')
+
+    def condensation(self, before: Plan, current: TrainState, epoch: int) -> None:
+        """Records a condensation after `epoch` epochs and writes its stage file; `before` is the plan it replaced."""
+        plan, num_points = jax.device_get(current.plan), self.run.num_points
+        number = len(self.condensations) + 1
+        recording = sum(phase.record for phase, _ in self.run.epochs)
+        total = sum(self.run.policy.when(finished, recording) for finished in range(recording))
+        entry = {
+            'number': number,
+            'of': total,
+            'epoch': epoch,
+            'kept': int(plan.num_keep),
+            'augmented': int(np.count_nonzero(plan.epsilon[:num_points])),
+            'readmitted': int(np.count_nonzero(_kept(plan) > _kept(before))),
+        }
+        self.condensations.append(entry)
+        self.log.record({'kind': 'condensation', 'step': int(current.step), **entry})
+        table = sharding.to_host(current.table, copy=False)
+        self.log.write_arrays(
+            f'knowledge/stage_{number}.npz',
+            order=plan.order,
+            num_keep=plan.num_keep,
+            partner=plan.partner,
+            epsilon=plan.epsilon,
+            value=table.value,
+            count=table.count,
+            num_points=np.int32(num_points),
+        )
+        if total <= MANY or number % 10 == 0:
+            self.log.say(
+                f'condensation {number}/{total} after epoch {epoch}: kept {entry["kept"]:,} of {num_points:,}, '
+                f'{entry["augmented"]:,} augmented, {entry["readmitted"]:,} re-admitted'
+            )
+
+    def points(self, current: TrainState, read: Mapping[str, Any], labels: np.ndarray) -> list[float | None]:
+        """Writes knowledge/points.npz, what is known of every training point at the end.
+
+        Args:
+          current: the final state.
+          read: of `Trainer.read`.
+          labels: i32[M] of the held-out images.
+
+        Returns:
+          The accuracy of each class, None for a class without held-out images.
+        """
+        train, num_classes = self.run.data.train, self.run.data.num_classes
+        arrays = survey.of_points(read['entropy'], read['embed'], read['teacher_entropy'], train.labels, num_classes)
+        if read['teacher_logits'] is not None:
+            difference = survey.correlation(read['teacher_logits']) - survey.correlation(read['logits'])
+            arrays['correlation_difference'] = difference.astype(np.float32)
+        table = sharding.to_host(current.table)
+        visits = {'value': table.value[: len(train)], 'count': table.count[: len(train)]}
+        self.log.write_arrays('knowledge/points.npz', labels=train.labels, **visits, **arrays)
+        return survey.class_accuracy(read['logits'], labels, num_classes)
+
+
+def lost_stage(workdir: pathlib.Path, condensations: Sequence[Mapping[str, Any]]) -> str:
+    """The first stage file of a checkpoint's condensations that cannot be read, or ''."""
+    paths = (workdir / 'knowledge' / f'stage_{entry["number"]}.npz' for entry in condensations)
+    return next((f'{path.parent.name}/{path.name}' for path in paths if not files.is_whole_npz(path)), '')
+
+
+def summary(
+    journal: Journal,
+    trainer: Trainer,
+    current: TrainState,
+    *,
+    description: Mapping[str, Any],
+    teacher: Mapping[str, Any] | None,
+    class_accuracy: Sequence[float | None] | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of summary.json.
+
+    Args:
+      journal, trainer, current: of the finished run.
+      description: of the run as it was asked for (`Run.describe`).
+      teacher: the teacher's card with its accuracy, or None.
+      class_accuracy: by class, or None.
+      seconds: wall clock of the whole run, resumed parts included.
+    """
+    run, last = journal.run, journal.evaluations[-1]
+    best = max(journal.evaluations, key=lambda entry: entry['accuracy'])
+    return {
+        'name': run.name,
+        'method': run.method.name or 'custom',
+        'policy': run.policy.name or 'custom',
+        'seed': run.seed,
+        'dataset': run.data.name,
+        'student': run.student_network.name,
+        'num_points': run.num_points,
+        'num_classes': run.data.num_classes,
+        'epochs': len(run.epochs),
+        'batch': run.recipe.batch,
+        'parameters': state.parameter_count(student_variables(current)),
+        'evaluated_on': 'validation' if run.data.validation else 'test',
+        'accuracy': last['accuracy'],
+        'top5_accuracy': last.get('top5_accuracy'),
+        'loss': last['loss'],
+        'agreement': last.get('agreement'),
+        'teacher_kl': last.get('teacher_kl'),
+        'best_accuracy': best['accuracy'],
+        'best_epoch': best['epoch'],
+        'class_accuracy': class_accuracy,
+        'teacher': teacher,
+        'cost': ledger.summary(trainer.tally, run),
+        'seconds': {**trainer.seconds, 'total': seconds},
+        'condensations': journal.condensations,
+        'run': description,
+        'command': runlog.command(sys.argv),
+        **runlog.environment(),
+    }
+
+
+def card(content: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """What a student's file says of it (`teacher.save`), from the summary of its run."""
+    kept = 'dataset accuracy best_accuracy num_classes seed epochs method policy commit run'.split()
+    return {
+        'network': run.student_network.name,
+        'image_shape': list(run.data.image_shape),
+        'class_names': list(run.data.class_names),
+        **{key: content[key] for key in kept},
+    }
+
+
+def _kept(plan: Plan) -> np.ndarray:
+    """bool[N] by point: whether it is trained on."""
+    order, num_keep = jax.device_get((plan.order, plan.num_keep))
+    kept = np.zeros(len(order), bool)
+    kept[order[:num_keep]] = True
+    return kept

@@ -1,0 +1,361 @@
+"""A run: everything that a training needs, resolved once and immutable.
+
+    run = Run(student='resnet8', teacher=Teacher.restore('teacher.safetensors'), data=data.load('digits'),
+              method=methods.get('kd').make(), policy=policies.get('kcd').make(ratio=0.7), recipe=Recipe(epochs=60))
+    run.check()              # what is known before the first step; ValueError for what cannot work
+    run.train('runs/mine')   # or goes on where it was cut
+
+Config files, the command line, sweeps, notebooks and tests build runs; the loop, the step, the ledger and the
+checkpoints know nothing else. `describe` gives a run as JSON values from which `from_description` builds it again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kcd_jax import data, methods, networks, policies
+from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
+from kcd_jax.runtime import sharding
+from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training import state, step
+from kcd_jax.training.recipe import Recipe
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """One student, trained under one method and one policy.
+
+    Attributes:
+      student: a network's config name, or a `Network` for the data's classes.
+      data: what it learns from and is evaluated on.
+      teacher: a `Teacher`, the `Run` that trains one first, or None for methods that need none.
+      method: from `methods.get(name).make(...)`; default: kd with a teacher, none without.
+      policy: from `policies.get(name).make(...)`; default: none, every point in every epoch.
+      weights: of the objective; a mapping replaces parts of the method's own; None takes the method's own.
+      recipe: epochs, batch, optimiser, augmentation, ...
+      seed: of initialisation, order, augmentation and selection, 0 <= seed < 2**63.
+      name: a label for lines and tables; it changes no number.
+    """
+
+    student: str | Network
+    data: data.Dataset
+    teacher: Teacher | Run | None = None
+    method: Method | None = None
+    policy: Policy | None = None
+    weights: Weights | Mapping[str, float] | None = None
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    seed: int = 0
+    name: str = ''
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.data, data.Dataset):
+            raise ValueError(f'data is {self.data!r}; use kcd_jax.data.load(name) or data.from_arrays(...)')
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f'seed is {self.seed!r}; use an integer from 0 to 2**63 - 1')
+        if isinstance(self.recipe, Mapping):
+            self._set('recipe', Recipe(**self.recipe))
+        if self.method is None:
+            self._set('method', methods.get('none' if self.teacher is None else 'kd').make())
+        if self.policy is None:
+            self._set('policy', policies.get('none').make())
+        if not isinstance(self.weights, Weights):
+            parts = dict(self.weights or {})
+            known = [field.name for field in dataclasses.fields(Weights)]
+            if unknown := sorted(set(parts) - set(known)):
+                raise ValueError(f'unknown weight {unknown[0]!r}; known: {", ".join(known)}')
+            self._set('weights', dataclasses.replace(methods.weights_of(self.method), **parts))
+        if isinstance(self.teacher, Run) and self.teacher.teacher is not None:
+            raise ValueError('the run that trains the teacher has a teacher itself; train that one first')
+        if self.teacher is not None and not isinstance(self.teacher, Teacher | Run):
+            raise ValueError(
+                f'teacher is {self.teacher!r}; use Teacher.restore(FILE), or a Run that trains it, or None'
+            )
+        self._set('name', self.name or self._usual_name())
+
+    def _set(self, field: str, value: Any) -> None:
+        object.__setattr__(self, field, value)
+
+    def _usual_name(self) -> str:
+        """'student', 'kd', 'kcd', ...: the policy that a run stands for, or its method where there is none."""
+        if self.policy.name not in ('none', ''):
+            return self.policy.name
+        return {'none': 'student', '': 'custom'}.get(self.method.name, self.method.name)
+
+    def replace(self, **changes: Any) -> Run:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_seed(self, seed: int) -> Run:
+        """The same run with another seed; its teacher stays."""
+        return self.replace(seed=seed)
+
+    # -- the parts, each found out once ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def student_network(self) -> Network:
+        """The student's network."""
+        if isinstance(self.student, Network):
+            return self.student
+        return _network(self.student, self.data.num_classes, self.recipe.dtype, self.data.normalization)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any term of the objective, or the method, looks at the teacher."""
+        return self.method.needs_teacher or self.weights.alpha > 0
+
+    @functools.cached_property
+    def teacher_network(self) -> Network | None:
+        """The teacher's network; None where nothing looks at it."""
+        if not self.uses_teacher:
+            return None
+        if self.teacher is None:
+            name = self.method.name or 'this method'
+            raise ValueError(f'method {name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
+        return self.teacher.student_network if isinstance(self.teacher, Run) else self.teacher.network
+
+    @functools.cached_property
+    def setup(self) -> Setup:
+        """What the method may look at when it creates its parameters."""
+        labels = self.data.train.labels
+        rows = table_rows(len(labels))
+        all_labels = np.zeros(rows, np.int32)
+        all_labels[: len(labels)] = labels
+        shape, batch = self.data.image_shape, self.recipe.batch
+        student = state.output_shapes(self.student_network, shape, batch)
+        teacher = student if self.teacher_network is None else state.output_shapes(self.teacher_network, shape, batch)
+        restored = self.teacher_network is not None and isinstance(self.teacher, Teacher)
+        return Setup(
+            student=student,
+            teacher=teacher,
+            num_points=len(labels),
+            rows=rows,
+            num_classes=self.data.num_classes,
+            batch=batch,
+            image_shape=shape,
+            labels=all_labels,
+            student_network=self.student_network,
+            teacher_network=self.teacher_network,
+            teacher_variables=self.teacher.variables if restored else None,
+        )
+
+    @functools.cached_property
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases of the training, one for most methods."""
+        return self.phases_for(self.policy.epochs(self.recipe.epochs))
+
+    def phases_for(self, epochs: int) -> tuple[Phase, ...]:
+        """The method's phases if its main one takes `epochs` epochs."""
+        main = self.recipe.optim.optimiser(epochs)
+        if self.method.phases is None:
+            return default_phases(self.method, epochs, main)
+        return tuple(self.method.phases(epochs, main, self.student_network))
+
+    @functools.cached_property
+    def epochs(self) -> tuple[tuple[Phase, int], ...]:
+        """(phase, epoch within it) of each epoch of the run."""
+        return tuple((phase, epoch) for phase in self.phases for epoch in range(phase.epochs))
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Points of each epoch, as scheduled; in expectation where they depend on the data."""
+        recorded = sum(phase.epochs for phase in self.phases if phase.record)
+        counts = iter(self.policy.keep_counts(self.num_points, recorded))
+        return tuple(next(counts) if phase.record else self.num_points for phase, _ in self.epochs)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Full batches of each epoch, as scheduled; what is left over is dropped."""
+        return tuple(size // self.recipe.batch for size in self.sizes)
+
+    @property
+    def rows(self) -> int:
+        """Rows of each step that teacher and student train on."""
+        return self.policy.rows(self.recipe.batch)
+
+    @property
+    def num_points(self) -> int:
+        """Training points."""
+        return len(self.data.train)
+
+    def step_spec(self, constrain: Callable[[PyTree], PyTree] = lambda tree: tree) -> step.StepSpec:
+        """What is static in the run's steps; `constrain` pins an array's rows to a mesh."""
+        augment = self.recipe.augment
+        return step.StepSpec(
+            student=self.student_network,
+            teacher=self.teacher_network,
+            method=self.method,
+            policy=self.policy,
+            weights=self.weights,
+            batch=self.recipe.batch,
+            crop=augment.crop,
+            flip=augment.flip,
+            area=() if self.data.train.draws_crops else augment.area,
+            logits=self.recipe.logits,
+            constrain=constrain,
+        )
+
+    # -- checked, described, trained ------------------------------------------------------------------------------
+
+    def validate(self, device_count: int = 1) -> None:
+        """Finds whatever can be known to be wrong before anything is compiled; tracing only.
+
+        Args:
+          device_count: devices that the batch will be split over.
+
+        Raises:
+          ValueError: what was found and what to do, in one line.
+        """
+        batch, shape = self.recipe.batch, self.data.image_shape
+        sharding.check(batch, device_count)
+        crop = self.recipe.augment.crop
+        if crop >= min(shape[:2]):
+            raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')
+        if self.teacher_network is not None and isinstance(self.teacher, Teacher):
+            self.teacher.fits(self.data)
+        epochs = self.policy.epochs(self.recipe.epochs)
+        if self.data.train.streamed:  # a policy that keeps a copy of the images says so here
+            jax.eval_shape(lambda: self.policy.init(self.num_points, table_rows(self.num_points), None))
+        if (fewest := min(self.policy.keep_counts(self.num_points, epochs))) < batch:
+            raise ValueError(
+                f'{fewest} kept points are fewer than one batch of {batch}; raise policy.ratio or lower batch'
+            )
+        if self.policy.in_batch is not None:
+            if self.method.num_views > 1:
+                raise ValueError(
+                    f'method {self.method.name} shows {self.method.num_views} views of a point, and policy '
+                    f'{self.policy.name} chooses inside the batch; use a policy of the whole set (none, random, kcd)'
+                )
+            sharding.check(self.rows, device_count, f'policy {self.policy.name} with rows per step of')
+        methods.refuse_idle_term(self.method, self.weights)
+        policies.refuse_other_data(self.policy, _source(self.data))
+        setup = self.setup  # outside of the trace, which it must not depend on
+        jax.eval_shape(lambda key: self.method.init(key, setup), jax.random.PRNGKey(0))
+        if sum(self.steps) == 0:
+            raise ValueError('the run has no step; raise epochs or lower batch')
+
+    def check(self, device_count: int | None = None) -> list[str]:
+        """What `--check` prints: the run and its cost, a line per part; nothing is compiled.
+
+        Args:
+          device_count: devices of the mesh; default: all of this process's JAX.
+
+        Raises:
+          ValueError: what was found and what to do, in one line.
+        """
+        from kcd_jax.training import check  # it reads runs
+
+        return check.lines(self, len(jax.devices()) if device_count is None else device_count)
+
+    def train(self, workdir: str | os.PathLike[str], **options: Any) -> Any:
+        """Trains the student in the folder `workdir`, or goes on where it was cut; see `loop.train`.
+
+        Args:
+          workdir: of the run; a finished one is read back.
+          **options: `teacher_dir` and `mesh` of `loop.train`.
+
+        Returns:
+          `loop.Result`: .accuracy, .summary, .model, .workdir.
+        """
+        from kcd_jax.training import loop  # it reads runs
+
+        return loop.train(self, workdir, **options)
+
+    def describe(self) -> dict[str, Any]:
+        """The run as JSON values, complete enough to build it again."""
+        method, policy = self.method, self.policy
+        return {
+            'student': self.student if isinstance(self.student, str) else self.student.name,
+            'teacher': self._describe_teacher(),
+            'data': {**_source(self.data), 'identity': _identity(self.data)},
+            'method': {'name': method.name, **method.keywords},
+            'policy': {'name': policy.name, **policy.keywords},
+            'weights': dataclasses.asdict(self.weights),
+            'recipe': self.recipe.to_dict(),
+            'seed': self.seed,
+        }
+
+    def _describe_teacher(self) -> dict[str, Any] | None:
+        if self.teacher is None or not self.uses_teacher:
+            return None
+        if isinstance(self.teacher, Run):
+            return {'run': self.teacher.describe()}
+        network = self.teacher.network.name
+        return {'network': network, 'checkpoint': self.teacher.source, 'identity': self.teacher.identity}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any], teacher: Teacher | None = None) -> Run:
+        """The run that `describe` described.
+
+        Args:
+          description: of `describe`, e.g. of a run's config.json or of a result.
+          teacher: in place of the file that it names.
+
+        Raises:
+          ValueError: the data or the teacher is another one now, or a part is not known by its name.
+        """
+        source = {key: value for key, value in description['data'].items() if key != 'identity'}
+        dataset = data.load_source(source)
+        expected = description['data'].get('identity')
+        if expected and dataset.identity != expected:
+            raise ValueError(f'the data {source["name"]} changed since the run was described: other points or labels')
+        taught_by = description['teacher']
+        if teacher is None and taught_by is not None:
+            if 'run' in taught_by:
+                teacher = cls.from_description(taught_by['run'])
+            else:
+                teacher = Teacher.restore(
+                    taught_by['checkpoint'], taught_by['network'], dtype=jnp.dtype(description['recipe']['dtype'])
+                )
+        return cls(
+            student=description['student'],
+            data=dataset,
+            teacher=teacher,
+            method=_made(methods, description['method']),
+            policy=_made(policies, description['policy']),
+            weights=Weights(**description['weights']),
+            recipe=Recipe(**description['recipe']),
+            seed=description['seed'],
+        )
+
+    @classmethod
+    def from_config(cls, path: str) -> Run:
+        """The run of a config file, 'FILE[:words]', as `--config` reads it.
+
+        Raises:
+          ValueError: there is no such file, it has an unknown word, or it compares several runs.
+        """
+        from kcd_jax.experiments import config  # a config is one way to build a run
+
+        return config.run_of(config.load(path))
+
+
+@functools.lru_cache(maxsize=16)
+def _network(name: str, num_classes: int, dtype: str, normalization: Any) -> Network:
+    """One object for equal arguments: what is known of it (`state.output_shapes`) is found out once."""
+    with jax.ensure_compile_time_eval():  # a run may be looked at first inside of a trace
+        return networks.get(name)(num_classes, dtype=jnp.dtype(dtype), normalization=normalization)
+
+
+def _made(package: Any, section: Mapping[str, Any]) -> Any:
+    keywords = {key: value for key, value in section.items() if key != 'name'}
+    return package.get(section['name']).make(**keywords)
+
+
+def _source(dataset):  # TEMPORARY
+    return getattr(dataset, 'source', {'name': dataset.name, 'dir': '', 'num_points': 0})
+
+
+def _identity(dataset):  # TEMPORARY
+    import zlib
+
+    return getattr(dataset, 'identity', str(zlib.crc32(np.ascontiguousarray(dataset.train.labels))))

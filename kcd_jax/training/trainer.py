@@ -1,0 +1,312 @@
+"""The work of a run in progress: its compiled programs, an epoch of training, condensation and evaluation.
+
+`loop.train` decides when; here is what happens then, and how long it took.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kcd_jax.contracts import (
+    Batch,
+    Clock,
+    Phase,
+    Plan,
+    PyTree,
+    TrainState,
+    full_plan,
+    run_key,
+    stream,
+)
+from kcd_jax.runtime import sharding
+from kcd_jax.training import feed, ledger, scoring, state, step
+from kcd_jax.training.evaluate import Evaluator
+from kcd_jax.training.run import Run
+
+ACCELERATOR_CHUNK = 100  # steps per program: enough to hide the dispatch, few enough to react to SIGTERM
+
+
+class Diverged(Exception):
+    """The loss is not finite; the last good checkpoint is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochReport:
+    """What an epoch of training did: its phase, points, learning rate, mean metrics and seconds."""
+
+    phase: Phase
+    kept: int
+    samples: int
+    lr: float
+    means: dict[str, float]
+    seconds: float
+
+
+class Trainer:
+    """The programs of one run on one mesh.
+
+    Attributes:
+      seconds: {'compile', 'train', 'score', 'condense', 'evaluate': seconds so far}.
+      tally: what the run has spent so far.
+    """
+
+    def __init__(self, run: Run, teacher_variables: PyTree | None, mesh: Mesh):
+        self.run, self.mesh = run, mesh
+        self.seconds = dict.fromkeys(('compile', 'train', 'score', 'condense', 'evaluate'), 0.0)
+        self.tally = ledger.Tally()
+        self._programs: dict[tuple[str, int], Any] = {}
+        self._step_costs: dict[str, ledger.StepCost] = {}
+
+        recipe, dataset, setup = run.recipe, run.data, run.setup
+        replicated = sharding.replicated(mesh)
+        if dataset.train.streamed:
+            self.feed = feed.Streamed(
+                dataset.train,
+                setup.labels,
+                recipe.batch,
+                mesh,
+                seed=run.seed,
+                workers=recipe.workers,
+                mixes=run.policy.mixes,
+            )
+        else:
+            chunk = recipe.chunk or (1 if jax.default_backend() == 'cpu' else ACCELERATOR_CHUNK)
+            self.feed = feed.Resident(dataset.train, setup.labels, chunk, mesh)
+        uses_teacher = run.teacher_network is not None
+        self.teacher_variables = sharding.put(teacher_variables, replicated) if uses_teacher else {}
+        self._spec = run.step_spec(functools.partial(sharding.constrain_batch, mesh))
+        self._order = jax.jit(step.epoch_order, out_shardings=replicated)
+        self.evaluator = Evaluator(dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers)
+        self._teacher_logits = None
+        self._labels = sharding.put(setup.labels, replicated)
+        num_classes = setup.num_classes
+        self._by_class = jax.jit(lambda count, labels: jnp.zeros(num_classes, jnp.int32).at[labels].add(count))
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the mesh."""
+        run = self.run
+        fresh = state.create(
+            run_key(run.seed),
+            student=run.student_network,
+            method=run.method,
+            policy=run.policy,
+            phases=run.phases,
+            setup=run.setup,
+            images=None if run.data.train.streamed else run.data.train.images,
+            metric_names=metric_names(run),
+        )
+        return sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def train_epoch(
+        self, current: TrainState, epoch: int, between: Callable[[TrainState], None], told: Callable[..., None]
+    ) -> tuple[TrainState, EpochReport]:
+        """The rest of epoch `epoch` (from 0), from step `current.done` on.
+
+        Args:
+          current: the state; it is donated.
+          epoch: counted from 0.
+          between: called with the state between two chunks of steps.
+          told: called with (images trained on, loss=...), one chunk late.
+
+        Raises:
+          Diverged: a loss is not finite.
+        """
+        phase, phase_epoch = self.run.epochs[epoch]
+        plan = current.plan if phase.record else self._full_plan
+        num_keep, batch = int(plan.num_keep), self.run.recipe.batch
+        steps, done = num_keep // batch, int(current.done)
+        order = self._order(current.key, plan, jnp.int32(epoch))
+        rates = self._rates(phase, phase_epoch)
+        started, compiled, elsewhere = time.perf_counter(), self.seconds['compile'], 0.0
+        losses: list[jax.Array] = []
+        with contextlib.closing(self.feed.epoch(order, plan, epoch, done, steps)) as supplies:
+            for length, supply in supplies:
+                arguments = (current, order, rates, supply, self.teacher_variables)
+                current, loss = self._program(phase, length, arguments)(*arguments)
+                done += length
+                self.tally.add(self._step_costs[phase.name], length)
+                losses.append(loss)
+                if len(losses) > 1:  # one chunk late, so that the device never waits for the host
+                    value = float(losses.pop(0))
+                    told(length * batch, loss=value)
+                    if not np.isfinite(value):
+                        self.refuse_divergence(current)
+                if done < steps:  # after the last step comes the evaluation first, then the condensation
+                    pause = time.perf_counter()
+                    between(current)
+                    elsewhere += time.perf_counter() - pause
+        jax.block_until_ready(current.step)
+        spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - compiled)
+        self.seconds['train'] += spent
+        self.tally.sizes.append(num_keep)
+        self.refuse_divergence(current)
+        sums = jax.device_get(current.metrics)
+        means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
+        counters = {'epoch': np.int32(epoch + 1), 'done': np.int32(0)}
+        current = current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
+        label = 'main' if 'main' in phase.optimisers else next(iter(phase.optimisers))
+        rate = phase.optimisers[label].lr(phase_epoch)
+        return current, EpochReport(phase, num_keep, steps * batch, rate, means, spent)
+
+    def _program(self, phase: Phase, length: int, arguments: tuple[Any, ...]) -> Callable[..., Any]:
+        """The compiled `length` steps of a phase; compiled once for the whole run, however the set shrinks."""
+        if (phase.name, length) not in self._programs:
+            start = time.perf_counter()
+            shardings = sharding.state_shardings(self.mesh, arguments[0])
+            function = functools.partial(step.run_chunk, spec=self._spec, phase=phase, length=length)
+            jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
+            traced = jitted.trace(*arguments)
+            self._step_costs[phase.name] = ledger.step_cost(self.run, phase, traced.jaxpr, length)
+            self._programs[phase.name, length] = traced.lower().compile()
+            self.seconds['compile'] += time.perf_counter() - start
+        return self._programs[phase.name, length]
+
+    def _rates(self, phase: Phase, phase_epoch: int) -> dict[str, jax.Array]:
+        """{label: learning rate} of an epoch, on the devices, and the epoch itself for the methods' clocks."""
+        values = {label: np.float32(optimiser.lr(phase_epoch)) for label, optimiser in phase.optimisers.items()}
+        return sharding.put({**values, 'phase_epoch': np.int32(phase_epoch)}, sharding.replicated(self.mesh))
+
+    @functools.cached_property
+    def _full_plan(self) -> Plan:
+        """Every point, for phases that record nothing. Made on demand: a plan of many points is large."""
+        setup = self.run.setup
+        return sharding.put(full_plan(setup.num_points, setup.rows), sharding.replicated(self.mesh))
+
+    def refuse_divergence(self, current: TrainState) -> None:
+        """Raises Diverged, naming the step, once a loss was not finite."""
+        bad = int(current.bad_step)
+        if bad >= 0:
+            raise Diverged(
+                f'the loss of step {bad + 1} is not finite; the last good checkpoint is kept. Lower optim.lr, or train '
+                'in float32'
+            )
+
+    def visits_by_class(self, current: TrainState) -> list[int]:
+        """[K]: visits so far, summed over the points of each class (UNIX Fig. 5, 6)."""
+        return sharding.to_host(self._by_class(current.table.count, self._labels)).tolist()
+
+    # -- condensation ---------------------------------------------------------------------------------------------
+
+    def recorded(self, epoch: int) -> int:
+        """Recording epochs among the first `epoch` ones."""
+        return sum(phase.record for phase, _ in self.run.epochs[:epoch])
+
+    def condense(self, current: TrainState, epoch: int) -> TrainState:
+        """The state with a new plan before epoch `epoch` (from 0) if the policy asks for one; else `current` itself."""
+        run = self.run
+        if epoch >= len(run.epochs) or not run.epochs[epoch][0].record:
+            return current
+        recorded, total = self.recorded(epoch), self.recorded(len(run.epochs))
+        if not run.policy.when(recorded, total):
+            return current
+        start = time.perf_counter()
+        table = sharding.replicate(self.mesh, current.table)
+        key = stream(current.key, 'replan', recorded)
+        plan, policy_state = run.policy.replan(key, table, current.plan, current.policy_state, recorded, total)
+        # New buffers: the state is donated, and a policy may return what lies in the table or in another leaf.
+        fresh = state.strong({'plan': plan, 'policy_state': policy_state})
+        current = current.replace(**state.copy_to(fresh, sharding.replicated(self.mesh)))
+        jax.block_until_ready(current.plan)
+        self.seconds['condense'] += time.perf_counter() - start
+        return current
+
+    # -- evaluation -----------------------------------------------------------------------------------------------
+
+    def evaluate(self, current: TrainState) -> dict[str, float]:
+        """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} on the held-out images."""
+        with self._timed_evaluation():
+            network, variables = self.run.student_network, student_variables(current)
+            result, _ = self.evaluator('student', network, variables, self._teacher_logits)
+        return result
+
+    def evaluate_teacher(self) -> float:
+        """The teacher's accuracy; its logits are kept, to compare the student's with."""
+        with self._timed_evaluation():
+            result, self._teacher_logits = self.evaluator('teacher', self.run.teacher_network, self.teacher_variables)
+        return result['accuracy']
+
+    def read(self, current: TrainState) -> dict[str, Any]:
+        """What both networks say at the end: of the held-out images, and of every training point in eval mode.
+
+        Returns:
+          {'logits': f32[M, K], 'teacher_logits': f32[M, K] or None, 'entropy': f32[N] in nats, 'embed': f32[N, D] or
+          None, 'teacher_entropy': f32[N] in nats or None}.
+        """
+        run, variables = self.run, student_variables(current)
+        student, train = run.student_network, run.data.train
+        with self._timed_evaluation():
+            _, logits = self.evaluator('student', student, variables, self._teacher_logits)
+            entropy, embed = self.evaluator.read('student', student, variables, train, self._teacher_logits)
+            taught = None
+            if run.teacher_network is not None:
+                taught, _ = self.evaluator.read('teacher', run.teacher_network, self.teacher_variables, train, None)
+        on_host = self.evaluator.on_host
+        teacher_logits = None if self._teacher_logits is None else on_host(self._teacher_logits)
+        return {
+            'logits': on_host(logits),
+            'teacher_logits': teacher_logits,
+            'entropy': entropy,
+            'embed': embed,
+            'teacher_entropy': taught,
+        }
+
+    @contextlib.contextmanager
+    def _timed_evaluation(self) -> Iterator[None]:
+        """Counts the time inside as evaluation, less what the evaluator's programs took to compile."""
+        start, compiled = time.perf_counter(), self.evaluator.compile_seconds
+        yield
+        compile_seconds = self.evaluator.compile_seconds - compiled
+        self.seconds['compile'] += compile_seconds
+        self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
+
+    def split_scoring(self, current: TrainState) -> None:
+        """Moves the scoring passes' share of the training seconds to 'score', for policies that score."""
+        batch = self.run.recipe.batch
+        passes = self.tally.samples['scoring_forward'] // batch
+        if not passes:
+            return
+        shape = (batch, *self.run.data.image_shape)
+        compiling, alone = scoring.seconds(self.run.student_network, student_variables(current), shape, self.mesh)
+        self.seconds['compile'] += compiling
+        share = min(passes * alone, self.seconds['train'])
+        self.seconds['score'], self.seconds['train'] = share, self.seconds['train'] - share
+
+
+def student_variables(current: TrainState) -> PyTree:
+    """The student's variables, as its network takes them."""
+    return {'params': current.params['student'], **current.model_state}
+
+
+def metric_names(run: Run) -> tuple[str, ...]:
+    """The names of the method's own metrics, from its abstract outputs."""
+    setup, rows = run.setup, run.rows
+    seen = rows * run.method.num_views
+
+    def abstract(rows: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    student, teacher = jax.tree.map(lambda x: abstract(seen, x.shape[1:], x.dtype), (setup.student, setup.teacher))
+    index = abstract(rows, dtype=jnp.int32)
+    batch = Batch(index, abstract(seen, setup.image_shape), index, index, abstract(rows), abstract(rows))
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    clock = Clock(scalar, scalar, scalar)
+    key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    params, method_state = jax.eval_shape(lambda k: run.method.init(k, setup), key)
+    found: list[str] = []
+    for phase in run.phases:
+        for update in phase.updates:
+            out = jax.eval_shape(update.loss, params, method_state, student, teacher, batch, clock, key)
+            found += [name for name in out.metrics if name not in found and name not in state.METRICS]
+    return tuple(found)
