@@ -6,7 +6,6 @@ A family's file has NAMES and `make(name, num_classes, *, dtype, normalization) 
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -17,25 +16,25 @@ from kcd_jax.contracts import Network
 __path__ += plugins.own_folders('networks')
 
 
-def families() -> tuple[dict[str, list[ModuleType]], dict[str, str]]:
-    """({network's name: the modules that define it}, {file that cannot be used: why}), over the files as they are now.
+def families() -> tuple[dict[str, list[ModuleType]], list[str]]:
+    """({network's name: the modules that define it}, why files cannot be used), over the files as they are now.
 
-    A broken file, usually a plug-in, must not stop a command that does not need it.
+    A broken file, usually a plug-in, must not stop a command that does not need it. A file without NAMES is no family.
     """
-    package, found, broken = sys.modules[__name__], {}, {}
+    package, found, failed = sys.modules[__name__], {}, []
     for name in plugins.names(package):
         try:
-            module = importlib.import_module(f'{__name__}.{name}')
-            defined = [str(member) for member in module.NAMES]
-            if not callable(module.make):
-                raise TypeError('make is not a function')
-        except Exception as error:  # a user's file can fail in any way
-            reason = ' '.join(str(error).split())
-            broken[f'networks/{name}.py'] = f'{type(error).__name__}: {reason}' if reason else type(error).__name__
+            module = plugins.load(package, name, 'network file')
+            members = [str(member) for member in getattr(module, 'NAMES', ())]
+            if members and not callable(getattr(module, 'make', None)):
+                raise ValueError('it has NAMES, but no function make')
+        except (ValueError, TypeError) as error:
+            reason = str(error)
+            failed.append(reason if 'cannot be loaded' in reason else f'network file {name!r} cannot be used: {reason}')
             continue
-        for member in defined:
+        for member in members:
             found.setdefault(member, []).append(module)
-    return found, broken
+    return found, failed
 
 
 def names() -> list[str]:
@@ -43,8 +42,8 @@ def names() -> list[str]:
     return sorted(families()[0])
 
 
-def unusable() -> dict[str, str]:
-    """{file: why it cannot be used}; {} where all files are sound."""
+def unusable() -> list[str]:
+    """A line for each file that cannot be used."""
     return families()[1]
 
 
@@ -66,8 +65,7 @@ def get(name: str) -> Callable[..., Network]:
     """
     known, failed = families()
     if name not in known:
-        reasons = ''.join(f'; {file} cannot be used ({reason})' for file, reason in failed.items())
-        raise ValueError(plugins.unknown('network', name, sorted(known)) + reasons)
+        raise ValueError('; '.join([plugins.unknown('network', name, sorted(known)), *failed]))
     if len(known[name]) > 1:
         files = ' and '.join(str(module.__file__) for module in known[name])
         raise ValueError(f'the network {name!r} is defined in {files}; give one of them another name')
