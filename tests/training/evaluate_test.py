@@ -22,16 +22,15 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 MANY_BATCHES = """
 import jax
 jax.config.update('jax_num_cpu_devices', 2)
-from kcd_jax import data
+from kcd_jax import data, networks
 from kcd_jax.runtime import sharding
 from kcd_jax.training import evaluate
-from tests.tiny import tiny
 
-digits = data.load('digits')
-network = tiny.make('tiny', digits.num_classes)
-variables = network.init(jax.random.PRNGKey(0), digits.image_shape)
-evaluator = evaluate.Evaluator(digits.test, 2, sharding.make_mesh())
-for _ in range(4):
+digits, mesh = data.load('digits'), sharding.make_mesh()
+network = networks.get('resnet8')(digits.num_classes)
+variables = sharding.put(network.init(jax.random.PRNGKey(0), digits.image_shape), sharding.replicated(mesh))
+evaluator = evaluate.Evaluator(digits.test, 2, mesh)
+for _ in range(2):
     result, logits = evaluator('student', network, variables)
 entropy, _ = evaluator.read('student', network, variables, digits.test, None)
 print(len(logits), len(entropy), result['accuracy'])
