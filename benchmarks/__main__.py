@@ -34,7 +34,7 @@ def main() -> None:
 
     from benchmarks import rows
     from kcd_jax import plugins
-    from kcd_jax.runtime import files, runlog
+    from kcd_jax.runtime import environment, files
 
     wanted = ROWS.value or list(rows.GROUPS)
     for name in wanted:
@@ -53,7 +53,7 @@ def main() -> None:
             except ValueError as error:
                 sys.exit(f'error: {error}')
     if JSON.value:
-        content = {'quick': QUICK.value, **runlog.environment(), 'rows': found}
+        content = {'quick': QUICK.value, **environment.describe(), 'rows': found}
         files.write_text(pathlib.Path(JSON.value), files.dumps(content, indent=2) + '\n')
 
 

@@ -14,7 +14,9 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 EXIT_BAD_INPUT, EXIT_DIVERGED, EXIT_NEEDS_PREPARE, EXIT_ALONE, EXIT_PREEMPTED = 2, 3, 10, 69, 75
 EXIT_DISK, EXIT_INTERRUPTED = 74, 130
-INTERRUPTED = 'interrupted; the same command goes on from the last checkpoint'
+INTERRUPTED = (
+    'Ctrl-C: nothing was saved now; the same command goes on from the last checkpoint, or starts again without one'
+)
 
 
 def define_flags(argv: list[str] | None = None) -> None:
@@ -40,12 +42,14 @@ def define_flags(argv: list[str] | None = None) -> None:
 
 def prepare_jax(devices: int, deterministic: bool) -> None:
     """Settings that must stand before the first JAX call."""
+    from kcd_jax.runtime import backend
+
     # Host devices wait for each other; on a machine that is busy with other work one may be late by more than the
     # usual 40 seconds, after which XLA ends the process. A user's own flags come last and win.
     ours = ['--xla_cpu_collective_call_terminate_timeout_seconds=600']
     if deterministic:
         ours.append('--xla_gpu_deterministic_ops=true')
-    os.environ['XLA_FLAGS'] = ' '.join([*ours, os.environ.get('XLA_FLAGS', '')]).strip()
+    backend.add_xla_flags(ours)
     keep_memory()
     import jax
 
@@ -169,7 +173,7 @@ def run_flags(argv: list[str]) -> int:
         if flags.FLAGS.results and not flags.FLAGS.check:
             experiment.publish(workdir, flags.FLAGS.results)
     except loop.Preempted as notice:
-        return distributed.leave(EXIT_PREEMPTED, str(notice))
+        return distributed.leave(notice.exit_code, str(notice))
     except loop.Diverged as error:
         return distributed.leave(EXIT_DIVERGED, as_line(error))
     except distributed.Agreed as error:

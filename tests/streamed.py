@@ -45,7 +45,7 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
 
-    from kcd_jax.runtime import files, runlog
+    from kcd_jax.runtime import environment, files
 
     with tempfile.TemporaryDirectory() as scratch:
         place = pathlib.Path(scratch)
@@ -61,7 +61,7 @@ def main() -> int:
         'words': WORDS,
         'command': 'python tests/streamed.py',
         'cores': len(os.sched_getaffinity(0)),
-        **runlog.environment(),
+        **environment.describe(),
     }
     files.write_text(ROOT / 'results' / 'cifar100_streamed.json', json.dumps(result, indent=1) + '\n')
     print(json.dumps(result, indent=1))

@@ -30,7 +30,7 @@ def compile_all(devices: int) -> dict:
     from benchmarks.scaling import collectives, programs
     from kcd_jax.contracts import table_rows
     from kcd_jax.experiments import experiment
-    from kcd_jax.runtime import runlog, sharding
+    from kcd_jax.runtime import environment, sharding
 
     def listed(compiled: jax.stages.Compiled) -> list[dict]:
         return [dataclasses.asdict(entry) for entry in collectives.read(compiled.as_text())]
@@ -47,7 +47,7 @@ def compile_all(devices: int) -> dict:
         name = f'condensation, {num_points:,} points'
         found.append({'name': name, 'num_points': num_points, 'collectives': listed(compiled)})
     peak = programs.bytes_of(compiled) / table_rows(num_points)
-    return {**runlog.environment(), 'devices': devices, 'programs': found, 'peak_bytes_a_point': peak}
+    return {**environment.describe(), 'devices': devices, 'programs': found, 'peak_bytes_a_point': peak}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from kcd_jax.data import Dataset
 from kcd_jax.experiments import bridge
 from kcd_jax.experiments import config as grammar
-from kcd_jax.runtime import distributed, files, runlog, sharding
+from kcd_jax.runtime import console, distributed, environment, files, runlog, sharding
 from kcd_jax.training.loop import Result
 
 load_config, alone, variant = grammar.load, grammar.alone, grammar.variant
@@ -57,7 +57,7 @@ def run(config: ConfigDict, workdir: str | pathlib.Path, *, only_check: bool = F
         for name, chosen in variants.items():  # all of them before the first one trains: a late mistake costs hours
             lines = bridge.run_of(chosen).check(mesh.size)
             if only_check:
-                runlog.say('\n'.join((f'--- {name}', *lines)))
+                console.say('\n'.join((f'--- {name}', *lines)))
     if only_check:
         return []
 
@@ -87,7 +87,7 @@ def public(summary: dict[str, Any]) -> dict[str, Any]:
         return result
 
     result = {**summary, 'run': cleaned(summary['run'])}
-    result['command'] = runlog.command(shlex.split(summary['command']))
+    result['command'] = environment.command(shlex.split(summary['command']))
     if (summary.get('teacher') or {}).get('run'):
         result['teacher'] = {**summary['teacher'], 'run': cleaned(summary['teacher']['run'])}
     return result
@@ -96,7 +96,7 @@ def public(summary: dict[str, Any]) -> dict[str, Any]:
 def publish(workdir: pathlib.Path, results: str | pathlib.Path) -> list[pathlib.Path]:
     """Copies the summaries under `workdir` to <results>/<run>_<seed>.json, without the places of this machine."""
     paths: list[pathlib.Path] = []
-    if not runlog.is_writer():
+    if not distributed.is_first():
         return paths
     for path in sorted(pathlib.Path(workdir).rglob(runlog.SUMMARY)):
         summary = public(files.read_json(path))
@@ -111,18 +111,18 @@ def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset, refer
     Args:
       workdir, results, dataset: of the experiment. reference: the run that the others are compared with.
     """
-    if not runlog.is_writer():
+    if not distributed.is_first():
         return
     from kcd_jax.report import report, tables
 
     found = tables.experiment_tables(tables.collect([workdir]), reference)
-    runlog.say('\n\n'.join(table.to_text() for table in found))
+    console.say('\n\n'.join(table.to_text() for table in found))
     pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
     try:
         for result in results:
             if not (result.workdir / report.NAME).exists():
                 report.write(result.workdir, **pictures)
-        runlog.say(f'report: {report.write(workdir, **pictures, reference=reference)}')
+        console.say(f'report: {report.write(workdir, **pictures, reference=reference)}')
     except OSError as error:
         raise OSError(
             f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '

@@ -23,7 +23,7 @@ from kcd_jax.experiments.cells import Sweep
 from kcd_jax.experiments.sweeper import OutOfTime, Sweeper, format_seconds
 from kcd_jax.experiments.tasks import Task, make_tasks, name_of, read_sweeps
 from kcd_jax.report import tables
-from kcd_jax.runtime import files, runlog, sharding
+from kcd_jax.runtime import console, files, sharding
 from kcd_jax.training import loop
 
 EXIT_OUT_OF_TIME = 76  # --minutes are over; the same command goes on
@@ -113,11 +113,11 @@ def supervise(sweeper: Sweeper, argv: Sequence[str], devices: int) -> int:
 def finish(sweeper: Sweeper) -> None:
     """Prints the tables, and writes them beside the results."""
     found = sweeper.tables()
-    runlog.say('\n' + '\n\n'.join(table.to_text() for table in found))
+    console.say('\n' + '\n\n'.join(table.to_text() for table in found))
     folder = sweeper.tasks[0].result.parent
     files.write_text(folder / 'table.md', '\n'.join(table.to_markdown() for table in found))
     files.write_text(folder / 'table.csv', '\n'.join(table.to_csv() for table in found))
-    runlog.say(f'written to {folder}/table.md and table.csv')
+    console.say(f'written to {folder}/table.md and table.csv')
 
 
 def run(argv: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ from kcd_jax.experiments import bridge, cells, experiment
 from kcd_jax.experiments.cells import Sweep
 from kcd_jax.experiments.tasks import Task, name_of, told_of
 from kcd_jax.report import comparison, sweeps, tables
-from kcd_jax.runtime import files, runlog, sharding
+from kcd_jax.runtime import console, files, runlog, sharding
 from kcd_jax.training import loop
 
 POLL_SECONDS = 2.0
@@ -185,9 +185,9 @@ class Sweeper:
         taught = task.config.method.name != 'none' and not task.config.teacher.checkpoint
         if taught and task.teacher not in self.announced and runlog.read_summary(task.teacher) is None:
             self.announced.add(task.teacher)
-            runlog.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
+            console.say(f'the teacher {task.config.teacher.name} comes first, for all runs that it teaches')
 
-        with told_of(task.cell), runlog.quiet():
+        with told_of(task.cell), console.quiet():
             job = functools.partial(bridge.run_of(task.config).train, task.folder, teacher_dir=task.teacher, mesh=mesh)
             outcomes = [_outcome(job)]
             errors = [self.take_in(task, outcome) for task, outcome in zip(group, outcomes, strict=True)]
@@ -207,7 +207,7 @@ class Sweeper:
         self.done[task] = self.publish(task, outcome.summary)
         took = outcome.summary['seconds']['total']
         self.took.setdefault(name_of(task.cell), []).append(took)
-        runlog.say(f'{self.standing()}: {task.title}, {100 * outcome.summary["accuracy"]:.2f} % in {took:.1f} s')
+        console.say(f'{self.standing()}: {task.title}, {100 * outcome.summary["accuracy"]:.2f} % in {took:.1f} s')
         return None
 
     def out_of_time(self) -> bool:
@@ -231,7 +231,7 @@ class Sweeper:
         if self.out_of_time():
             raise OutOfTime
         if self.stopped:
-            raise loop.Preempted('SIGTERM: the same command goes on from here')
+            raise loop.Preempted(signal.SIGTERM)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:

@@ -1,8 +1,8 @@
-"""Several processes that run one program: how they start, agree on errors, and stop together.
+"""Several processes that run one program: how they connect, agree on errors, and stop together.
 
-JAX's own multi-controller runtime is the engine: every process runs the same program in lockstep and holds a part of
-the mesh. What only one of them sees (an unwritable folder, a clock, a signal) must be told to all before they act on
-it, or the others wait for ever in their next collective. With one process nothing here costs anything.
+JAX's multi-controller runtime is the engine: every process runs the same program and holds a part of the mesh. What
+only one process sees (an unwritable folder, a clock, a signal) must be told to all before any of them acts on it;
+otherwise the others wait forever in their next collective. With one process, nothing here costs anything.
 """
 
 from __future__ import annotations
@@ -21,35 +21,59 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kcd_jax.contracts import PyTree
+from kcd_jax.runtime import exitcodes
 
 AUTO = 'auto'
-CONNECT_SECONDS = 120  # a process that does not come by then ends the others
-HEARTBEAT_SECONDS = 45  # a process that was silent this long is dead, and the others end: within a minute
+CONNECT_SECONDS = 120  # all processes end when one of them has not connected by then
+HEARTBEAT_SECONDS = 45  # a process that was silent for this long counts as dead: the others end within a minute
 _MESSAGE_BYTES = 2048
 
 
 class Agreed(ValueError):
-    """An error that every process knows of, the user's or the disk's; the first process says it.
+    """An error that every process knows of; the first process prints it.
 
     Attributes:
-      on_disk: it was an OSError where it was found.
+      on_disk: whether it was an OSError where it occurred.
+      exit_code: of `exitcodes`.
     """
 
     def __init__(self, line: str, on_disk: bool):
         super().__init__(line)
         self.on_disk = on_disk
+        self.exit_code = exitcodes.DISK if on_disk else exitcodes.BAD_INPUT
 
 
-# ------------------------------------------------------------------------------------------------- start and identity
+class Stopped(Exception):
+    """The program was asked to stop, and what there was to save is saved.
+
+    Attributes:
+      exit_code: of `exitcodes`; that of Ctrl-C differs from that of a preemption.
+    """
+
+    def __init__(self, number: int, step: int | None = None):
+        """Composes the line to print.
+
+        Args:
+          number: the signal that asked for it, SIGTERM or SIGINT.
+          step: the step that was saved; None where no run was in progress.
+        """
+        name = 'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'
+        saved = 'nothing to save' if step is None else f'saved step {step:,}'
+        super().__init__(f'{name}: {saved}; the same command goes on from there')
+        self.exit_code = exitcodes.INTERRUPTED if number == signal.SIGINT else exitcodes.PREEMPTED
+
+
+# ---------------------------------------------------------------------------------------------------- start and end
 
 
 def initialize(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
-    """Joins the other processes; before the first JAX operation, and only when the user asked for it.
+    """Connects to the other processes, if the user asked for it. Call it before the first JAX operation.
 
     Args:
-      coordinator: '' does nothing, whatever the environment holds (a workstation inside a SLURM job must not wait for
-        others); 'auto' asks SLURM, Open MPI or the TPU's metadata; else 'host:port' of the first process.
-      processes: how many there are. process: the number of this one, from 0. Both are needed with host:port.
+      coordinator: '' does nothing, whatever the environment says: a workstation inside a SLURM job must not wait for
+        others. 'auto' asks SLURM, Open MPI or the TPU's metadata. Otherwise 'host:port' of the first process.
+      processes: number of processes, needed with 'host:port'.
+      process: index of this process, from 0, needed with 'host:port'.
 
     Raises:
       ValueError: an address without the numbers, numbers without an address, or 'auto' where there is no cluster.
@@ -73,42 +97,46 @@ def initialize(coordinator: str, processes: int | None = None, process: int | No
         return
     host, _, port = coordinator.rpartition(':')
     if not host or not port.isdigit():
-        raise ValueError(f'--coordinator={coordinator} is not HOST:PORT, nor auto')
+        raise ValueError(f'--coordinator={coordinator} is neither HOST:PORT nor auto')
     if processes is None or process is None or not 0 <= process < processes:
         raise ValueError(
-            f'--processes={processes} --process={process}: with --coordinator=HOST:PORT give the number of processes, '
-            'and of each its own number from 0'
+            f'--processes={processes} --process={process}: --coordinator=HOST:PORT needs the number of processes, and '
+            'for each of them its own index from 0'
         )
-    jax.distributed.initialize(
-        coordinator, processes, process, cluster_detection_method='deactivate', **limits
-    )  # fmt: skip
+    # Without the detection: SLURM's variables must not override what the user typed.
+    jax.distributed.initialize(coordinator, processes, process, cluster_detection_method='deactivate', **limits)
 
 
 def is_connected() -> bool:
-    """Whether `initialize` joined this process to others (or to itself alone)."""
+    """Whether `initialize` connected this process to others (or to itself alone)."""
     return jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
-    """Whether this is the process that says and writes."""
+    """Whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
 def leave(code: int, line: str = '') -> int:
-    """The exit code, on every process, once all have come so far; the first says `line` on stderr."""
+    """Waits until all processes have come this far, and returns the exit code.
+
+    Args:
+      code: exit code.
+      line: printed on stderr by the first process.
+    """
     if line and (not is_connected() or is_first()):
         print(line, file=sys.stderr, flush=True)
     if is_connected():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one died on its way out
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process died on its way out
             jax.distributed.shutdown()
     return code
 
 
 def leave_alone(code: int, line: str) -> int:
-    """The exit code, for an error that the others may not know of.
+    """Prints an error that the other processes may not know of, and returns the exit code.
 
-    Of several processes this one ends at once: the orderly way would wait for the others, who wait for it in their
-    next collective; they notice that it is gone.
+    One of several processes ends at once instead: an orderly shutdown would wait for the others, which wait for this
+    one in their next collective. They notice that it is gone.
     """
     print(line, file=sys.stderr, flush=True)
     if is_connected():
@@ -118,10 +146,10 @@ def leave_alone(code: int, line: str) -> int:
 
 
 def lost(error: Exception) -> str:
-    """One line for an error of JAX's runtime while several processes run: nearly always another one's end."""
+    """One line for an error of JAX's runtime while several processes run: nearly always another process ended."""
     reason = str(error).strip().partition('\n')[0][:200]
     return (
-        f'process {jax.process_index()} lost touch with another process ({reason}); '
+        f'process {jax.process_index()} lost its connection to another process ({reason}); '
         'start all of them again: they go on from the last checkpoint'
     )
 
@@ -130,7 +158,7 @@ def lost(error: Exception) -> str:
 
 
 def from_first(content: bytes) -> bytes:
-    """`content` of the first process, on all of them. All call it; only the first one's argument counts."""
+    """The `content` of the first process, on all of them. All processes call it."""
     if jax.process_count() == 1:
         return content
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
@@ -144,7 +172,7 @@ def from_first(content: bytes) -> bytes:
 
 
 def arrays_from_first(tree: PyTree) -> PyTree:
-    """The arrays of the first process, on all of them; each gives arrays of these shapes and dtypes. All call it."""
+    """The arrays of the first process, on all of them. All processes call it, with the same shapes and dtypes."""
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
@@ -158,7 +186,7 @@ def arrays_from_first(tree: PyTree) -> PyTree:
 
 
 def from_all(text: str) -> list[str]:
-    """Everybody's `text` (its first 2,048 bytes), process by process. All call it."""
+    """The first 2,048 bytes of `text` of every process, in order. All processes call it."""
     if jax.process_count() == 1:
         return [text]
     content = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b'\0')
@@ -168,9 +196,9 @@ def from_all(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """A piece of work in which each process may find the user's mistake: found by one, it is raised by all.
+    """Raises an error inside on all processes, whichever of them it occurs on. All processes enter it.
 
-    Nothing inside may wait for another process. With one process an error passes through as it is.
+    Nothing inside may wait for another process. With one process, an error passes through unchanged.
 
     Raises:
       Agreed: a ValueError or OSError inside, on any of several processes.
@@ -193,10 +221,10 @@ def together() -> Iterator[None]:
 
 
 def first(function: Callable[[], Any]) -> Any:
-    """The JSON value that `function` returns on the first process, on all; its errors too. The others do not call it.
+    """Calls `function` on the first process alone; its result, a JSON value, and its errors reach all processes.
 
     Raises:
-      Agreed: the first process's ValueError or OSError, where there are several.
+      Agreed: the first process's ValueError or OSError, where there are several processes.
     """
     if jax.process_count() == 1:
         return function()
@@ -208,13 +236,15 @@ def first(function: Callable[[], Any]) -> Any:
 
 
 def refuse_difference(what: str, mine: Mapping[str, Any], how: Callable[[Mapping, Mapping], str]) -> None:
-    """Raises on all processes when `mine` is not everywhere what it is on the first.
+    """Refuses, on all processes, a value that is not the same on each of them.
 
     Args:
-      what: in a word or two, for the message. mine: JSON. how: (the first's, mine) -> what differs, '' for nothing.
+      what: one or two words for the message.
+      mine: JSON values of this process.
+      how: (the first process's, this process's) -> how they differ, '' where they do not.
 
     Raises:
-      Agreed: 'process 1 has another configuration than process 0: ...'.
+      Agreed: 'process 1: another configuration than on process 0: ...'.
     """
     if jax.process_count() == 1:
         return
@@ -229,44 +259,57 @@ def refuse_difference(what: str, mine: Mapping[str, Any], how: Callable[[Mapping
 
 
 class Notice:
-    """Whether the run is asked to stop: SIGTERM or the platform's notice of pre-emption; a context manager.
+    """Listens for SIGTERM, the platform's notice of preemption, and Ctrl-C; a context manager around a training.
 
-    Where JAX's runtime connects the processes, it listens to the signal itself and makes all stop at the same step; a
-    handler of our own would take the signal from it. Without it, our handler sets a flag.
+    A second Ctrl-C raises KeyboardInterrupt. Where JAX's runtime connects the processes, it handles SIGTERM and makes
+    all of them stop at the same step; a handler of our own would take the signal from it. Ctrl-C is passed on as one.
     """
 
-    _calls = 0  # of this process's life: the runtime compares them between processes, over all runs
+    _calls = 0  # over all trainings of this process: the runtime compares the numbers between processes
 
     def __init__(self) -> None:
-        self._heard = False
-        self._previous: Any = None
-        self._connected = jax.distributed.is_initialized()
+        self._number: int | None = None  # of the signal that came
+        self._previous: dict[int, Any] = {}
+        self._connected = is_connected()
 
     def __enter__(self) -> Notice:
-        if not self._connected:
+        for number in [signal.SIGINT] if self._connected else [signal.SIGINT, signal.SIGTERM]:
             with contextlib.suppress(ValueError):  # only the main thread may listen
-                self._previous = signal.signal(signal.SIGTERM, self._hear)
+                self._previous[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(self, *details: Any) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
     def _hear(self, number: int, frame: Any) -> None:
-        del number, frame
-        self._heard = True
+        del frame
+        if number == signal.SIGINT:
+            if self._number == signal.SIGINT:
+                raise KeyboardInterrupt
+            if is_first():
+                os.write(2, b'Ctrl-C: saving after this step; press it again to stop without saving\n')
+            if self._connected:
+                os.kill(os.getpid(), signal.SIGTERM)
+        self._number = number
 
     def came(self) -> bool:
-        """True at the same call on every process. All call it, between the same steps."""
+        """Whether the run is to stop now: the same answer on every process. All call it, between the same steps."""
         if self._connected:
             Notice._calls += 1
-            self._heard = self._heard or multihost_utils.reached_preemption_sync_point(Notice._calls)
-        return self._heard
+            if multihost_utils.reached_preemption_sync_point(Notice._calls):
+                self._number = self._number or signal.SIGTERM
+                return True
+            return False
+        return self._number is not None
+
+    def stopped(self, step: int) -> Stopped:
+        """The exception to raise once `step` is saved."""
+        return Stopped(self._number or signal.SIGTERM, step)
 
 
 class Timer:
-    """When the next of something is due by the first process's clock; the same answer on every process."""
+    """When something periodic is due, by the first process's clock: the same answer on every process."""
 
     def __init__(self, seconds: float):
         """Due `seconds` after the start, and after each `restart`."""
@@ -274,7 +317,7 @@ class Timer:
         self.restart()
 
     def restart(self) -> None:
-        """Counts from now."""
+        """Starts counting again from now."""
         self._start = time.monotonic()
         self._calls = 0
         self._ask_at = 1
@@ -282,7 +325,8 @@ class Timer:
     def due(self) -> bool:
         """Whether it is time. All processes call it, between the same steps.
 
-        They ask the first one's clock only where half of what is left may have passed: a few times an interval.
+        They ask the first process's clock only when half of the remaining time may have passed: a few times per
+        interval.
         """
         elapsed = time.monotonic() - self._start
         if jax.process_count() == 1:

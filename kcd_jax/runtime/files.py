@@ -18,6 +18,25 @@ import numpy as np
 PLAIN_BYTES = 2**26  # an archive of more than this is not compressed
 
 
+def expand(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path that a user typed, with `~` and `~user` replaced by the home folder.
+
+    Raises:
+      ValueError: there is no such home folder.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f'{path} names a home folder that does not exist; write the path in full') from error
+
+
+def cache_folder() -> pathlib.Path:
+    """Where caches are kept: KCD_JAX_CACHE, else kcd_jax under XDG_CACHE_HOME or ~/.cache."""
+    if own := os.environ.get('KCD_JAX_CACHE'):
+        return expand(own)
+    return expand(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'kcd_jax'
+
+
 def parsed(line: bytes) -> Any:
     """The value of a line of JSON; None where it is none, or cut."""
     try:

@@ -1,110 +1,85 @@
-"""What a run says and writes: lines and a progress bar, config.json, metrics.jsonl, TensorBoard events, summary.json.
+"""The files of one run: config.json, metrics.jsonl, TensorBoard events, summary.json, manifest.json, and its lock.
 
-Only process 0 says and writes anything; on the others every call does nothing.
+Only the first process prints and writes; on the others every call does nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
-import importlib.metadata
 import io
 import json
 import os
 import pathlib
-import platform
-import shlex
-import subprocess
-import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-from tqdm import tqdm
+from kcd_jax.runtime import console, descriptions, distributed, files
+from kcd_jax.runtime.environment import command  # noqa: F401  (callers move to environment.command)
+from kcd_jax.runtime.environment import describe as environment
 
-from kcd_jax.runtime import files
-
-METRICS, CONFIG, SUMMARY, EVENTS = 'metrics.jsonl', 'config.json', 'summary.json', 'tensorboard'
-# Settings that may change between a run and its continuation: they change no number that the run computes.
-FREE_KEYS = ('data.dir', 'data.workers', 'checkpoint.seconds', 'checkpoint.keep')
-PLAIN_SECONDS = 10.0  # at most one progress line in this time where there is no terminal
+METRICS, CONFIG, SUMMARY, MANIFEST, EVENTS = (
+    'metrics.jsonl',
+    'config.json',
+    'summary.json',
+    'manifest.json',
+    'tensorboard',
+)
+RESULTS = (METRICS, 'knowledge/*.npz', '*.safetensors')  # what the manifest of a finished run lists
 FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
-PACKAGES = 'kcd_jax jax jaxlib flax optax orbax-checkpoint numpy pillow simplejpeg cykooz-resizer'.split()
 
-_bar: tqdm | None = None
-_quiet = False
+
+# Callers move to console and distributed.
+say, quiet, is_writer = console.say, console.quiet, distributed.is_first
 
 
 class Busy(ValueError):
     """Another run holds the folder."""
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Leaves out the lines of the runs inside, but not their progress: whoever makes many runs sums them up."""
-    global _quiet
-    before, _quiet = _quiet, True
-    try:
-        yield
-    finally:
-        _quiet = before
-
-
-def is_writer() -> bool:
-    """Whether this process is the one that says and writes."""
-    return jax.process_index() == 0
-
-
-def say(line: str) -> None:
-    """Prints a line (or several) at once, above the progress bar if there is one."""
-    if not is_writer():
-        return
-    if _bar is None:
-        print(line, flush=True)
-    else:
-        _bar.write(line)
-
-
-# ------------------------------------------------------------------------------------------------------------ a run
-
-
 class RunLog:
-    """The files and lines of one run; a context manager that holds the run's folder against a second run.
+    """The files and lines of one run; a context manager that keeps a second run out of the run's folder.
 
     Attributes:
-      lines: of metrics.jsonl so far. A checkpoint carries them, so that `rewind` makes the log what it was at that
-        state, whatever happened to the file.
+      workdir: folder of the run.
+      description: of the run, JSON values.
+      lines: those of metrics.jsonl so far. A checkpoint carries them, so that `rewind` makes the log what it was at
+        that state, whatever happened to the file.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, config: Mapping[str, Any]):
-        """`workdir` is made if need be. `config`: resolved; written to config.json, or compared with the one there.
+    def __init__(self, workdir: str | pathlib.Path, description: Mapping[str, Any]):
+        """Touches nothing until it is entered.
 
-        Raises (on entering):
-          ValueError: the folder cannot be written, another run holds it, or it is of another configuration.
+        Args:
+          workdir: folder of the run; made if it does not exist.
+          description: of the run, complete. Stored in config.json under 'run', or compared with the one there.
+
+        Raises:
+          ValueError: on entering: the folder cannot be written, another run holds it (`Busy`), or it holds a run of
+            another description.
         """
         self.workdir = pathlib.Path(workdir)
-        self.config = json.loads(files.dumps(config))
+        self.description = json.loads(files.dumps(description))
         self.lines: list[str] = []
         self._lock: io.TextIOWrapper | None = None
         self._metrics: io.FileIO | None = None
         self._events: _Events | None = None
-        self._plain: _PlainProgress | None = None
-        self._own_bar = False
+        self._progress: console.Progress | None = None
 
     def __enter__(self) -> RunLog:
-        if not is_writer():
+        if not distributed.is_first():
             return self
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
             self._lock = lock(self.workdir)
             saved = files.read_json(self.workdir / CONFIG)
             if saved is None:
-                content = {'config': self.config, **environment()}
+                content = {'run': self.description, **environment()}
                 files.write_text(self.workdir / CONFIG, files.dumps(content, indent=2) + '\n')
             else:
-                refuse_other_config(self.workdir, saved.get('config', {}), self.config)
+                descriptions.refuse_other(self.workdir, saved.get('run', {}), self.description)
         except OSError as error:
             self._unlock()
             reason = error.strerror or error
@@ -118,7 +93,7 @@ class RunLog:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.stop_progress()
-        # What ended the run is said, not what it did to the last lines of the log.
+        # After an error, report that one and not what it did to the last lines of the log.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self._close_files()
         self._unlock()
@@ -137,16 +112,16 @@ class RunLog:
     # -- records --------------------------------------------------------------------------------------------------
 
     def rewind(self, lines: Sequence[str], step: int) -> None:
-        """Makes the log what it was at the state that a run goes on from: later, damaged and lost lines are undone.
+        """Makes the log what it was at the state that a run continues from.
 
         Args:
-          lines: of metrics.jsonl at that state (`self.lines` then).
-          step: of that state; what TensorBoard was told of later ones is hidden. -1: all of it.
+          lines: those of metrics.jsonl at that state (`self.lines` then).
+          step: of that state; events of later steps are hidden from TensorBoard. -1 hides all of them.
 
         Raises:
-          OSError: the disk is full, ...
+          OSError: the files cannot be written.
         """
-        if not is_writer():
+        if not distributed.is_first():
             return
         self._close_files()
         self.lines = list(lines)
@@ -154,23 +129,26 @@ class RunLog:
         wanted = ''.join(f'{line}\n' for line in lines).encode()
         if not path.exists() or path.read_bytes() != wanted:
             files.write_bytes(path, wanted)
-        with self._saying_what_is_lost():
-            # Unbuffered: a killed process loses no line, and a full disk is known at the line that it cuts.
+        with self._naming_the_log():
+            # Unbuffered: a killed process loses no line, and a full disk is noticed at the line that it cuts.
             self._metrics = open(path, 'ab', buffering=0)
             self._events = _Events(self.workdir / EVENTS, step + 1)
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """Appends one JSON line and its numbers as TensorBoard scalars '<kind>/<name>' at `entry['step']`.
+        """Appends one JSON line, and its numbers as TensorBoard scalars '<kind>/<name>' at `entry['step']`.
 
-        Times belong under 'time': all else is the same in every repetition of a run. What is not finite becomes null.
+        Args:
+          entry: JSON and NumPy values. Times belong under 'time': everything else is the same in every repetition of
+            a run. Numbers that are not finite become null.
 
         Raises:
-          OSError: the disk is full, ...
+          OSError: the files cannot be written, or the folder was deleted or moved meanwhile.
         """
-        if not is_writer():
+        if not distributed.is_first():
             return
         line = files.dumps(entry)
-        with self._saying_what_is_lost():
+        with self._naming_the_log():
+            self._refuse_deleted()
             content = memoryview(f'{line}\n'.encode())
             while content:
                 content = content[self._metrics.write(content) :]
@@ -178,95 +156,122 @@ class RunLog:
         self.lines.append(line)
 
     def sync(self) -> None:
-        """Brings everything that was recorded to the disk, as belongs before a checkpoint.
+        """Brings everything that was recorded to the disk; call it before a checkpoint is saved.
 
         Raises:
-          OSError: the disk is full, ...
+          OSError: the files cannot be written, or the folder was deleted or moved meanwhile.
         """
-        if is_writer():
-            with self._saying_what_is_lost():
+        if distributed.is_first():
+            with self._naming_the_log():
+                self._refuse_deleted()
                 os.fsync(self._metrics.fileno())
                 self._events.flush()
 
+    def _refuse_deleted(self) -> None:
+        """Raises when metrics.jsonl is no longer the open file: writes to a deleted file succeed and are lost."""
+        path = self.workdir / METRICS
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(self._metrics.fileno())):
+                return
+        except FileNotFoundError:
+            pass
+        raise _Deleted(
+            f'{path} was deleted, moved or replaced while the run was using it; what is left there is not touched: '
+            'start the same command again'
+        )
+
     @contextlib.contextmanager
-    def _saying_what_is_lost(self) -> Iterator[None]:
+    def _naming_the_log(self) -> Iterator[None]:
         try:
             yield
+        except _Deleted:
+            raise
         except OSError as error:
             raise OSError(
-                f'{self.workdir / METRICS} or {EVENTS} beside it cannot be written ({error.strerror or error}); '
+                f'{self.workdir / METRICS} or {EVENTS} next to it cannot be written ({error.strerror or error}); '
                 'nothing before the last checkpoint is lost: make room and start the same command again'
             ) from error
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Writes summary.json at once: where it lies, the run is finished."""
-        if is_writer():
-            files.write_text(self.workdir / SUMMARY, files.dumps(summary, indent=2) + '\n')
-
     def write_arrays(self, name: str, **arrays: Any) -> None:
-        """Writes an archive into the run's folder, at once: 'knowledge/stage_1.npz'."""
-        if is_writer():
+        """Writes a NumPy archive into the run's folder, whole or not at all.
+
+        Args:
+          name: below the folder, such as 'knowledge/stage_1.npz'.
+          **arrays: by name.
+        """
+        if distributed.is_first():
             files.write_npz(self.workdir / name, **arrays)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Finishes the run: removes archives that cannot be read, then writes manifest.json and summary.json.
+
+        The manifest holds size and CRC-32 of each of `RESULTS`, so that `finished` notices what is lost later.
+
+        Args:
+          summary: JSON and NumPy values.
+        """
+        if not distributed.is_first():
+            return
+        for path in sorted(self.workdir.glob('knowledge/*.npz')):
+            if not files.is_whole_npz(path):
+                path.unlink()
+                self.say(f'{path} cannot be read and was removed; reports leave it out')
+        files.write_text(self.workdir / MANIFEST, files.dumps(_manifest(self.workdir), indent=1) + '\n')
+        files.write_text(self.workdir / SUMMARY, files.dumps(summary, indent=2) + '\n')
 
     # -- lines ----------------------------------------------------------------------------------------------------
 
     def say(self, line: str) -> None:
         """Prints a line."""
-        if not _quiet:
-            say(line)
+        console.say_of_run(line)
 
     def note(self, line: str) -> None:
-        """A line worth seeing in passing: above the bar on a terminal; elsewhere at most one in ten seconds."""
-        if _quiet:
-            return
-        if self._plain is None:
-            say(line)
+        """Prints a line of passing interest: above the bar on a terminal; elsewhere at most one in ten seconds."""
+        if self._progress is None:
+            self.say(line)
         else:
-            self._plain.note(line)
+            self._progress.note(line)
 
     def start_progress(self, total: int, done: int = 0) -> None:
-        """Starts the bar (on a terminal) or the lines: `total` images of the whole run, `done` of them earlier."""
-        global _bar
+        """Starts a progress bar, or lines where there is no terminal.
+
+        Args:
+          total: training images of the whole run.
+          done: those of earlier starts.
+        """
         self.stop_progress()
-        if not is_writer():
-            return
-        if sys.stderr.isatty():
-            _bar = tqdm(total=total, initial=done, unit=' images', unit_scale=True, mininterval=0.5, dynamic_ncols=True)
-            self._own_bar = True
-        else:
-            self._plain = _PlainProgress(total, done)
+        self._progress = console.Progress(total, done)
 
     def progress(self, images: int, **numbers: float) -> None:
-        """`images` more were trained on; `numbers` are shown beside."""
-        if self._own_bar and _bar is not None:
-            _bar.set_postfix({name: f'{value:.3f}' for name, value in numbers.items()}, refresh=False)
-            _bar.update(images)
-        elif self._plain is not None:
-            self._plain.update(images, numbers)
+        """Counts images that were trained on; `numbers` are shown next to the count."""
+        if self._progress is not None:
+            self._progress.update(images, numbers)
 
     def stop_progress(self) -> None:
         """Ends the bar."""
-        global _bar
-        if self._own_bar and _bar is not None:
-            _bar.close()
-            _bar = None
-        self._own_bar, self._plain = False, None
+        if self._progress is not None:
+            self._progress.close()
+            self._progress = None
+
+
+class _Deleted(OSError):
+    """The folder of a run disappeared."""
 
 
 class _Events:
-    """Scalars for TensorBoard, written by the caller itself.
+    """Scalars for TensorBoard, written in the calling thread.
 
-    tensorboardX's own writer hands them to a thread; on a full disk that thread dies, and the run waits for it forever.
+    tensorboardX's own writer uses a thread. On a full disk that thread dies, and the run waits for it forever.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
-        """`start`: what earlier files in the folder say of this step and later ones is hidden."""
+        """Events that earlier files in `folder` hold for step `start` and later are hidden from TensorBoard."""
         self.folder, self.start = folder, start
         self._file: Any = None
         self._flushed = time.monotonic()
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """The numbers of a record, flushed about once a second."""
+        """Writes the numbers of a record; flushed about once per second."""
         step, kind = entry.get('step'), entry.get('kind', 'run')
         numbers = {
             f'{kind}/{name}': float(value)
@@ -275,7 +280,7 @@ class _Events:
         }
         if step is None or not numbers:
             return
-        from tensorboardX import event_file_writer, summary  # not needed to start or to check
+        from tensorboardX import event_file_writer, summary  # slow to import, and not needed to start or to check
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         if self._file is None:
@@ -298,37 +303,11 @@ class _Events:
             self._file.close()
 
 
-class _PlainProgress:
-    """Progress as plain lines, seldom."""
-
-    def __init__(self, total: int, done: int):
-        self.total, self.done, self.before = total, done, done
-        self.start = self.last = time.monotonic()
-
-    def _due(self) -> bool:
-        if time.monotonic() - self.last < PLAIN_SECONDS:
-            return False
-        self.last = time.monotonic()
-        return True
-
-    def update(self, images: int, numbers: Mapping[str, float]) -> None:
-        self.done += images
-        if self._due():
-            rate = (self.done - self.before) / (self.last - self.start)
-            shown = ''.join(f', {name} {value:.3f}' for name, value in numbers.items())
-            left = tqdm.format_interval(max(self.total - self.done, 0) / rate)
-            say(f'{self.done:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left{shown}')
-
-    def note(self, line: str) -> None:
-        if self._due():
-            say(line)
-
-
 def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
-    """Holds a folder until the returned file is closed or the process ends, however it ends.
+    """Locks a folder until the returned file is closed or the process ends, however it ends.
 
     Raises:
-      Busy: another run holds it.
+      Busy: another run holds the lock.
     """
     file = open(workdir / '.lock', 'a+', encoding='utf-8')
     try:
@@ -340,38 +319,14 @@ def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
         who = f'another run (process {owner})' if owner else 'another run'
         raise Busy(f'{who} is using {workdir}; wait for it, or choose another --workdir') from None
     except OSError:
-        return file  # a file system without locks: nothing to hold on to
+        return file  # a file system without locks
     file.truncate(0)
     file.write(str(os.getpid()))
     file.flush()
     return file
 
 
-def refuse_other_config(workdir: pathlib.Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    """Raises ValueError when a folder holds a run of another configuration, naming the keys that differ."""
-    shown = differing_keys(saved, current)
-    if shown:
-        raise ValueError(
-            f'{workdir} holds a run of another configuration: {shown}; use another --workdir or that configuration'
-        )
-
-
-def differing_keys(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """'optim.lr is 0.1 there and 0.2 here, ...': how two configurations differ; '' when they compute the same."""
-    old, new = _flat(there), _flat(json.loads(files.dumps(here)))
-    differing = [key for key in sorted({*old, *new}) if key not in FREE_KEYS and old.get(key) != new.get(key)]
-    shown = ', '.join(f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in differing[:4])
-    return shown + (f' and {len(differing) - 4} more' if len(differing) > 4 else '')
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            result.update(_flat(value, f'{prefix}{key}.'))
-        else:
-            result[f'{prefix}{key}'] = value
-    return result
+# ---------------------------------------------------------------------------------------------------- finished runs
 
 
 def read_summary(workdir: str | pathlib.Path) -> dict[str, Any] | None:
@@ -379,62 +334,50 @@ def read_summary(workdir: str | pathlib.Path) -> dict[str, Any] | None:
     return files.read_json(pathlib.Path(workdir) / SUMMARY)
 
 
-# ------------------------------------------------------------------------------------------------------ environment
+def finished(workdir: str | pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a finished run whose files are whole.
 
+    One line is printed for a run that lost files since. If it still has a checkpoint, continuing from that writes them
+    again.
 
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the checkout that the package lies in, '-dirty' behind it when tracked files differ."""
-    folder = pathlib.Path(__file__).resolve().parents[2]
-
-    def git(*args: str) -> str:
-        command = ['git', '-C', str(folder), *args]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        if pathlib.Path(git('rev-parse', '--show-toplevel')).resolve() != folder:
-            return None  # installed into somebody else's checkout
-        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--untracked-files=no') else '')
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-@functools.cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def command(argv: Sequence[str]) -> str:
-    """The command line as somebody else would type it: without the places of this machine."""
-    program = pathlib.Path(argv[0])
-    own = program.parts[-2:] == ('kcd_jax', 'main.py')
-    start = ['python', '-m', 'kcd_jax.main'] if own else [program.name]
-    places = ('--workdir', '--results', '--config.data.dir', '--coordinator', '--process')
-    words = [word for word in argv[1:] if not word.startswith(places)]
-    return shlex.join([*start, *words])
-
-
-def environment() -> dict[str, Any]:
-    """{'commit', 'python', 'versions', 'precision', 'device': {'kind', 'backend', 'count', 'processes'}}.
-
-    'precision' is that of float32 products: 'default' is TF32 on a GPU that has it, and float32 on a CPU.
+    Returns:
+      The summary, or None when the run is to be continued: it is not finished, or files are to be written again.
     """
-    devices = jax.devices()
-    return {
-        'commit': _commit(),
-        'python': platform.python_version(),
-        'versions': dict(_versions()),
-        'precision': jax.config.jax_default_matmul_precision or 'default',
-        'device': {
-            'kind': devices[0].device_kind,
-            'backend': jax.default_backend(),
-            'count': len(devices),
-            'processes': jax.process_count(),
-        },
-    }
+    workdir = pathlib.Path(workdir)
+    summary = read_summary(workdir)
+    lost = [] if summary is None else damaged(workdir)
+    if not lost:
+        return summary
+    names = f'{workdir}: {", ".join(lost)} of the finished run {"is" if len(lost) == 1 else "are"} damaged or missing'
+    if any((workdir / 'checkpoints').glob('[0-9]*')):
+        console.say(f'{names}; continuing from the last checkpoint to write {"it" if len(lost) == 1 else "them"} again')
+        return None
+    console.say(f'{names}, and no checkpoint is left; only the same command in another --workdir makes them again')
+    return summary
+
+
+def damaged(workdir: str | pathlib.Path) -> list[str]:
+    """Names of the files in a finished run's manifest that are missing or not what they were when it finished.
+
+    A folder without a manifest, of an unfinished or an older run, has none.
+    """
+    workdir = pathlib.Path(workdir)
+    manifest = files.read_json(workdir / MANIFEST) or {}
+    return [name for name, entry in manifest.items() if _fingerprint(workdir / name) != entry]
+
+
+def _manifest(workdir: pathlib.Path) -> dict[str, dict[str, int] | None]:
+    paths = sorted(path for pattern in RESULTS for path in workdir.glob(pattern))
+    return {path.relative_to(workdir).as_posix(): _fingerprint(path) for path in paths}
+
+
+def _fingerprint(path: pathlib.Path) -> dict[str, int] | None:
+    """{'bytes', 'crc32'} of a file; None where it cannot be read."""
+    size = digest = 0
+    try:
+        with open(path, 'rb') as file:
+            while chunk := file.read(1 << 24):
+                size, digest = size + len(chunk), zlib.crc32(chunk, digest)
+    except OSError:
+        return None
+    return {'bytes': size, 'crc32': digest}

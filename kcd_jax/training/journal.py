@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from kcd_jax.contracts import Plan, TrainState
-from kcd_jax.runtime import files, runlog, sharding
+from kcd_jax.runtime import environment, files, runlog, sharding
 from kcd_jax.training import ledger, state, survey
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import EpochReport, Trainer, student_variables
@@ -168,8 +168,8 @@ def summary(
         'seconds': {**trainer.seconds, 'total': seconds},
         'condensations': journal.condensations,
         'run': description,
-        'command': runlog.command(sys.argv),
-        **runlog.environment(),
+        'command': environment.command(sys.argv),
+        **environment.describe(),
     }
 
 

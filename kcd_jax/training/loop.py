@@ -15,7 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from kcd_jax.contracts import TrainState
-from kcd_jax.runtime import checkpoint, distributed, files, runlog, sharding
+from kcd_jax.runtime import checkpoint, descriptions, distributed, files, runlog, sharding
 from kcd_jax.teachers import teacher as teachers
 from kcd_jax.teachers.model import Model, load
 from kcd_jax.teachers.sharing import on_all_processes
@@ -28,8 +28,7 @@ from kcd_jax.training.trainer import Diverged, Trainer, student_variables
 __all__ = ['Diverged', 'Preempted', 'Result', 'train']
 
 
-class Preempted(Exception):
-    """A signal asked the run to stop: its state is saved, and the same command goes on from it."""
+Preempted = distributed.Stopped  # raised by `train` once its state is saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ def train(
         if isinstance(run.teacher, Run) and run.uses_teacher:
             run.teacher.validate(mesh.size)
         description = json.loads(files.dumps(run.describe()))
-    distributed.refuse_difference('configuration', description, runlog.differing_keys)
+    distributed.refuse_difference('configuration', description, descriptions.differences)
 
     with contextlib.ExitStack() as stack:
         with distributed.together():
@@ -129,7 +128,7 @@ def train(
             if notice.came():
                 saver.save(current)
                 saver.wait()
-                raise Preempted(f'SIGTERM: saved step {int(current.step):,}; the same command goes on from there')
+                raise notice.stopped(int(current.step))
             if saver.due():
                 saver.save(current)
 
@@ -168,9 +167,8 @@ def train(
 
 
 def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a run that has finished in `workdir`; None while it has not, or its student is damaged."""
-    summary = runlog.read_summary(workdir)
-    return summary if summary is not None and teachers.is_whole(workdir / teachers.FILE) else None
+    """The summary of a run that has finished in `workdir`; None while it has not, or its files are damaged."""
+    return runlog.finished(workdir) if teachers.is_whole(workdir / teachers.FILE) else None
 
 
 def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int, log: runlog.RunLog) -> None:
@@ -238,7 +236,7 @@ class Saver:
             return None
         current, meta = restored
         with distributed.together():
-            runlog.refuse_other_config(workdir, meta['run'], self.description)
+            descriptions.refuse_other(workdir, meta['run'], self.description)
             notes.log.rewind(meta['log'], int(current.step))
         trainer.seconds.update(meta['seconds'])
         trainer.tally = ledger.Tally(**meta['tally'])

@@ -127,9 +127,9 @@ def test_published_results_carry_no_place_of_the_machine(config, tmp_path):
 
 
 def test_a_command_is_what_somebody_else_would_type():
-    from kcd_jax.runtime import runlog
+    from kcd_jax.runtime import environment
 
     argv = ['/somewhere/kcd_jax/main.py', '--config=configs/digits_kd.py:drops=(0.5,0.7)', '--workdir=/somewhere/else']
     expected = "python -m kcd_jax.main '--config=configs/digits_kd.py:drops=(0.5,0.7)'"
-    assert runlog.command(argv) == expected
-    assert runlog.command(shlex.split(expected)) == expected
+    assert environment.command(argv) == expected
+    assert environment.command(shlex.split(expected)) == expected

@@ -156,7 +156,7 @@ def test_beside_another_process(here, loops, monkeypatch):
 def test_sigterm_between_two_runs(here, capsys, monkeypatch):
     monkeypatch.setattr(sweeper.Sweeper, 'run', lambda self, task, mesh: signal.raise_signal(signal.SIGTERM))
     assert sweep.run(['two', '--trials=1']) == main.EXIT_PREEMPTED
-    assert 'the same command goes on from here' in capsys.readouterr().err
+    assert 'the same command goes on from there' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -191,10 +191,10 @@ class Bench:
 
     def prepare(self, timed: bool = True) -> None:
         """Runs once undisturbed (and trains the teacher), then once more if `timed`; anew for another commit."""
-        from kcd_jax.runtime import runlog
+        from kcd_jax.runtime import environment
 
         made_by = self.scratch / 'commit'
-        commit = str(runlog.environment()['commit'])
+        commit = str(environment.describe()['commit'])
         if not made_by.exists() or made_by.read_text() != commit:
             for name in ('half', 'folder', 'processes', *(['whole'] if self.processes == 1 else [])):
                 shutil.rmtree(self.scratch / name, ignore_errors=True)

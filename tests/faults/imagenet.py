@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument('--scratch', default=os.path.join(tempfile.gettempdir(), 'kcd_jax_imagenet'))
     options = parser.parse_args()
 
-    from kcd_jax.runtime import files, runlog
+    from kcd_jax.runtime import environment, files
 
     scratch = pathlib.Path(options.scratch).absolute() / str(options.size)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def main() -> int:
         'command': f'python tests/faults/imagenet.py {given}',
         'run': bench.private(shlex.join(bench.arguments(pathlib.Path('WORKDIR'))), pathlib.Path('WORKDIR')),
         'cores': len(os.sched_getaffinity(0)),
-        **runlog.environment(),
+        **environment.describe(),
     }
     files.write_text(ROOT / 'results' / f'imagenet_killed_{options.size}.json', json.dumps(result, indent=1) + '\n')
     print(json.dumps(result, indent=1))

@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from kcd_jax import main, methods, networks, policies
-    from kcd_jax.runtime import files, runlog
+    from kcd_jax.runtime import environment, files
     from kcd_jax.training import train
 
     main.prepare_jax(options.devices, False)
@@ -125,7 +125,7 @@ def main() -> None:
     chosen = options.methods.split(',') if options.methods else methods.names()
     across = options.policies.split(',') if options.policies else policies.names()
     out = pathlib.Path(options.out)
-    content = {'policies': across, 'cells': {}, **runlog.environment(), **(files.read_json(out) or {})}
+    content = {'policies': across, 'cells': {}, **environment.describe(), **(files.read_json(out) or {})}
     cells = content['cells']
     with tempfile.TemporaryDirectory(prefix='kcd_jax_matrix_') as name:
         scratch = pathlib.Path(name)

@@ -49,7 +49,7 @@ def faults() -> dict[str, tuple]:
 
 def inject(name: str, entry: tuple, bench, seed: int, target: pathlib.Path) -> bool:
     """Does one fault as often as its entry says, what is in `target` already not again; whether nothing was lost."""
-    from kcd_jax.runtime import files, runlog
+    from kcd_jax.runtime import environment, files
 
     title, function, times = entry
     injections = json.loads(target.read_text())['injections'] if target.exists() else []
@@ -64,7 +64,7 @@ def inject(name: str, entry: tuple, bench, seed: int, target: pathlib.Path) -> b
             'command': f'python tests/faults/run.py {name}',
             'run': shlex.join(bench.arguments('WORKDIR')),
             'cores': len(os.sched_getaffinity(0)),
-            **runlog.environment(),
+            **environment.describe(),
         }
         files.write_text(target, json.dumps(result, indent=1) + '\n')
     return not any(injection['lost'] for injection in injections)

@@ -150,7 +150,7 @@ def test_reuse_refuses_the_set_of_other_points(run_folder):
     run, _ = run_folder
     data = {'name': 'cifar100', 'num_points': 0, 'seed': 0, 'validation': 0.0, 'dir': '/here'}
     reuse.refuse_other_data(str(run), data)  # nothing is known of the run's data
-    (run / 'config.json').write_text(json.dumps({'config': {'data': {**data, 'dir': '/there'}}}))
+    (run / 'config.json').write_text(json.dumps({'run': {'data': {**data, 'dir': '/there'}}}))
     reuse.refuse_other_data(str(run), data)
     for key, value in (('name', 'cifar10'), ('num_points', 300), ('validation', 0.1)):
         with pytest.raises(ValueError, match=rf'data\.{key}=') as error:

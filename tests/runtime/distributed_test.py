@@ -43,9 +43,9 @@ def test_nothing_is_joined_unless_asked(monkeypatch):
     [
         (('', 2, 0), 'need --coordinator'),
         (('auto', 2, None), 'leave them out'),
-        (('somewhere',), 'not HOST:PORT'),
-        (('host:name', 2, 0), 'not HOST:PORT'),
-        (('host:80', 2, 2), 'its own number from 0'),
+        (('somewhere',), 'neither HOST:PORT nor auto'),
+        (('host:name', 2, 0), 'neither HOST:PORT nor auto'),
+        (('host:80', 2, 2), 'its own index from 0'),
         (('host:80',), 'the number of processes'),
     ],
 )
@@ -96,13 +96,26 @@ def test_the_first_clock_decides_and_is_asked_seldom(monkeypatch):
     assert not distributed.Timer(0.0).due()
 
 
-def test_sigterm_is_heard_and_the_handler_put_back():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ('number', 'code', 'says'),
+    [(signal.SIGTERM, 75, 'SIGTERM: saved step 1,234; '), (signal.SIGINT, 130, 'Ctrl-C: saved step 1,234; ')],
+)
+def test_signals_are_heard_and_the_handlers_put_back(number, code, says):
+    before = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
     with distributed.Notice() as notice:
         assert not notice.came()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert notice.came()
-    assert signal.getsignal(signal.SIGTERM) == before
+        stopped = notice.stopped(1234)
+    assert stopped.exit_code == code and str(stopped) == f'{says}the same command goes on from there'
+    assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == before
+
+
+def test_a_second_ctrl_c_does_not_wait(capfd):
+    with pytest.raises(KeyboardInterrupt), distributed.Notice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert capfd.readouterr().err == 'Ctrl-C: saving after this step; press it again to stop without saving\n'
 
 
 # -------------------------------------------------------------------------------------------------------- the launcher

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from kcd_jax.runtime import files, runlog
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = {
+DESCRIPTION = {
     'epochs': 4,
     'drops': (0.5, 0.75),
     'data': {'name': 'digits', 'dir': ''},
@@ -32,7 +33,7 @@ def records(workdir: pathlib.Path) -> list[dict]:
 
 
 def test_records_are_json_lines_at_once(tmp_path):
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind([], -1)
         run.record({'kind': 'train', 'step': 3, 'loss': np.float32(0.5), 'bad': float('nan'), 'time': {'seconds': 1.5}})
         run.record({'kind': 'eval', 'step': 3, 'accuracy': jnp.float32(0.25), 'kept': np.int64(7)})
@@ -46,7 +47,7 @@ def test_records_are_json_lines_at_once(tmp_path):
 
 def write(workdir, steps):
     """Writes a record a step, without a checkpoint between them; the lines."""
-    with runlog.RunLog(workdir, CONFIG) as run:
+    with runlog.RunLog(workdir, DESCRIPTION) as run:
         run.rewind([], -1)
         for step in steps:
             run.record({'kind': 'train', 'step': step})
@@ -70,7 +71,7 @@ def test_the_log_goes_back_to_what_it_was_at_the_checkpoint(tmp_path, damage):
     path = tmp_path / 'metrics.jsonl'
     content = path.read_bytes()
     path.unlink() if DAMAGE[damage] is None else path.write_bytes(DAMAGE[damage](content))
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind(lines[:2], 20)
         assert [r['step'] for r in records(tmp_path)] == [10, 20]
         for step in (20, 30):
@@ -96,7 +97,7 @@ def events(workdir):
 
 
 def test_tensorboard_forgets_what_is_done_again(tmp_path):
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind([], -1)
         for step in (10, 20, 30):
             run.record({'kind': 'train', 'step': step, 'loss': step / 10})
@@ -105,38 +106,38 @@ def test_tensorboard_forgets_what_is_done_again(tmp_path):
         lines = run.lines[:2]
     [first] = (tmp_path / 'tensorboard').iterdir()
     first.rename(first.with_name('events.out.tfevents.1.host'))  # another start, within a second of the first
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind(lines, 20)
         run.record({'kind': 'train', 'step': 30, 'loss': 4.0})
     assert events(tmp_path) == [(10, 'train/loss', 1.0), (20, 'train/loss', 2.0), (30, 'train/loss', 4.0)]
 
 
 def test_config_is_written_once_and_compared(tmp_path):
-    with runlog.RunLog(tmp_path, CONFIG):
+    with runlog.RunLog(tmp_path, DESCRIPTION):
         content = json.loads((tmp_path / 'config.json').read_text())
-    assert content['config']['policy'] == {'name': 'kcd', 'ratio': 0.7}
+    assert content['run']['policy'] == {'name': 'kcd', 'ratio': 0.7}
     assert content['device'] == {'kind': 'cpu', 'backend': 'cpu', 'count': 4, 'processes': 1}
     assert {'jax', 'numpy', 'flax'} <= set(content['versions']) and 'commit' in content
-    with runlog.RunLog(tmp_path, {**CONFIG, 'data': {'name': 'digits', 'dir': '/elsewhere'}}):
+    with runlog.RunLog(tmp_path, {**DESCRIPTION, 'data': {'name': 'digits', 'dir': '/elsewhere'}}):
         pass
-    other = {**CONFIG, 'epochs': 5, 'policy': {'name': 'kcd', 'ratio': 0.5}}
+    other = {**DESCRIPTION, 'epochs': 5, 'policy': {'name': 'kcd', 'ratio': 0.5}}
     with pytest.raises(ValueError, match=r'another configuration: epochs is 4 there and 5 here, policy.ratio is'):
         runlog.RunLog(tmp_path, other).__enter__()
-    with runlog.RunLog(tmp_path, CONFIG):
+    with runlog.RunLog(tmp_path, DESCRIPTION):
         pass
 
 
 def test_a_cut_config_is_written_again(tmp_path):
-    (tmp_path / 'config.json').write_text('{"config": {')
-    with runlog.RunLog(tmp_path, CONFIG):
-        assert json.loads((tmp_path / 'config.json').read_text())['config']['epochs'] == 4
+    (tmp_path / 'config.json').write_text('{"run": {')
+    with runlog.RunLog(tmp_path, DESCRIPTION):
+        assert json.loads((tmp_path / 'config.json').read_text())['run']['epochs'] == 4
 
 
 def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
-    with runlog.RunLog(tmp_path, CONFIG):
+    with runlog.RunLog(tmp_path, DESCRIPTION):
         with pytest.raises(ValueError, match=rf'another run \(process {os.getpid()}\) is using .*another --workdir'):
-            runlog.RunLog(tmp_path, CONFIG).__enter__()
-    with runlog.RunLog(tmp_path, CONFIG):
+            runlog.RunLog(tmp_path, DESCRIPTION).__enter__()
+    with runlog.RunLog(tmp_path, DESCRIPTION):
         pass
 
 
@@ -161,19 +162,19 @@ def test_a_killed_run_lets_go(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ValueError, match='work directory .* cannot be written .*choose another --workdir'):
-        runlog.RunLog(tmp_path / 'file' / 'run', CONFIG).__enter__()
+        runlog.RunLog(tmp_path / 'file' / 'run', DESCRIPTION).__enter__()
 
     def refuse(*args, **keywords):
         raise OSError(errno.EROFS, 'Read-only file system')
 
     monkeypatch.setattr(pathlib.Path, 'mkdir', refuse)
     with pytest.raises(ValueError, match=r'cannot be written \(Read-only file system\)'):
-        runlog.RunLog(tmp_path / 'run', CONFIG).__enter__()
+        runlog.RunLog(tmp_path / 'run', DESCRIPTION).__enter__()
 
 
 def test_a_full_disk_is_one_line(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind([], -1)
         run.record({'step': 1})
         lines = list(run.lines)
@@ -186,7 +187,7 @@ def test_a_full_disk_is_one_line(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not (tmp_path / 'big').exists() and not list(tmp_path.glob('*.partial'))
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind(lines, 1)
     assert records(tmp_path) == [{'step': 1}]
 
@@ -195,8 +196,8 @@ def test_a_full_disk_stops_the_events_too(tmp_path):
     """tensorboardX's own writer would wait for its dead thread forever."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(OSError, match=r'tensorboard beside it cannot be written \(File too large\)'):
-            with runlog.RunLog(tmp_path, CONFIG) as run:
+        with pytest.raises(OSError, match=r'tensorboard next to it cannot be written \(File too large\)'):
+            with runlog.RunLog(tmp_path, DESCRIPTION) as run:
                 run.rewind([], -1)
                 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
                 for step in range(1000):
@@ -207,33 +208,17 @@ def test_a_full_disk_stops_the_events_too(tmp_path):
 
 
 def test_a_summary_says_that_the_run_is_finished(tmp_path):
-    with runlog.RunLog(tmp_path, CONFIG) as run:
+    with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         assert runlog.read_summary(tmp_path) is None
-        run.write_summary({'accuracy': np.float32(0.5), 'loss': float('inf'), 'config': CONFIG})
+        run.write_summary({'accuracy': np.float32(0.5), 'loss': float('inf'), 'run': DESCRIPTION})
     assert runlog.read_summary(tmp_path)['accuracy'] == 0.5 and runlog.read_summary(tmp_path)['loss'] is None
     (tmp_path / 'summary.json').write_text('{"accuracy": 0.')
     assert runlog.read_summary(tmp_path) is None
 
 
-def test_archives_are_whole_or_absent(tmp_path):
-    files.write_npz(tmp_path / 'knowledge' / 'stage_1.npz', order=np.arange(5), num_keep=jnp.int32(3))
-    with np.load(tmp_path / 'knowledge' / 'stage_1.npz') as archive:
-        assert archive['order'].tolist() == [0, 1, 2, 3, 4] and archive['num_keep'] == 3
-    assert os.listdir(tmp_path / 'knowledge') == ['stage_1.npz']
-
-
-@pytest.mark.parametrize(('limit', 'compressed'), [(10**6, True), (10**3, False)])
-def test_large_archives_are_not_compressed(tmp_path, monkeypatch, limit, compressed):
-    monkeypatch.setattr(files, 'PLAIN_BYTES', limit)
-    files.write_npz(tmp_path / 'stage.npz', zeros=np.zeros(1000))
-    assert ((tmp_path / 'stage.npz').stat().st_size < 2000) == compressed
-    with np.load(tmp_path / 'stage.npz') as archive:
-        np.testing.assert_array_equal(archive['zeros'], np.zeros(1000))
-
-
 def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, 'process_index', lambda: 1)
-    with runlog.RunLog(tmp_path / 'run', CONFIG) as run:
+    with runlog.RunLog(tmp_path / 'run', DESCRIPTION) as run:
         run.rewind([], -1)
         run.record({'step': 1})
         run.say('hello')
@@ -245,32 +230,81 @@ def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'run').exists() and capsys.readouterr().out == ''
 
 
-def test_plain_progress_is_seldom_and_says_what_is_left(tmp_path, monkeypatch, capsys):
-    now = [100.0]
-    monkeypatch.setattr(runlog.time, 'monotonic', lambda: now[0])
-    monkeypatch.setattr(sys.stderr, 'isatty', lambda: False, raising=False)
-    with runlog.RunLog(tmp_path, CONFIG) as run:
-        run.start_progress(10_000, done=2_000)
-        for _ in range(40):
-            now[0] += 0.5
-            run.progress(100, loss=1.25)
-            run.note('epoch')
-    lines = capsys.readouterr().out.splitlines()
-    assert lines == [
-        '4,000 of 10,000 images, 200 images/s, 00:30 left, loss 1.250',
-        '6,000 of 10,000 images, 200 images/s, 00:20 left, loss 1.250',
-    ]
+@pytest.mark.parametrize('call', ['record', 'sync'])
+@pytest.mark.parametrize('how', ['deleted', 'moved', 'made again'])
+def test_a_folder_that_disappears_under_a_run_is_an_error(tmp_path, how, call):
+    """Writing to a deleted file succeeds, and everything is lost without a word."""
+    workdir = tmp_path / 'run'
+    with pytest.raises(OSError, match='metrics.jsonl was deleted, moved or replaced while the run was using it'):
+        with runlog.RunLog(workdir, DESCRIPTION) as run:
+            run.rewind([], -1)
+            run.record({'step': 1})
+            workdir.rename(tmp_path / 'elsewhere') if how == 'moved' else shutil.rmtree(workdir)
+            if how == 'made again':
+                write(workdir, [5])
+            run.record({'step': 2}) if call == 'record' else run.sync()
+    if how == 'made again':
+        assert records(workdir) == [{'kind': 'train', 'step': 5}]
 
 
-def test_the_bar_on_a_terminal(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True, raising=False)
-    with runlog.RunLog(tmp_path, CONFIG) as run:
-        run.start_progress(1000, done=100)
-        run.progress(900, loss=0.5)
-        run.say('condensation 1/2')
-        runlog.say('another line')
-    out, err = capsys.readouterr()
-    assert out == 'condensation 1/2\nanother line\n'
-    assert '1.00k/1.00k' in err and 'images/s' in err and 'loss=0.500' in err
-    runlog.say('no bar')
-    assert capsys.readouterr().out == 'no bar\n'
+# ------------------------------------------------------------------------------------------------- finished runs
+
+
+@pytest.fixture
+def done(tmp_path) -> pathlib.Path:
+    """A finished run with all its files and a checkpoint."""
+    workdir = tmp_path / 'run'
+    with runlog.RunLog(workdir, DESCRIPTION) as run:
+        run.rewind([], -1)
+        run.record({'kind': 'train', 'step': 1})
+        for name in ('stage_1', 'points'):
+            run.write_arrays(f'knowledge/{name}.npz', value=np.arange(100))
+        (workdir / 'student.safetensors').write_bytes(bytes(1000))
+        (workdir / 'checkpoints' / '1').mkdir(parents=True)
+        run.write_summary({'accuracy': 0.5})
+    return workdir
+
+
+LOSSES = {
+    'truncated': lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    'changed': lambda path: path.write_bytes(path.read_bytes()[:-3] + b'xyz'),
+    'deleted': lambda path: path.unlink(),
+    'empty': lambda path: path.write_bytes(b''),
+}
+
+
+def test_a_whole_finished_run_is_read_back(done, capsys):
+    assert runlog.finished(done) == {'accuracy': 0.5} and runlog.damaged(done) == []
+    assert runlog.finished(done / 'nothing') is None and capsys.readouterr().out == ''
+
+
+@pytest.mark.parametrize('loss', LOSSES)
+@pytest.mark.parametrize(
+    'name', ['metrics.jsonl', 'knowledge/points.npz', 'knowledge/stage_1.npz', 'student.safetensors']
+)
+def test_a_lost_file_of_a_finished_run_is_noticed(done, capsys, name, loss):
+    LOSSES[loss](done / name)
+    assert runlog.damaged(done) == [name]
+    assert runlog.finished(done) is None
+    assert capsys.readouterr().out == (
+        f'{done}: {name} of the finished run is damaged or missing; continuing from the last checkpoint to write it '
+        'again\n'
+    )
+
+
+def test_without_a_checkpoint_the_summary_is_all_there_is(done, capsys):
+    shutil.rmtree(done / 'checkpoints')
+    shutil.rmtree(done / 'knowledge')
+    assert runlog.finished(done) == {'accuracy': 0.5}
+    [line] = capsys.readouterr().out.splitlines()
+    assert 'knowledge/points.npz, knowledge/stage_1.npz of the finished run are damaged or missing, and no' in line
+    assert line.endswith('only the same command in another --workdir makes them again')
+
+
+def test_an_archive_that_nothing_can_read_is_removed_at_the_end(done, capsys):
+    LOSSES['truncated'](done / 'knowledge' / 'stage_1.npz')
+    with runlog.RunLog(done, DESCRIPTION) as run:
+        run.write_summary({'accuracy': 0.75})
+    assert runlog.finished(done) == {'accuracy': 0.75}
+    assert not (done / 'knowledge' / 'stage_1.npz').exists() and (done / 'knowledge' / 'points.npz').exists()
+    assert 'stage_1.npz cannot be read and was removed; reports leave it out' in capsys.readouterr().out

@@ -1,0 +1,33 @@
+"""Settings of XLA that must be in the environment before the first JAX operation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from kcd_jax.runtime import files
+
+
+def add_xla_flags(flags: Sequence[str]) -> None:
+    """Adds flags to XLA_FLAGS in front of the user's own, which win.
+
+    XLA accepts either flags or the path of a file with flags there: anything that does not start with '-' is a path.
+    Flags put in front of a path would hide the file, so its content replaces it.
+
+    Args:
+      flags: such as '--xla_gpu_deterministic_ops=true'.
+
+    Raises:
+      ValueError: XLA_FLAGS names a file that cannot be read. XLA would ignore it silently.
+    """
+    theirs = os.environ.get('XLA_FLAGS', '').strip()
+    if theirs and not theirs.startswith('-'):
+        try:
+            theirs = files.expand(theirs).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, 'strerror', None) or error
+            raise ValueError(
+                f'XLA_FLAGS={theirs} names a file of flags that cannot be read ({reason}); give its path, flags that '
+                'start with --, or unset it'
+            ) from error
+    os.environ['XLA_FLAGS'] = ' '.join([*flags, *theirs.splitlines()])

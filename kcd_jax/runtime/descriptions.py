@@ -1,0 +1,97 @@
+"""Compares the descriptions of runs: whether a folder's run is the one that is asked for, and how they differ.
+
+A description is a tree of JSON values that decides every number of a run (`Run.describe`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from kcd_jax.runtime import files
+
+# Keys that may change between a run and its continuation: they change none of its numbers.
+FREE_KEYS = ('name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*')
+# Places, which do not count when the content that was found there has an identity.
+PLACES = {'teacher.checkpoint': 'teacher.identity'}
+IDENTITIES = {
+    'data.identity': 'the data (points, labels or files) is not that of the run in the folder',
+    'teacher.identity': 'the teacher (its file) is not that of the run in the folder',
+    'teacher.run.data.identity': "the teacher's data (points, labels or files) is not that of the run in the folder",
+}
+_SHOWN = 4
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """How two descriptions differ.
+
+    Args:
+      there: of the run in a folder, or on another process.
+      here: of the run that is asked for.
+
+    Returns:
+      'optim.lr is 0.1 there and 0.2 here, ...'; '' when both compute the same.
+    """
+    keys, identities = _differing(there, here)
+    old, new = flatten(_plain(there)), flatten(_plain(here))
+    shown = [f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in keys[:_SHOWN]]
+    more = [f'{len(keys) - _SHOWN} more'] if len(keys) > _SHOWN else []
+    return ' and '.join([', '.join(shown), *more] if shown else []) or ', '.join(IDENTITIES[key] for key in identities)
+
+
+def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    """Refuses the folder of another run.
+
+    Args:
+      workdir: folder of a run.
+      there: description of the run in it.
+      here: description of the run that is asked for.
+
+    Raises:
+      ValueError: they differ: in keys, which are named, or only in the content of the data or of the teacher.
+    """
+    keys, identities = _differing(there, here)
+    if keys:
+        raise ValueError(
+            f'{workdir} holds a run of another configuration: {differences(there, here)}; '
+            'use another --workdir or that configuration'
+        )
+    if identities:
+        raise ValueError(
+            f'{workdir} holds another run: {" and ".join(IDENTITIES[key] for key in identities)}; '
+            'use another --workdir, or bring back what the run was started with'
+        )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """{'optim.lr': 0.05, ...}: the leaves of nested mappings by their joined keys."""
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            result.update(flatten(value, f'{prefix}{key}.'))
+        else:
+            result[f'{prefix}{key}'] = value
+    return result
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(keys with different values, those of them that are identities of content)."""
+    old, new = flatten(_plain(there)), flatten(_plain(here))
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key, old, new)]
+    return [key for key in keys if key not in IDENTITIES], [key for key in keys if key in IDENTITIES]
+
+
+def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    identity = PLACES.get(key)
+    if identity is not None:
+        return bool(old.get(identity) and new.get(identity))
+    own = key.removeprefix('teacher.run.')
+    return any(fnmatch.fnmatchcase(own, pattern) for pattern in FREE_KEYS)
+
+
+def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` as it comes back from a JSON file: tuples are lists."""
+    return json.loads(files.dumps(tree))

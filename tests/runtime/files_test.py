@@ -1,0 +1,70 @@
+"""Paths, archives and JSON: whole files or none."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax.runtime import files
+
+
+def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert files.expand('~/data') == tmp_path / 'data'
+    assert files.expand('runs/~') == pathlib.Path('runs/~')
+    with pytest.raises(ValueError, match='~nobody_of_that_name/x names a home folder that does not exist'):
+        files.expand('~nobody_of_that_name/x')
+
+
+@pytest.mark.parametrize(
+    ('variables', 'wanted'),
+    [
+        ({'KCD_JAX_CACHE': '~/own', 'XDG_CACHE_HOME': '/xdg'}, '{home}/own'),
+        ({'XDG_CACHE_HOME': '/xdg'}, '/xdg/kcd_jax'),
+        ({}, '{home}/.cache/kcd_jax'),
+    ],
+)
+def test_where_caches_are(monkeypatch, tmp_path, variables, wanted):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('KCD_JAX_CACHE', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(files.cache_folder()) == wanted.format(home=tmp_path)
+
+
+def test_archives_are_whole_or_absent(tmp_path):
+    files.write_npz(tmp_path / 'knowledge' / 'stage_1.npz', order=np.arange(5), num_keep=jnp.int32(3))
+    with np.load(tmp_path / 'knowledge' / 'stage_1.npz') as archive:
+        assert archive['order'].tolist() == [0, 1, 2, 3, 4] and archive['num_keep'] == 3
+    assert os.listdir(tmp_path / 'knowledge') == ['stage_1.npz']
+
+
+@pytest.mark.parametrize(('limit', 'compressed'), [(10**6, True), (10**3, False)])
+def test_large_archives_are_not_compressed(tmp_path, monkeypatch, limit, compressed):
+    monkeypatch.setattr(files, 'PLAIN_BYTES', limit)
+    files.write_npz(tmp_path / 'stage.npz', zeros=np.zeros(1000))
+    assert ((tmp_path / 'stage.npz').stat().st_size < 2000) == compressed
+    with np.load(tmp_path / 'stage.npz') as archive:
+        np.testing.assert_array_equal(archive['zeros'], np.zeros(1000))
+
+
+def test_damage_to_an_archive_is_noticed(tmp_path):
+    path = tmp_path / 'points.npz'
+    files.write_npz(path, value=np.arange(1000))
+    assert files.is_whole_npz(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert not files.is_whole_npz(path)
+    path.write_bytes(content[:100])
+    assert not files.is_whole_npz(path) and not files.is_whole_npz(tmp_path / 'nothing.npz')
+
+
+def test_json_has_no_infinities_and_no_arrays():
+    value = {'a': np.float32(0.5), 'b': jnp.int32(3), 'c': (float('nan'), np.inf), 4: None}
+    assert files.dumps(value) == '{"a": 0.5, "b": 3, "c": [null, null], "4": null}'
