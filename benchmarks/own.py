@@ -15,7 +15,6 @@ import numpy as np
 import kcd_jax
 from kcd_jax import data, networks
 from kcd_jax.contracts import Phase, TrainState
-from kcd_jax.data import base
 from kcd_jax.experiments import experiment
 from kcd_jax.runtime import runlog, sharding
 from kcd_jax.training import check
@@ -57,7 +56,7 @@ class OwnRun:
         config = experiment.load_config(f'{CONFIG}:{words}')
         mesh, dataset = sharding.make_mesh(), made_up_data(num_points)
         if data.STREAM[config.data.stream]:
-            dataset = base.by_index(dataset)
+            dataset = data.by_index(dataset)
         teacher = networks.get(config.teacher.name)(dataset.num_classes)
         variables = teacher.init(jax.random.PRNGKey(0), dataset.image_shape)
         run = check.resolve(config, dataset, device_count=mesh.size, teacher=teacher, teacher_variables=variables)

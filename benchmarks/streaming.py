@@ -23,9 +23,11 @@ from benchmarks import timing
 from benchmarks.own import own_run
 from kcd_jax import data
 from kcd_jax.contracts import full_plan, table_rows
-from kcd_jax.data import made_up, pictures, stream
+from kcd_jax.data import _pictures as pictures
+from kcd_jax.data import stream
 from kcd_jax.runtime import sharding
 from kcd_jax.training import feed
+from tests.data import photographs
 
 SIZE, BATCH = 224, 64
 
@@ -109,7 +111,7 @@ def measure(number: int, repeats: int, scratch: pathlib.Path) -> dict[str, float
     'pillow': by Pillow. 'tf_data', 'tf_decode': a plain tf.data program, and its decoder, where TensorFlow is. With
     'NAME_ms', the milliseconds of computing that an image takes, of all but 'workers'.
     """
-    root = made_up.folder(scratch / 'photographs', train=number, test=2, classes=8)
+    root = photographs.folder(scratch / 'photographs', train=number, test=2, classes=8)
     loading = data.Loading(stream=True, area=(0.08, 1.0))
     split = data.load(f'folder:{SIZE}', root, cache=scratch / 'cache', loading=loading).train
     files = [str(root / name) for name in split.ids]
@@ -138,7 +140,7 @@ def measure(number: int, repeats: int, scratch: pathlib.Path) -> dict[str, float
         'workers': lambda: ours(2, passes=4),
         'bound': lambda: each(lambda point: split.images.training(point, 0, 0)),
         'decode': lambda: each(lambda point: pictures.read(files[point], None)),
-        'pillow': lambda: each(lambda point: made_up.by_pillow(files[point])),
+        'pillow': lambda: each(lambda point: photographs.by_pillow(files[point])),
     }
     with contextlib.ExitStack() as stack:
         if importlib.util.find_spec('tensorflow') is not None:

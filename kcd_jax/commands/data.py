@@ -1,114 +1,113 @@
-"""python -m kcd_jax data describe | prepare | check NAME: looks at data, and makes them ready.
-
-describe  counts, classes, sizes, exact duplicates, mean and standard deviation; writes a contact sheet
-prepare   downloads and prepares (a TFDS set), or writes a prepared one again as array_record; fills the cache
-check     one line; exit code 1 and one line when something is missing or damaged
-"""
+"""python -m kcd_jax data check | describe | prepare NAME: looks at data, and prepares it."""
 
 from __future__ import annotations
 
 import argparse
-import pathlib
+import hashlib
 import sys
 
 import numpy as np
 
 from kcd_jax import data
-from kcd_jax.data import look, preparing, tcifar, tfds, tiny_imagenet
-from kcd_jax.data import prepared as preparations
+
+_EXAMPLES = """examples:
+  python -m kcd_jax data check digits
+  python -m kcd_jax data describe folder:64 --dir ~/images
+  python -m kcd_jax data prepare cifar100 --dir ~/tensorflow_datasets
+"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; 0, or 1 after one line on stderr."""
-    known = f'Known names: {", ".join(data.names())}.'
-    parser = argparse.ArgumentParser(prog='python -m kcd_jax data', description=known)
-    commands = parser.add_subparsers(dest='command', required=True)
+def main(argv: list[str] | None = None) -> int:
+    """The command line; 0, or 2 after one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog='python -m kcd_jax data',
+        description='Looks at data sets, and prepares them.',
+        epilog=f'known names: {", ".join(data.names())}\n\n{_EXAMPLES}',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest='command', required=True, metavar='check | describe | prepare')
     for command, words in (
-        ('describe', 'print what is in a data set and write a contact sheet'),
+        ('check', 'print one line on a data set; exit code 2 if it is missing or damaged'),
+        ('describe', 'print counts, classes, sizes, duplicates, mean and standard deviation'),
         ('prepare', 'download, prepare and decode a data set'),
-        ('check', 'say in a line whether a data set is there and sound'),
     ):
-        one = commands.add_parser(command, help=words)
+        one = commands.add_parser(
+            command,
+            help=words,
+            description=words,
+            epilog=f'example: python -m kcd_jax data {command} cifar100 --dir ~/tensorflow_datasets',
+        )
         one.add_argument('name', help='a known name, folder:SIZE, or any image classification set of TFDS')
-        one.add_argument('--dir', default='', help='folder of the data; default: TFDS_DATA_DIR, else that of TFDS')
-        if command == 'describe':
-            one.add_argument('--out', default='', help='the contact sheet; default: NAME.png')
-            one.add_argument(
-                '--sample', type=_count, default=0, help='training images that are looked at; default: all'
-            )
+        one.add_argument(
+            '--dir', default='', help='folder of the data (default: TFDS_DATA_DIR, or ~/tensorflow_datasets)'
+        )
         if command == 'prepare':
             one.add_argument('--format', choices=('tfrecord', 'array_record'), default='', help='of the files')
             one.add_argument('--to', default='', help='another folder, to write a prepared set again as array_record')
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(argv)
     try:
         if options.command == 'check':
             print(data.check(options.name, options.dir))
         elif options.command == 'prepare':
-            _prepare(options.name, options.dir, options.format, options.to)
+            if line := data.prepare(options.name, options.dir, options.format, options.to):
+                print(line)
+            print(data.describe(data.load(options.name, options.to or options.dir)))
         else:
-            _describe(options.name, options.dir, options.out, options.sample)
+            _describe(options.name, options.dir)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'{text!r} is not a number of images, or 0 for all')
-    return int(text)
-
-
-def _prepare(name: str, dir: str, file_format: str, to: str) -> None:
-    if name == tiny_imagenet.NAME:
-        path = tiny_imagenet.prepare(dir)
-        print(f'{path}: {_megabytes(path)} of JPEG files')
-    source = 'cifar100' if name.partition(':')[0] == tcifar.NAME else tfds.parse(name)[0]
-    if data.needs_tensorflow(name, dir):
-        preparing.prepare(source, dir, file_format or 'tfrecord')
-    prepared = preparations.find(source, dir)
-    if prepared is not None:
-        if file_format not in ('', prepared.file_format) or to:
-            if not to or file_format != 'array_record':
-                raise ValueError(
-                    f'{name} is prepared as {prepared.file_format} in {prepared.path}; to have it as array_record too, '
-                    'give --format array_record and another folder by --to'
-                )
-            dir = to
-            preparing.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
-            prepared = preparations.find(source, dir)
-        print(f'{prepared.path}: {_megabytes(prepared.path)} as {prepared.file_format}')
-    print(data.describe(data.load(name, dir)))
-
-
-def _megabytes(folder: pathlib.Path) -> str:
-    return f'{sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6:,.1f} MB'
-
-
-def _describe(name: str, dir: str, out: str, sample: int) -> None:
+def _describe(name: str, dir: str) -> None:
     loaded = data.load(name, dir)
     print(data.describe(loaded))
     for title, split in (('train', loaded.train), ('test', loaded.test)):
         counts = np.bincount(split.labels, minlength=loaded.num_classes)
-        print(f'{title + ":":<12} {len(split):,} points, {counts.min():,} to {counts.max():,} a class')
+        print(f'{title + ":":<12} {len(split):,} points, {counts.min():,} to {counts.max():,} per class')
     some = ', '.join(loaded.class_names[:10]) + (', ...' if loaded.num_classes > 10 else '')
     print(f'{"classes:":<12} {loaded.num_classes} ({some})')
     height, width, channels = loaded.image_shape
     size = (len(loaded.train) + len(loaded.test)) * height * width * channels
-    memory = 'streamed, for it would take' if loaded.train.streamed else 'takes'
+    memory = 'streamed; would take' if loaded.train.streamed else 'takes'
     print(f'{"size:":<12} {height} x {width} x {channels}, 8 bits; {memory} {size / 1e6:,.1f} MB in memory')
-    seen = look.look(loaded, sample)
-    part = '' if seen.images == len(loaded.train) else f' (of {seen.images:,} images; --sample=0 looks at all)'
+    same, other, leaked = duplicates(loaded)
     print(
-        f'{"duplicates:":<12} {seen.same:,} training images equal an earlier one of their class, {seen.other:,} one of '
-        f'another class; {seen.leaked:,} test images are in train{part}'
+        f'{"duplicates:":<12} {same:,} training images equal an earlier one of their class, {other:,} one of another '
+        f'class; {leaked:,} test images are in train'
     )
-    for title, values in (('measured', seen.normalization), ('used', loaded.normalization)):
-        mean, std = (', '.join(f'{x:.4f}' for x in channels) for channels in values)
-        print(f'{title + ":":<12} mean {mean}; standard deviation {std}{part if title == "measured" else ""}')
-    path = pathlib.Path(out or f'{name.replace("/", "_").replace(":", "_")}.png')
-    look.contact_sheet(loaded, path)
-    print(f'{"sheet:":<12} {path}: a class each row')
+    mean, std = (', '.join(f'{x:.4f}' for x in channels) for channels in loaded.normalization)
+    print(f'{"pixels:":<12} mean {mean}; standard deviation {std}')
+    print(f'{"identity:":<12} {loaded.identity}')
+
+
+def duplicates(loaded: data.Dataset) -> tuple[int, int, int]:
+    """Counts images with equal pixels, reading every image once.
+
+    Returns:
+      Training images that equal an earlier one of the same class; of another class; test images that equal a training
+      image.
+    """
+    digests = _digests(loaded.train.images)
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    again = first[inverse] != np.arange(len(digests))
+    agrees = loaded.train.labels == loaded.train.labels[first[inverse]]
+    leaked = np.isin(_digests(loaded.test.images), digests)
+    return int((again & agrees).sum()), int((again & ~agrees).sum()), int(leaked.sum())
+
+
+def _digests(images: np.ndarray | data.Images) -> np.ndarray:
+    """S16[N], a digest of each image's pixels; 16 bytes per point are in memory."""
+    index = np.arange(len(images))[:, None]
+    if isinstance(images, np.ndarray):
+        images = data.Images(images, np.arange(len(images)), images.shape[1:])
+    batches = data.stream.read(data.stream.Steps(images, index, index, train=False))
+    found = np.empty(len(images), 'S16')
+    for point, batch in enumerate(batches):
+        # Zero bytes at the end are not part of NumPy's strings, but equal digests stay equal.
+        found[point] = hashlib.blake2b(batch['image'], digest_size=16).digest()
+    return found
 
 
 if __name__ == '__main__':

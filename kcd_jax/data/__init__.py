@@ -1,23 +1,27 @@
-"""Data: every set by its name, in memory or read by index while it is trained on (docs/data.md).
+"""Data sets: one file per set, found by its name; `_template.py` shows how to add one.
 
-`load` gives the points in one fixed order, the same on every machine and for every reader. The names:
-  digits          the embedded default (kcd_jax.data.digits), no files needed
-  cifar100        and any other image classification set of TFDS (kcd_jax.data.tfds); NAME:SIZE scales its images
-  imagenet2012    of TFDS, at 224 pixels unless a SIZE is given
-  tcifar100       CIFAR-100 behind a Gaussian blur or noise (kcd_jax.data.tcifar)
-  tiny_imagenet   as its authors pack it (kcd_jax.data.tiny_imagenet)
-  folder:64       a folder of images, scaled to 64 x 64 (kcd_jax.data.folder)
-  python:MODULE:FUNCTION   what a function of the user's returns (kcd_jax.data.custom)
+`load` gives the points in one fixed order, the same on every machine, in memory or to be read by index during training
+(docs/data.md). Names without a file here are image classification sets of TFDS.
+
+Your own data needs no file: `from_arrays`, `from_folder` and `from_objects` build a `Dataset`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import logging
 import os
+import pathlib
+import sys
+from types import ModuleType
 
-from kcd_jax.data import base, custom, digits, folder, prepared, preparing, tcifar, tfds, tiny_imagenet
-from kcd_jax.data.base import BY_SIZE, Dataset, Images, Loading, Normalization, Split, describe
-from kcd_jax.data.custom import from_objects
+from kcd_jax import plugins
+from kcd_jax.data import _parts, _tfds
+from kcd_jax.data import _stream as stream
+from kcd_jax.data._arrays import from_arrays, from_objects
+from kcd_jax.data._dataset import BY_SIZE, Dataset, Images, Loading, Normalization, Request, Shapes, Split, measure
+from kcd_jax.data._parts import by_index, describe, part
 
 __all__ = [
     'STREAM',
@@ -25,23 +29,35 @@ __all__ = [
     'Images',
     'Loading',
     'Normalization',
+    'Request',
+    'Shapes',
     'Split',
+    'by_index',
     'check',
     'describe',
+    'from_arrays',
+    'from_folder',
     'from_objects',
     'load',
+    'measure',
     'names',
     'needs_tensorflow',
     'part',
+    'prepare',
+    'shapes_of',
+    'stream',
 ]
 
+__path__ += plugins.own_folders('data')
+
 STREAM = {'auto': None, 'true': True, 'false': False}  # the words of config.data.stream
-_PARAMETERS = (folder.NAME, tcifar.NAME, custom.NAME)  # names that something may follow, after a colon
+
+_log = logging.getLogger(__name__)
 
 
 def names() -> list[str]:
-    """The names that are known without looking at any folder; other sets of TFDS work too."""
-    return sorted(['digits', folder.NAME, tcifar.NAME, tiny_imagenet.NAME, *tfds.NAMES])
+    """The names of all data sets that have a file; other sets of TFDS work too."""
+    return plugins.names(sys.modules[__name__])
 
 
 def load(
@@ -59,58 +75,80 @@ def load(
     Args:
       name: one of `names()`, or any set of TFDS, as 'name', 'name/config', 'name:1.0.0' or 'name:SIZE'; 'folder:SIZE',
         'tcifar100:blur=PIXELS', 'python:MODULE:FUNCTION'.
-      dir: where its files are; None or '': TFDS_DATA_DIR, else TFDS's default. A folder of images needs it.
-      validation: fraction of the training points, drawn by `seed`, that become `Dataset.validation`; who evaluates
-        uses them instead of `test`. Runs that are compared, and their teacher, need the same `seed` here.
+      dir: folder of its files; None or '': TFDS_DATA_DIR, or TFDS's default. A folder of images needs it.
+      validation: fraction of the training points, drawn by `seed`, that become `Dataset.validation` and are evaluated
+        on instead of `test`. Runs that are compared, and their teacher, need the same `seed` here.
+      seed: of the held-out points.
       num_points: training points to keep (0: all), the same ones for every seed; taken after the validation points.
-      cache: folder for decoded arrays; None: KCD_JAX_CACHE, else kcd_jax under XDG_CACHE_HOME or ~/.cache.
+      cache: folder for decoded arrays; None: KCD_JAX_CACHE, or kcd_jax under XDG_CACHE_HOME or ~/.cache.
       loading: in memory, or to be streamed.
 
     Raises:
-      ValueError: unknown name, missing or damaged files, impossible parts; in one line with what to do.
+      ValueError: unknown name, missing or damaged files, impossible parts; one line that says what to do.
 
     >>> digits = load('digits', num_points=300)
     >>> digits.train.images.shape, digits.num_classes
     ((300, 16, 16, 3), 10)
     """
-    _known(name, dir)
-    match name.partition(':')[0]:
-        case 'digits':
-            data = digits.load()
-        case folder.NAME:
-            data = folder.load(name, dir, cache, loading)
-        case tcifar.NAME:
-            data = tcifar.load(name, dir, cache)
-        case tiny_imagenet.NAME:
-            data = tiny_imagenet.load(dir, cache, loading)
-        case custom.NAME:
-            data = custom.load(name, loading)
-        case _:
-            data = tfds.load(name, dir, cache, loading)
-    return part(base.by_index(data) if loading.stream else data, validation, seed, num_points)
+    module, request = _find(name, dir, cache, loading)
+    data = module.load(request)
+    if not isinstance(data, Dataset):
+        raise ValueError(f'data set {name!r}: load returned a {type(data).__name__}; return a kcd_jax.data.Dataset')
+    for what, split in (('train', data.train), ('test', data.test)):
+        if not split.streamed and split.images.size and split.images.min() == split.images.max():
+            _log.warning('%s: all pixels of the split %s are %d', name, what, split.images.flat[0])
+    place = str(pathlib.Path(dir).expanduser().absolute()) if dir else ''
+    data = dataclasses.replace(data, name=name, source={'name': name, 'dir': place, 'stream': loading.stream})
+    return part(by_index(data) if loading.stream else data, validation, seed, num_points)
 
 
-def part(data: Dataset, validation: float, seed: int, num_points: int) -> Dataset:
-    """The points of a data set that are trained on. Arguments and errors as `load`."""
-    return base.few(base.hold_out(data, validation, seed), num_points)
+def from_folder(
+    root: str | os.PathLike[str],
+    size: int | None = None,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    loading: Loading = BY_SIZE,
+) -> Dataset:
+    """A folder of images: root/train/CLASS/* and root/test/CLASS/* (or val).
+
+    Args:
+      root: the folder.
+      size: pixels that the shorter side is scaled to, before the central square is taken; None: images stay as they
+        are and must be of one size.
+      cache: as in `load`.
+      loading: as in `load`.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    return load('folder' if size is None else f'folder:{size}', root, cache=cache, loading=loading)
+
+
+def shapes_of(name: str, *, validation: float = 0.0, seed: int = 0, num_points: int = 0) -> Dataset:
+    """A data set without its files: the right counts, classes and shapes, but no pixels. Arguments as in `load`.
+
+    Raises:
+      ValueError: nothing is known of this set without its files.
+
+    >>> imagenet = shapes_of('imagenet2012', num_points=1000)
+    >>> imagenet.train.images.shape, imagenet.num_classes
+    ((1000, 224, 224, 3), 1000)
+    """
+    module, request = _find(name)
+    if request.shapes is None:
+        raise ValueError(f'the shapes of data set {name!r} are known only from its files; load it')
+    shapes = request.shapes
+    if module.load is _tfds.load and (size := _tfds.parse(request)[1]) is not None:
+        shapes = dataclasses.replace(shapes, image_shape=(size, size, 3))
+    return _parts.without_pixels(name, shapes, validation=validation, seed=seed, num_points=num_points)
 
 
 def check(name: str, dir: str | os.PathLike[str] | None = None, *, cache: str | os.PathLike[str] | None = None) -> str:
-    """A line on the data, without downloading any; raises the ValueError of `load` for missing or bad files."""
-    _known(name, dir)
-    match name.partition(':')[0]:
-        case 'digits':
-            return digits.check()
-        case folder.NAME:
-            return folder.check(name, dir, cache)
-        case tcifar.NAME:
-            return tcifar.check(name, dir, cache)
-        case tiny_imagenet.NAME:
-            return tiny_imagenet.check(dir, cache)
-        case custom.NAME:
-            return describe(custom.load(name))
-        case _:
-            return tfds.check(name, dir, cache)
+    """One line on the data, without downloading any; raises the ValueError of `load` for missing or bad files."""
+    module, request = _find(name, dir, cache)
+    if hasattr(module, 'check'):
+        return module.check(request)
+    return describe(load(name, dir, cache=cache))
 
 
 def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bool:
@@ -119,26 +157,48 @@ def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bo
     Raises:
       ValueError: an unknown name, or a preparation that is damaged.
     """
-    _known(name, dir)
-    head = name.partition(':')[0]
-    if head in ('digits', folder.NAME, tiny_imagenet.NAME, custom.NAME):
-        return False
-    return prepared.find('cifar100' if head == tcifar.NAME else tfds.parse(name)[0], dir) is None
+    module, request = _find(name, dir)
+    return hasattr(module, 'needs_tensorflow') and module.needs_tensorflow(request)
 
 
-def _known(name: str, dir: str | os.PathLike[str] | None) -> None:
-    """Refuses a name that is not ours, not prepared, and not of TFDS."""
-    head = name.partition(':')[0]
-    if name in names() or head in _PARAMETERS or head in tfds.NAMES:
-        return
-    if head != 'digits' and prepared.find(tfds.parse(name)[0], dir) is not None:
-        return
-    registered = preparing.registered()
-    if head.partition('/')[0] in registered:
-        return
-    near = difflib.get_close_matches(head, [*names(), *registered], n=1)
-    hint = f' (did you mean {near[0]!r}?)' if near else ''
-    raise ValueError(
-        f'unknown data set {name!r}{hint}; known: {", ".join(names())}, every image classification set of '
-        f'TFDS, and what is prepared in {prepared.data_dir(dir)}'
-    )
+def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = '', to: str = '') -> str:
+    """Downloads and prepares the files of a data set, if they are missing; returns a line on them, '' if it needs none.
+
+    Args:
+      name: as in `load`.
+      dir: as in `load`.
+      file_format: 'tfrecord' or 'array_record', for sets of TFDS.
+      to: another data folder, to write a set of TFDS again as array_record.
+
+    Raises:
+      ValueError: it cannot be prepared; one line that says what to do.
+    """
+    module, request = _find(name, dir)
+    return module.prepare(request, file_format, to) if hasattr(module, 'prepare') else ''
+
+
+def _find(
+    name: str,
+    dir: str | os.PathLike[str] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    loading: Loading = BY_SIZE,
+) -> tuple[ModuleType, Request]:
+    """The module of a data set, and what it is asked for; refuses names that are neither ours, prepared nor of TFDS."""
+    head, colon, option = name.partition(':')
+    known = names()
+    if head in known:
+        module = plugins.load(sys.modules[__name__], head, 'data set')
+        if not hasattr(module, 'load'):
+            raise ValueError(f'data set {head!r} has no function load in {module.__file__}; see _template.py')
+        if colon and not getattr(module, 'OPTIONS', ''):
+            raise ValueError(f'unknown data set {name!r} (did you mean {head!r}?): nothing may follow that name')
+        return module, Request(name, option, dir, cache, loading, getattr(module, 'SHAPES', None))
+    request = Request(name, option, dir, cache, loading)
+    if not _tfds.is_known(request):
+        near = difflib.get_close_matches(head, [*known, *_tfds.registered()], n=1)
+        hint = f' (did you mean {near[0]!r}?)' if near else ''
+        raise ValueError(
+            f'unknown data set {name!r}{hint}; known: {", ".join(known)}, every image classification set of '
+            f'TFDS, and what is prepared in {_tfds.data_dir(dir)}'
+        )
+    return _tfds, request

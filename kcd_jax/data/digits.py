@@ -1,34 +1,36 @@
-"""The embedded default: scikit-learn's digits, made hard on purpose.
+"""The default, which needs no files: scikit-learn's digits, made hard on purpose.
 
-As they are, the 1,797 images of 8x8 pixels are so easy that every way of training ends near 99 % and nothing can be
-told apart. So each is doubled to 16x16, shifted by up to `SHIFT` pixels in each direction and covered with grey
-Gaussian noise of standard deviation `NOISE`; the shift and the noise of a point are drawn once, from a fixed seed, in
-the training and in the test points alike. 1,200 points train and 597 test. The default experiment goes further: the
-teacher learns from all 1,200, the student distils on 300 of them (`load('digits', num_points=300)`).
+The original 1,797 images of 8x8 pixels are so easy that every method ends near 99 % and none can be told apart. So each
+is doubled to 16x16, shifted by up to `SHIFT` pixels in each direction and covered with grey Gaussian noise of standard
+deviation `NOISE`; the shift and the noise of a point are drawn once, from a fixed seed, for training and test points
+alike. 1,200 points train and 597 test. The default experiment goes further: the teacher learns from all 1,200, the
+student distils on 300 of them (`load('digits', num_points=300)`).
 
-Accuracies on these data say which of two runs is better. They are not comparable with anybody's numbers on the digits.
+Accuracies on this data tell which of two runs is better. They are not comparable with published numbers on the digits.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from kcd_jax.data.base import Dataset, Split, measure
+from kcd_jax.data._dataset import Dataset, Request, Shapes, Split, measure
 
 NUM_ALL, NUM_TRAIN = 1797, 1200
 SCALE = 2  # 8x8 -> 16x16, each pixel repeated
 SHIFT = 2  # pixels of the 16x16 image, uniform in {-SHIFT, ..., SHIFT} for each axis
 NOISE = 64.0  # grey levels of 255
 SEED = 1797
+SHAPES = Shapes(NUM_TRAIN, NUM_ALL - NUM_TRAIN, num_classes=10, image_shape=(16, 16, 3))
 
 
-def load() -> Dataset:
+def load(request: Request) -> Dataset:
     """All points: train u8[1200, 16, 16, 3], test u8[597, 16, 16, 3], 10 classes, three equal channels."""
-    from sklearn import datasets  # a second to import: only who uses the digits waits for it
+    del request
+    from sklearn import datasets  # takes a second to import
 
     source = datasets.load_digits()
     images, labels = source.images, source.target.astype(np.int32)
-    # NumPy promises that RandomState's streams never change, which it does not promise of its newer generators.
+    # NumPy guarantees that RandomState's streams never change, unlike those of its newer generators.
     random = np.random.RandomState(SEED)
     order = random.permutation(len(labels))
     images = _harden(images[order] * (255.0 / 16.0), random)
@@ -47,8 +49,9 @@ def load() -> Dataset:
     )
 
 
-def check() -> str:
-    """A line on the data, without making them."""
+def check(request: Request) -> str:
+    """One line on the data, without making it."""
+    del request
     return f'digits: {NUM_TRAIN:,} train, {NUM_ALL - NUM_TRAIN} test, 10 classes, 16x16; {_description()}'
 
 

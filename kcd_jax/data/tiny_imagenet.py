@@ -1,6 +1,6 @@
 """Tiny ImageNet: 200 classes of 500 training images of 64 x 64 pixels, and 10,000 validation images to evaluate on.
 
-TFDS has no such set. It is read from the folder `tiny-imagenet-200` as its authors pack it, below the data folder;
+TFDS does not have it. It is read from the folder `tiny-imagenet-200` as its authors pack it, in the data folder;
 `python -m kcd_jax data prepare tiny_imagenet` downloads and unpacks it.
 """
 
@@ -14,11 +14,12 @@ import shutil
 import urllib.request
 import zipfile
 
-from kcd_jax.data import folder
-from kcd_jax.data.base import BY_SIZE, Dataset, Loading, describe, progress
-from kcd_jax.data.prepared import data_dir
+from kcd_jax.data import _files
+from kcd_jax.data._dataset import Dataset, Request, Shapes, progress
+from kcd_jax.data._prepared import data_dir
 
 NAME = 'tiny_imagenet'
+SHAPES = Shapes(train=100_000, test=10_000, num_classes=200, image_shape=(64, 64, 3))
 FOLDER = 'tiny-imagenet-200'
 URL = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
 MD5 = '90528d7ca1a48142e341f4ef8d21d0de'
@@ -31,34 +32,27 @@ def find(dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
     return next((path for path in (root / FOLDER, root) if (path / 'wnids.txt').is_file()), None)
 
 
-def load(
-    dir: str | os.PathLike[str] | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    loading: Loading = BY_SIZE,
-) -> Dataset:
+def load(request: Request) -> Dataset:
     """The training and the validation images.
 
     Raises:
-      ValueError: it is not there, or files are missing in it.
+      ValueError: it is missing, or files are missing in it.
     """
-    root = find(dir)
+    root = find(request.dir)
     if root is None:
         raise ValueError(
-            f'{NAME} is not in {data_dir(dir)}; run "python -m kcd_jax data prepare {NAME}" where there is a network, '
-            f'or set --config.data.dir to the folder that has {FOLDER}'
+            f'{NAME} is not in {data_dir(request.dir)}; run "python -m kcd_jax data prepare {NAME}" where there is a '
+            f'network, or set --config.data.dir to the folder that has {FOLDER}'
         )
-    return folder.read(NAME, _scan(root), None, cache, loading)
+    return _files.read(request, _scan(root), None)
 
 
-def check(dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> str:
-    """A line on the data."""
-    return describe(load(dir, cache))
-
-
-def _scan(root: pathlib.Path) -> folder.Listing:
+def _scan(root: pathlib.Path) -> _files.Listing:
     try:
         wnids = sorted((root / 'wnids.txt').read_text().split())
-        words = dict(line.split('\t', 1) for line in (root / 'words.txt').read_text().splitlines() if '\t' in line)
+        words = dict(
+            line.split('\t', 1) for line in (root / 'words.txt').read_text('utf-8').splitlines() if '\t' in line
+        )
         lines = (root / 'val' / 'val_annotations.txt').read_text().splitlines()
         annotated = sorted(tuple(line.split('\t')[:2]) for line in lines if line)
     except (OSError, ValueError) as error:
@@ -69,7 +63,7 @@ def _scan(root: pathlib.Path) -> folder.Listing:
     absent = next((file for file, _ in test if not file.is_file()), None)
     if absent or not train or not test:
         raise ValueError(f'{absent or root / "train"} is missing; delete {root} and prepare {NAME} again')
-    return folder.Listing(
+    return _files.Listing(
         root,
         {'train': train, 'test': [file for file, _ in test]},
         {'train': [number[file.parts[-3]] for file in train], 'test': [label for _, label in test]},
@@ -77,22 +71,28 @@ def _scan(root: pathlib.Path) -> folder.Listing:
     )
 
 
-def prepare(dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Downloads and unpacks it, unless it is there; returns its folder.
+def prepare(request: Request, file_format: str = '', to: str = '') -> str:
+    """Downloads and unpacks it, unless it is there; returns a line on its files.
 
     Raises:
-      ValueError: no connection, or what came is not what is expected.
+      ValueError: no connection, or the archive is not the expected one.
     """
-    root = data_dir(dir)
+    if file_format or to:
+        raise ValueError(f'{NAME} is used as its authors pack it, as JPEG files; leave out --format and --to')
+    root = find(request.dir) or _unpack(data_dir(request.dir))
+    size = sum(file.stat().st_size for file in root.rglob('*') if file.is_file())
+    return f'{root}: {size / 1e6:,.1f} MB of JPEG files'
+
+
+def _unpack(root: pathlib.Path) -> pathlib.Path:
+    """Downloads the archive unless it is there, unpacks it, and returns the folder."""
     target = root / FOLDER
-    if (found := find(dir)) is not None:
-        return found
     root.mkdir(parents=True, exist_ok=True)
     archive, scratch = root / f'{FOLDER}.zip', root / f'{FOLDER}.incomplete'
     if not archive.exists():
         _download(archive)
     if hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != MD5:
-        raise ValueError(f'{archive} is not what {URL} is known to be; delete it and prepare {NAME} again')
+        raise ValueError(f'{archive} is not the archive of {URL} (its MD5 differs); delete it and prepare {NAME} again')
     shutil.rmtree(scratch, ignore_errors=True)
     with zipfile.ZipFile(archive) as content:
         for member in progress(content.infolist(), len(content.infolist()), f'{NAME}: unpacking'):

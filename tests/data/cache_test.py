@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pathlib
@@ -10,7 +9,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from kcd_jax.data import cache
+from kcd_jax.data import _cache as cache
 
 ARRAYS = {'train_images': np.arange(48, dtype=np.uint8).reshape(4, 2, 2, 3), 'ids': np.array([b'a', b'bc'])}
 META = {'note': 'x', 'normalization': [[0.5], [0.25]]}
@@ -75,7 +74,7 @@ def test_a_damaged_entry_is_made_again_without_a_word(
     else:
         file.write_bytes(content[: len(content) // 2] if damage == 'cut' else b'')
     if (victim, damage) == ('index.json', 'flip'):
-        file.write_text(file.read_text().replace('"version": 1', '"version": 0'))
+        file.write_text(file.read_text().replace('"version": 2', '"version": 0'))
     _same(_fetch(tmp_path, make))
     assert make.calls == 2
     _same(_fetch(tmp_path, make))
@@ -128,12 +127,53 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
     assert cache.folder() == pathlib.Path('/three/.cache/kcd_jax')
 
 
-def test_the_fingerprint_follows_size_and_time(tmp_path: pathlib.Path):
-    file = tmp_path / 'shard'
-    file.write_text('abc')
-    first = cache.fingerprint([file])
-    assert json.loads(json.dumps(first)) == first
-    os.utime(file, ns=(1, 1))
-    assert cache.fingerprint([file]) != first
-    with pytest.raises(FileNotFoundError):
-        cache.fingerprint([tmp_path / 'none'])
+def _files(root: pathlib.Path) -> list[str]:
+    for name in ('a', 'b', 'c'):
+        (root / name).write_text(name * 10)
+    return ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize('remembered', [False, True])
+def test_digests_follow_the_content_and_the_order(
+    tmp_path: pathlib.Path, remembered: bool, monkeypatch: pytest.MonkeyPatch
+):
+    def digests(files: list[str]) -> str:
+        return cache.combined(cache.digests('toy', root, files, store))
+
+    if remembered:
+        monkeypatch.setattr(cache, '_ALWAYS_HASHED_BYTES', 0)
+    root, store = tmp_path / 'files', tmp_path / 'cache'
+    root.mkdir()
+    files = _files(root)
+    first = digests(files)
+    assert len(first) == 64 and digests(files) == first
+    assert digests(files[::-1]) != first
+    stat = (root / 'b').stat()
+    (root / 'b').write_text('B' * 10)
+    os.utime(root / 'b', ns=(stat.st_atime_ns, stat.st_mtime_ns))  # the same size and time of modification
+    changed = digests(files)
+    assert changed != first
+    (root / 'b').write_text('b' * 10)
+    assert digests(files) == first
+    (root / 'a').rename(root / 't')
+    (root / 'c').rename(root / 'a')
+    (root / 't').rename(root / 'c')  # every time and size is as before, but two files changed places
+    assert digests(files) not in (first, changed)
+    (root / 'a').unlink()
+    assert digests(files) != first
+
+
+def test_large_files_are_hashed_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    files = _files(tmp_path)
+    small = cache.digests('toy', tmp_path, files, tmp_path / 'cache')
+    assert small.shape == (3, 32)
+    assert not (tmp_path / 'cache').exists()
+    monkeypatch.setattr(cache, '_ALWAYS_HASHED_BYTES', 0)
+    np.testing.assert_array_equal(cache.digests('toy', tmp_path, files, tmp_path / 'cache'), small)
+    (tmp_path / 'd').write_text('new')
+    hashed = []
+    digest = cache._digest
+    monkeypatch.setattr(cache, '_digest', lambda file: hashed.append(file.name) or digest(file))
+    cache.digests('toy', tmp_path, files, tmp_path / 'cache')
+    cache.digests('toy', tmp_path, [*files, 'd'], tmp_path / 'cache')
+    assert hashed == ['d']

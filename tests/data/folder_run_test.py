@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kcd_jax.data import made_up
+from tests.data import photographs
 from tests.faults.harness import differences, records
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -27,7 +27,7 @@ WORDS = (
 @pytest.fixture(scope='module')
 def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """Good pictures of several sizes and kinds, and four that are none."""
-    root = made_up.folder(
+    root = photographs.folder(
         tmp_path_factory.mktemp('folder') / 'images', train=240, test=60, classes=3, size=(48, 40), detail=12
     )
     pixels, place = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8), root / 'train' / 'class_0001'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pathlib
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kcd_jax import data
-from kcd_jax.data import folder
+from kcd_jax.data import _files
 
 COLOURS = {'amber': (200, 120, 0), 'blue': (10, 20, 220)}
 
@@ -103,7 +104,9 @@ def test_bad_files_are_named_and_the_others_used(tmp_path: pathlib.Path, caplog:
         line = data.check('folder:16', root, cache=tmp_path / 'cache')
         assert '6 train, 2 test' in line
         assert '3 bad files left out' in line
-        [message] = caplog.messages
+        passed, message = caplog.messages
+        assert 'hidden or system entries: 1 (train/amber/.hidden.png)' in passed
+        assert 'files that are no images: 1 (train/amber/notes.txt)' in passed and passed.split(': passed')[1] in line
         assert '\n' not in message
         for name in ('cut.jpg', 'zero.jpg (empty)', 'text.jpg'):
             assert name in message
@@ -116,7 +119,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: pathlib.Path, monkeypatch: py
     _load(tmp_path)
     Image.new('RGB', (24, 24), (1, 2, 3)).save(tmp_path / 'images' / 'train' / 'blue' / '1.png')
     assert _load(tmp_path).train.images[4].max() == 3
-    monkeypatch.setattr(folder, '_decode', lambda *arguments: pytest.fail('decoded again'))
+    monkeypatch.setattr(_files, '_decode', lambda *arguments: pytest.fail('decoded again'))
     _load(tmp_path)
 
 
@@ -131,17 +134,18 @@ def test_bad_folders_are_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     Image.new('RGB', (9, 9)).save(root / 'train' / 'amber' / 'one.png')
     (root / 'val' / 'amber').mkdir()
     Image.new('RGB', (9, 9)).save(root / 'val' / 'amber' / 'one.png')
-    _one_line(lambda: _load(tmp_path), '1 class folders')
-    (root / 'train' / 'blue').mkdir()
-    (root / 'val' / 'cyan').mkdir()
+    _one_line(lambda: _load(tmp_path), '1 class folders with images')
+    for folder in ('train/blue', 'val/cyan'):
+        (root / folder).mkdir()
+        Image.new('RGB', (9, 9)).save(root / folder / 'one.png')
     _one_line(lambda: _load(tmp_path), "'cyan'")
-    (root / 'val' / 'cyan').rmdir()
-    assert len(_load(tmp_path).train) == 1
+    (root / 'val' / 'cyan' / 'one.png').unlink()
+    assert len(_load(tmp_path).train) == 2
     (root / 'train' / 'amber' / 'one.png').write_text('')
-    _one_line(lambda: _load(tmp_path), 'none of the 1 images')
+    _one_line(lambda: _load(tmp_path), "none of the 1 train images of the class 'amber'", 'one.png: empty')
     for name in ('folder:', 'folder:x', 'folder:0', 'folder:99999'):
         _one_line(lambda name=name: _load(tmp_path, name), 'folder:SIZE')
-    monkeypatch.setattr(data.base.os, 'sysconf', lambda name: 4)
+    monkeypatch.setattr(os, 'sysconf', lambda name: 4)
     _one_line(lambda: _load(tmp_path, loading=data.Loading(stream=False)), 'GiB in memory', 'data.stream=true')
 
 

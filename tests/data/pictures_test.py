@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 from PIL import Image, ImageFile, ImageOps
 
-from kcd_jax.data import pictures
+from kcd_jax.data import _pictures as pictures
 from kcd_jax.training import augment
 
 
@@ -105,18 +105,13 @@ def test_a_jpeg_is_decoded_as_small_as_is_enough(shrink: int, decoded: list):
     assert decoded == [(240 // shrink, 320 // shrink), (240 // max(1, shrink // 2), 320 // max(1, shrink // 2))]
 
 
-def sixteen_bits() -> Image.Image:
-    return Image.fromarray((np.arange(40 * 30).reshape(40, 30) % 256).astype(np.uint16))
-
-
 ODD = {
     'CMYK': lambda: file_of(noise(50, 70).convert('CMYK')),
     'mark': lambda: file_of(noise(50, 70), exif=b'Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0'),
     'grey': lambda: file_of(noise(50, 70, 'L'), 'PNG'),
-    'palette': lambda: file_of(noise(50, 70).quantize(16), 'PNG', transparency=3),
+    'palette': lambda: file_of(noise(50, 70).quantize(16), 'PNG'),
     'alpha': lambda: file_of(noise(50, 70, 'RGBA'), 'PNG'),
     'one bit': lambda: file_of(noise(50, 70, '1'), 'PNG'),
-    '16 bits': lambda: file_of(sixteen_bits(), 'PNG'),
     'GIF': lambda: file_of(noise(50, 70), 'GIF'),
     'WebP': lambda: file_of(noise(50, 70), 'WEBP', lossless=True),
     'BMP': lambda: file_of(noise(50, 70), 'BMP'),

@@ -13,7 +13,7 @@ import pytest
 import tensorflow_datasets
 from tensorflow_datasets.core.download import checksums, resource
 
-from kcd_jax.data import sources
+from kcd_jax.data import _sources as sources
 
 NOBODY = 'http://127.0.0.1:9'  # port 9 of this machine: refused at once; TFDS would try ten times
 
@@ -117,7 +117,7 @@ def test_archives_that_are_fetched_by_hand_are_named(tmp_path: pathlib.Path, cap
     train, val = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
     message = refused(tmp_path, builder, 'imagenet2012')
     assert f'put {train} and {val} into {tmp_path}/downloads/manual' in message
-    assert 'image-net.org' in message and f'kcd_jax.data prepare imagenet2012 --dir {tmp_path}"' in message
+    assert 'image-net.org' in message and f'kcd_jax data prepare imagenet2012 --dir {tmp_path}"' in message
     put(tmp_path, train)
     assert f'put {val} into' in refused(tmp_path, builder, 'imagenet2012')
     put(tmp_path, val)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import pathlib
 import pickle
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from kcd_jax import data
-from kcd_jax.data import base, cache, records, stream
+from kcd_jax.data import _cache as cache
+from kcd_jax.data import _records as records
+from kcd_jax.data import _tfds, stream
 from tests.data import tiny_tfds
 
 STREAMED = data.Loading(stream=True)
@@ -33,7 +40,7 @@ def images_of(number: int = 20) -> np.ndarray:
 
 
 def steps_of(source, index: np.ndarray, partner: np.ndarray | None = None, **options) -> stream.Steps:
-    images = base.Images(source, np.arange(20), (4, 5, 3))
+    images = data.Images(source, np.arange(20), (4, 5, 3))
     return stream.Steps(images, index, index if partner is None else partner, **options)
 
 
@@ -94,7 +101,7 @@ def test_what_lies_in_memory_can_be_streamed_too(tmp_path: pathlib.Path):
 def test_the_second_start_reads_no_shard(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     tiny_tfds.write(tmp_path / 'data')
     both('toy', tmp_path)
-    monkeypatch.setattr(data.tfds, 'read_shard', lambda *arguments: pytest.fail('read again'))
+    monkeypatch.setattr(_tfds, 'read_shard', lambda *arguments: pytest.fail('read again'))
     both('toy', tmp_path)
 
 
@@ -184,6 +191,88 @@ def test_worker_processes_give_the_same_batches():
         assert one.keys() == other.keys()
         for key, array in one.items():
             np.testing.assert_array_equal(array, other[key])
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize('workers', [-1, 4 * stream.threads() + 1, 999])
+def test_the_number_of_workers_has_a_range(workers: int):
+    with pytest.raises(ValueError, match=f'data.workers={workers} is out of range') as error:
+        next(stream.read(steps_of(images_of(), np.zeros((1, 1), int)), workers=workers))
+    assert f'to {4 * stream.threads()}' in str(error.value) and not multiprocessing.active_children()
+    stream.check_workers(0)
+    stream.check_workers(4 * stream.threads())
+
+
+# Prints the processes of its workers, then does what its argument says.
+READER = """
+import multiprocessing, os, signal, sys, time
+import numpy as np
+from kcd_jax import data
+
+if __name__ == '__main__':
+    images = data.Images(np.zeros((8, 4, 4, 3), np.uint8), np.arange(8), (4, 4, 3))
+    index = np.zeros((1000, 2), int)
+    batches = data.stream.read(data.stream.Steps(images, index, index), workers=2)
+    next(batches)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    if sys.argv[1] == 'wait':
+        time.sleep(60)
+    elif sys.argv[1] == 'close':
+        batches.close()
+    elif sys.argv[1] == 'leave':
+        pass
+    elif sys.argv[1] == 'lose':
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGTERM)  # as sent to a whole group: ignored
+        next(batches)
+        os.kill(child.pid, signal.SIGKILL)
+        try:
+            list(batches)
+        except ValueError as error:
+            print(error)
+"""
+
+
+def reader(tmp_path: pathlib.Path, what: str) -> subprocess.Popen[str]:
+    (tmp_path / 'reader.py').write_text(READER)
+    environment = os.environ | {'PYTHONPATH': str(pathlib.Path(data.__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / 'reader.py'), what]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not yet waited for does not."""
+    try:
+        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False
+
+
+def assert_gone(pids: list[int], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if alive(pid)]
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path):
+    with reader(tmp_path, 'wait') as parent:
+        pids = [int(word) for word in parent.stdout.readline().split()]
+        assert len(pids) == 2 and all(map(alive, pids))
+        parent.kill()
+        assert_gone(pids)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('what', ['close', 'leave', 'lose'])
+def test_nothing_is_left_and_nothing_is_said_at_the_end(tmp_path: pathlib.Path, what: str):
+    with reader(tmp_path, what) as parent:
+        out, error = parent.communicate(timeout=60)
+    first, *rest = out.splitlines()
+    assert parent.returncode == 0 and error == ''
+    assert len(rest) == (what == 'lose') and all('a process that reads data died' in line for line in rest)
+    assert_gone([int(word) for word in first.split()])
 
 
 def test_what_is_known_of_a_streamed_set_is_kept_without_its_images(tmp_path: pathlib.Path):

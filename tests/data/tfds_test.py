@@ -17,7 +17,9 @@ import pytest
 import tensorflow_datasets
 
 from kcd_jax import data
-from kcd_jax.data import prepared, preparing, tfds
+from kcd_jax.data import _prepared as prepared
+from kcd_jax.data import _preparing as preparing
+from kcd_jax.data import _tfds as tfds
 from tests.data import tiny_tfds
 
 

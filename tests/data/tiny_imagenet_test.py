@@ -43,6 +43,11 @@ def write(root: pathlib.Path, number: int = 6) -> pathlib.Path:
     return place
 
 
+def _prepare(root: pathlib.Path) -> pathlib.Path:
+    assert 'MB of JPEG files' in data.prepare('tiny_imagenet', root)
+    return tiny_imagenet.find(root)
+
+
 def test_it_is_read_as_it_is_packed(tmp_path: pathlib.Path):
     place = write(tmp_path / 'data')
     for folder in (tmp_path / 'data', place):
@@ -73,13 +78,13 @@ def test_prepare_unpacks_what_is_there_and_refuses_what_is_something_else(tmp_pa
     archive = tmp_path / 'data' / f'{tiny_imagenet.FOLDER}.zip'
     archive.parent.mkdir()
     archive.write_bytes(packed(tmp_path / 'original'))
-    with pytest.raises(ValueError, match='is not what'):
-        tiny_imagenet.prepare(tmp_path / 'data')
+    with pytest.raises(ValueError, match='is not the archive'):
+        _prepare(tmp_path / 'data')
     digest = tiny_imagenet.hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
     monkeypatch.setattr(tiny_imagenet, 'MD5', digest)
-    place = tiny_imagenet.prepare(tmp_path / 'data')
+    place = _prepare(tmp_path / 'data')
     assert len(data.load('tiny_imagenet', place, cache=tmp_path / 'cache').train) == 12
-    assert not archive.exists() and tiny_imagenet.prepare(tmp_path / 'data') == place
+    assert not archive.exists() and _prepare(tmp_path / 'data') == place
 
 
 def test_a_download_without_a_network_is_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
@@ -88,15 +93,15 @@ def test_a_download_without_a_network_is_one_line(tmp_path: pathlib.Path, monkey
 
     monkeypatch.setattr(tiny_imagenet.urllib.request, 'urlopen', refused)
     with pytest.raises(ValueError, match='no route') as error:
-        tiny_imagenet.prepare(tmp_path)
+        _prepare(tmp_path)
     assert '\n' not in str(error.value) and not list(tmp_path.iterdir())
 
     class Answer(io.BytesIO):
         headers: dict = {}  # noqa: RUF012
 
     monkeypatch.setattr(tiny_imagenet.urllib.request, 'urlopen', lambda *a, **k: Answer(b'a page that says no'))
-    with pytest.raises(ValueError, match='is not what'):
-        tiny_imagenet.prepare(tmp_path)
+    with pytest.raises(ValueError, match='is not the archive'):
+        _prepare(tmp_path)
 
 
 def packed(root: pathlib.Path) -> bytes:
@@ -133,7 +138,7 @@ def test_it_is_downloaded_again_after_a_connection_that_broke(
     with http.server.HTTPServer(('127.0.0.1', 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(tiny_imagenet, 'URL', f'http://127.0.0.1:{server.server_address[1]}/tiny.zip')
-        assert program.main(command) == 1
+        assert program.main(command) == 2
         [line] = capsys.readouterr().err.splitlines()
         assert f'the connection ended after {len(archive) // 2:,} of {len(archive):,} bytes' in line
         assert not list((tmp_path / 'data').iterdir())
@@ -152,9 +157,9 @@ def test_its_config_is_accepted(tmp_path: pathlib.Path):
 
 
 def test_the_imagenet_recipe_is_the_papers(tmp_path: pathlib.Path):
-    from kcd_jax.data import made_up
+    from tests.data import photographs
 
-    made_up.folder(tmp_path, train=400, test=4, classes=2, size=(40, 40))
+    photographs.folder(tmp_path, train=400, test=4, classes=2, size=(40, 40))
     words = f'dataset=folder:32,data.dir={tmp_path},stream=true'
     config = experiment.load_config(f'{ROOT}/configs/imagenet_kd.py:{words}')
     lines = '\n'.join(train.check_run(config, sharding.make_mesh()))

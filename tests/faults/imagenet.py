@@ -46,14 +46,14 @@ class ImageNet(Bench):
 
     def __init__(self, scratch: pathlib.Path, size: int, env: dict[str, str] | None = None):
         """`size`: pixels. The pictures are made under `scratch`, a quarter wider than needed, as photographs are."""
-        from kcd_jax.data import made_up
+        from tests.data import photographs
 
         self.images = scratch / f'images_{size}'
         if not self.images.exists():
             shape = (size * 5 // 3, size * 5 // 4)
             counts = {'train': TRAIN, 'test': TEST, 'classes': CLASSES, 'used': USED}
             # Large patches: what is left of them in a crop still has the colour of the class.
-            made_up.folder(self.images, **counts, size=shape, detail=max(4, size // 16))
+            photographs.folder(self.images, **counts, size=shape, detail=max(4, size // 16))
         seconds = size / 64  # several in an epoch of seven steps, on a fast machine too
         words = f'dataset=folder:{size},data.dir={self.images},{WORDS},checkpoint.seconds={seconds}'
         super().__init__(scratch, words, env=env)

@@ -14,7 +14,6 @@ import pytest
 
 from kcd_jax import data, policies
 from kcd_jax.contracts import full_plan, table_rows
-from kcd_jax.data import base
 from kcd_jax.runtime import sharding
 from kcd_jax.training import feed, step, train
 from tests.digits import config_for, final_state
@@ -35,7 +34,7 @@ class Counted:
 
 def streamed(split: data.Split) -> data.Split:
     source = Counted(split.images)
-    return data.Split(base.Images(source, np.arange(len(split)), split.images.shape[1:]), split.labels)
+    return data.Split(data.Images(source, np.arange(len(split)), split.images.shape[1:]), split.labels)
 
 
 @pytest.fixture

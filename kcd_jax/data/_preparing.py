@@ -12,9 +12,9 @@ import re
 import shutil
 from typing import Any
 
-from kcd_jax.data import sources
-from kcd_jax.data.base import progress
-from kcd_jax.data.prepared import data_dir, find, missing, read_shard
+from kcd_jax.data import _sources
+from kcd_jax.data._dataset import progress
+from kcd_jax.data._prepared import data_dir, find, missing, read_shard
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
         except Exception as error:  # DatasetNotFoundError, and what the code of a builder raises
             raise missing(name, root, f'TFDS: {_first_line(error)}') from error
         _refuse_other_tasks(name, builder)
-        _log.warning('%s', sources.describe(name, root, builder))
+        _log.warning('%s', _sources.describe(name, root, builder))
         try:
             builder.download_and_prepare(file_format=file_format)
         except Exception as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data
-from kcd_jax.data import custom
+from kcd_jax.data import python
 
 
 class Shapes:
@@ -85,7 +85,7 @@ def test_other_names_are_one_line():
     for name, words in (
         ('python:', 'python:MODULE:FUNCTION'),
         ('python:no_such_module:make', 'PYTHONPATH'),
-        (f'python:{custom.__name__}:no_such', 'no_such'),
+        (f'python:{python.__name__}:no_such', 'no_such'),
         ('python:builtins:dict', 'returned a dict'),
     ):
         with pytest.raises(ValueError) as error:
@@ -95,3 +95,77 @@ def test_other_names_are_one_line():
         data.from_objects(Items(), GOOD)
     with pytest.raises(ValueError, match='1 class names'):
         data.from_objects(GOOD, GOOD, class_names=('one',))
+
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (6, 8, 8, 3)).astype(np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize('images', [IMAGES, IMAGES[..., 0], IMAGES[..., :1]])
+@pytest.mark.parametrize('dtype', [np.int64, np.uint8, np.int32])
+def test_arrays_become_points(images: np.ndarray, dtype: type):
+    labels = LABELS.astype(dtype)
+    loaded = data.from_arrays(images, labels, test=(images[:3], labels[:3]), name='mine')
+    assert loaded.name == 'mine' and loaded.class_names == ('0', '1', '2') and loaded.image_shape == (8, 8, 3)
+    np.testing.assert_array_equal(loaded.train.images, np.broadcast_to(images.reshape(6, 8, 8, -1), (6, 8, 8, 3)))
+    np.testing.assert_array_equal(loaded.train.labels, LABELS)
+    assert loaded.train.labels.dtype == np.int32 and loaded.source == {}
+
+
+def test_names_of_classes_allow_gaps():
+    loaded = data.from_arrays(IMAGES, LABELS * 2, test=(IMAGES, LABELS), classes=tuple('abcde'))
+    assert loaded.num_classes == 5
+    loaded = data.from_arrays(IMAGES, LABELS, test=(IMAGES, LABELS), classes=('caf\udce9', 'b', 'c'))
+    assert loaded.class_names[0] == 'caf\\xe9'
+
+
+@pytest.mark.parametrize(
+    ('labels', 'words'),
+    [
+        ([1] * 6, 'the labels of train of arrays are all 1; at least two classes'),
+        ([0, 1, 2, 0, 1, 3_000_001], 'go up to 3,000,001, but only 4 values occur'),
+        ([0, 1, 2, 0, 1, 2**31], 'go up to 2,147,483,648; number the classes from 0'),
+        ([0, 1, 2, 0, 1, 2**70], 'are object; give integers'),
+        ([0, 1, 2, 0, 1, -1], 'go down to -1'),
+        ([0, 1, 3, 0, 1, 3], 'without gaps, as numpy.unique'),
+        ([0.0, 1.0, 2.0, 0.0, 1.0, 2.0], 'are floats; give integers'),
+        (['a', 'b', 'c'] * 2, 'are strings; give integers'),
+        ([True, False] * 3, 'are booleans; give integers'),
+        ([[0], [1]] * 3, 'have the shape [6, 1]'),
+        ([0, 1], 'has 6 images and 2 labels'),
+        ([], 'have the shape [0]'),
+    ],
+)
+def test_labels_of_another_kind_are_one_line(labels: list, words: str):
+    with pytest.raises(ValueError) as error:
+        data.from_arrays(IMAGES, labels, test=(IMAGES[:2], [0, 1]))
+    assert words in str(error.value) and '\n' not in str(error.value)
+
+
+def test_labels_of_objects_are_judged_alike():
+    for label, words in ((3_000_001, 'go up to 3,000,001'), (2**31, 'is 2147483648'), (0, 'are all 0')):
+        items = Items([GOOD[0], {'image': IMAGE, 'label': label}])
+        with pytest.raises(ValueError) as error:
+            data.from_objects(items, items)
+        assert words in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('change', 'words'),
+    [
+        ({'images': IMAGES / 255}, 'are float64[6, 8, 8, 3]; give uint8'),
+        ({'images': IMAGES.transpose(0, 3, 1, 2)}, 'images.transpose(0, 2, 3, 1)'),
+        ({'images': IMAGES[:0]}, 'has no points'),
+        ({'test': IMAGES}, 'give test=(images, labels)'),
+        ({'test': (IMAGES, LABELS + 1)}, 'go up to 3'),
+        ({'test': (IMAGES[:, :4], LABELS)}, 'images of 8x8 in train and 4x8 in test'),
+        ({'classes': ('a', 'b')}, 'has the label 2, but 2 class names'),
+        ({'classes': ('a', 'b', 'b')}, 'not all different'),
+        ({'classes': 'abc'}, 'give a sequence of strings'),
+    ],
+)
+def test_arrays_of_another_kind_are_one_line(change: dict, words: str):
+    arguments = {'images': IMAGES, 'labels': LABELS, 'test': (IMAGES, LABELS)} | change
+    with pytest.raises(ValueError) as error:
+        data.from_arrays(**arguments)
+    assert words in str(error.value) and '\n' not in str(error.value)

@@ -1,11 +1,13 @@
-"""TFDS image classification sets, in memory or by index; data that are prepared are read without TensorFlow.
+"""TFDS image classification sets, in memory or by index; prepared data is read without TensorFlow.
 
-`NAME:SIZE` scales the shorter side of every image to SIZE pixels and cuts the middle SIZE x SIZE, which sets whose
-images have their own sizes need (imagenet2012 has 224 of itself).
+`NAME:SIZE` scales the shorter side of every image to SIZE pixels and takes the central SIZE x SIZE, which is needed by
+sets whose images vary in size (imagenet2012 defaults to 224).
 
 Order of the points: by the `id` that the records carry (numbers in it compared as numbers), where every point of a
-split has its own; else as they lie on disk, shard by shard. TFDS writes records in the order of a hash of their keys,
-so both are the same for tfrecord and array_record preparations and for any number of shards.
+split has its own; otherwise as they lie on disk, shard by shard. TFDS writes records in the order of a hash of their
+keys, so both are the same for tfrecord and array_record preparations and for any number of shards.
+
+A set with a module of its own (cifar100.py) takes its functions from here and adds its `SHAPES`.
 """
 
 from __future__ import annotations
@@ -13,91 +15,79 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import os
 import re
 from typing import Any
 
 import numpy as np
 
-from kcd_jax.data import cache as cache_lib
-from kcd_jax.data import pictures, preparing, records
-from kcd_jax.data.base import (
-    BY_SIZE,
+from kcd_jax.data import _cache, _pictures, _preparing, _records
+from kcd_jax.data._dataset import (
     ChannelCounts,
     Dataset,
     Images,
-    Loading,
     Normalization,
+    Request,
     Split,
     check_memory,
     progress,
 )
-from kcd_jax.data.prepared import Prepared, again, data_dir, find, missing, read_shard
+from kcd_jax.data._prepared import Prepared, again, data_dir, find, missing, read_shard
+from kcd_jax.data._preparing import registered
 
-# As in the papers' code (CIFAR-100: RepDistiller's constants); other sets get their own mean and deviation.
-NORMALIZATION = {
-    'cifar10': Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    'cifar100': Normalization((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    'imagenet2012': Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
-NAMES = ('cifar10', 'cifar100', 'fashion_mnist', 'imagenet2012', 'mnist', 'svhn_cropped')
+OPTIONS = 'SIZE or VERSION'
 
 
-SIZES = {'imagenet2012': 224}  # of images that have their own sizes
-
-
-def parse(name: str) -> tuple[str, int | None]:
+def parse(request: Request) -> tuple[str, int | None]:
     """'imagenet2012:64' -> ('imagenet2012', 64), 'cifar100:3.0.2' -> ('cifar100:3.0.2', None).
 
     Raises:
-      ValueError: fewer than 8 or more than 4096 pixels, or something else than a name.
+      ValueError: fewer than 8 or more than 4096 pixels, or not a name.
     """
-    match = re.fullmatch(r'(\w+(?:/[\w.-]+)?)(?::(?:(\d+)|\d+\.\d+\.\d+))?', name)
+    name = request.name
+    match = re.fullmatch(r'(\w+(?:/[\w.-]+)?)(?::(?:(\d+)|\d+\.\d+\.\d+))?', name, re.ASCII)
     if match is None:
         raise ValueError(
             f'data set {name!r} is not understood; use NAME, NAME/CONFIG, NAME:SIZE or NAME:1.0.0, and for a folder of '
             'images folder:SIZE with --config.data.dir'
         )
     if match[2] is None:
-        return name, SIZES.get(name.partition(':')[0])
+        return name, request.shapes.image_shape[0] if request.shapes and request.shapes.scaled else None
     if not 8 <= int(match[2]) <= 4096:
         raise ValueError(f'data set {name!r} is not understood; a size is 8 to 4096 pixels')
     return match[1], int(match[2])
 
 
-def load(
-    name: str,
-    dir: str | os.PathLike[str] | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    loading: Loading = BY_SIZE,
-) -> Dataset:
-    """The whole set; downloaded and prepared first when it is not there and TensorFlow and a network are.
+def load(request: Request) -> Dataset:
+    """The whole set; downloaded and prepared first if it is missing and TensorFlow and a network are available.
 
     The split 'test' is evaluated on, or 'validation' where there is no 'test' or its labels are hidden.
 
     Raises:
       ValueError: missing, damaged, of several image sizes and no SIZE, or too large for the memory.
     """
-    base, size = parse(name)
-    prepared = find(base, dir)
+    name, loading = request.name, request.loading
+    base, size = parse(request)
+    prepared = find(base, request.dir)
     if prepared is None:
-        preparing.prepare(base, dir)
-        prepared = find(base, dir)
+        _preparing.prepare(base, request.dir)
+        prepared = find(base, request.dir)
         if prepared is None:
-            raise missing(base, data_dir(dir), 'TFDS left nothing behind')
+            raise missing(base, data_dir(request.dir), 'TFDS left nothing behind')
+    constants = request.shapes.normalization if request.shapes else None
     streamed = loading.streams(_memory(prepared, size))
     if not streamed:
         check_memory(prepared.name, _memory(prepared, size))
-    share = pictures.EVALUATED if loading.area and size is not None else 1.0
+    share = _pictures.EVALUATED if loading.area and size is not None else 1.0
     how = {} if size is None else {'size': size, 'share': share}
     if size is not None and not streamed:
-        how['filter'] = pictures.FILTER
-    arrays, meta = cache_lib.fetch(
+        how['filter'] = _pictures.FILTER
+    made_from = made_from_of(prepared, request)
+    arrays, meta = _cache.fetch(
         f'{name}-index' if streamed else name,
         str(prepared.path.resolve()),
-        made_from(prepared) | how,
-        lambda: _read(prepared, size, share, keep=not streamed),
-        cache,
+        made_from | how,
+        lambda: _read(prepared, size, share, keep=not streamed, measured=constants is None),
+        request.cache,
     )
 
     def split(part: str) -> Split:
@@ -106,11 +96,12 @@ def load(
         if not streamed:
             return Split(arrays[f'{part}_images'], labels, ids)
         files = prepared.shards[meta['splits'][part]]
-        found = records.by_number(
+        found = _records.by_number(
             [str(file) for file in files], list(files.values()), arrays[f'{part}_sizes'], prepared.file_format
         )
         encoded = Encoded(found, arrays[f'{part}_numbers'], prepared.image)
-        source = pictures.source(encoded, size, share, loading.area if part == 'train' else ())
+        area = loading.area if part == 'train' else ()
+        source = _pictures.source(encoded, size, share, area, made_from['content'][meta['splits'][part]])
         return Split(Images(source, np.arange(len(labels)), tuple(meta['shape'])), labels, ids)
 
     note = '' if meta['splits']['test'] == 'test' else f"; evaluated on its split '{meta['splits']['test']}'"
@@ -121,17 +112,19 @@ def load(
         class_names=prepared.class_names,
         num_classes=len(prepared.class_names),
         image_shape=tuple(meta['shape']),
-        normalization=NORMALIZATION.get(prepared.name) or Normalization(*map(tuple, meta['normalization'])),
+        normalization=constants or Normalization(*map(tuple, meta['normalization'])),
         description=_description(prepared) + note,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """encoded[i]: the picture of a point as it lies in its record.
+    """encoded[i]: the picture of a point as stored in its record.
 
     Attributes:
-      records: records[n] -> bytes. numbers: i64[N], the record of each point. image: the feature's key.
+      records: records[n] -> bytes.
+      numbers: i64[N], the record of each point.
+      image: the feature's key.
     """
 
     records: Any
@@ -149,37 +142,78 @@ def _feature(record: bytes | memoryview) -> Any:
     return tf_example_pb2.Example.FromString(bytes(record)).features.feature
 
 
-def check(name: str, dir: str | os.PathLike[str] | None = None, cache: str | os.PathLike[str] | None = None) -> str:
-    """A line on a prepared set. Its files are verified unless they are those of a cache entry; nothing is decoded."""
-    base, size = parse(name)
-    prepared = find(base, dir)
+def check(request: Request) -> str:
+    """One line on a prepared set. Its files are verified unless they are cached already; nothing is decoded."""
+    base, size = parse(request)
+    prepared = find(base, request.dir)
     if prepared is None:
-        why = ''
-        if importlib.util.find_spec('tensorflow') is not None:
-            why = '--check downloads nothing'
-        raise missing(base, data_dir(dir), why)
-    if not cache_lib.knows(base, str(prepared.path.resolve()), made_from(prepared), cache):
+        why = '--check downloads nothing' if importlib.util.find_spec('tensorflow') is not None else ''
+        raise missing(base, data_dir(request.dir), why)
+    made_from = made_from_of(prepared, request)
+    if not _cache.knows(base, str(prepared.path.resolve()), made_from, request.cache):
         for split in _split_names(prepared):
             for file in prepared.shards[split]:
                 read_shard(prepared, split, file)
     counts = ', '.join(f'{prepared.count(split):,} {split}' for split in _split_names(prepared))
     shape = prepared.image_shape[:2] if size is None else (size, size)
-    size = 'x'.join(str(d) if d else '?' for d in shape)
-    return f'{name}: {counts}, {len(prepared.class_names)} classes, {size}; {_description(prepared)}'
+    pixels = 'x'.join(str(d) if d else '?' for d in shape)
+    return f'{request.name}: {counts}, {len(prepared.class_names)} classes, {pixels}; {_description(prepared)}'
+
+
+def is_known(request: Request) -> bool:
+    """Whether the set is prepared, or TFDS has code for it."""
+    name = parse(request)[0]
+    return find(name, request.dir) is not None or name.partition(':')[0].partition('/')[0] in registered()
+
+
+def needs_tensorflow(request: Request) -> bool:
+    """Whether the set has to be downloaded and prepared first, which takes TensorFlow."""
+    return find(parse(request)[0], request.dir) is None
+
+
+def prepare(request: Request, file_format: str = '', to: str = '') -> str:
+    """Downloads and prepares the set, or writes a prepared one again as array_record; returns a line on the files.
+
+    Args:
+      request: the set and its folder.
+      file_format: 'tfrecord' or 'array_record'; '': tfrecord, or what there is.
+      to: another data folder, to write array_record files to.
+
+    Raises:
+      ValueError: it cannot be prepared, or is prepared in another format.
+    """
+    base, _ = parse(request)
+    if needs_tensorflow(request):
+        _preparing.prepare(base, request.dir, file_format or 'tfrecord')
+    prepared = find(base, request.dir)
+    if file_format not in ('', prepared.file_format) or to:
+        if not to or file_format != 'array_record':
+            raise ValueError(
+                f'{base} is prepared as {prepared.file_format} in {prepared.path}; to have it as array_record too, '
+                'give --format array_record and another folder by --to'
+            )
+        _preparing.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
+        prepared = find(base, to)
+    size = sum(file.stat().st_size for file in prepared.path.rglob('*') if file.is_file())
+    return f'{prepared.path}: {size / 1e6:,.1f} MB as {prepared.file_format}'
+
+
+def made_from_of(prepared: Prepared, request: Request) -> dict[str, Any]:
+    """{'content': a digest of the files of each split, and of those that describe them}, for the cache."""
+    described = [path for path in sorted(prepared.path.iterdir()) if path.suffix in ('.json', '.txt')]
+    groups = {'description': described} | {split: list(files) for split, files in prepared.shards.items()}
+    names = [file.relative_to(prepared.path).as_posix() for files in groups.values() for file in files]
+    digests = iter(_cache.digests(prepared.name, prepared.path, names, request.cache))
+    content = {group: np.array([next(digests) for _ in files]) for group, files in groups.items()}
+    return {'files': names, 'content': {group: _cache.combined(digest) for group, digest in content.items()}}
 
 
 def _description(prepared: Prepared) -> str:
     return f'TFDS {prepared.version} ({prepared.file_format}) in {prepared.path}'
 
 
-def made_from(prepared: Prepared) -> dict[str, Any]:
-    """The fingerprint of its files."""
-    files = [file for split in prepared.shards.values() for file in split]
-    return cache_lib.fingerprint([*files, prepared.path / 'dataset_info.json', prepared.path / 'features.json'])
-
-
 def _memory(prepared: Prepared, size: int | None) -> int:
-    """Bytes of all images of `size` pixels, or of their own size; where that varies, at least what the files take."""
+    """Bytes of all images of `size` pixels, or of their own size; where that varies, the bytes of the files."""
     splits = _split_names(prepared)
     height, width = prepared.image_shape[:2] if size is None else (size, size)
     if height is None or width is None:
@@ -188,7 +222,7 @@ def _memory(prepared: Prepared, size: int | None) -> int:
 
 
 def _split_names(prepared: Prepared) -> list[str]:
-    """'train' and those that may be evaluated on."""
+    """'train' and the splits that can be evaluated on."""
     names = [split for split in ('train', 'test', 'validation') if split in prepared.shards]
     if names[:1] != ['train'] or len(names) < 2:
         raise ValueError(
@@ -198,14 +232,16 @@ def _split_names(prepared: Prepared) -> list[str]:
     return names
 
 
-def _read(prepared: Prepared, size: int | None, share: float, *, keep: bool) -> tuple[cache_lib.Arrays, dict[str, Any]]:
-    """The arrays of both splits, in the order of this module, and as JSON: shape, constants, what test is.
+def _read(
+    prepared: Prepared, size: int | None, share: float, *, keep: bool, measured: bool
+) -> tuple[_cache.Arrays, dict[str, Any]]:
+    """The arrays of both splits, in the order of this module, and metadata: shape, constants, source of 'test'.
 
-    With `keep` the images; else where each is: its number among the records, and every record's bytes.
+    With `keep` the images; otherwise where each is: its number among the records, and every record's size in bytes.
     """
     _, *tests = _split_names(prepared)
-    # Constants that are known need no look at the pixels of what is streamed.
-    counts = None if prepared.name in NORMALIZATION and not keep else ChannelCounts()
+    # Without published constants, the pixels of streamed sets are decoded once, to measure them.
+    counts = ChannelCounts() if measured or keep else None
     arrays, shape = _read_split(prepared, 'train', 'train', size, 1.0, keep, counts)
     for split in tests:
         part, test_shape = _read_split(prepared, split, 'test', size, share, keep, None)
@@ -227,7 +263,7 @@ def _read_split(
     share: float,
     keep: bool,
     counts: ChannelCounts | None,
-) -> tuple[cache_lib.Arrays, tuple[int, ...]]:
+) -> tuple[_cache.Arrays, tuple[int, ...]]:
     """{'NAME_labels', 'NAME_ids' where points have them, 'NAME_images' or 'NAME_numbers', 'NAME_sizes'}, and the shape.
 
     `counts`, if given, counts the pixels.
@@ -235,21 +271,21 @@ def _read_split(
     number = prepared.count(split)
     images, shape, ids = None, None, []
     labels, sizes = np.empty(number, np.int32), np.empty(number, np.int64)
-    box = functools.partial(pictures.middle_box, share=share)
+    box = functools.partial(_pictures.middle_box, share=share)
     look = keep or counts is not None or (size is None and None in prepared.image_shape[:2])
     found = ((file, record) for file in prepared.shards[split] for record in read_shard(prepared, split, file))
     for point, (file, record) in enumerate(progress(found, number, f'{prepared.name} {split}')):
         try:
             feature = _feature(record)
             if look or shape is None:
-                image = pictures.read(feature[prepared.image].bytes_list.value[0], size, box)
+                image = _pictures.read(feature[prepared.image].bytes_list.value[0], size, box)
             labels[point], sizes[point] = feature[prepared.label].int64_list.value[0], len(record)
             if 'id' in feature:
                 ids.extend(feature['id'].bytes_list.value[:1])
-        except Exception as error:  # of protobuf and Pillow, each with its own
+        except Exception as error:  # protobuf and Pillow raise many kinds
             raise ValueError(
                 f'{file}: record {point} of {split} is not an image with a label '
-                f'({pictures.reason(error.__cause__ or error)}); {again(prepared.name, prepared.path)}'
+                f'({_pictures.reason(error.__cause__ or error)}); {again(prepared.name, prepared.path)}'
             ) from error
         shape = shape or image.shape
         if image.shape != shape:
@@ -277,5 +313,5 @@ def _read_split(
 
 
 def _natural(name: bytes) -> list[tuple[int, int, bytes]]:
-    """A sort key that has b'train_9' before b'train_10'."""
+    """A sort key that puts b'train_9' before b'train_10'."""
     return [(0, int(p), p) if p.isdigit() else (1, 0, p) for p in re.split(rb'(\d+)', name) if p]

@@ -1,4 +1,4 @@
-"""Made-up photographs in a folder, to try and to time what reads folders: no data set to learn from."""
+"""Synthetic photographs in a folder, to test and time what reads folders."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ def folder(
     """Writes root/train/CLASS/*.jpg and root/test/CLASS/*.jpg, and returns root.
 
     Args:
-      train, test: images of each split, dealt in turn to the first `used` classes (0: all). classes: all have a folder.
-      size: (width, height). detail: pixels of its patches; smaller ones take more bytes. At the default size, detail
-        and quality a file has the 110 kB of ImageNet's average. seed: of the pixels.
+      root: the folder.
+      train: training images, dealt in turn to the first `used` classes.
+      test: test images, dealt likewise.
+      classes: number of class folders.
+      used: number of classes that get images (0: all).
+      size: (width, height).
+      detail: pixels of a patch; smaller patches take more bytes. At the default size, detail and quality a file has
+        the 110 kB of ImageNet's average.
+      quality: of the JPEG files.
+      seed: of the pixels.
     """
     from PIL import Image
 

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 
-from kcd_jax.data import records
+from kcd_jax.data import _records
 
 _FORMATS = ('tfrecord', 'array_record')
 
@@ -162,8 +162,8 @@ def read_shard(prepared: Prepared, split: str, file: pathlib.Path) -> list[memor
     """The verified records of a shard; ValueError when it is not what was written."""
     remedy = again(prepared.name, prepared.path)
     try:
-        found = records.read(file, prepared.file_format)
-    except records.DamagedError as error:
+        found = _records.read(file, prepared.file_format)
+    except _records.DamagedError as error:
         raise ValueError(f'{file} is damaged ({error}); {remedy}') from error
     except OSError as error:
         raise ValueError(f'{file} cannot be read ({error.strerror or error}); {remedy}') from error

@@ -1,11 +1,11 @@
-"""From encoded pictures to u8[H, W, 3]: as they are, their middle, or a random resized crop.
+"""From encoded pictures to u8[H, W, 3]: as they are, their centre, or a random resized crop.
 
-Grey, CMYK, palette and transparent pictures become RGB, and a camera's rotation mark is followed. A JPEG is decoded at
-a half, a quarter or an eighth of its size where that is still enough.
+Every mode becomes RGB (`_modes`), and a camera's orientation tag is followed. A JPEG is decoded at a half, a quarter or
+an eighth of its size where that is still enough.
 
-Pillow opens every picture. An ordinary JPEG is then decoded by simplejpeg, into the pixels that Pillow has, and parts
+Pillow opens every picture. An ordinary JPEG is then decoded by simplejpeg, into the same pixels as Pillow's, and crops
 are scaled by cykooz_resizer, within one grey level of Pillow; where there is no such resizer (Linux on ARM), Pillow
-scales. `FILTER` says who does.
+scales. `FILTER` names the one that does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from kcd_jax.data import _modes
+
 ASPECT = (3 / 4, 4 / 3)  # a random crop's width over its height, log-uniform; augment.ASPECT, without importing jax
 _TRIES = 10
 EVALUATED = 224 / 256  # of the shorter side: resize to 256, cut the middle 224
@@ -31,10 +33,10 @@ FILTER = 'bilinear, cykooz_resizer' if _RESIZER else 'bilinear'  # what scaled p
 def crop_box(
     random: np.random.RandomState, width: int, height: int, area: tuple[float, float]
 ) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a random crop: Inception's, as every ImageNet recipe has it.
+    """(left, top, right, bottom) of a random crop: Inception's, as in every ImageNet recipe.
 
-    Its share of the picture, within `area`, and its aspect are drawn until the crop lies within the picture, ten times
-    at most; then it is the middle, of the nearest allowed aspect.
+    Its share of the picture, within `area`, and its aspect are drawn until the crop lies within the picture, at most
+    ten times; after that it is the central crop of the nearest allowed aspect.
     """
     draws = random.random_sample((_TRIES, 4))
     for share, aspect, x, y in draws.tolist():
@@ -50,18 +52,17 @@ def crop_box(
 
 
 def middle_box(width: int, height: int, share: float = 1.0) -> tuple[float, float, float, float]:
-    """The square in the middle whose side is `share` of the shorter side."""
+    """The central square whose side is `share` of the shorter side."""
     side = share * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
-def _upright(picture: Any, orientation: int) -> Any:
-    """The opened picture in RGB as it is shown; not copied where it is that already."""
+def _upright(picture: Any, orientation: int) -> np.ndarray:
+    """The opened picture as it is shown: u8[H, W, 3]."""
     from PIL import ImageOps
 
-    shown = ImageOps.exif_transpose(picture) if orientation != 1 else picture
-    return shown if shown.mode == 'RGB' else shown.convert('RGB')
+    return _modes.to_rgb(ImageOps.exif_transpose(picture) if orientation != 1 else picture)
 
 
 def shrinkage(width: int, height: int, scale: float) -> int:
@@ -80,10 +81,10 @@ def _decode(picture: Any, orientation: int, shrink: int = 1) -> np.ndarray:
         least = {'min_width': -(-width // shrink), 'min_height': -(-height // shrink)}
         try:
             return simplejpeg.decode_jpeg(picture.fp.read(), 'RGB', **least)
-        except ValueError:  # it refuses every warning; Pillow forgives some, and says what it does not
+        except ValueError:  # it refuses every warning; Pillow tolerates some, and its errors are clearer
             pass
     picture.draft('RGB', (width // shrink, height // shrink))
-    return np.asarray(_upright(picture, orientation))
+    return _upright(picture, orientation)
 
 
 def _scale(image: np.ndarray, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
@@ -117,22 +118,25 @@ def _cut(picture: Any, orientation: int, size: int, box: Any) -> np.ndarray:
     image = _decode(picture, orientation, shrinkage(width, height, size / min(right - left, bottom - top)))
     down, across = image.shape[:2]
     x, y = across / width, down / height
-    # What ends at the border must not end beyond it for having been rounded.
+    # Rounding must not move the crop beyond the border.
     return _scale(image, size, (left * x, top * y, min(right * x, across), min(bottom * y, down)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """A source for `base.Images`: pictures that lie encoded somewhere.
+    """A source for `Images`: encoded pictures in files or records.
 
     Attributes:
-      encoded: encoded[i] -> a path, or bytes. size: of the result; None: pictures are taken as they are.
-      share: of the shorter side that is seen in the middle.
+      encoded: encoded[i] -> a path, or bytes.
+      size: of the result; None: pictures keep their size.
+      share: fraction of the shorter side that the central crop covers.
+      content: digest of the encoded pictures, '' if unknown.
     """
 
     encoded: Any
     size: int | None = None
     share: float = 1.0
+    content: str = ''
 
     def __getitem__(self, point: int) -> np.ndarray:
         return self._read(point, lambda width, height: middle_box(width, height, self.share))
@@ -143,7 +147,7 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class CroppedPictures(Pictures):
-    """The same, out of which training cuts at random; area: bounds of a crop's share of the picture."""
+    """The same, with random crops for training; area: bounds of a crop's share of the picture."""
 
     area: tuple[float, float] = (0.08, 1.0)
 
@@ -152,16 +156,22 @@ class CroppedPictures(Pictures):
         return self._read(point, lambda width, height: crop_box(random, width, height, self.area))
 
 
-def source(encoded: Any, size: int | None, share: float, area: tuple[float, ...]) -> Pictures:
-    """`CroppedPictures` where an `area` is given and pictures are scaled to one `size`, else `Pictures`."""
-    return CroppedPictures(encoded, size, share, area) if area and size else Pictures(encoded, size, share)
+def source(encoded: Any, size: int | None, share: float, area: tuple[float, ...], content: str) -> Pictures:
+    """`CroppedPictures` where an `area` is given and pictures are scaled to one `size`, else `Pictures`.
+
+    `content` is the digest of what is encoded; the size is added to it.
+    """
+    content = f'{content} {size} {share}'
+    if area and size:
+        return CroppedPictures(encoded, size, share, content, area)
+    return Pictures(encoded, size, share, content)
 
 
 def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = middle_box) -> np.ndarray:
-    """A picture, decoded: u8[size, size, 3], or of its own size.
+    """A decoded picture: u8[size, size, 3], or of its own size.
 
     Raises:
-      ValueError: it cannot be decoded, whatever was raised.
+      ValueError: it cannot be decoded.
     """
     from PIL import Image
 
@@ -169,7 +179,7 @@ def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = m
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as picture:
             orientation = picture.getexif().get(0x0112, 1)
             return _decode(picture, orientation) if size is None else _cut(picture, orientation, size, box)
-    except Exception as error:  # Pillow's formats raise all sorts
+    except Exception as error:  # Pillow's formats raise many kinds
         where = 'a record' if isinstance(encoded, bytes) else str(encoded)
         raise ValueError(
             f'{where} cannot be decoded ({reason(error, where)}); was it changed since it was checked?'
@@ -177,7 +187,7 @@ def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = m
 
 
 def reason(error: BaseException, path: str = '') -> str:
-    """The first line of what went wrong, without what Pillow says that it read: `path`, or an object."""
+    """The first line of an error message, without the file that Pillow names in it: `path`, or an object."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     named = rf'|{re.escape(repr(path))}' if path else ''
     return re.sub(rf'\s*(<_io\.\S+ object at \w+>{named})', '', line)[:120]

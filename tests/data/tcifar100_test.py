@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data
-from kcd_jax.data import tcifar, tfds
+from kcd_jax.data import _tfds, tcifar100
 from tests.data import tiny_tfds
 
 
@@ -67,8 +67,8 @@ def test_the_kinds_do_not_share_a_cache_entry(root: pathlib.Path):
 
 def test_spoilt_once(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     first = _load(root, 'tcifar100')
-    monkeypatch.setattr(tcifar, '_blur', lambda *arguments: pytest.fail('blurred again'))
-    monkeypatch.setattr(tfds, '_read', lambda *args, **keywords: pytest.fail('decoded again'))
+    monkeypatch.setattr(tcifar100, '_blur', lambda *arguments: pytest.fail('blurred again'))
+    monkeypatch.setattr(_tfds, '_read', lambda *args, **keywords: pytest.fail('decoded again'))
     np.testing.assert_array_equal(_load(root, 'tcifar100').test.images, first.test.images)
 
 

@@ -1,12 +1,13 @@
-"""Decoded arrays on disk, so that the second start decodes nothing.
+"""Decoded arrays on disk, so that the second start decodes nothing; and the digests of source files.
 
-An entry is a folder with one `.npy` file an array and `index.json`: what it was made from (the fingerprint), a CRC-32
-of every file, and what else belongs to it. It is written beside its place and renamed, so a reader sees all of it or
-nothing. An entry that does not fit its fingerprint or its checksums is made again without a word: it is only a copy.
+An entry is a folder with one `.npy` file per array and `index.json`: what it was made from (digests of the source
+files' content, and settings), a CRC-32 of every file, and metadata. It is written to a scratch folder and renamed, so
+readers see all of it or nothing. An entry that does not match is silently made again: it is only a copy.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import io
@@ -18,15 +19,18 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 Arrays = dict[str, np.ndarray]
 _INDEX = 'index.json'
-_VERSION = 1  # of what is stored; another one is made again
+_VERSION = 2  # of the stored format; entries of other versions are made again
 _STALE_SECONDS = 24 * 3600
+# Up to this size, files are read and hashed at every start. Above it, a digest is remembered for as long as a file's
+# path, size, inode and times of change stay the same.
+_ALWAYS_HASHED_BYTES = 256_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -39,10 +43,66 @@ def folder(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
     return (pathlib.Path(base) if base else pathlib.Path.home() / '.cache') / 'kcd_jax'
 
 
-def fingerprint(files: Iterable[pathlib.Path]) -> dict[str, list[int]]:
-    """{path: [bytes, time of change in ns]} of the source files; OSError when one is missing."""
-    stats = {str(file): file.stat() for file in files}
-    return {path: [stat.st_size, stat.st_mtime_ns] for path, stat in sorted(stats.items())}
+def digests(
+    name: str, root: pathlib.Path, files: Sequence[str], cache: str | os.PathLike[str] | None = None
+) -> np.ndarray:
+    """SHA-256 of the content of each file; its place and name do not enter.
+
+    Args:
+      name: of the data set, for the cache entry.
+      root: folder that the names are relative to.
+      files: relative names.
+      cache: as in `folder`.
+
+    Returns:
+      u8[N, 32]. Unreadable files count as such.
+    """
+    stats = np.array([_stat(root / file) for file in files], np.int64).reshape(len(files), 4)
+    found = np.zeros((len(files), 32), np.uint8)
+    todo = np.ones(len(files), bool)
+    remember = int(stats[:, 0].sum()) > _ALWAYS_HASHED_BYTES
+    entry = _entry(f'{name}-digests', str(root.resolve()), cache)
+    wanted = {'version': _VERSION, 'made_from': 'content'}
+    if remember:
+        with contextlib.suppress(Exception):
+            arrays, _ = _read(entry, wanted)
+            row = {file: number for number, file in enumerate(arrays['files'].tolist())}
+            for number, file in enumerate(files):
+                known = row.get(file)
+                if known is not None and (arrays['stats'][known] == stats[number]).all():
+                    found[number], todo[number] = arrays['digests'][known], False
+    if todo.any():
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            points = np.flatnonzero(todo).tolist()
+            for number, digest in zip(points, pool.map(lambda i: _digest(root / files[i]), points)):
+                found[number] = np.frombuffer(digest, np.uint8)
+        if remember:
+            with contextlib.suppress(OSError):  # without it, they are hashed again
+                arrays = {'files': np.array(files), 'stats': stats, 'digests': found}
+                _write(entry, arrays, wanted | {'meta': {}})
+    return found
+
+
+def combined(digests: np.ndarray) -> str:
+    """One digest of several, u8[N, 32], in their order: 64 hexadecimal digits."""
+    return hashlib.sha256(digests.tobytes()).hexdigest()
+
+
+def _stat(file: pathlib.Path) -> tuple[int, int, int, int]:
+    try:
+        stat = file.stat()
+    except OSError:
+        return (0, 0, 0, 0)
+    # The time of the last change of the inode cannot be set by programs, unlike that of the last modification.
+    return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63)
+
+
+def _digest(file: pathlib.Path) -> bytes:
+    try:
+        with open(file, 'rb') as content:
+            return hashlib.file_digest(content, 'sha256').digest()
+    except OSError as error:
+        return hashlib.sha256(f'unreadable: {error.errno}'.encode()).digest()
 
 
 def fetch(
@@ -52,12 +112,14 @@ def fetch(
     make: Callable[[], tuple[Arrays, dict[str, Any]]],
     cache: str | os.PathLike[str] | None = None,
 ) -> tuple[Arrays, dict[str, Any]]:
-    """The arrays of an entry and what else belongs to it; made and stored when there is no sound entry.
+    """The arrays and metadata of an entry; made and stored when there is no sound entry.
 
     Args:
-      name: of the data set, for the folder's name. source: what tells equally named ones apart (a path).
-      made_from: JSON; an entry made from anything else is replaced.
+      name: of the data set, for the folder's name.
+      source: what tells data sets of the same name apart (a path).
+      made_from: JSON with the digest of the sources; an entry made from anything else is replaced.
       make: () -> ({name: array}, JSON).
+      cache: as in `folder`.
     """
     entry = _entry(name, source, cache)
     wanted = {'version': _VERSION, 'made_from': made_from}
@@ -68,7 +130,7 @@ def fetch(
         _write(entry, arrays, wanted | {'meta': meta})
     except OSError as error:
         _log.warning(
-            '%s was decoded but cannot be kept in %s (%s): every start decodes it again; set KCD_JAX_CACHE to a '
+            '%s was decoded but cannot be stored in %s (%s): every start decodes it again; set KCD_JAX_CACHE to a '
             'writable folder',
             name,
             entry.parent,
@@ -78,7 +140,7 @@ def fetch(
 
 
 def knows(name: str, source: str, made_from: dict[str, Any], cache: str | os.PathLike[str] | None = None) -> bool:
-    """Whether there is an entry made from that; its arrays are not looked at."""
+    """Whether there is an entry made from that; its arrays are not read."""
     with contextlib.suppress(Exception):
         _read_index(_entry(name, source, cache), {'version': _VERSION, 'made_from': made_from})
         return True
@@ -86,7 +148,7 @@ def knows(name: str, source: str, made_from: dict[str, Any], cache: str | os.Pat
 
 
 def _entry(name: str, source: str, cache: str | os.PathLike[str] | None) -> pathlib.Path:
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     safe = ''.join(letter if letter.isalnum() or letter in '._-' else '_' for letter in name)
     return folder(cache) / f'{safe}-{digest}'
 
@@ -136,7 +198,7 @@ def _write(entry: pathlib.Path, arrays: Arrays, index: dict[str, Any]) -> None:
         try:
             scratch.rename(entry)
         except OSError:
-            # There is one already: old, damaged, or another process was faster. A folder cannot be replaced in one
+            # There is one already: old, damaged, or written by another process. A folder cannot be replaced in one
             # step; a reader in between finds none and makes its own.
             old = pathlib.Path(tempfile.mkdtemp(prefix='.tmp-', dir=entry.parent))
             with contextlib.suppress(FileNotFoundError):
@@ -148,7 +210,7 @@ def _write(entry: pathlib.Path, arrays: Arrays, index: dict[str, Any]) -> None:
 
 
 def _remove_stale(parent: pathlib.Path) -> None:
-    """What killed processes left behind."""
+    """Deletes what killed processes left behind."""
     for path in parent.glob('.tmp-*'):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:

@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from kcd_jax.data.prepared import missing
+from kcd_jax.data._prepared import missing
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def describe(name: str, root: pathlib.Path, builder: Any) -> str:
         put = f'put {" and ".join(absent)} into {manual}' if absent else f'put them into {manual}'
         raise ValueError(
             f'{name} is not prepared in {root}, and its files have to be fetched by hand: {put}, then run "python -m '
-            f'kcd_jax.data prepare {name} --dir {root}" (TFDS says: {instructions})'
+            f'kcd_jax data prepare {name} --dir {root}" (TFDS says: {instructions})'
         )
     for url, file in by_hand.items():
         found, known = (manual / file).stat().st_size, int(getattr(urls[url], 'size', 0) or 0)

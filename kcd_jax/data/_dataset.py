@@ -1,0 +1,342 @@
+"""What a data set is: images and labels of each split, in memory or read by index, and what identifies them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_MEMORY_SHARE = 0.5  # fraction of the machine's memory that images may take
+_STREAM_SHARE = 0.25  # fraction of the machine's or a device's memory above which images are streamed
+_BLOCK = 4096  # images per step of a pass over all pixels
+_threads = threading.local()  # one generator per thread: seeding takes a tenth of the time of making one
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """u8[N, H, W, 3] read from `source` on demand; to its users, an array that is slow to index.
+
+    Attributes:
+      source: `source[i]` -> u8[H, W, 3]. If it has `crop(i, random)` -> u8[H, W, 3], that draws a random resized crop
+        from the original. If it has `content`, a string, that identifies its pixels; otherwise `digest` reads them all.
+        It must be picklable, because worker processes receive it.
+      index: i64[N], the points of `source`, in the order of this split.
+      image_shape: (H, W, 3).
+    """
+
+    source: Any
+    index: np.ndarray
+    image_shape: tuple[int, int, int]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.index), *self.image_shape)
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether `training` crops at random on the host, at the resolution of the file."""
+        return hasattr(self.source, 'crop')
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 that identifies the images and their order."""
+        content = getattr(self.source, 'content', '')
+        if not content:
+            return _digest_of_pixels(self)
+        return hashlib.sha256(content.encode() + np.ascontiguousarray(self.index, np.int64).tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: Any) -> np.ndarray:
+        """The image of one point, or those of a slice, of i64[M] or of bool[N]."""
+        points = self.index[item]
+        if np.ndim(points) == 0:
+            return self.source[int(points)]
+        if not len(points):
+            return np.zeros((0, *self.image_shape), np.uint8)
+        return np.stack([self.source[int(point)] for point in points])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def take(self, index: np.ndarray) -> Images:
+        """The points at `index` (i64[M] or bool[N]), in that order; nothing is read."""
+        return dataclasses.replace(self, index=self.index[index])
+
+    def training(self, point: int, seed: int, epoch: int) -> np.ndarray:
+        """The view of a point that is trained on, a pure function of the arguments: u8[H, W, 3]."""
+        if not self.draws_crops:
+            return self[point]
+        if not hasattr(_threads, 'random'):
+            _threads.random = np.random.RandomState()
+        _threads.random.seed([*seed_words(seed), epoch, point])  # NumPy guarantees these streams (NEP 19)
+        return self.source.crop(int(self.index[point]), _threads.random)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Points in one fixed order.
+
+    Attributes:
+      images: u8[N, H, W, 3] in memory, possibly read-only; or `Images`, to be streamed.
+      labels: i32[N], 0 <= label < classes.
+      ids: str[N], the source's own names of the points, or None where it has none.
+    """
+
+    images: np.ndarray | Images
+    labels: np.ndarray
+    ids: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images are read by index, rather than held in memory."""
+        return isinstance(self.images, Images)
+
+    @property
+    def draws_crops(self) -> bool:
+        """Whether random resized crops are cut on the host, where the images are read."""
+        return self.streamed and self.images.draws_crops
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """{'images', 'labels'}: SHA-256 of each, in order."""
+        images = self.images.digest if self.streamed else _digest_of_pixels(self.images)
+        labels = hashlib.sha256(np.ascontiguousarray(self.labels, np.int32).tobytes()).hexdigest()
+        return {'images': images, 'labels': labels}
+
+    def take(self, index: np.ndarray) -> Split:
+        """The points at `index` (i64[M] or bool[N]), in that order."""
+        images = self.images.take(index) if self.streamed else self.images[index]
+        return Split(images, self.labels[index], None if self.ids is None else self.ids[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """An image classification data set, in memory or to be streamed.
+
+    Attributes:
+      name: as given to `load`.
+      train: the points to learn from.
+      test: the points to evaluate on.
+      class_names: one per class, in label order.
+      num_classes: K.
+      image_shape: (H, W, 3).
+      normalization: mean and standard deviation of the pixels in [0, 1], the default constants of networks. They belong
+        to the whole training split and do not change with `validation` or `num_points`.
+      description: one line for the user.
+      validation: the held-out part of the training split, or None.
+      source: the arguments of `load` that give this data set again (name, dir, validation, seed, num_points, stream);
+        empty for one built from objects.
+      shape_only: whether the pixels are placeholders (`shapes_of`), so that it can be counted but not trained on.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalization: Normalization
+    description: str
+    validation: Split | None = None
+    source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shape_only: bool = False
+
+    @functools.cached_property
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each part that decides a number: 'train images', 'train labels', ..., 'class names', 'pixels'.
+
+        A stored copy tells which part changed when `identity` did (`changes`).
+        """
+        splits = {'train': self.train, 'validation': self.validation, 'test': self.test}
+        parts = {f'{n} {part}': d for n, s in splits.items() if s is not None for part, d in s.digests.items()}
+        parts['class names'] = _digest_of_json(self.class_names)
+        parts['mean and standard deviation'] = _digest_of_json([self.image_shape, self.normalization])
+        return parts
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """SHA-256 over the content of all splits: pixels, labels, their order, class names and normalization.
+
+        Names and places of files do not enter. Pixels that are streamed are identified by the content of their files
+        and the size they are scaled to.
+        """
+        return _digest_of_json(['shapes only', self.name, self.digests] if self.shape_only else self.digests)
+
+    def changes(self, digests: Mapping[str, str]) -> list[str]:
+        """The parts that differ from those of `digests`, an earlier `Dataset.digests`."""
+        return [part for part in {**digests, **self.digests} if digests.get(part) != self.digests.get(part)]
+
+
+def seed_words(seed: int) -> list[int]:
+    """The 32-bit words of a seed, at least one: all 64 bits count, and seeds below 2**32 are one word."""
+    low, high = seed % 2**32, seed // 2**32 % 2**32
+    return [low, high] if high and seed >= 0 else [low]
+
+
+def _digest_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_pixels(images: np.ndarray | Images) -> str:
+    """SHA-256 of all pixels, in order."""
+    digest = hashlib.sha256(str(images.shape).encode())
+    if isinstance(images, np.ndarray) and images.strides[:1] == (0,):  # one image, broadcast over the points
+        images = images[:1]
+    for first in range(0, len(images), _BLOCK if isinstance(images, np.ndarray) else 64):
+        last = first + (_BLOCK if isinstance(images, np.ndarray) else 64)
+        digest.update(np.ascontiguousarray(images[first:last]))
+    return digest.hexdigest()
+
+
+class ChannelCounts:
+    """How often each of the 256 levels of each channel occurs: exact statistics of any number of images."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros((3, 256), np.int64)
+
+    def add(self, images: np.ndarray) -> None:
+        """Counts the pixels of u8[..., 3]."""
+        for channel, count in enumerate(self.counts):
+            count += np.bincount(images[..., channel].reshape(-1), minlength=256)
+
+    def range(self) -> tuple[int, int]:
+        """The smallest and the largest level of any channel."""
+        levels = np.flatnonzero(self.counts.sum(axis=0))
+        return int(levels[0]), int(levels[-1])
+
+    def normalization(self) -> Normalization:
+        """Mean and standard deviation per channel in [0, 1], rounded to four decimals."""
+        levels = np.arange(256) / 255.0
+        share = self.counts / self.counts.sum(axis=1, keepdims=True)
+        mean = share @ levels
+        std = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0.0))
+        # A constant channel would divide by zero; 1 leaves it unscaled.
+        return Normalization(tuple(round(float(x), 4) for x in mean), tuple(round(float(x), 4) or 1.0 for x in std))
+
+
+def measure(images: np.ndarray) -> Normalization:
+    """Mean and standard deviation of u8[N, H, W, 3] per channel in [0, 1], from exact integer sums."""
+    counts = ChannelCounts()
+    for first in range(0, len(images), _BLOCK):
+        counts.add(images[first : first + _BLOCK])
+    return counts.normalization()
+
+
+@dataclasses.dataclass(frozen=True)
+class Loading:
+    """How a data set is loaded: in memory, or to be streamed.
+
+    Attributes:
+      stream: True reads points by index during training, False keeps them in memory, None decides by size.
+      memory: bytes of a device's memory, or None if unknown.
+      area: bounds of a random crop's share of the image area, () for no such crop. Streamed images of varying sizes
+        are then cropped from the original on the host, others on the devices. Either way, images of varying sizes are
+        evaluated on the central 224/256.
+    """
+
+    stream: bool | None = None
+    memory: int | None = None
+    area: tuple[float, ...] = ()
+
+    def streams(self, size: int) -> bool:
+        """Whether images of `size` bytes are streamed."""
+        if self.stream is not None:
+            return self.stream
+        memory = machine_memory()
+        return size > _STREAM_SHARE * (memory if self.memory is None else min(memory, self.memory))
+
+
+BY_SIZE = Loading()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What is known of a data set without its files.
+
+    Attributes:
+      train: number of training points.
+      test: number of test points.
+      num_classes: K.
+      image_shape: (H, W, 3).
+      normalization: published constants; None: measured on the training split.
+      scaled: whether the images vary in size and are scaled to `image_shape` unless another size is given.
+    """
+
+    train: int
+    test: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    normalization: Normalization | None = None
+    scaled: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a data set's module is asked for.
+
+    Attributes:
+      name: as the user gave it, 'folder:64'.
+      option: what follows the colon, '64'; '' if nothing does.
+      dir: folder of the files, or None.
+      cache: folder for decoded arrays, or None for the default one.
+      loading: in memory, or to be streamed.
+      shapes: the module's own `SHAPES`, or None.
+    """
+
+    name: str
+    option: str = ''
+    dir: str | os.PathLike[str] | None = None
+    cache: str | os.PathLike[str] | None = None
+    loading: Loading = BY_SIZE
+    shapes: Shapes | None = None
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+
+
+def progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    """The items, with a bar on a terminal once they take more than a second."""
+    from tqdm import tqdm
+
+    return tqdm(items, desc=what, total=total, unit=' images', delay=1.0, disable=None, leave=False)
+
+
+def check_memory(what: str, size: int) -> None:
+    """Refuses images of `size` bytes that would take more than half of the machine's memory."""
+    memory = machine_memory()
+    if size > _MEMORY_SHARE * memory:
+        raise ValueError(
+            f'{what} takes at least {size / 2**30:,.1f} GiB in memory, this machine has {memory / 2**30:,.1f}; '
+            'stream it (data.stream=true), or use smaller images or a smaller set'
+        )
+
+
+def printable(text: str) -> str:
+    r"""Text from the file system with bytes that are not UTF-8 written as \xNN."""
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file name has
+        content = text.encode('utf-8', 'backslashreplace')
+    return content.decode('utf-8', 'backslashreplace')
