@@ -344,6 +344,10 @@ def _no_parameters(key: Array, setup: Setup) -> tuple[PyTree, PyTree]:
     return {}, {}
 
 
+# What a method may need of the teacher: fields of its `Outputs`, and its network with its variables.
+NEEDS = ('logits', 'embed', 'feats', 'preacts', 'convs', 'aux', 'variables')
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A distillation method: what it adds to gamma * CE + alpha * KD.
@@ -358,7 +362,9 @@ class Method:
       num_views: V, rows per point.
       views: image [B, H, W, 3] -> [V * B, H, W, 3]; applied after the flip and before the crop.
       phases: (epochs, main Optimiser, student Network) -> phases; None: one phase with one update of everything.
-      needs_teacher: if False and alpha is 0, the teacher's forward pass is not run.
+      needs: what `loss` and `init` read of the teacher, from `NEEDS`. Methods that read only logits and embeddings can
+        be served by a pass over the teacher before the steps, and by teachers that are no networks of this package.
+        Default: everything. An empty one with alpha 0: no teacher is needed at all.
       name, keywords: how it was made; filled in by `methods.get(name).make(**keywords)`.
     """
 
@@ -367,7 +373,7 @@ class Method:
     num_views: int = 1
     views: Callable[[Array], Array] | None = None
     phases: Callable[[int, Optimiser, Network], tuple[Phase, ...]] | None = None
-    needs_teacher: bool = True
+    needs: tuple[str, ...] = NEEDS
     name: str = ''
     keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -410,6 +416,7 @@ class Policy:
       in_batch: (key, batch, logits [B, K]) -> Batch of rows(B) rows; None if the policy does not choose inside a batch.
       observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B], the value to record; None: the
         student's prediction entropy (Eq. 7).
+      needs: what `observe` reads of the teacher, from `NEEDS`.
       name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """
 
@@ -424,5 +431,6 @@ class Policy:
     rows: Callable[[int], int] = _same
     in_batch: Callable[[Array, Batch, Array], Batch] | None = None
     observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None
+    needs: tuple[str, ...] = ()
     name: str = ''
     keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -54,7 +54,7 @@ def run_of(config, name='', dataset=None):
     dataset = dataset_of(config) if dataset is None else dataset
     recipe = recipe_of(config)
     teacher = None
-    if method.needs_teacher or weights.alpha > 0:
+    if method.needs or weights.alpha > 0:
         t = config.teacher
         if t.checkpoint:
             teacher = Teacher.restore(

@@ -46,4 +46,4 @@ def make(*, scale: float = 1.0) -> Method:
         target = jax.lax.stop_gradient(teacher.embed.astype(jnp.float32))
         return LossOut(extra=embedding_loss(projected, target, scale), state=state)
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss, init=init, needs=('embed',))

@@ -36,4 +36,4 @@ def make() -> Method:
             extra = extra + attention_loss(*pair)
         return LossOut(extra=extra, state=state)
 
-    return Method(loss=loss)
+    return Method(loss=loss, needs=('feats',))

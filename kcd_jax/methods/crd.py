@@ -66,4 +66,4 @@ def make(
         )
         return LossOut(extra=extra, state=state)
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss, init=init, needs=('embed',))

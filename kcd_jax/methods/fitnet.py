@@ -86,4 +86,4 @@ def make(*, tap: int = 2) -> Method:
         regressed = regress(params['regressor'], student.feats[tap], target.shape)
         return LossOut(extra=hint(regressed, target), state=state)
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss, init=init, needs=('feats',))

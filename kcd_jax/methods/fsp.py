@@ -78,4 +78,4 @@ def make(*, init_fraction: float = 0.125) -> Method:
         second = Phase('main', epochs, ('student/*',), {'main': main}, (Update(loss, ('student/*',), 'main'),))
         return first, second
 
-    return Method(loss=loss, init=init, phases=phases)
+    return Method(loss=loss, init=init, phases=phases, needs=('feats',))

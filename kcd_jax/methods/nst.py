@@ -42,4 +42,4 @@ def make() -> Method:
             extra = extra + discrepancy(*pair)
         return LossOut(extra=extra, state=state)
 
-    return Method(loss=loss)
+    return Method(loss=loss, needs=('feats',))

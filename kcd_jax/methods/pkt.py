@@ -47,4 +47,4 @@ def make(*, group: int = 64) -> Method:
         del params, batch, clock, key
         return LossOut(extra=neighbour_loss(student.embed, teacher.embed, group), state=state)
 
-    return Method(loss=loss)
+    return Method(loss=loss, needs=('embed',))

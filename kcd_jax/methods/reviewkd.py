@@ -135,4 +135,4 @@ def make(*, warmup: int = 20) -> Method:
         growth = jnp.minimum(clock.phase_epoch.astype(jnp.float32) / warmup, 1.0) if warmup else 1.0
         return LossOut(extra=growth * extra, state=state)
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss, init=init, needs=('preacts', 'embed'))

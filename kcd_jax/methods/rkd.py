@@ -79,4 +79,4 @@ def make(*, distance: float = 25.0, angle: float = 50.0, group: int = 64) -> Met
         )
         return LossOut(extra=extra, state=state)
 
-    return Method(loss=loss)
+    return Method(loss=loss, needs=('embed',))

@@ -39,4 +39,4 @@ def make(*, group: int = 64) -> Method:
         del params, batch, clock, key
         return LossOut(extra=similarity_loss(student.feats[-1], teacher.feats[-1], group), state=state)
 
-    return Method(loss=loss)
+    return Method(loss=loss, needs=('feats',))

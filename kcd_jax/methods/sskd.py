@@ -175,4 +175,4 @@ def make(
         update = Update(loss, ('student/*', 'method/student_head/*'), 'main')
         return first, Phase('main', epochs, ('student/*',), {'main': main}, (update,))
 
-    return Method(loss=loss, init=init, num_views=VIEWS, views=rotations, phases=phases)
+    return Method(loss=loss, init=init, num_views=VIEWS, views=rotations, phases=phases, needs=('logits', 'embed'))

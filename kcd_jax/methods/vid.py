@@ -59,4 +59,4 @@ def make() -> Method:
             extra = extra + variational_loss(params[f'stage{i + 1}'], *pair)
         return LossOut(extra=extra, state=state)
 
-    return Method(loss=loss, init=init)
+    return Method(loss=loss, init=init, needs=('feats',))

@@ -204,6 +204,7 @@ def make(
         records=records,
         mixes=augment != 'none' and not persistent,
         observe=_OBSERVE[value],
+        needs=('logits',) if value == 'teacher_entropy' else (),
     )
 
 

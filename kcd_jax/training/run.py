@@ -108,10 +108,16 @@ class Run:
             return self.student
         return _network(self.student, self.data.num_classes, self.recipe.dtype, self.data.normalization)
 
+    @functools.cached_property
+    def needs(self) -> frozenset[str]:
+        """What the method, the KD term and the policy read of the teacher, from `contracts.NEEDS`."""
+        asked = {*self.method.needs, *self.policy.needs}
+        return frozenset(asked | {'logits'} if self.weights.alpha > 0 else asked)
+
     @property
     def uses_teacher(self) -> bool:
-        """Whether any term of the objective, or the method, looks at the teacher."""
-        return self.method.needs_teacher or self.weights.alpha > 0
+        """Whether any term of the objective, the method or the policy reads the teacher."""
+        return bool(self.needs)
 
     @functools.cached_property
     def teacher_network(self) -> Network | None:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from kcd_jax import methods, objective, plugins
+from kcd_jax import contracts, methods, objective, plugins
 from kcd_jax.contracts import Network, Optimiser, default_phases, table_rows
 from kcd_jax.methods import _parts, sp
 from kcd_jax.trees import leaf_paths, matches
@@ -50,7 +50,7 @@ class Case:
     def run(self, student=None, teacher=None, batch=None, state=None):
         student = self.student if student is None else student
         teacher = self.teacher if teacher is None else teacher
-        teacher = teacher if self.method.needs_teacher else None
+        teacher = teacher if self.method.needs else None
         batch = self.batch if batch is None else batch
         state = self.state if state is None else state
         (loss, out), grads = self._run(self.params, student, state, teacher, batch, jax.random.key(7))
@@ -111,6 +111,16 @@ def hard(case, kind):
     return scaled(case.student), scaled(case.teacher)
 
 
+def test_the_loss_reads_nothing_of_the_teacher_that_needs_does_not_name(case):
+    """What a pass over the teacher leaves out is missing from its outputs."""
+    blank = contracts.Outputs(logits=None)
+    named = [name for name in case.method.needs if name != 'variables']
+    teacher = blank.replace(**{name: getattr(case.teacher, name) for name in named}) if named else None
+    run = jax.value_and_grad(case._loss, argnums=(0, 1), has_aux=True)
+    (loss, _), _ = jax.eval_shape(run, case.params, case.student, case.state, teacher, case.batch, jax.random.key(7))
+    assert loss.dtype == jnp.float32 and set(case.method.needs) <= set(contracts.NEEDS)
+
+
 @pytest.mark.parametrize('kind', ['zero features', 'zero features of the student', 'equal', 'huge logits'])
 def test_value_gradient_and_state_are_finite_at_hard_places(case, kind):
     assert finite(case.run(*hard(case, kind)))
@@ -123,7 +133,7 @@ def test_bfloat16_outputs_give_float32_terms_and_state(case):
         return jax.tree.map(lambda x: x.astype(jnp.bfloat16), outputs)
 
     student = narrow(case.student)
-    teacher = narrow(case.teacher) if case.method.needs_teacher else None
+    teacher = narrow(case.teacher) if case.method.needs else None
     run = jax.value_and_grad(case._loss, argnums=(0, 1), has_aux=True)
     (loss, out), grads = jax.eval_shape(run, case.params, student, case.state, teacher, case.batch, jax.random.key(7))
     assert loss.dtype == out.extra.dtype == jnp.float32
