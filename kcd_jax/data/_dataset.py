@@ -79,14 +79,23 @@ class Images:
         """The points at `index` (i64[M] or bool[N]), in that order; nothing is read."""
         return dataclasses.replace(self, index=self.index[index])
 
-    def training(self, point: int, seed: int, epoch: int) -> np.ndarray:
-        """The view of a point that is trained on, a pure function of the arguments: u8[H, W, 3]."""
+    def training(self, point: int, seed: int, epoch: int, partner: int | None = None) -> np.ndarray:
+        """The view of a point in training, a pure function of the arguments: u8[H, W, 3].
+
+        Args:
+          point: decides, with `seed` and `epoch`, which random crop is drawn, if any.
+          seed: of the run.
+          epoch: from 0.
+          partner: the point that is mixed into `point`, to be seen through the same crop: the same share of its area,
+            aspect and relative position. None: `point` itself.
+        """
+        shown = point if partner is None else partner
         if not self.draws_crops:
-            return self[point]
+            return self[shown]
         if not hasattr(_threads, 'random'):
             _threads.random = np.random.RandomState()
         _threads.random.seed([*seed_words(seed), epoch, point])  # NumPy guarantees these streams (NEP 19)
-        return self.source.crop(int(self.index[point]), _threads.random)
+        return self.source.crop(int(self.index[shown]), _threads.random)
 
 
 @dataclasses.dataclass(frozen=True)

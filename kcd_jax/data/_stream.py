@@ -60,11 +60,13 @@ class Steps:
         partner = image.copy()
         for row, (point, other) in enumerate(zip(points, partners)):
             if other != point:
-                partner[row] = self._view(other)
+                partner[row] = self._view(point, other)
         return {'image': image, 'partner': partner}
 
-    def _view(self, point: int) -> np.ndarray:
-        return self.images.training(point, self.seed, self.epoch) if self.train else self.images[point]
+    def _view(self, point: int, partner: int | None = None) -> np.ndarray:
+        if not self.train:
+            return self.images[point]
+        return self.images.training(point, self.seed, self.epoch, partner)
 
 
 def threads() -> int:

@@ -17,9 +17,10 @@ from PIL import Image
 
 from kcd_jax import data
 from kcd_jax.data import _cache as cache
+from kcd_jax.data import _pictures, _tfds, stream
 from kcd_jax.data import _records as records
-from kcd_jax.data import _tfds, stream
 from tests.data import tiny_tfds
+from tests.data.pictures_test import encoded
 
 STREAMED = data.Loading(stream=True)
 
@@ -181,6 +182,20 @@ def test_crops_are_a_function_of_seed_epoch_and_point(tmp_path: pathlib.Path):
     fresh = train.images.source.crop(1, np.random.RandomState([7, 3, 1]))  # whatever its thread drew before
     np.testing.assert_array_equal(train.images.training(1, 7, 3), fresh)
     assert np.array_equal(train.images[0], train.images[1])  # the two files are equal, and so are they when evaluated
+
+
+def test_a_partner_is_cut_by_the_crop_of_the_point_that_it_is_mixed_into():
+    ramps = np.zeros((3, 40, 60, 3), np.uint8)
+    ramps[..., 0], ramps[..., 1], ramps[..., 2] = np.arange(60), np.arange(40)[:, None], np.arange(3)[:, None, None]
+    source = _pictures.CroppedPictures([encoded(ramp) for ramp in ramps], 16, area=(0.1, 0.5))
+    images = data.Images(source, np.array([2, 0, 1]), (16, 16, 3))
+    [batch] = stream.read(stream.Steps(images, np.array([[0, 1]]), np.array([[1, 1]]), seed=5, epoch=2))
+    image, partner = batch['image'], batch['partner']
+    # The first two channels say where the crop lies, the third which picture it is of.
+    np.testing.assert_array_equal(image[0, ..., :2], partner[0, ..., :2])
+    assert image[0, 0, 0, 2] == 2 and partner[0, 0, 0, 2] == 0
+    np.testing.assert_array_equal(image[1], partner[1])
+    assert not np.array_equal(image[0, ..., :2], image[1, ..., :2])
 
 
 @pytest.mark.slow
