@@ -9,7 +9,7 @@ import re
 import pytest
 
 import benchmarks as bench
-from kcd_jax.report import sweeps, tables
+from kcd_jax.report import tables
 from tests.faults import matrix
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
     """
     if kind == 'table':
         folder, _, reference = source.partition(' --reference=')
-        parts = sweeps.all_tables(tables.collect([ROOT / folder]), reference or 'kd')
+        parts = tables.tables(tables.collect([ROOT / folder]), reference or 'kd')
         wanted = '\n'.join(part.to_markdown() for part in parts)
     elif kind == 'matrix':
         wanted = matrix.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))

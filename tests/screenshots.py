@@ -1,9 +1,9 @@
-"""Opens a report in a real browser without a window and takes its picture, wide and narrow, light and dark.
+"""Takes screenshots of a report in a headless browser: wide and narrow, light and dark.
 
   python tests/screenshots.py runs/digits_kd-1234abcd/report.html pictures/
 
-Needs Chromium (Debian and Ubuntu: `apt-get install chromium`), or the browser that $CHROMIUM names. The suite does
-without one: it checks the report's HTML.
+Needs Chromium (Debian and Ubuntu: `apt-get install chromium`), or the browser named by $CHROMIUM. The test suite needs
+no browser: it checks the report's HTML.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 from PIL import Image
 
 WIDTHS = {'wide': 1280, 'narrow': 400}
-# Of the window; what the page leaves empty below is cut off. No browser draws more than 16,384 pixels.
+# Height of the window; the empty part below the page is cut off. No browser draws more than 16,384 pixels.
 HEIGHT = {'wide': 12_000, 'narrow': 16_000}
 MARGIN = 40
 
 
 def browser() -> str:
-    """The browser's command.
+    """The command of the browser.
 
     Raises:
-      ValueError: there is none.
+      ValueError: no browser is installed.
     """
     names = (os.environ.get('CHROMIUM', ''), 'chromium', 'chromium-browser', 'google-chrome')
     found = next((path for name in names if name and (path := shutil.which(name))), None)
@@ -39,15 +39,15 @@ def browser() -> str:
 
 
 def shoot(page: pathlib.Path, picture: pathlib.Path, form: str, dark: bool) -> None:
-    """Writes the picture of the page as a PNG.
+    """Writes a screenshot of the page as a PNG.
 
     Raises:
       ValueError: the browser drew nothing.
     """
     with tempfile.TemporaryDirectory() as profile:
         command = [
-            browser(), '--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--hide-scrollbars',
-            '--disable-background-networking', '--disable-component-update', '--disable-sync',
+            browser(), '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+            '--hide-scrollbars', '--disable-background-networking', '--disable-component-update', '--disable-sync',
             f'--user-data-dir={profile}', f'--window-size={WIDTHS[form]},{HEIGHT[form]}',
             *(['--enable-features=WebContentsForceDark', '--force-dark-mode'] if dark else []),
             f'--screenshot={picture.resolve()}', page.resolve().as_uri(),
@@ -59,7 +59,7 @@ def shoot(page: pathlib.Path, picture: pathlib.Path, form: str, dark: bool) -> N
 
 
 def trim(picture: pathlib.Path) -> None:
-    """Cuts the empty rows off the end of the picture, but for a margin."""
+    """Cuts the empty rows off the end of a screenshot, up to a margin."""
     with Image.open(picture) as opened:
         image = opened.convert('RGB')
     pixels = np.asarray(image)
@@ -69,7 +69,7 @@ def trim(picture: pathlib.Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Takes the pictures and prints their files; 1 with a line on a mistake."""
+    """Takes the screenshots and prints their files; bad input prints one line and returns 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('report', type=pathlib.Path)
     parser.add_argument('folder', type=pathlib.Path)
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(picture)
     except ValueError as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

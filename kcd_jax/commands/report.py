@@ -1,4 +1,4 @@
-"""Command line: python -m kcd_jax report table|report|figures|kr PATHS..."""
+"""The `report` command: tables, figures and pages of finished runs."""
 
 from __future__ import annotations
 
@@ -9,106 +9,165 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from kcd_jax import data
 from kcd_jax.methods import _recoding as recoding
-from kcd_jax.report import comparison, sweeps, tables
+from kcd_jax.policies import reuse
+from kcd_jax.report import paper_results, tables
+from kcd_jax.report.comparisons import rows_of, split
 from kcd_jax.report.papers import TABLES
-from kcd_jax.report.records import run_folder
+from kcd_jax.report.records import Files, run_folder
+
+EXAMPLES = """examples:
+  python -m kcd_jax report table results/digits --format=markdown
+  python -m kcd_jax report page runs/digits
+  python -m kcd_jax report figures runs/digits --folder=figures --format=svg
+  python -m kcd_jax report papers runs --table=kcd_table1
+  python -m kcd_jax report condensed-set runs/digits/kcd/trial_0 kept
+"""
+
+
+def _say(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f'left out: {line}', file=sys.stderr)
 
 
 def _collect(paths: Sequence[str]) -> list[dict]:
     damaged: list[str] = []
     summaries = tables.collect(paths, damaged)
-    for line in damaged:
-        print(f'left out: {line}', file=sys.stderr)
+    _say(damaged)
     if not summaries:
         raise ValueError(f'no finished run under {", ".join(paths)}; a run leaves summary.json when it has finished')
     return summaries
 
 
-def _table(arguments: argparse.Namespace) -> str:
+def _write_tables(found: Sequence[tables.Table], arguments: argparse.Namespace) -> None:
     write = {'text': tables.Table.to_text, 'markdown': tables.Table.to_markdown, 'csv': tables.Table.to_csv}
-    summaries = _collect(arguments.paths)
-    if not arguments.paper:
-        found = sweeps.all_tables(summaries, arguments.reference) + comparison.paper_tables(summaries)
+    text = '\n\n'.join(write[arguments.format](table).rstrip('\n') for table in found) + '\n'
+    if arguments.output:
+        Path(arguments.output).write_text(text, encoding='utf-8')
+        print(arguments.output)
     else:
-        wanted = list(TABLES) if 'all' in arguments.paper else arguments.paper
-        found = [comparison.paper_table(name, summaries) for name in wanted]
-    return '\n\n'.join(write[arguments.format](table).rstrip('\n') for table in found) + '\n'
+        print(text, end='')
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    summaries = _collect(arguments.paths)
+    _write_tables([*tables.tables(summaries, arguments.reference), *paper_results.paper_tables(summaries)], arguments)
+
+
+def _papers(arguments: argparse.Namespace) -> None:
+    names = [arguments.table] if arguments.table else list(TABLES)
+    summaries = tables.collect(arguments.paths, damaged := [])
+    _say(damaged)
+    _write_tables([paper_results.paper_table(name, summaries) for name in names], arguments)
 
 
 def _pictures(summaries: Sequence[dict]) -> dict[str, Any]:
-    """The training images of the runs, for a gallery; {} with a line on stderr where they cannot be had."""
+    """The training images of the runs, for a gallery; {} if the runs have several datasets, or none that loads."""
     shown = [run for run in summaries if run_folder(run) and list(run_folder(run).glob('knowledge/stage_*.npz'))]
-    settings = {json.dumps(run['config'].get('data'), sort_keys=True) for run in shown}
-    if len(settings) != 1:
+    sources = {json.dumps((run.get('run') or {}).get('data'), sort_keys=True) for run in shown}
+    if len(sources) != 1:
         return {}
-    from ml_collections import ConfigDict
-
-    from kcd_jax.experiments import bridge
-
     try:
-        dataset = bridge.dataset_of(ConfigDict(shown[0]['config']))
-    except (KeyError, AttributeError) as error:
-        print(f'no gallery of images: the configuration of the runs lacks {error}', file=sys.stderr)
-        return {}
+        source = json.loads(sources.pop()) or {}
+        parts = {key: source[key] for key in ('validation', 'seed', 'num_points')}
+        dataset = data.load(source['name'], source['dir'] or None, **parts)
+    except KeyError as error:
+        print(f'no gallery of images: the description of the runs lacks data.{error.args[0]}', file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f'no gallery of images: {error}', file=sys.stderr)
-        return {}
-    names = {'labels': dataset.train.labels, 'class_names': dataset.class_names}
-    return {'images': dataset.train.images, **names}
+    else:
+        train = dataset.train
+        return {'images': train.images, 'labels': train.labels, 'class_names': dataset.class_names}
+    return {}
 
 
-def _report(arguments: argparse.Namespace) -> str:
-    # Only here: matplotlib is slow to import, and a table does without it.
-    from kcd_jax.report import report
+def _page(arguments: argparse.Namespace) -> None:
+    # Imported here: matplotlib is slow to import, and tables do not need it.
+    from kcd_jax.report import page
 
-    written = []
     for path in arguments.paths:
         found = tables.collect([path], []) if Path(path).exists() else []
-        written.append(f'{report.write(path, **_pictures(found), reference=arguments.reference)}\n')
-    return ''.join(written)
+        problems: list[str] = []
+        print(page.write(path, **_pictures(found), reference=arguments.reference, problems=problems))
+        _say(problems)
 
 
-def _figures(arguments: argparse.Namespace) -> str:
-    from kcd_jax.report import drawings, parts, report
+def _figures(arguments: argparse.Namespace) -> None:
+    if arguments.kr:
+        return _kr(arguments)
+    if not arguments.paths:
+        raise ValueError('give folders of runs, or of results')
+    from kcd_jax.report import content, drawings
 
-    summaries = _collect(arguments.paths)
+    summaries, files = _collect(arguments.paths), Files()
     pictures = _pictures(summaries)
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    found = parts.split(summaries, arguments.reference)
-    for place, part in enumerate(found):
-        prefix = '' if len(found) == 1 else f'{part.sweep or f"experiment_{place + 1}"}_'
-        drawn = drawings.of_run(part.runs[0]) if len(part.runs) == 1 else part.draw()
-        shown = None if part.sweep else drawings.shown_run(part.runs)
+    comparisons = split(summaries, arguments.reference)
+    for place, comparison in enumerate(comparisons):
+        single = len(comparison.runs) == 1
+        drawn = drawings.of_run(comparison.runs[0], files) if single else drawings.of_comparison(comparison, files)
+        shown = drawings.shown_run(comparison)
         if shown and pictures:
-            named = report.Pictures(**pictures)
-            drawn.append(drawings.gallery(shown, named.images, named.name))
-        for one in drawn:
+            name = content.Pictures(**pictures).name
+            drawn.append(drawings.gallery(shown, pictures['images'], name, files))
+        prefix = '' if len(comparisons) == 1 else f'{comparison.sweep or f"experiment_{place + 1}"}_'
+        for one in filter(None, drawn):
             path = folder / f'{prefix}{one.name}.{arguments.format}'
             one.figure.savefig(path, dpi=200)
-            written.append(f'{path}: {one.alt}\n')
-    return ''.join(written)
+            if one.data:
+                path.with_suffix('.csv').write_text(one.to_csv(), encoding='utf-8')
+            print(f'{path}: {one.alt}')
+    _say(files.problems)
+    return None
 
 
-def _kr_penalties(arguments: argparse.Namespace) -> tuple[Any, str]:
-    import numpy as np
-
+def _kr(arguments: argparse.Namespace) -> None:
+    """One figure of the KR paper, as kr_fig<N>."""
     from kcd_jax.report import kr
 
-    gradient = np.linspace(-1.5, 1.5, 601).astype(np.float32)
-    ours = {epsilon: np.asarray(recoding.penalty(gradient, epsilon)) for epsilon in (0.25, 0.5, 1.0)}
-    penalties = {'sparse recoding, ε = 0.5': ours[0.5], 'L1': np.abs(gradient), 'L2': gradient**2}
-    return kr.penalty_curves(gradient, penalties, {f'ε = {e:g}': curve for e, curve in ours.items()}), ''
+    lines: list[str] = []
+    if arguments.kr == '2':
+        gradient = np.linspace(-1.5, 1.5, 601).astype(np.float32)
+        ours = {epsilon: np.asarray(recoding.penalty(gradient, epsilon)) for epsilon in (0.25, 0.5, 1.0)}
+        penalties = {'sparse recoding, ε = 0.5': ours[0.5], 'L1': np.abs(gradient), 'L2': gradient**2}
+        figure = kr.penalty_curves(gradient, penalties, {f'ε = {e:g}': curve for e, curve in ours.items()})
+    elif arguments.kr == '6':
+        names = ('cifar100', 'tcifar100')
+        figure = kr.examples({name: data.load(name, arguments.data or None).train.images[:8] for name in names})
+    elif not arguments.paths:
+        raise ValueError(f'figure {arguments.kr} is drawn from runs; give their folders')
+    elif arguments.kr == '4':
+        figure = kr.kernels(_kernels(_collect(arguments.paths), arguments.paths))
+    else:
+        if [Path(path).suffix for path in arguments.paths] == ['.json']:
+            curves = kr.read_curves(arguments.paths[0])
+        else:
+            files = Files()
+            curves = kr.training_curves(rows_of(_collect(arguments.paths)), files)
+            _say(files.problems)
+        if not curves:
+            raise ValueError(f'no run of KR under {", ".join(arguments.paths)} has a log of its training')
+        if arguments.curves:
+            Path(arguments.curves).write_text(json.dumps(curves, separators=(',', ':')) + '\n', encoding='utf-8')
+        reference = 'dense' if arguments.reference == 'kd' else arguments.reference
+        figure, lines = kr.convergence(curves), kr.reading(curves, reference)
+    folder = Path(arguments.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'kr_fig{arguments.kr}.{arguments.format}'
+    figure.savefig(path, dpi=150)
+    print(*lines, path, sep='\n')
 
 
-def _kr_kernels(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from kcd_jax.report import kr
+def _kernels(summaries: Sequence[dict], paths: Sequence[str]) -> dict[str, np.ndarray]:
+    """The first convolution after the stem of the student of each row."""
     from kcd_jax.teachers import teacher
 
-    of_runs = {}
-    for run in _collect(arguments.paths):
+    of_runs: dict[str, np.ndarray] = {}
+    for run in summaries:
         folder = run_folder(run)
         if folder and run['name'] not in of_runs and run['name'] != 'teacher':
             tensors = teacher.load(folder / teacher.FILE)[0]
@@ -116,95 +175,73 @@ def _kr_kernels(arguments: argparse.Namespace) -> tuple[Any, str]:
             layers = [name for name in found if tensors[name].ndim == 4 and tensors[name].shape[2] > 3]
             of_runs[run['name']] = tensors[min(layers)]
     if not of_runs:
-        raise ValueError(f'no run under {", ".join(arguments.paths)} still has its student; give folders of runs')
-    return kr.kernels(of_runs), ''
+        raise ValueError(f'no run under {", ".join(paths)} still has its student; give folders of runs')
+    return of_runs
 
 
-def _kr_convergence(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from kcd_jax.report import kr
-
-    if [Path(path).suffix for path in arguments.paths] == ['.json']:
-        curves = kr.read_curves(arguments.paths[0])
-    else:
-        curves = kr.training_curves([run for run in _collect(arguments.paths) if run['method'] == 'kr'])
-    if arguments.curves:
-        Path(arguments.curves).write_text(json.dumps(curves, separators=(',', ':')) + '\n', encoding='utf-8')
-    return kr.convergence(curves), '\n'.join(kr.reading(curves, arguments.reference)) + '\n'
-
-
-def _kr_examples(arguments: argparse.Namespace) -> tuple[Any, str]:
-    from kcd_jax import data
-    from kcd_jax.report import kr
-
-    names = ('cifar100', 'tcifar100')
-    return kr.examples({name: data.load(name, arguments.data or None).train.images[:8] for name in names}), ''
-
-
-def _kr(arguments: argparse.Namespace) -> str:
-    draw = {'2': _kr_penalties, '4': _kr_kernels, '5': _kr_convergence, '6': _kr_examples}[arguments.figure]
-    if arguments.figure in '45' and not arguments.paths:
-        raise ValueError(f'figure {arguments.figure} is drawn from runs; give their folders')
-    figure, text = draw(arguments)
-    figure.savefig(arguments.png, dpi=150)
-    return f'{text}{arguments.png}\n'
-
-
-def _add_reference(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--reference', default='kd', help='the run that the others are compared with (default: kd)')
+def _condensed_set(arguments: argparse.Namespace) -> None:
+    arrays, listed = reuse.export(arguments.folder, arguments.out)
+    with np.load(arrays) as stored:
+        print(f'{len(stored["index"]):,} points, {int((stored["epsilon"] > 0).sum()):,} of them mixed')
+    print(f'written to {arrays} and {listed}')
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog='python -m kcd_jax report', description='Tables, reports and figures of finished runs.'
+        prog='python -m kcd_jax report',
+        description='Tables, figures and pages of finished runs.',
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest='command', required=True)
-    table = commands.add_parser('table', help='mean, deviation, paired difference and cost over seeds')
-    table.add_argument('paths', nargs='+', help='folders of runs, folders of results, or JSON files')
-    table.add_argument('--format', choices=('text', 'markdown', 'csv'), default='text')
-    _add_reference(table)
-    table.add_argument(
-        '--paper',
-        action='append',
-        metavar='NAME',
-        help="a paper's table (kcd_table1, ...; all) with our results in it; may be repeated. Without it: the "
-        "experiments, and the papers' tables into which some of the runs belong",
-    )
-    table.add_argument('--output', help='write to this file instead of the terminal')
-    table.set_defaults(run=_table)
-    report = commands.add_parser('report', help='report.html in each folder: a run, or several')
-    report.add_argument('paths', nargs='+', help='folders of runs, or of results')
-    _add_reference(report)
-    report.set_defaults(run=_report)
-    kr = commands.add_parser('kr', help="the KR paper's figures")
-    kr.add_argument('paths', nargs='*', help='folders of runs (figures 4 and 5), or the file of --curves (figure 5)')
-    kr.add_argument('--figure', choices=('2', '4', '5', '6'), required=True)
-    kr.add_argument('--png', required=True, help='the file to write')
-    kr.add_argument('--curves', help='also keep what figure 5 draws, as JSON')
-    kr.add_argument('--reference', default='dense', help='the run that the others are compared with (default: dense)')
-    kr.add_argument('--data', help='where the prepared data of figure 6 are')
-    kr.set_defaults(run=_kr)
-    figures = commands.add_parser('figures', help='each figure as a file')
-    figures.add_argument('paths', nargs='+', help='folders of runs, or of results')
-    _add_reference(figures)
-    figures.add_argument('--folder', default='figures', help='where they go (default: figures)')
-    figures.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png')
-    figures.set_defaults(run=_figures)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+
+    def command(name: str, run: Any, words: str, paths: str = '+') -> argparse.ArgumentParser:
+        lines = [line for line in EXAMPLES.splitlines() if f' report {name} ' in line]
+        added = commands.add_parser(
+            name,
+            help=words,
+            description=words,
+            epilog='\n'.join(['example:', *lines]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if paths:
+            added.add_argument('paths', nargs=paths, metavar='PATH', help='folder of runs or results, or a JSON file')
+        added.set_defaults(run=run)
+        return added
+
+    table = command('table', _table, 'accuracy, paired differences and cost over seeds')
+    papers = command('papers', _papers, "the papers' tables with our results", '*')
+    papers.add_argument('--table', metavar='NAME', help='one table, as kcd_table1 (default: all)')
+    for one in (table, papers):
+        one.add_argument(
+            '--format', choices=('text', 'markdown', 'csv'), default='text', help='output format (default: text)'
+        )
+        one.add_argument('--output', metavar='FILE', help='write to this file (default: print)')
+    page = command('page', _page, 'report.html and report.csv in each folder')
+    drawn = command('figures', _figures, 'each figure as a file, with its numbers as CSV', '*')
+    drawn.add_argument('--folder', default='figures', metavar='DIR', help='output folder (default: figures)')
+    drawn.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png', help='file format (default: png)')
+    drawn.add_argument('--kr', choices=('2', '4', '5', '6'), help='draw this figure of the KR paper instead')
+    drawn.add_argument('--curves', metavar='FILE', help='with --kr=5, also write the curves as JSON')
+    drawn.add_argument('--data', metavar='DIR', help='with --kr=6, folder of the prepared datasets')
+    for one in (table, page, drawn):
+        one.add_argument(
+            '--reference', default='kd', metavar='ROW', help='row that the others are compared with (default: kd)'
+        )
+    condensed = command('condensed-set', _condensed_set, "export a run's final set as OUT.npz and OUT.txt", '')
+    condensed.add_argument('folder', metavar='RUN', help='folder of a run that condensed its points')
+    condensed.add_argument('out', metavar='OUT', help='path of the two files, without suffix')
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; a user's mistake is one line and exit status 1."""
-    parsed = _parser().parse_args(arguments)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; bad input prints one line and returns 2."""
+    arguments = _parser().parse_args(argv)
     try:
-        text = parsed.run(parsed)
-        if getattr(parsed, 'output', None):
-            Path(parsed.output).write_text(text, encoding='utf-8')
-            print(parsed.output)
-        else:
-            print(text, end='')
+        arguments.run(arguments)
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 

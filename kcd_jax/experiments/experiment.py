@@ -113,16 +113,16 @@ def finish(workdir: pathlib.Path, results: list[Result], dataset: Dataset, refer
     """
     if not distributed.is_first():
         return
-    from kcd_jax.report import report, tables
+    from kcd_jax.report import page, tables
 
-    found = tables.experiment_tables(tables.collect([workdir]), reference)
+    found = tables.tables(tables.collect([workdir]), reference)
     console.say('\n\n'.join(table.to_text() for table in found))
     pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
     try:
         for result in results:
-            if not (result.workdir / report.NAME).exists():
-                report.write(result.workdir, **pictures)
-        console.say(f'report: {report.write(workdir, **pictures, reference=reference)}')
+            if not (result.workdir / page.NAME).exists():
+                page.write(result.workdir, **pictures)
+        console.say(f'report: {page.write(workdir, **pictures, reference=reference)}')
     except OSError as error:
         raise OSError(
             f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '

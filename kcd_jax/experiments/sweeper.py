@@ -18,7 +18,7 @@ from tqdm import tqdm
 from kcd_jax.experiments import bridge, cells, experiment
 from kcd_jax.experiments.cells import Sweep
 from kcd_jax.experiments.tasks import Task, name_of, told_of
-from kcd_jax.report import comparison, sweeps, tables
+from kcd_jax.report import paper_results, tables
 from kcd_jax.runtime import console, files, runlog, sharding
 from kcd_jax.training import loop
 
@@ -78,7 +78,7 @@ class Sweeper:
     def stored(self, task: Task) -> dict[str, Any] | None:
         """The published result of a run: its own, that of its folder, or that of another sweep with the same run."""
         summary = files.read_json(task.result)
-        if summary is not None and cells.same_run(summary['config'], task.config.to_dict()):
+        if summary is not None and 'config' in summary and cells.same_run(summary['config'], task.config.to_dict()):
             card = task.cell.card(self.name, self.sweep)
             if summary['cell'] != card:  # the sweep was renamed, or compares with other rows now
                 summary['cell'] = card
@@ -99,7 +99,7 @@ class Sweeper:
         keys = {'seed': task.seed, 'method': task.config.method.name, 'policy': task.config.policy.name}
         for summary in self.others:
             alike = all(summary[key] == value for key, value in keys.items())
-            if alike and cells.same_run(summary['config'], task.config.to_dict()):
+            if alike and 'config' in summary and cells.same_run(summary['config'], task.config.to_dict()):
                 return {key: value for key, value in summary.items() if not key.startswith('_')}
         return None
 
@@ -260,11 +260,11 @@ class Sweeper:
         self.collect()
         if self.sweep.paper:
             summaries = list(self.done.values())
-            return [comparison.paper_table(self.sweep.paper, summaries, only_ours=bool(summaries))]
+            return [paper_results.paper_table(self.sweep.paper, summaries, only_ours=bool(summaries))]
         folder = self.tasks[0].result.parent
         found = tables.collect([folder]) if folder.is_dir() else []
         cards = [task.cell.card(self.name, self.sweep) for task in self.tasks if task.seed == 0]
-        return sweeps.sweep_tables(found, cards)
+        return tables.tables(found, expected=cards)
 
 
 def _outcome(job: Callable[[], loop.Result]) -> loop.Result | Exception:

@@ -1,7 +1,7 @@
 """The final set of another run, from the first epoch on (KCD Fig. 4), for the same pair of networks or another one.
 
     python -m kcd_jax.main --config=FILE:words --config.policy.reuse=RUN [--config.policy.mode=ds]
-    python -m kcd_jax.policies.reuse export RUN OUT      OUT.npz and OUT.txt, for use elsewhere
+    python -m kcd_jax report condensed-set RUN OUT       OUT.npz and OUT.txt, for use elsewhere
 
 RUN is the folder of a run that condensed (<workdir>/kcd/trial_0). Modes: 'vaks', the kept points with the dropped ones
 mixed in as at that run's end; 'ds', direct selection, the kept points as they are. `--config.policy.reuse=RUN` is short
@@ -10,10 +10,8 @@ for the words `policy=reuse` and `--config.policy.run=RUN`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
-import sys
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -121,26 +119,3 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
         return new, state
 
     return Policy(when=lambda epoch, epochs: epoch == 0, replan=replan, keep_counts=keep_counts, mixes=mode == 'vaks')
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; a user's mistake is one line and status 2."""
-    parser = argparse.ArgumentParser(prog='python -m kcd_jax.policies.reuse', description='The final set of a run.')
-    commands = parser.add_subparsers(dest='command', required=True)
-    way_out = commands.add_parser('export', help='the kept points as OUT.npz and, one index a line, OUT.txt')
-    way_out.add_argument('run', help='folder of a run that condensed')
-    way_out.add_argument('out', help='path of the two files, without their suffix')
-    arguments = parser.parse_args(argv)
-    try:
-        arrays, listed = export(arguments.run, arguments.out)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    with np.load(arrays) as stored:
-        print(f'{len(stored["index"]):,} points, {int((stored["epsilon"] > 0).sum()):,} of them mixed')
-    print(f'written to {arrays} and {listed}')
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

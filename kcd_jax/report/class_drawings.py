@@ -1,4 +1,4 @@
-"""From the files of runs to the figures of classes and points: what was chosen, and what was learnt of it."""
+"""From the files of runs to figures by class and by point: what was selected, and what was learnt."""
 
 from __future__ import annotations
 
@@ -8,152 +8,167 @@ from typing import Any
 import numpy as np
 
 from kcd_jax.report import class_figures, figures, names
-from kcd_jax.report.drawing import Drawing
-from kcd_jax.report.groups import Group
-from kcd_jax.report.records import number, read_metrics, read_points, read_stages, run_folder, series
+from kcd_jax.report.comparisons import Row
+from kcd_jax.report.figures import Drawing
+from kcd_jax.report.records import Files, number, series
 
 Summary = Mapping[str, Any]
-# More runs than these make a figure of classes that nobody can read.
+# A figure by class of more runs than these is unreadable.
 MAX_RUNS, MAX_PANELS = 4, 3
 
 
-def chosen_runs(groups: Sequence[Group]) -> dict[str, Summary]:
-    """{label: a run} of the rows that choose among the points and, to compare, of the one that takes all of them."""
-    shown = [group for group in groups if group.policy != 'none']
-    whole = [group for group in groups if group.policy == 'none' and group.method != 'none'][:1]
-    return {group.label: group.runs[0] for group in (*whole, *shown)[:MAX_RUNS]} if shown else {}
+def selecting_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows that select points, after the first one that trains on all of them; [] if no row selects."""
+    finished = [row for row in rows if row.runs]
+    selecting = [row for row in finished if row.policy != 'none']
+    whole = [row for row in finished if row.policy == 'none' and row.method != 'none'][:1]
+    return [*whole, *selecting][:MAX_RUNS] if selecting else []
 
 
-def visits(run: Summary) -> np.ndarray | None:
-    """i64[E, K]: points of each class that each epoch trained on; None where the run has no record of it."""
-    folder = run_folder(run)
-    totals = [entry['by_class'] for entry in (read_metrics(folder) if folder else []) if entry.get('kind') == 'visits']
+def visits(run: Summary, files: Files) -> np.ndarray | None:
+    """i64[E, K]: points of each class trained on in each epoch; None if the run did not record them."""
+    totals = [entry['by_class'] for entry in files.metrics(run) if entry.get('kind') == 'visits']
     if not totals or len({len(total) for total in totals}) > 1:
         return None
     return np.diff(np.asarray(totals, np.int64), axis=0, prepend=np.zeros((1, len(totals[0])), np.int64))
 
 
 def class_accuracy(run: Summary) -> np.ndarray | None:
-    """f64[K] of a run, NaN for a class without test images; None where it was not measured."""
+    """f64[K], NaN for a class without test images; None if it was not measured."""
     values = run.get('class_accuracy')
     return None if not values else np.array([np.nan if value is None else value for value in values], float)
 
 
-def distances(runs: Mapping[str, Summary]) -> Drawing | None:
-    """How far from their class's centre the points trained on lie."""
-    read = {label: read_points(run_folder(run)) for label, run in runs.items()}
+def _distances(runs: Mapping[str, Summary], files: Files) -> Drawing | None:
+    read = {label: files.points(run) for label, run in runs.items()}
     points = {
         label: (arrays['distance'], arrays['count'])
         for label, arrays in read.items()
-        if 'distance' in arrays and arrays['count'].any()
+        if {'distance', 'count'} <= set(arrays) and arrays['count'].any()
     }
     if not points:
         return None
     means = ', '.join(f'{label} {np.average(d, weights=n) / np.mean(d):.2f}' for label, (d, n) in points.items())
-    alt = f"Densities of the distance to the class's centre, every visit counted; all points: 1. Means: {means}."
-    return Drawing(
-        'distance_to_centre', 'Where the points trained on lie', alt, class_figures.distance_to_centre(points)
-    )
+    alt = f'Densities of the distance from the class mean, weighted by visits; all points: 1. Means: {means}.'
+    figure = class_figures.distance_to_centre(points)
+    return Drawing('distance_to_centre', 'Where the points trained on lie', alt, figure)
 
 
-def teacher_entropies(runs: Mapping[str, Summary]) -> Drawing | None:
-    """How hard the teacher finds what each epoch trains on."""
+def _teacher_entropies(runs: Mapping[str, Summary], files: Files) -> Drawing | None:
     curves = {}
     for label, run in runs.items():
-        folder = run_folder(run)
-        epochs, entropy = series(read_metrics(folder), 'train', 'teacher_entropy') if folder else ([], [])
+        epochs, entropy = series(files.metrics(run), 'train', 'teacher_entropy')
         if epochs:
             curves[label] = (np.array(epochs), np.array(entropy))
     if not curves:
         return None
     ends = ', '.join(f'{label} {entropy[-1]:.3f}' for label, (_, entropy) in curves.items())
-    alt = f'Line chart of the entropy of the teacher on what was trained on, by epoch. Last, in nats: {ends}.'
+    alt = f"Line chart of the teacher's entropy on the points trained on, by epoch. Last, in nats: {ends}."
+    data = [{'run': label, 'epoch': int(epoch), 'teacher_entropy': value}
+            for label, pair in curves.items() for epoch, value in zip(*pair, strict=True)]  # fmt: skip
     figure = class_figures.teacher_entropy_over_training(curves)
-    return Drawing('teacher_entropy', 'How hard the teacher finds it', alt, figure)
+    return Drawing('teacher_entropy', 'How hard the points are for the teacher', alt, figure, data)
 
 
-def classes(runs: Mapping[str, Summary]) -> list[Drawing]:
-    """Sampling and accuracy by class; [] where no run recorded both."""
-    counts = {label: visits(run) for label, run in runs.items()}
-    accuracy = {label: class_accuracy(run) for label, run in runs.items()}
-    known = [label for label in runs if counts[label] is not None and accuracy[label] is not None]
-    known = [label for label in known if np.isfinite(accuracy[label]).all()]
-    if not known:
+def by_class(rows: Sequence[Row], files: Files) -> list[Drawing]:
+    """Visits and accuracy by class, means over the seeds; [] if no row recorded both.
+
+    Args:
+      rows: the first is the reference.
+      files: to read from.
+    """
+    counts, accuracy, heat, labels = {}, {}, {}, []
+    for row in rows:
+        known = [(visits(run, files), class_accuracy(run), run) for run in row.runs]
+        known = [one for one in known if one[0] is not None and one[1] is not None and np.isfinite(one[1]).all()]
+        if not known:
+            continue
+        label = f'{row.label}, n = {len(known)}'
+        labels.append(label)
+        counts[label] = np.mean([count.sum(axis=0) for count, _, _ in known], axis=0)
+        accuracy[label] = np.mean([values for _, values, _ in known], axis=0)
+        if row.policy != 'none' and len(heat) < MAX_PANELS:
+            count, values, run = known[0]
+            heat[f'{row.label}, seed {run["seed"]}'] = (count, values)
+    if not labels:
         return []
-    totals = {label: (counts[label].sum(axis=0), accuracy[label]) for label in known}
-    spread = ', '.join(f'{label} from {visited.min():,} to {visited.max():,}' for label, (visited, _) in totals.items())
+    spread = ', '.join(f'{label} from {counts[label].min():,.0f} to {counts[label].max():,.0f}' for label in labels)
+    worst = ', '.join(f'{label} {100 * accuracy[label].min():.1f} %' for label in labels)
+    data = [{'run': label, 'class': place, 'visits': count, 'accuracy': value}
+            for label in labels
+            for place, (count, value) in enumerate(zip(counts[label], accuracy[label], strict=True))]  # fmt: skip
+    single = ' A single seed each.' if all(label.endswith('n = 1') for label in labels) else ''
     drawn = [
         Drawing(
             'sampling_and_accuracy',
             'Are hard classes trained on more often?',
-            f'Scatter plot of the visits and the test accuracy of each class. Visits: {spread}.',
-            class_figures.sampling_and_accuracy(totals),
+            f'Scatter plot of the visits and the test accuracy of each class. Visits: {spread}.{single}',
+            class_figures.sampling_and_accuracy({label: (counts[label], accuracy[label]) for label in labels}),
+            data,
         ),
         Drawing(
-            'sorted_class_accuracy',
+            'class_accuracy',
             'Which classes gain',
-            'Line chart of the test accuracy by class. Worst class: '
-            + ', '.join(f'{label} {100 * accuracy[label].min():.1f} %' for label in known)
-            + '.',
-            class_figures.sorted_class_accuracy({label: accuracy[label] for label in known}),
+            f'Dot plot of the test accuracy of each class. Worst class: {worst}.{single}',
+            class_figures.class_accuracy(accuracy),
+            data,
         ),
     ]
-    choosing = [label for label in known if runs[label]['policy'] != 'none'][:MAX_PANELS]
-    if choosing:
-        drawn.append(
-            Drawing(
-                'class_heat_map',
-                'What each epoch trained on',
-                f'Heat map of the points of each class in each epoch, for {", ".join(choosing)}.',
-                class_figures.class_heat_map(
-                    {label: counts[label] for label in choosing}, {label: accuracy[label] for label in choosing}
-                ),
-            )
-        )
+    if heat:
+        alt = f'Heat map of the points of each class in each epoch, for {"; ".join(heat)}.'
+        panels = ({label: one[place] for label, one in heat.items()} for place in (0, 1))
+        figure = class_figures.class_heat_map(*panels)
+        drawn.append(Drawing('class_heat_map', 'Classes trained on in each epoch', alt, figure))
     return drawn
 
 
-def ratios(groups: Sequence[Group]) -> Drawing | None:
-    """Accuracy against the share that is kept; None unless a policy ran with several."""
+def ratios(rows: Sequence[Row]) -> Drawing | None:
+    """Accuracy against the fraction kept; None unless a policy ran with several fractions."""
     found: dict[str, list[tuple[float, float, float]]] = {}
     level = None
-    for group in groups:
-        sample, ratio = group.sample('accuracy'), number(group.runs[0], 'config', 'policy', 'ratio')
+    for row in rows:
+        sample = row.sample('accuracy')
         if sample.mean is None:
             continue
-        if (group.method, group.policy) == ('kd', 'none') and level is None:
+        ratio = number(row.runs[0], 'run', 'policy', 'ratio')
+        if (row.method, row.policy) == ('kd', 'none') and level is None:
             level = sample.mean
-        elif ratio is not None and group.policy != 'none':
-            name = names.display_name(group.method, group.policy)
+        elif ratio is not None and row.policy != 'none':
+            name = names.display_name(row.method, row.policy)
             found.setdefault(name, []).append((ratio, sample.mean, np.nan if sample.sd is None else sample.sd))
-    runs = {name: np.array(sorted(rows)).T for name, rows in found.items() if len({row[0] for row in rows}) > 1}
+    runs = {name: np.array(sorted(marks)).T for name, marks in found.items() if len({mark[0] for mark in marks}) > 1}
     if not runs:
         return None
     said = '; '.join(
-        f'{name}: ' + ', '.join(f'{100 * y:.2f} % at ratio {x:g}' for x, y in zip(rows[0], rows[1], strict=True))
-        for name, rows in runs.items()
+        f'{name}: ' + ', '.join(f'{100 * y:.2f} % at ratio {x:g}' for x, y in zip(marks[0], marks[1], strict=True))
+        for name, marks in runs.items()
     )
-    figure = class_figures.accuracy_against_ratio({name: tuple(rows) for name, rows in runs.items()}, level)
-    return Drawing('accuracy_against_ratio', 'Accuracy against the share kept', f'Line chart. {said}.', figure)
+    data = [dict(zip(('run', 'ratio', 'accuracy_mean', 'accuracy_sd'), (name, *map(float, mark)), strict=True))
+            for name, marks in runs.items() for mark in marks.T]  # fmt: skip
+    figure = class_figures.accuracy_against_ratio({name: tuple(marks) for name, marks in runs.items()}, level)
+    title = 'Accuracy against the fraction kept'
+    return Drawing('accuracy_against_ratio', title, f'Line chart. {said}.', figure, data)
 
 
-def reuse(groups: Sequence[Group]) -> Drawing | None:
-    """Runs that start from another run's set, beside the others; None where there are none."""
-    if not any(group.policy == 'reuse' for group in groups):
+def reuse(rows: Sequence[Row]) -> Drawing | None:
+    """Runs that train on another run's condensed set, next to the others; None if there are none."""
+    if not any(row.policy == 'reuse' for row in rows):
         return None
-    rows = [(group.label, group.sample('accuracy')) for group in groups]
-    rows = [(label, sample) for label, sample in rows if sample.mean is not None]
-    labels = [label for label, _ in rows]
-    said = '; '.join(f'{label} {100 * sample.mean:.2f} %' for label, sample in rows)
-    level = next((group.label for group in groups if (group.method, group.policy) == ('kd', 'none')), '')
-    figure = figures.accuracies(labels, [sample.mean for _, sample in rows], [sample.sd for _, sample in rows], level)
-    return Drawing('reuse', 'Reuse of condensed sets', f'Dot plot of the accuracy. {said}.', figure)
+    marks = [(row.label, row.sample('accuracy')) for row in rows]
+    marks = [(label, sample) for label, sample in marks if sample.mean is not None]
+    said = '; '.join(f'{label} {100 * sample.mean:.2f} %' for label, sample in marks)
+    level = next((row.label for row in rows if (row.method, row.policy) == ('kd', 'none')), '')
+    samples = [sample for _, sample in marks]
+    means, deviations = [sample.mean for sample in samples], [sample.sd for sample in samples]
+    figure = figures.accuracies([label for label, _ in marks], means, deviations, level)
+    data = [{'run': label, 'accuracy_mean': sample.mean, 'accuracy_sd': sample.sd, 'n': sample.n}
+            for label, sample in marks]  # fmt: skip
+    return Drawing('reuse', 'Reuse of condensed sets', f'Dot plot of the accuracy. {said}.', figure, data)
 
 
-def of_points(run: Summary, label: str) -> list[Drawing]:
-    """What the teacher makes of the kept and of the dropped points, and what the student took over from it."""
-    folder = run_folder(run)
-    arrays, stages = read_points(folder), read_stages(folder, 1) if folder else []
+def of_points(run: Summary, files: Files) -> list[Drawing]:
+    """The teacher's entropy on kept and dropped points, and how the student's logits correlate."""
+    arrays, stages = files.points(run), files.stages(run, 1)
     drawn = []
     if stages and 'teacher_entropy' in arrays and len(arrays['teacher_entropy']) == len(stages[-1].kept):
         entropy, kept = arrays['teacher_entropy'], stages[-1].kept
@@ -163,14 +178,17 @@ def of_points(run: Summary, label: str) -> list[Drawing]:
         drawn.append(Drawing('teacher_entropy_by_label', 'Does the teacher agree?', alt, figure))
     if 'correlation_difference' in arrays:
         difference = arrays['correlation_difference']
-        alt = f'Heat map by class. Mean difference of the correlations {np.mean(np.abs(difference)):.3f}.'
+        alt = f'Heat map by class. Mean absolute difference of the correlations {np.mean(np.abs(difference)):.3f}.'
+        label = names.display_name(run['method'], run['policy'])
         figure = class_figures.correlation_difference(difference, label)
-        drawn.append(Drawing('correlation_difference', 'What the student took over', alt, figure))
+        title = 'Correlations of the logits: teacher and student'
+        drawn.append(Drawing('correlation_difference', title, alt, figure))
     return drawn
 
 
-def of_experiment(groups: Sequence[Group]) -> list[Drawing]:
-    """All that can be drawn of the classes and points of runs that can be compared."""
-    runs = chosen_runs(groups)
-    drawn = [ratios(groups), reuse(groups), distances(runs), teacher_entropies(runs), *classes(runs)]
-    return [drawing for drawing in drawn if drawing]
+def of_rows(rows: Sequence[Row], files: Files) -> list[Drawing]:
+    """All figures of the classes and points of rows that can be compared."""
+    shown = selecting_rows(rows)
+    first = {f'{row.label}, seed {row.runs[0]["seed"]}': row.runs[0] for row in shown}
+    drawn = [ratios(rows), reuse(rows), _distances(first, files), _teacher_entropies(first, files)]
+    return [one for one in (*drawn, *by_class(shown, files)) if one]

@@ -1,6 +1,6 @@
-"""Figures of what a policy chooses, by class and by point (UNIX Fig. 4 to 6), and of what a student has taken over.
+"""Figures by class and by point: what a policy selects (UNIX Fig. 4 to 6) and what a student learns from its teacher.
 
-As in `figures`: functions of plain arrays that return a matplotlib Figure; the first run is the reference.
+As in `figures`, functions of plain arrays that return a matplotlib Figure. The first run is the reference.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from matplotlib.figure import Figure
 
 from kcd_jax.report.figures import HEAT, INK, looks, new_figure, styled, whole_numbers
 
-# More classes than these are drawn as means over neighbours.
+# Up to this many classes get a line each.
 FEW_CLASSES = 25
 Pair = tuple[np.ndarray, np.ndarray]
 
 
 @styled
 def distance_to_centre(points: Mapping[str, Pair], bins: int = 24) -> Figure:
-    """How far the points trained on lie from the mean of their class, every visit counted (UNIX Fig. 4a).
+    """Distance of the points trained on from the mean of their class, weighted by visits (UNIX Fig. 4a).
 
-    Each student has an embedding, and so a scale, of its own: distances are relative to the mean over all points.
+    Every student has its own embedding and scale, so distances are relative to the mean over all points.
 
     Args:
       points: {run: (distance f[N] in the student's embedding, visits i[N])}.
-      bins: of all runs together; the last one takes the highest hundredth.
+      bins: shared by all runs; the last one holds the highest hundredth.
     """
     figure, axes = new_figure()
     points = {label: (distance / (np.mean(distance) or 1.0), visits) for label, (distance, visits) in points.items()}
@@ -39,7 +39,7 @@ def distance_to_centre(points: Mapping[str, Pair], bins: int = 24) -> Figure:
         keys = {key: style[label][key] for key in ('color', 'linestyle')}
         axes.stairs(density, edges, linewidth=1.7, label=f'{label}: mean {mean:.2f}', **keys)
         axes.axvline(mean, linewidth=1, **keys)
-    axes.set_xlabel("distance to the class's centre (mean of all points: 1)")
+    axes.set_xlabel('distance from the class mean (mean over all points: 1)')
     axes.set_ylabel('density of the visits')
     axes.legend(loc='best')
     return figure
@@ -47,10 +47,10 @@ def distance_to_centre(points: Mapping[str, Pair], bins: int = 24) -> Figure:
 
 @styled
 def teacher_entropy_over_training(curves: Mapping[str, Pair]) -> Figure:
-    """How hard the teacher finds what is trained on, by epoch (UNIX Fig. 4b).
+    """The teacher's prediction entropy on the points trained on, by epoch (UNIX Fig. 4b).
 
     Args:
-      curves: {run: (epochs [E], entropy [E] in nats, the mean over the rows that were trained on)}.
+      curves: {run: (epochs [E], entropy [E] in nats, the mean over the rows trained on)}.
     """
     figure, axes = new_figure()
     style = looks(list(curves))
@@ -58,7 +58,7 @@ def teacher_entropy_over_training(curves: Mapping[str, Pair]) -> Figure:
         keys = {key: style[label][key] for key in ('color', 'linestyle')}
         axes.plot(epochs, entropy, label=label, **keys)
     axes.set_xlabel('epoch')
-    axes.set_ylabel('entropy of the teacher (nats)')
+    axes.set_ylabel("teacher's entropy (nats)")
     axes.set_ylim(bottom=0)
     whole_numbers(axes.xaxis)
     axes.legend(loc='best')
@@ -67,7 +67,7 @@ def teacher_entropy_over_training(curves: Mapping[str, Pair]) -> Figure:
 
 @styled
 def sampling_and_accuracy(classes: Mapping[str, Pair]) -> Figure:
-    """A mark a class: how often its points were trained on, and how well it is recognised (UNIX Fig. 5a).
+    """Visits and test accuracy of each class, one mark per class (UNIX Fig. 5a).
 
     Args:
       classes: {run: (visits [K], test accuracy [K] in [0, 1])}.
@@ -79,47 +79,41 @@ def sampling_and_accuracy(classes: Mapping[str, Pair]) -> Figure:
         said = f', r = {np.corrcoef(visits, accuracy)[0, 1]:.2f}' if varied else ''
         keys = {'color': style[label]['color'], 'marker': style[label]['marker']}
         axes.plot(visits, 100 * accuracy, linestyle='none', alpha=0.75, label=f'{label}{said}', **keys)
-    axes.set_xlabel('times that points of the class were trained on')
+    axes.set_xlabel('visits to points of the class')
     axes.set_ylabel('test accuracy of the class (%)')
     axes.xaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
-    # Above: marks may lie anywhere.
+    # Outside the axes: marks may lie anywhere.
     axes.legend(loc='lower left', bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1.0)
     return figure
 
 
 @styled
-def sorted_class_accuracy(accuracy: Mapping[str, np.ndarray]) -> Figure:
-    """Test accuracy of each class, in the order of the first run's, the best first (UNIX Fig. 5b).
+def class_accuracy(accuracy: Mapping[str, np.ndarray]) -> Figure:
+    """Dot plot of the test accuracy of each class, sorted by the first run's, the best on top (UNIX Fig. 5b).
 
     Args:
       accuracy: {run: [K] in [0, 1]}.
     """
-    figure, axes = new_figure()
+    first = next(iter(accuracy))
+    order = np.argsort(accuracy[first], kind='stable')
+    few = len(order) <= FEW_CLASSES
+    figure, axes = new_figure(min(1.1 + 0.24 * len(order), 6.0))
     style = looks(list(accuracy))
-    order = np.argsort(-next(iter(accuracy.values())), kind='stable')
-    places = np.arange(1, len(order) + 1)
-    window = len(order) // 10 if len(order) > FEW_CLASSES else 1
+    rows = np.arange(len(order))
     for label, values in accuracy.items():
-        keys = {part: style[label][part] for part in ('color', 'linestyle')}
-        mark = {'color': style[label]['color'], 'marker': style[label]['marker'], 'linestyle': 'none'}
-        if window > 1:
-            # Single classes jump up and down: they are left as faint marks behind a mean over their neighbours.
-            axes.plot(places, 100 * values[order], alpha=0.3, markersize=2.5, **mark)
-            smooth = np.convolve(values[order], np.full(window, 1 / window), 'valid')
-            axes.plot(places[: len(smooth)] + (window - 1) / 2, 100 * smooth, label=label, **keys)
-        else:
-            axes.plot(places, 100 * values[order], label=label, **keys, marker=style[label]['marker'])
-    mean = f' (lines: means of {window} neighbours)' if window > 1 else ''
-    axes.set_xlabel(f'classes, by the accuracy of {next(iter(accuracy))}{mean}')
-    axes.set_ylabel('test accuracy (%)')
-    whole_numbers(axes.xaxis)
-    axes.legend(loc='best')
+        keys = {'color': style[label]['color'], 'marker': style[label]['marker'], 'alpha': 0.85}
+        mean = f'{label}: mean {100 * np.mean(values):.1f} %'
+        axes.plot(100 * values[order], rows, linestyle='none', markersize=6 if few else 3.5, label=mean, **keys)
+    axes.set_yticks(rows if few else [], [str(place) for place in order] if few else [])
+    axes.set_ylabel('class' if few else f'{len(order)} classes, by the accuracy of {first}')
+    axes.set_xlabel('test accuracy (%)')
+    axes.legend(loc='lower left', bbox_to_anchor=(0, 1.0), ncols=2, columnspacing=1.0)
     return figure
 
 
 @styled
 def class_heat_map(counts: Mapping[str, np.ndarray], accuracy: Mapping[str, np.ndarray]) -> Figure:
-    """Points of each class that each epoch trained on, classes by final accuracy (UNIX Fig. 6), a panel a run.
+    """Points of each class trained on in each epoch, classes sorted by final accuracy (UNIX Fig. 6); one panel per run.
 
     Args:
       counts: {run: [E, K]}. accuracy: {run: [K] in [0, 1]}.
@@ -136,7 +130,7 @@ def class_heat_map(counts: Mapping[str, np.ndarray], accuracy: Mapping[str, np.n
         axes.set_title(label, loc='left')
         axes.set_ylabel('epoch')
         whole_numbers(axes.yaxis)
-    axes.set_xlabel('classes, the best recognised first')
+    axes.set_xlabel('classes, most accurate first')
     figure.colorbar(image, ax=panels, label='points trained on', pad=0.02)
     return figure
 
@@ -145,17 +139,17 @@ def class_heat_map(counts: Mapping[str, np.ndarray], accuracy: Mapping[str, np.n
 def accuracy_against_ratio(
     runs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], level: float | None
 ) -> Figure:
-    """Accuracy against the share of points kept at the end (KCD Fig. 3a).
+    """Accuracy against the fraction of points kept at the end (KCD Fig. 3a).
 
     Args:
-      runs: {policy: (ratio [R] in (0, 1], accuracy [R] in [0, 1], standard deviation [R], NaN where n = 1)}.
-      level: accuracy of the method on everything, a level line.
+      runs: {policy: (ratio [R] in (0, 1], accuracy [R] in [0, 1], sample standard deviation [R], NaN if n = 1)}.
+      level: accuracy of the method on every point, drawn as a level line.
     """
     figure, axes = new_figure()
     style = looks(list(runs))
     for place, (label, (ratio, accuracy, deviation)) in enumerate(runs.items()):
         bars = None if np.isnan(deviation).all() else 100 * np.nan_to_num(deviation)
-        # A little apart, so that no bar hides another's.
+        # Shifted a little, so that error bars do not overlap.
         x = 100 * ratio + 0.8 * (place - (len(runs) - 1) / 2)
         axes.errorbar(x, 100 * accuracy, bars, capsize=3, elinewidth=1.0, label=label, **style[label])
     if level is not None:
@@ -169,10 +163,10 @@ def accuracy_against_ratio(
 
 @styled
 def correlation_difference(difference: np.ndarray, label: str) -> Figure:
-    """Where the student's logits vary together otherwise than the teacher's do.
+    """Difference between the correlations of the teacher's and the student's logits.
 
     Args:
-      difference: [K, K], correlation of the teacher's logits over the test images less that of the student's.
+      difference: [K, K], correlation of the teacher's logits over the test images minus that of the student's.
       label: of the run.
     """
     figure, axes = new_figure(3.9)

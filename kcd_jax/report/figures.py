@@ -1,19 +1,22 @@
-"""Figures as functions of plain arrays; each returns a matplotlib Figure and reads no file.
+"""Figures as functions of plain arrays: each returns a matplotlib Figure and reads no file.
 
-Colours are Okabe and Ito's, which stay apart for all common kinds of colour blindness; line style or marker says the
-same a second time. Accuracies come as fractions and are drawn in percent; values of points are in nats.
+Colours are Okabe and Ito's, which can be told apart with all common kinds of colour blindness; line style or marker
+repeats the distinction. Accuracies are passed as fractions and drawn in percent; values of points are in nats.
 """
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import functools
+import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from kcd_jax.report.statistics import hamming
 
@@ -23,7 +26,7 @@ NEUTRAL = '#7f7f7f'
 LINES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 HEAT = 'cividis'
-# The report replaces these two by the page's own colours, so that figures follow light and dark.
+# A page replaces these two by its own colours, so that figures follow its light or dark theme.
 INK, GRID = '#1b1f24', '#d9dce1'
 STYLE: dict[str, Any] = {
     'font.family': 'sans-serif',
@@ -54,17 +57,52 @@ STYLE: dict[str, Any] = {
     'figure.constrained_layout.use': True,
 }
 SIZE = (5.0, 3.4)
-# More runs than these are no longer told apart by colour, line and marker.
+# Colour, line and marker distinguish at most this many runs.
 MAX_LINES = len(PALETTE)
-# Relative costs that lie so near hide each other's marks.
+# Relative costs closer than this hide each other's marks.
 NEAR = 0.015
-# Epochs from which learning curves get a second panel with their last quarter.
+# From this many epochs, learning curves get a second panel with their last quarter.
 CLOSER_FROM = 40
 Arguments = ParamSpec('Arguments')
 
 
+@dataclasses.dataclass
+class Drawing:
+    """A figure with its words and its numbers.
+
+    Attributes:
+      name: for a file or an anchor.
+      title: a few words.
+      alt: what the figure shows, with its numbers, for readers who cannot see it.
+      figure: the figure.
+      data: the numbers drawn, mappings with equal keys; empty for images and for one mark per point.
+    """
+
+    name: str
+    title: str
+    alt: str
+    figure: Figure
+    data: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def to_csv(self) -> str:
+        """The numbers drawn, one line each; '' if there are none."""
+        if not self.data:
+            return ''
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(self.data[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(self.data)
+        return out.getvalue()
+
+    def of_one_run(self, label: str) -> Drawing:
+        """Marks the figure as that of a single run."""
+        self.figure.suptitle(f'single run: {label}', fontsize=8.5, x=0.01, ha='left', color=INK)
+        self.alt += f' Single run: {label}.'
+        return self
+
+
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Draws in the style of all figures."""
+    """Draws in the common style."""
 
     @functools.wraps(draw)
     def with_style(*args: Arguments.args, **keywords: Arguments.kwargs) -> Figure:
@@ -75,13 +113,13 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 def new_figure(height: float = SIZE[1], rows: int = 1, /, **keywords: Any) -> tuple[Figure, Any]:
-    """A figure of the page's width and its axes."""
+    """A figure of the page's width, and its axes."""
     figure = Figure(figsize=(SIZE[0], height))
     return figure, figure.subplots(rows, 1, **keywords)
 
 
 def look(label: str, place: int) -> dict[str, Any]:
-    """Colour, line and marker of a run: those of the usual names are the same in every figure."""
+    """Colour, line and marker of a run; the usual names look the same in every figure."""
     fixed = {'Student alone': (NEUTRAL, ':', 'x'), 'Teacher': (INK, (0, (1, 2)), '*')}
     if label in fixed:
         color, line, marker = fixed[label]
@@ -94,7 +132,7 @@ def look(label: str, place: int) -> dict[str, Any]:
 
 
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`look` of every label; those with a fixed look take no colour from the others."""
+    """`look` of every label; labels with a fixed look use up no colour."""
     own = [label for label in labels if label not in ('Student alone', 'Teacher')]
     return {label: look(label, own.index(label) if label in own else 0) for label in labels}
 
@@ -104,6 +142,27 @@ def whole_numbers(axis: Any) -> None:
     axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
+def band(axes: Any, x: np.ndarray, values: np.ndarray, label: str, style: Mapping[str, Any]) -> None:
+    """A line of means over seeds with a band of one sample standard deviation.
+
+    Args:
+      axes: to draw in.
+      x: [E].
+      values: [seeds, E]; NaN if a seed has no value.
+      label: of the run; the number of seeds is added.
+      style: as of `look`.
+    """
+    values = np.asarray(values, float)
+    shown = np.isfinite(values).any(axis=0)
+    x, values = np.asarray(x)[shown], values[:, shown]
+    n = np.isfinite(values).sum(axis=0)
+    marker = style['marker'] if len(x) <= 15 else ''
+    axes.plot(x, np.nanmean(values, axis=0), label=f'{label}, n = {len(values)}', **{**style, 'marker': marker})
+    if (n > 1).any():
+        middle, spread = np.nanmean(values[:, n > 1], axis=0), np.nanstd(values[:, n > 1], axis=0, ddof=1)
+        axes.fill_between(x[n > 1], middle - spread, middle + spread, color=style['color'], alpha=0.18, linewidth=0)
+
+
 @styled
 def learning_curves(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -111,32 +170,23 @@ def learning_curves(
     condensations: Sequence[int] = (),
     quantity: str = 'test accuracy',
 ) -> Figure:
-    """Accuracy by epoch: the mean over seeds, and one sample standard deviation around it.
+    """Accuracy by epoch: the mean over seeds with a band of one sample standard deviation.
 
     Args:
-      curves: {run: (epochs [E], accuracy [seeds, E] in [0, 1])}; NaN where a seed has no value.
-      teacher: the teacher's accuracy, a level line.
-      condensations: epochs after which the set was condensed, as ticks along the bottom.
-      quantity: what the vertical axis shows.
+      curves: {run: (epochs [E], accuracy [seeds, E] in [0, 1])}; NaN if a seed has no value.
+      teacher: the teacher's accuracy, drawn as a level line.
+      condensations: epochs after which the set was condensed, drawn as ticks along the bottom.
+      quantity: label of the vertical axis.
     """
     style = looks(list(curves))
     last = max(float(np.max(epochs)) for epochs, _ in curves.values())
-    # Where curves lie close together, the end of training is what one wants to read.
+    # Curves often lie close together; the end of training is what matters.
     closer = 0.75 * last if last >= CLOSER_FROM else None
     figure, parts = new_figure(*((SIZE[1], 1) if closer is None else (4.6, 2)))
     for axes, start in zip(np.atleast_1d(parts), (0, closer), strict=False):
         for label, (epochs, accuracy) in curves.items():
-            rows, at = np.atleast_2d(np.asarray(accuracy, float)), np.asarray(epochs)
-            shown = np.isfinite(rows).any(axis=0) & (at >= start)
-            rows, at = 100 * rows[:, shown], at[shown]
-            n = np.isfinite(rows).sum(axis=0)
-            name = f'{label}, n = {len(rows)}' if len(rows) > 1 else label
-            few = {'marker': style[label]['marker'] if len(at) <= 15 else ''}
-            axes.plot(at, np.nanmean(rows, axis=0), label=name, **{**style[label], **few})
-            if (n > 1).any():
-                middle, spread = np.nanmean(rows[:, n > 1], axis=0), np.nanstd(rows[:, n > 1], axis=0, ddof=1)
-                band = (at[n > 1], middle - spread, middle + spread)
-                axes.fill_between(*band, color=style[label]['color'], alpha=0.18, linewidth=0)
+            shown = np.asarray(epochs) >= start
+            band(axes, np.asarray(epochs)[shown], 100 * np.atleast_2d(accuracy)[:, shown], label, style[label])
         if teacher is not None:
             axes.axhline(100 * teacher, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, label='Teacher')
         for epoch in condensations:
@@ -150,17 +200,42 @@ def learning_curves(
 
 
 @styled
+def training_curves(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
+    """Losses and learning rate by epoch, one panel each: means over seeds, bands of one sample standard deviation.
+
+    Args:
+      panels: {label of the vertical axis: {run: (epochs [E], values [seeds, E])}}.
+    """
+    figure, parts = new_figure(0.5 + 1.6 * len(panels), len(panels), sharex=True, squeeze=False)
+    style = looks(list(dict.fromkeys(label for curves in panels.values() for label in curves)))
+    for axes, (title, curves) in zip(parts[:, 0], panels.items(), strict=True):
+        for label, (epochs, values) in curves.items():
+            band(axes, epochs, np.atleast_2d(values), label, style[label])
+        low = min(np.nanmin(values) for _, values in curves.values())
+        if low > 0 and max(np.nanmax(values) for _, values in curves.values()) > 10 * low:
+            axes.set_yscale('log')
+            for write in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                write(lambda value, _: f'{value:g}')
+            axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.set_ylabel(title)
+        whole_numbers(axes.xaxis)
+    parts[0, 0].legend(loc='best')
+    parts[-1, 0].set_xlabel('epoch')
+    return figure
+
+
+@styled
 def condensation_history(
     num_points: int, epochs: int, after: Sequence[int], kept: Sequence[int], augmented: Sequence[int]
 ) -> Figure:
-    """Points trained on in each epoch, and what they add up to against training on everything.
+    """Points trained on in each epoch, and their sum relative to training on every point.
 
     Args:
       num_points: points of the full set.
       epochs: epochs of the run.
       after: [T], the epoch (counted from 1) after which each condensation took place.
-      kept: [T], points kept by it.
-      augmented: [T], how many of those had a dropped point mixed in.
+      kept: [T], points kept by each condensation.
+      augmented: [T], kept points with a dropped point mixed in.
     """
     figure, (top, bottom) = new_figure(4.4, 2, sharex=True, height_ratios=(3, 2))
     edges = np.array([0, *after, epochs])
@@ -191,26 +266,26 @@ def condensation_history(
 def value_heat_map(
     values: np.ndarray, kept: np.ndarray, epochs: Sequence[int], max_points: int = 300, seed: int = 0
 ) -> Figure:
-    """The value of sampled points over the stages (KCD Fig. 3b), sorted by their last value.
+    """The values of sampled points over the stages (KCD Fig. 3b), sorted by their last value.
 
     Args:
-      values: f[T, N] in nats; NaN where a point has not been visited.
+      values: f[T, N] in nats; NaN if a point has not been visited.
       kept: bool[T, N], the value label.
       epochs: [T], the epoch after which each stage was condensed.
-      max_points: points drawn, sampled without replacement.
+      max_points: number of points drawn, sampled without replacement.
       seed: of the sampling.
     """
     stages, num_points = values.shape
     rng = np.random.default_rng(seed)
     chosen = rng.choice(num_points, min(max_points, num_points), replace=False)
-    # Never visited points count as more valuable than all others, as they do in the ranking.
+    # Points never visited rank as the most valuable, as they do in the condensation.
     last = np.nan_to_num(values[-1, chosen], nan=np.inf)
     chosen = chosen[np.argsort(-last, kind='stable')]
     figure, axes = new_figure(3.9)
     axes.grid(False)
     colors = matplotlib.colormaps[HEAT].with_extremes(bad=GRID)
     drawn = values[:, chosen].T
-    # A few points far above the rest would leave one colour for all others.
+    # Clip the scale: a few points far above the rest would leave one colour for all others.
     top = float(np.nanquantile(drawn, 0.98)) if np.isfinite(drawn).any() else 1.0
     image = axes.imshow(drawn, aspect='auto', interpolation='nearest', cmap=colors, vmin=0, vmax=top or 1.0)
     back = np.zeros((stages, len(chosen)), bool)
@@ -229,18 +304,18 @@ def value_heat_map(
 
 @styled
 def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: int = 40) -> Figure:
-    """How the points' values are spread at each stage.
+    """Distribution of the points' values at each stage.
 
     Args:
-      values: an array f[n] in nats a stage, visited points only.
-      labels: what each stage is called.
-      bins: of all stages together; the last one takes the highest hundredth, however far it reaches.
+      values: one array f[n] in nats per stage, visited points only.
+      labels: one per stage.
+      bins: shared by all stages; the last one holds the highest hundredth.
     """
     figure, axes = new_figure()
     together = np.concatenate([*values, [0.0]])
     top = float(np.quantile(together, 0.99)) or 1.0
     edges = np.linspace(0, top, bins + 1)
-    # Not shades of one colour: the ends of a scale vanish on a light or on a dark page.
+    # Not shades of one colour: the ends of a scale vanish on a light or a dark page.
     for place, (stage, label) in enumerate(zip(values, labels, strict=True)):
         counts = np.histogram(np.minimum(stage, top), edges)[0]
         keys = {'color': PALETTE[place % len(PALETTE)], 'linestyle': LINES[place % len(LINES)]}
@@ -262,13 +337,15 @@ def accuracy_against_cost(
     quantity: str = 'samples processed',
     apart: float = 0.0,
 ) -> Figure:
-    """Accuracy against measured cost, a point a row with one sample standard deviation over its seeds.
+    """Accuracy against measured cost: one mark per row, with one sample standard deviation over its seeds.
 
     Args:
-      labels: [R]; rows of one label are joined by a line. cost: [R], relative to training on everything.
-      accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
+      labels: [R]; rows with the same label are joined by a line.
+      cost: [R], relative to training on every point.
+      accuracy: [R] in [0, 1].
+      deviation: [R] in [0, 1]; None if n = 1.
       quantity: what was counted.
-      apart: labels with equal costs are drawn so many percent of cost beside each other, so that none hides another.
+      apart: horizontal distance, in percent of cost, between labels of equal cost, which would hide each other.
     """
     figure, axes = new_figure()
     style = looks(list(dict.fromkeys(labels)))
@@ -284,7 +361,7 @@ def accuracy_against_cost(
         keys['linestyle'] = style[label]['linestyle'] if len(rows) > 1 else 'none'
         x, y = [100 * cost[row] + shift for row in rows], [100 * accuracy[row] for row in rows]
         axes.errorbar(x, y, bars, capsize=3, markersize=6, label=label, **keys)
-    axes.set_xlabel(f'{quantity}, % of training on everything' + ('\n(equal costs side by side)' if apart else ''))
+    axes.set_xlabel(f'{quantity}, % of training on every point' + ('\n(equal costs side by side)' if apart else ''))
     axes.set_ylabel('accuracy (%)')
     axes.margins(0.12)
     axes.legend(loc='best')
@@ -299,12 +376,14 @@ def accuracies(
     level: str = '',
     quantity: str = '',
 ) -> Figure:
-    """A row a run: its accuracy with one sample standard deviation over its seeds, from top to bottom.
+    """Accuracies from top to bottom, each with one sample standard deviation over its seeds.
 
     Args:
-      labels: [R]. accuracy: [R] in [0, 1]. deviation: [R] in [0, 1]; None where n = 1.
-      level: the label that the others are compared with; a line through its mark.
-      quantity: what the labels have in brackets, in percent of training on everything.
+      labels: [R].
+      accuracy: [R] in [0, 1].
+      deviation: [R] in [0, 1]; None if n = 1.
+      level: the label that the others are compared with; a line is drawn through its mark.
+      quantity: what the labels give in brackets, in percent of training on every point.
     """
     figure, axes = new_figure(0.9 + (0.36 if len(labels) <= 8 else 0.27) * len(labels))
     axes.grid(False, axis='y')
@@ -319,7 +398,7 @@ def accuracies(
     axes.set_yticks(rows, labels)
     axes.set_ylim(-0.7, len(labels) - 0.3)
     words = ['accuracy (%)', *([f'dotted: {level.partition(" (")[0]}'] if level in labels else [])]
-    costs = f'\n(in brackets: {quantity}, % of training on everything)' if quantity else ''
+    costs = f'\n(in brackets: {quantity}, % of training on every point)' if quantity else ''
     axes.set_xlabel('; '.join(words) + costs, loc='right')
     axes.margins(x=0.08)
     return figure
@@ -327,7 +406,7 @@ def accuracies(
 
 @styled
 def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Hamming distances of value labels between runs (KCD Fig. 3c), with what chance gives for sets of those sizes.
+    """Hamming distances of value labels between runs (KCD Fig. 3c), with those expected of random sets of their sizes.
 
     Args:
       kept: bool[R, N], the final value label of every point.
@@ -352,9 +431,9 @@ def hamming_distances(kept: np.ndarray, labels: Sequence[str]) -> Figure:
 
 @styled
 def teacher_entropy_by_label(entropy: np.ndarray, kept: np.ndarray, bins: int = 24) -> Figure:
-    """The teacher's label entropy of kept and of dropped points (KCD Fig. 5b), as shares with their means.
+    """The teacher's prediction entropy on kept and on dropped points (KCD Fig. 5b), as shares, with their means.
 
-    Most points cost a good teacher no thought: the scale of the shares is logarithmic, so that the others are seen.
+    A good teacher is certain about most points, so the shares are on a logarithmic scale to show the others.
 
     Args:
       entropy: f[N] in nats, of the teacher's softmax.
@@ -386,9 +465,11 @@ def gallery(
     """The most and the least valued images (KCD Fig. 5a), one block above the other.
 
     Args:
-      most, least: u8[M, H, W, 3] or f[M, H, W, 3] in [0, 1].
-      most_titles, least_titles: a caption an image.
-      columns: images a row.
+      most: u8[M, H, W, 3] or f[M, H, W, 3] in [0, 1].
+      least: the same.
+      most_titles: one caption per image.
+      least_titles: one caption per image.
+      columns: images per row.
     """
     blocks = (('most valued', most, most_titles), ('least valued', least, least_titles))
     heights = [-(-max(len(images), 1) // columns) for _, images, _ in blocks]

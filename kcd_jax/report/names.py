@@ -1,4 +1,4 @@
-"""How runs are called in tables and figures."""
+"""Names of runs in tables and figures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# The papers' spelling where it is not the config name in capitals. A method or policy that is not here still gets a
-# name, so that adding one needs no edit.
+# Spellings of the papers that are not the name in capitals. A method or policy that is not listed gets a name all the
+# same, so adding one needs no edit here.
 METHODS = {
     'fitnet': 'FitNet',
     'reviewkd': 'ReviewKD',
@@ -19,8 +19,8 @@ METHODS = {
     'kd-standardised': 'KD, standardised logits',
 }
 POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'random': 'Random ', 'infobatch': 'InfoBatch '}
-# Parts of a configuration that make two runs different variants; the rest (folders, seeds) does not.
-_VARIANT = ('method', 'policy', 'weights', 'logits')
+# Parts of a run's description that make two runs different variants; folders and seeds do not.
+_VARIANT = ('method.', 'policy.', 'weights.', 'recipe.logits', 'recipe.optim.', 'recipe.augment.')
 
 
 def method_name(method: str) -> str:
@@ -29,7 +29,7 @@ def method_name(method: str) -> str:
 
 
 def display_name(method: str, policy: str = 'none') -> str:
-    """The table's name of method x policy.
+    """The label of a method with a policy.
 
     >>> display_name('crd', 'kcd'), display_name('kd', 'random'), display_name('none')
     ('KC-CRD', 'Random KD', 'Student alone')
@@ -41,7 +41,7 @@ def display_name(method: str, policy: str = 'none') -> str:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """{'policy.ratio': 0.7}: a nested configuration by dotted keys."""
+    """{'policy.ratio': 0.7}: a nested mapping by dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -52,29 +52,26 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def variant(summary: Mapping[str, Any]) -> dict[str, str]:
-    """What of a run's configuration tells it from other runs of its method and policy, as text by dotted key."""
-    config = summary.get('config')
-    flat = flatten(config) if isinstance(config, Mapping) else {}
-    return {
-        key: json.dumps(value, sort_keys=True).strip('"')
-        for key, value in flat.items()
-        if key.split('.')[0] in _VARIANT
-    }
+    """The settings that distinguish a run from others with its method and policy, as text by dotted key."""
+    run = summary.get('run')
+    flat = flatten(run) if isinstance(run, Mapping) else {}
+    chosen = {key: value for key, value in flat.items() if key.startswith(_VARIANT)}
+    return {key: json.dumps(value, sort_keys=True).strip('"') for key, value in chosen.items()}
 
 
 def distinguish(names: Sequence[str], variants: Sequence[Mapping[str, str]]) -> list[str]:
-    """Names made unique: to those that are equal, what differs between their variants is added.
+    """Makes names unique: equal ones get the settings in which their variants differ.
 
     >>> distinguish(['KC-KD', 'KC-KD', 'KD'], [{'policy.ratio': '0.7'}, {'policy.ratio': '0.5'}, {}])
     ['KC-KD (ratio 0.7)', 'KC-KD (ratio 0.5)', 'KD']
     """
     unique = []
-    for name, own in zip(names, variants, strict=True):
+    for name, mine in zip(names, variants, strict=True):
         same = [other for other_name, other in zip(names, variants, strict=True) if other_name == name]
         keys = sorted(
             {key for other in same for key in other if any(key not in o or o[key] != other[key] for o in same)}
         )
-        # 'policy.ratio' needs no 'policy.' beside the run's name.
-        words = [f'{key.split(".")[-1]} {own.get(key, "-")}' for key in keys]
+        # Next to the run's name, 'ratio' says as much as 'policy.ratio'.
+        words = [f'{key.split(".")[-1]} {mine.get(key, "-")}' for key in keys]
         unique.append(f'{name} ({", ".join(words)})' if words else name)
     return unique

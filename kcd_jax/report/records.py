@@ -1,4 +1,8 @@
-"""Finding and reading what runs leave: summary.json, metrics.jsonl and knowledge/stage_<t>.npz."""
+"""The files that runs leave: summary.json, metrics.jsonl, knowledge/stage_<t>.npz and knowledge/points.npz.
+
+`read_metrics`, `read_stages` and `read_points` raise ValueError for a damaged file. A report reads through
+`Files`, which notes what is damaged or missing and continues without it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-# Folders of a run that hold no summaries and may be large.
+# Folders of a run without summaries; they may be large.
 _SKIPPED = {'checkpoints', 'knowledge', '__pycache__'}
 _REQUIRED = ('method', 'policy', 'seed', 'accuracy')
 SUMMARY = 'summary.json'
-# Where `collect` notes which file a summary came from.
+# Key under which `collect` stores a summary's file.
 FILE = '_file'
 
 
@@ -35,13 +39,17 @@ def _read_summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f'{path} is damaged ({error}); remove it or run that run again') from None
+        raise _damaged(path, error) from None
     missing = [key for key in _REQUIRED if not isinstance(summary, dict) or key not in summary]
     if missing:
         raise ValueError(
-            f'{path} is no summary of a run ({", ".join(missing)} missing); remove it or run that run again'
+            f'{path} is not the summary of a run ({", ".join(missing)} missing); remove it or run that run again'
         )
     return summary
+
+
+def _damaged(path: Path, what: object) -> ValueError:
+    return ValueError(f'{path} is damaged ({what}); remove it or run that run again')
 
 
 def _walk(folder: Path, suffix: str) -> list[Path]:
@@ -53,7 +61,7 @@ def _walk(folder: Path, suffix: str) -> list[Path]:
 
 
 def _is_other_json(path: Path) -> bool:
-    """Whether a JSON file of a results folder holds something else than a summary; unreadable ones do not count."""
+    """Whether a JSON file of a results folder can be read and is not a summary."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
@@ -62,9 +70,9 @@ def _is_other_json(path: Path) -> bool:
 
 
 def summary_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The summaries' files under `paths`.
+    """The files with summaries under `paths`.
 
-    A folder is searched for summary.json at any depth; one that has none (a results folder) for its other JSON files.
+    A folder is searched for summary.json at any depth; if there is none (a results folder), for other JSON files.
 
     Raises:
       ValueError: a path does not exist.
@@ -86,14 +94,14 @@ def collect(paths: Iterable[str | os.PathLike[str]], damaged: list[str] | None =
 
     Args:
       paths: folders (see `summary_files`) and JSON files.
-      damaged: takes one line for each file that cannot be read; the others are still returned.
+      damaged: receives one line for each file that cannot be read; the others are still returned.
 
     Returns:
-      The summaries in the order found, each with its file under '_file'. A copy of one already found (a run and its
-      copy in the results folder) is left out.
+      The summaries in the order found, each with its file under '_file'. Copies of a summary (a run and its copy in the
+      results folder) are left out.
 
     Raises:
-      ValueError: a path does not exist; or, when `damaged` is None, any file is damaged (one line that names it).
+      ValueError: a path does not exist, or `damaged` is None and a file is damaged.
     """
     summaries: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -113,7 +121,7 @@ def collect(paths: Iterable[str | os.PathLike[str]], damaged: list[str] | None =
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of <run>/metrics.jsonl in order; [] where there is none. A cut last line is left out.
+    """The records of <run>/metrics.jsonl in order; [] if there is no such file. A truncated last line is left out.
 
     Raises:
       ValueError: a line before the last cannot be read.
@@ -127,7 +135,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError as error:
-            # A run that was killed while it wrote leaves half a line at the end, nowhere else.
+            # A run killed while writing leaves half a line at the end, nowhere else.
             if place < len(lines) - 1:
                 raise ValueError(
                     f'{path}, line {place + 1} is damaged ({error}); resume the run or remove that line'
@@ -137,16 +145,16 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What was known and planned at one condensation, cut to the run's real points.
+    """The values and the plan at one condensation, without padding rows.
 
     Attributes:
-      number: the condensation, from 1.
+      number: of the condensation, from 1.
       value: f32[num_points] in nats, the mean entropy over the visits.
       count: i32[num_points], visits.
       order: i32[num_points], the point at each rank, most valuable first.
-      num_keep: points kept: the first of `order`.
-      partner: i32[num_points] by point; itself where nothing is mixed in.
-      epsilon: f32[num_points] by point, the partner's share of the pixels.
+      num_keep: number of points kept: the first of `order`.
+      partner: i32[num_points], the point mixed into each point; itself if none is.
+      epsilon: f32[num_points], the partner's share of the pixels.
     """
 
     number: int
@@ -165,69 +173,120 @@ class Stage:
         return mask
 
 
-def _read_stage(path: Path, stage: int) -> Stage:
+def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            points = int(file['num_points'])
-            order = np.asarray(file['order'])
-            by_point = {name: np.asarray(file[name])[:points] for name in ('value', 'count', 'partner', 'epsilon')}
-            num_keep = int(file['num_keep'])
+            return {name: np.asarray(file[name]) for name in file.files}
     except Exception as error:  # np.load raises many kinds on a damaged archive
-        raise ValueError(f'{path} is damaged ({error}); remove it or run that run again') from None
-    # Padding rows never rank before a real point, so the real ones are what is left below num_points.
-    order = order[order < points]
-    if len(order) != points or not 0 <= num_keep <= points:
-        found = f'{len(order)} ranks and {num_keep} kept of {points} points'
-        raise ValueError(f'{path} is damaged ({found}); remove it or run that run again')
+        raise _damaged(path, error) from None
+
+
+def _read_stage(path: Path, stage: int) -> Stage:
+    found = _arrays(path)
+    missing = {'num_points', 'num_keep', 'order', 'value', 'count', 'partner', 'epsilon'} - set(found)
+    if missing:
+        raise _damaged(path, f'{", ".join(sorted(missing))} missing')
+    points, num_keep = int(found['num_points']), int(found['num_keep'])
+    # Padding rows rank after every real point, so dropping them keeps the order of the real ones.
+    order = found['order'][found['order'] < points]
+    by_point = {name: found[name][:points] for name in ('value', 'count', 'partner', 'epsilon')}
+    if {len(order), *map(len, by_point.values())} != {points} or not 0 <= num_keep <= points:
+        raise _damaged(path, f'{len(order)} ranks and {num_keep} kept of {points} points')
     return Stage(number=stage, order=order, num_keep=num_keep, **by_point)
 
 
+def _stage_files(run: str | os.PathLike[str]) -> dict[int, Path]:
+    matches = ((re.fullmatch(r'stage_(\d+)\.npz', path.name), path) for path in Path(run).glob('knowledge/stage_*.npz'))
+    return dict(sorted((int(match[1]), path) for match, path in matches if match))
+
+
 def read_stages(run: str | os.PathLike[str], most: int | None = None) -> list[Stage]:
-    """The condensations of a run, from <run>/knowledge/stage_<t>.npz, by number; [] where there are none.
+    """The condensations of a run by number, from <run>/knowledge/stage_<t>.npz; [] if there are none.
 
     Args:
       run: the run's folder.
-      most: read no more than so many, evenly spaced, the first and the last among them (1: the last).
+      most: read at most this many, evenly spaced, including the first and the last (1: the last).
 
     Raises:
       ValueError: a file is damaged.
     """
-    found = []
-    for path in (Path(run) / 'knowledge').glob('stage_*.npz'):
-        match = re.fullmatch(r'stage_(\d+)\.npz', path.name)
-        if match:
-            found.append((int(match.group(1)), path))
-    found.sort()
+    found = list(_stage_files(run).items())
     if most is not None and len(found) > most:
         places = np.linspace(0, len(found) - 1, most) if most > 1 else [len(found) - 1]
         found = [found[round(place)] for place in places]
     return [_read_stage(path, stage) for stage, path in found]
 
 
-def read_points(run: str | os.PathLike[str] | None) -> dict[str, np.ndarray]:
-    """What <run>/knowledge/points.npz says of every point at the end of a run; {} where there is none.
+def read_points(run: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays of <run>/knowledge/points.npz, one row per point at the end of a run; {} if there is no such file.
 
     Raises:
       ValueError: the file is damaged.
     """
-    path = Path(run or '') / 'knowledge' / 'points.npz'
-    if run is None or not path.is_file():
-        return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: np.asarray(file[name]) for name in file.files}
-    except Exception as error:  # np.load raises many kinds on a damaged archive
-        raise ValueError(f'{path} is damaged ({error}); remove it or run that run again') from None
+    path = Path(run) / 'knowledge' / 'points.npz'
+    return _arrays(path) if path.is_file() else {}
 
 
 def run_folder(summary: Mapping[str, Any]) -> Path | None:
-    """The folder of a collected summary when it is a run's own; None for a copy in a results folder."""
+    """The folder of a collected summary if it is a run's own; None for a copy in a results folder."""
     path = Path(summary.get(FILE, ''))
     return path.parent if path.name == SUMMARY else None
 
 
+class Files:
+    """The files of runs, each read once. Damaged and missing ones are noted in `problems`, and read as empty.
+
+    Attributes:
+      problems: one line for each file.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self._read: dict[tuple[Any, ...], Any] = {}
+
+    def _get(self, run: Mapping[str, Any], read: Callable[..., Any], *args: Any) -> Any:
+        folder = run_folder(run)
+        if folder is None:
+            return None
+        key = (read.__name__, str(folder), *args)
+        if key not in self._read:
+            try:
+                self._read[key] = read(folder, *args)
+            except ValueError as error:
+                self._read[key] = None
+                self._note(str(error))
+        return self._read[key]
+
+    def _note(self, line: str) -> None:
+        if line not in self.problems:
+            self.problems.append(line)
+
+    def metrics(self, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The records of a run's metrics.jsonl; see `read_metrics`."""
+        records = self._get(run, read_metrics)
+        if records == []:
+            self._note(f'{run_folder(run) / "metrics.jsonl"} is missing or empty; its curves are left out')
+        return records or []
+
+    def stages(self, run: Mapping[str, Any], most: int | None = None) -> list[Stage]:
+        """The condensations of a run; see `read_stages`."""
+        stages = self._get(run, read_stages, most)
+        if stages is not None:
+            recorded = {record.get('number') for record in run.get('condensations') or []} - {None}
+            for number_of in sorted(recorded - set(_stage_files(run_folder(run)))):
+                self._note(f'{run_folder(run) / "knowledge" / f"stage_{number_of}.npz"} is missing; it is left out')
+        return stages or []
+
+    def points(self, run: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """The arrays of a run's points.npz; see `read_points`."""
+        arrays = self._get(run, read_points)
+        if arrays == {} and run.get('class_accuracy'):  # the survey that measured it also writes the file
+            self._note(f'{run_folder(run) / "knowledge" / "points.npz"} is missing; its figures are left out')
+        return arrays or {}
+
+
 def series(metrics: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[list[float], list[float]]:
-    """(epochs, values) of one number of the records of a kind; records without it are left out."""
+    """(epochs, values) of one number in the records of a kind; records without it are left out."""
     pairs = [(number(record, 'epoch'), number(record, name)) for record in metrics if record.get('kind') == kind]
     found = [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
     return [epoch for epoch, _ in found], [value for _, value in found]

@@ -1,7 +1,7 @@
-"""Mean, sample standard deviation and paired differences over seeds.
+"""Means, standard deviations, paired differences and confidence intervals over seeds.
 
-Runs of one seed share initialisation and data order across policies, so a difference is taken seed by seed: its
-standard error leaves out what all runs of a seed have in common.
+Runs of one seed share their initialisation and data order across policies. Differences are therefore taken seed by
+seed, which cancels what all runs of a seed have in common.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from scipy.special import stdtrit
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What is known of a number measured `n` times.
+    """A number measured `n` times.
 
     Attributes:
-      mean: the arithmetic mean; None where n = 0.
-      sd: the sample standard deviation (divisor n - 1); None where n < 2.
-      n: how many values.
+      mean: the arithmetic mean; None if n = 0.
+      sd: the sample standard deviation (divisor n - 1); None if n < 2.
+      n: the number of values.
     """
 
     mean: float | None
@@ -29,12 +30,27 @@ class Sample:
 
     @property
     def standard_error(self) -> float | None:
-        """sd / sqrt(n), the standard deviation of the mean; None where n < 2."""
+        """sd / sqrt(n), the standard deviation of the mean; None if n < 2."""
         return None if self.sd is None else self.sd / math.sqrt(self.n)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
+        """Confidence interval of the mean by Student's t with n - 1 degrees of freedom; None if n < 2.
+
+        Args:
+          level: the coverage, in (0, 1).
+
+        >>> low, high = describe([1.0, 2.0, 3.0]).interval()
+        >>> round(low, 3), round(high, 3)
+        (-0.484, 4.484)
+        """
+        if self.standard_error is None:
+            return None
+        half = float(stdtrit(self.n - 1, 0.5 + level / 2)) * self.standard_error
+        return self.mean - half, self.mean + half
 
 
 def describe(values: Iterable[float | None]) -> Sample:
-    """The sample of the values that are there; None (not measured) is left out, never filled.
+    """The sample of the given values; None (not measured) is left out.
 
     >>> describe([1.0, 2.0, None, 3.0])
     Sample(mean=2.0, sd=1.0, n=3)
@@ -53,10 +69,10 @@ def paired_difference(values: Mapping[int, float | None], reference: Mapping[int
 
     Args:
       values: the measured number by seed.
-      reference: the same of the run that is compared with.
+      reference: the same number of the reference run, by seed.
 
     Returns:
-      The differences' sample; `standard_error` is that of the mean paired difference.
+      The sample of the differences; its `standard_error` is that of the mean paired difference.
 
     >>> paired_difference({0: 3.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 2.0})
     Sample(mean=2.0, sd=1.4142135623730951, n=2)
@@ -66,14 +82,14 @@ def paired_difference(values: Mapping[int, float | None], reference: Mapping[int
 
 
 def hamming(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Hamming distances between sets, and what chance gives for sets of their sizes.
+    """Hamming distances between sets of points, and those expected of random sets of the same sizes.
 
     Args:
-      labels: bool[R, N], the points of each of R sets.
+      labels: bool[R, N], membership of each of N points in each of R sets.
 
     Returns:
-      (measured, expected), f64[R, R] each, as fractions of the N points. Two random sets that hold shares a and b of
-      the points differ on a (1 - b) + b (1 - a) of them on average; the diagonal of both is 0.
+      (measured, expected): f64[R, R] each, as fractions of the N points. Two random sets that hold fractions a and b
+      of the points differ in a (1 - b) + b (1 - a) of them on average; the diagonals are 0.
     """
     sets = np.asarray(labels, bool)
     measured = np.mean(sets[:, None, :] != sets[None, :, :], axis=-1)

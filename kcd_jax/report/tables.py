@@ -1,4 +1,8 @@
-"""Tables over runs: mean +- standard deviation over seeds, the paired difference to a reference, and the cost."""
+"""Tables of runs: accuracy over seeds, paired differences from reference rows, and cost.
+
+In every table, ± is a sample standard deviation over seeds, and brackets after a difference are its 95 % confidence
+interval by Student's t.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,14 @@ import csv
 import dataclasses
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kcd_jax.report import names
-from kcd_jax.report.groups import (
-    Group,
-    Summary,
-    base_of,
-    describe_experiment,
-    experiments,
-    group_runs,
-    in_order,
-    is_teacher,
-    teacher_network,
-    total_macs,
-)
+from kcd_jax.report.comparisons import Comparison, Summary, split, teacher_network
 from kcd_jax.report.records import collect, number
-from kcd_jax.report.statistics import Sample, describe, paired_difference
+from kcd_jax.report.statistics import Sample, describe, paired_difference  # noqa: F401 (the doctests)
 
-__all__ = ['Table', 'collect', 'experiment_table', 'experiment_tables', 'experiments']
+__all__ = ['Table', 'collect', 'comparison_table', 'tables']
 
 
 @dataclasses.dataclass
@@ -34,9 +26,9 @@ class Table:
 
     Attributes:
       title: one line.
-      headers: the columns' titles; the first column names the rows.
-      rows: a row of cells each; '' where nothing is known.
-      records: the same as raw numbers, a mapping a row with the same keys; None where nothing is known.
+      headers: titles of the columns; the first column names the rows.
+      rows: cells of each row; '' if nothing is known.
+      records: the same rows as raw numbers, mappings with equal keys; None if nothing is known.
       notes: lines below the table.
     """
 
@@ -49,16 +41,15 @@ class Table:
     def to_text(self, width: int = 100) -> str:
         """Aligned columns in ASCII, at most `width` characters wide.
 
-        Long names and headers are wrapped; columns that do not fit beside each other follow in blocks below.
+        Long names and headers are wrapped. Columns that do not fit next to each other continue in blocks below.
         """
-        headers = [header.replace('→', '->') for header in self.headers]
-        rows = [[cell.replace('±', '+-').replace('→', '->') for cell in row] for row in self.rows]
+        headers, *rows = [[_ascii(cell) for cell in row] for row in (self.headers, *self.rows)]
         gap = 2
         cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(headers))]
         body = [max(size, len(header)) for size, header in zip(cells, headers, strict=True)]
         if sum(body) + gap * (len(body) - 1) > width:
             body = [max(size, *map(len, header.split())) for size, header in zip(cells, headers, strict=True)]
-        # The names take what the others leave, and at least a fifth.
+        # The names take what the other columns leave, and at least a fifth.
         body[0] = min(body[0], max(width // 5, width - sum(body[1:]) - gap * (len(body) - 1)))
         blocks: list[list[int]] = [[]]
         for place in range(1, len(body)):
@@ -75,19 +66,19 @@ class Table:
                 lines.append((' ' * gap).join([parts[0].ljust(body[0]), *(part.rjust(body[i]) for part, i in sized)]))
             return [line.rstrip() for line in lines]
 
-        lines = textwrap.wrap(self.title.replace('→', '->'), width)
-        for number_of, others in enumerate(blocks):
+        lines = textwrap.wrap(_ascii(self.title), width)
+        for block, others in enumerate(blocks):
             places = [0, *others]
-            lines += [''] * bool(number_of) + aligned(headers, places)
+            lines += [''] * bool(block) + aligned(headers, places)
             lines.append('-' * (sum(body[i] for i in places) + gap * (len(places) - 1)))
             for row in rows:
                 lines += aligned(row, places)
         for note in self.notes:
-            lines += textwrap.wrap(note.replace('±', '+-').replace('→', '->'), width)
+            lines += textwrap.wrap(_ascii(note), width)
         return '\n'.join(lines)
 
     def to_markdown(self) -> str:
-        """A Markdown table, the title before it and the notes after it."""
+        """A Markdown table, preceded by the title and followed by the notes."""
 
         def line(cells: Sequence[str]) -> str:
             return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
@@ -99,28 +90,23 @@ class Table:
         return '\n'.join(lines) + '\n'
 
     def to_csv(self) -> str:
-        """The raw numbers, a line a row: accuracies and agreement in percent, cost as a fraction, times in seconds."""
+        """The raw numbers, one line per row: accuracies in percent, costs as fractions, times in seconds."""
         out = io.StringIO()
-        if self.records:
-            writer = csv.DictWriter(out, list(self.records[0]), lineterminator='\n')
-            writer.writeheader()
-            writer.writerows({key: _plain(value) for key, value in record.items()} for record in self.records)
-        else:
-            writer = csv.writer(out, lineterminator='\n')
-            writer.writerows([self.headers, *self.rows])
+        records = self.records or [dict(zip(self.headers, row, strict=True)) for row in self.rows]
+        writer = csv.DictWriter(out, list(records[0]) if records else self.headers, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows({key: _plain(value) for key, value in record.items()} for record in records)
         return out.getvalue()
 
 
+def _ascii(text: str) -> str:
+    return text.replace('→', '->').replace('±', '+-')
+
+
 def _plain(value: Any) -> str:
-    if value is None:
-        return ''
-    return (
-        f'{value:.6g}'
-        if isinstance(value, float) and abs(value) < 1e6
-        else f'{value:.0f}'
-        if isinstance(value, float)
-        else str(value)
-    )
+    if value is None or not isinstance(value, float):
+        return '' if value is None else str(value)
+    return f'{value:.6g}' if abs(value) < 1e6 else f'{value:.0f}'
 
 
 # ------------------------------------------------------------------------------------------------------------ cells
@@ -132,21 +118,30 @@ def percent(value: float | None) -> str:
 
 
 def with_sd(sample: Sample) -> str:
-    """'75.70 ± 0.25' from fractions; no deviation where n = 1; '' where n = 0."""
+    """'75.70 ± 0.25' from fractions; without a deviation if n = 1; '' if n = 0."""
     return percent(sample.mean) if sample.sd is None else f'{percent(sample.mean)} ± {percent(sample.sd)}'
 
 
 def difference(sample: Sample) -> str:
-    """'+0.78 ± 0.12' in percentage points, mean and standard error; no error where n = 1; '' where n = 0.
+    """A mean paired difference in percentage points and its 95 % interval.
 
-    >>> difference(paired_difference({0: 0.76, 1: 0.75}, {0: 0.75, 1: 0.73})), difference(describe([]))
-    ('+1.50 ± 0.50', '')
+    >>> difference(paired_difference({0: 0.76, 1: 0.75, 2: 0.74}, {0: 0.75, 1: 0.73, 2: 0.74}))
+    '+1.00 [-1.48, +3.48]'
+    >>> difference(describe([0.01])), difference(describe([]))
+    ('+1.00', '')
     """
     if sample.mean is None:
         return ''
-    error = '' if sample.standard_error is None else f' ± {percent(sample.standard_error)}'
-    # Nothing, rounded, has no sign of its own: never '-0.00'.
-    return f'{round(100 * sample.mean, 2) + 0.0:+.2f}{error}'
+    # Adding zero after rounding turns -0.0 into 0.0.
+    numbers = [f'{round(100 * value, 2) + 0.0:+.2f}' for value in (sample.mean, *(sample.interval() or ()))]
+    return numbers[0] + (f' [{numbers[1]}, {numbers[2]}]' if numbers[1:] else '')
+
+
+def difference_in(sample: Sample, spec: str) -> str:
+    """A mean paired difference and its 95 % interval, in the unit and format given: '+0.012 [-0.003, +0.027]'."""
+    interval = sample.interval()
+    between = f' [{interval[0]:+{spec}}, {interval[1]:+{spec}}]' if interval else ''
+    return '' if sample.mean is None else f'{sample.mean:+{spec}}{between}'
 
 
 def quantity(value: float | None) -> str:
@@ -166,179 +161,136 @@ def seconds(value: float | None) -> str:
     return f'{value:.1f}' if value < 100 else f'{value:,.0f}'
 
 
-def _pct(value: float | None) -> float | None:
+def points(value: float | None) -> float | None:
+    """A fraction in percent; None stays None."""
     return None if value is None else 100 * value
 
 
-# ------------------------------------------------------------------------------------------------------ experiments
-
-_Cell = Callable[[Group], str]
+# ------------------------------------------------------------------------------------------------------- comparisons
 
 
-def _macs(group: Group) -> float | None:
-    return describe(total_macs(run) for run in group.runs).mean
+def shown_references(comparison: Comparison) -> dict[str, str]:
+    """{reference: what its column is called}, for references that at least one row is compared with.
+
+    Outside sweeps the base rows of a table may differ; their column is called 'base'.
+    """
+    shown = {}
+    for reference in comparison.references:
+        labels = {base.label for row in comparison.rows if (base := comparison.base(row, reference))}
+        if labels:
+            shown[reference] = reference if comparison.sweep else labels.pop() if len(labels) == 1 else 'base'
+    return shown
 
 
-def _relative_macs(group: Group, base: Group | None) -> float | None:
-    """Multiply-accumulates of a row over those of its method on every point; without those, over its base's."""
-    relative = group.sample('cost', 'relative_macs').mean
-    if relative is not None:
-        return relative
-    own, full = _macs(group), _macs(base or group)
-    return own / full if own and full else None
+def comparison_table(comparison: Comparison) -> Table:
+    """The table of a comparison: one row per group of runs; a cell is empty if nothing was measured."""
+    references = shown_references(comparison)
+    rows, records = [], []
+    everything = [comparison.teacher] if comparison.teacher else []
+    everything += comparison.rows
+    with_macs = not comparison.sweep and comparison.samples_are_not_all()
+    paired = {(id(row), name): comparison.paired(row, name) for row in everything for name in references}
+    show_pairs = any(
+        paired[id(row), name].n not in (0, row.sample('accuracy').n) for row in everything for name in references
+    )
+    headers = ['run', 'accuracy %', 'n']
+    for title in references.values():
+        headers += [f'vs {title}'] + (['pairs'] if show_pairs else [])
+    headers += ['best %', 'cost %', *(['MAC %'] if with_macs else []), 'samples', 'seconds', 'agree %']
+    for row in everything:
+        accuracy, best = row.sample('accuracy'), row.sample('best_accuracy')
+        # All seeds share one teacher: n would count nothing that varies, and its cost is relative to nothing.
+        teacher = row is comparison.teacher
+        cost = None if teacher else comparison.cost(row)
+        macs = None if teacher else comparison.relative_macs(row)
+        samples, total = row.sample('cost', 'processed_samples').mean, row.sample('seconds', 'total').mean
+        agreement = row.sample('agreement').mean
+        cells = [row.label, with_sd(accuracy), '' if teacher else str(accuracy.n or '')]
+        record: dict[str, Any] = {
+            'run': row.label,
+            'name': row.name,
+            'method': row.method,
+            'policy': row.policy,
+            'accuracy_mean': points(accuracy.mean),
+            'accuracy_sd': points(accuracy.sd),
+            'n': accuracy.n,
+        }
+        for name, title in references.items():
+            gap = paired[id(row), name]
+            low, high = gap.interval() or (None, None)
+            cells += [difference(gap)] + ([str(gap.n or '')] if show_pairs else [])
+            record |= {
+                f'vs {title}': points(gap.mean),
+                f'vs {title} se': points(gap.standard_error),
+                f'vs {title} low': points(low),
+                f'vs {title} high': points(high),
+                f'vs {title} n': gap.n,
+            }
+        cells += [percent(best.mean), percent(cost), *([percent(macs)] if with_macs else [])]
+        rows.append([*cells, quantity(samples), seconds(total), percent(agreement)])
+        records.append(
+            record
+            | {
+                'best_mean': points(best.mean),
+                'best_sd': points(best.sd),
+                'relative_scheduled': row.sample('cost', 'relative_scheduled').mean,
+                'relative_processed': row.sample('cost', 'relative_processed').mean,
+                'relative_macs': row.sample('cost', 'relative_macs').mean,
+                'relative_cost': cost,
+                'samples': samples,
+                'macs': row.macs(),
+                'seconds': total,
+                'agreement_mean': points(agreement),
+                'teacher_kl_mean': row.sample('teacher_kl').mean,
+                'seeds': ' '.join(str(run['seed']) for run in row.runs),
+            }
+        )
+    return Table(comparison.title, headers, rows, records, _notes(comparison, references, with_macs))
 
 
-def say_more_than_samples(runs: Iterable[Summary]) -> bool:
-    """Whether the multiply-accumulates of a run are not in proportion to its samples."""
-    for run in runs:
-        macs, samples = number(run, 'cost', 'relative_macs'), number(run, 'cost', 'relative_processed')
-        apart = macs is not None and samples is not None and abs(macs - samples) > 5e-5
-        if apart or number(run, 'cost', 'macs', 'scoring_forward'):
-            return True
-    return False
-
-
-def _columns(
-    base: str, paired: Callable[[Group], Sample], relative_macs: Callable[[Group], float | None] | None
-) -> list[tuple[str, _Cell]]:
-    """(header, cell) of each column but the first."""
-    # Samples say nothing of a scoring pass, nor of a method's own phases: where there is one, all passes are compared.
-    macs = [] if relative_macs is None else [('MAC %', lambda group: percent(relative_macs(group)))]
-    return [
-        ('accuracy %', lambda group: with_sd(group.sample('accuracy'))),
-        ('n', lambda group: str(group.sample('accuracy').n or '')),
-        (f'vs {base}', lambda group: difference(paired(group))),
-        ('pairs', lambda group: str(paired(group).n or '')),
-        ('best %', lambda group: percent(group.sample('best_accuracy').mean)),
-        ('cost %', lambda group: percent(group.sample('cost', 'relative_processed').mean)),
-        *macs,
-        ('samples', lambda group: quantity(group.sample('cost', 'processed_samples').mean)),
-        ('seconds', lambda group: seconds(group.sample('seconds', 'total').mean)),
-        ('agree %', lambda group: percent(group.sample('agreement').mean)),
-    ]
-
-
-def _record(group: Group, paired: Sample) -> dict[str, Any]:
-    accuracy, best = group.sample('accuracy'), group.sample('best_accuracy')
-    return {
-        'run': group.label,
-        'name': group.name,
-        'method': group.method,
-        'policy': group.policy,
-        'accuracy_mean': _pct(accuracy.mean),
-        'accuracy_sd': _pct(accuracy.sd),
-        'n': accuracy.n,
-        'difference_mean': _pct(paired.mean),
-        'difference_se': _pct(paired.standard_error),
-        'difference_n': paired.n,
-        'best_mean': _pct(best.mean),
-        'best_sd': _pct(best.sd),
-        'relative_scheduled': group.sample('cost', 'relative_scheduled').mean,
-        'relative_processed': group.sample('cost', 'relative_processed').mean,
-        'samples': group.sample('cost', 'processed_samples').mean,
-        'macs': _macs(group),
-        'relative_macs': group.sample('cost', 'relative_macs').mean,
-        'seconds': group.sample('seconds', 'total').mean,
-        'agreement_mean': _pct(group.sample('agreement').mean),
-        'teacher_kl_mean': group.sample('teacher_kl').mean,
-        'seeds': ' '.join(str(run['seed']) for run in group.runs),
-    }
-
-
-def _teacher(summaries: Sequence[Summary]) -> Group | None:
-    """The teacher's row: its own run where that was found, else its accuracy as the students' runs measured it."""
-    own = [summary for summary in summaries if is_teacher(summary)]
-    taught = [summary for summary in summaries if not is_teacher(summary) and teacher_network(summary)]
-    if not own and not taught:
-        return None
-    if own:
-        return Group('teacher', 'Teacher', own[:1], 'none', 'none')
-    # One teacher serves all seeds: its accuracy is one number however many runs measured it.
-    measured = {'seed': 0, 'accuracy': number(taught[0], 'teacher', 'accuracy')}
-    return Group('teacher', 'Teacher', [measured], 'none', 'none')
-
-
-def _notes(groups: Sequence[Group], base: str) -> list[str]:
-    runs = [run for group in groups for run in group.runs]
-    sizes = sorted({group.sample('accuracy').n for group in groups} - {0})
-    what = 'accuracy: last epoch'
+def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: bool) -> list[str]:
+    runs = [run for row in comparison.rows for run in row.runs]
+    sizes = sorted({row.sample('accuracy').n for row in comparison.rows} - {0})
     on = sorted({str(run['evaluated_on']) for run in runs if run.get('evaluated_on')})
-    what += f', {" and ".join(on)} set' if on else ''
-    notes = []
-    if sizes and sizes[-1] > 1:
-        what += '; mean ± sample standard deviation over n seeds'
-        of = ' (of a selection: its method on everything; of a method: KD)' if base == 'base' else ''
-        notes.append(f'vs {base}{of}: mean paired difference over shared seeds, in points, ± its standard error.')
-    notes.insert(0, f'{what}; best epoch apart. cost: samples processed, of training on everything.')
-    if say_more_than_samples(runs):
+    accuracy = 'accuracy: last epoch' + (f', {" and ".join(on)} set' if on else '')
+    many = bool(sizes) and sizes[-1] > 1
+    accuracy += '; mean ± sample standard deviation over n seeds' if many else ''
+    notes = [f'{accuracy}. best: best epoch.']
+    if comparison.counts_macs():
+        whole = comparison.whole().label
+        notes.append(f'cost: multiply-accumulates of every training pass, including scoring, relative to {whole}.')
+    else:
+        notes.append('cost: samples processed, relative to training on every point.')
+    if with_macs:
         own = any(number(run, 'cost', 'relative_macs') for run in runs)
-        to = 'the same method on every point' if own else base
-        notes.append(f'MAC: multiply-accumulates of every pass, scoring included, relative to {to}.')
+        base = 'the same method on every point' if own else next(iter(references.values()))
+        notes.append(f'MAC: multiply-accumulates of every pass, including scoring, relative to {base}.')
+    if references and many:
+        titles = ' and '.join(references.values())
+        same = ''
+        if titles == 'base':
+            same = ' (of a selection: its method on every point; of a method: KD)'
+        elif any(row.label.startswith(f'{name}, ') for row in comparison.rows for name in references):
+            same = ' (at the same budget if there is one)'
+        notes.append(f'vs {titles}{same}: mean paired difference in points over shared seeds [95 % interval, t].')
     if sizes and sizes[0] == 1:
-        notes.append('n = 1: a single run has no standard deviation; no claim rests on it.')
+        notes.append('n = 1: a single run has no standard deviation and supports no claim.')
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
     if len(teachers) > 1:
-        notes.append(
-            f'The runs had {len(teachers)} different teachers: their differences are not paired in the teacher.'
-        )
+        notes.append(f'The runs had {len(teachers)} different teachers; differences are not paired in the teacher.')
+    if any(not row.runs for row in comparison.rows):
+        notes.append('Empty: not finished.')
     return notes
 
 
-def experiment_table(summaries: Sequence[Summary], reference: str = 'kd', expected: Sequence[str] = ()) -> Table:
-    """The table of one experiment: teacher, student alone, KD, random, KC-KD, and whatever else was run.
-
-    Args:
-      summaries: summaries of runs that can be compared (see `experiments`); a teacher's own run may be among them.
-      reference: the run that the others are compared with, seed by seed (see `base_of`).
-      expected: names of runs to be listed even before any of them has finished; their cells stay empty.
-
-    Returns:
-      The table. A cell for which no number was measured is empty.
+def tables(
+    summaries: Sequence[Summary], reference: str = 'kd', expected: Sequence[Mapping[str, Any]] = ()
+) -> list[Table]:
+    """The tables of all comparisons among the summaries (see `comparisons.split`).
 
     Raises:
-      ValueError: there is no summary, the runs do not belong together, or a seed occurs twice in a row.
+      ValueError: there is no summary and nothing is expected, or two runs of a row have the same seed.
     """
-    if not summaries:
+    if not summaries and not expected:
         raise ValueError('no finished run was found; a run leaves summary.json when it has finished')
-    parts = experiments(summaries)
-    if len(parts) > 1:
-        found = '; '.join(describe_experiment(part) for part in parts)
-        raise ValueError(f'the runs are of {len(parts)} experiments ({found}); make a table of each')
-    groups = group_runs(summaries)
-    have = {group.name for group in groups}
-    main = next((run['method'] for run in summaries if not is_teacher(run) and run['method'] != 'none'), 'kd')
-    for name in expected:
-        if name not in have and name != 'teacher':
-            parts_of = {'student': ('none', 'none'), 'kd': (main, 'none')}.get(name, (main, name))
-            groups.append(Group(name, names.display_name(*parts_of), [], *parts_of))
-    groups = in_order(groups)
-    bases = {id(group): base_of(group, groups, reference) for group in groups}
-    used = {base.label for base in bases.values() if base}
-    base = used.pop() if len(used) == 1 else 'base' if used else reference
-
-    def paired(group: Group) -> Sample:
-        other = bases.get(id(group))
-        return (
-            describe([]) if other is None else paired_difference(group.by_seed('accuracy'), other.by_seed('accuracy'))
-        )
-
-    notes = _notes(groups, base)
-    teacher = _teacher(summaries)
-    if teacher:
-        groups.insert(0, teacher)
-    more = say_more_than_samples(run for group in groups for run in group.runs)
-    columns = _columns(base, paired, (lambda group: _relative_macs(group, bases.get(id(group)))) if more else None)
-    rows = [[group.label, *(cell(group) for _, cell in columns)] for group in groups]
-    if teacher:
-        # One teacher for all seeds: n would count nothing that varies, and its cost is relative to nothing.
-        rows[0] = [
-            '' if header in ('n', 'cost %', 'MAC %') else cell
-            for header, cell in zip(['run', *(header for header, _ in columns)], rows[0], strict=True)
-        ]
-    records = [_record(group, paired(group)) for group in groups]
-    return Table(describe_experiment(summaries), ['run', *(header for header, _ in columns)], rows, records, notes)
-
-
-def experiment_tables(summaries: Sequence[Summary], reference: str = 'kd') -> list[Table]:
-    """A table of every experiment among the summaries, in the order found."""
-    return [experiment_table(part, reference) for part in experiments(summaries)]
+    return [comparison_table(comparison) for comparison in split(summaries, reference, expected)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kcd_jax.experiments import experiment
-from kcd_jax.report import comparison
+from kcd_jax.report import paper_results
 from kcd_jax.training import check, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,6 +88,6 @@ def test_every_row_of_the_table_runs_and_appears_in_it(tiny_networks, cifar10, t
         narrow = 'resnet8_kr' if result.summary['method'] == 'kr' else 'resnet8'
         teacher = result.summary['teacher'] and {**result.summary['teacher'], 'network': 'resnet26'}
         summaries.append({**result.summary, 'student': narrow, 'teacher': teacher})
-    table = comparison.paper_table('kr_table1', summaries)
+    table = paper_results.paper_table('kr_table1', summaries)
     ours = {record['row']: record['n'] for record in table.records if record['measure'] == 'accuracy'}
     assert set(ours.values()) == {1} and len(ours) == 1 + len(NAMES)  # and the teacher

@@ -9,7 +9,7 @@ import pytest
 
 from kcd_jax.experiments import cells
 from kcd_jax.experiments.cells import Knob, Sweep
-from kcd_jax.report import comparison
+from kcd_jax.report import paper_results
 from tests.report.runs import make_summary
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -57,7 +57,7 @@ def summary_of(cell, config):
 def test_a_run_lands_in_its_cell(name):
     """One row at the least shows it, and no other row of the table but those that are the same run."""
     sweep = SWEEPS[name]
-    table = comparison.find(name)
+    table = papers.find(name)
     rows = {row.label: row for row in table.rows}
     for cell in cells.expand(sweep):
         config = cells.config_of(cell, ROOT)

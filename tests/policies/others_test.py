@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kcd_jax.commands import report
 from kcd_jax.contracts import ValueTable, full_plan, table_rows
 from kcd_jax.policies import infobatch, kcd, none, random, reuse, short
 
@@ -138,11 +139,11 @@ def test_reuse(run_folder, tmp_path):
 
 def test_export_from_the_command_line(run_folder, tmp_path, capsys):
     run, final = run_folder
-    assert reuse.main(['export', str(run), str(tmp_path / 'set' / 'final')]) == 0
+    assert report.main(['condensed-set', str(run), str(tmp_path / 'set' / 'final')]) == 0
     assert '140 points, 60 of them mixed' in capsys.readouterr().out
     lines = (tmp_path / 'set' / 'final.txt').read_text().split()
     assert [int(line) for line in lines] == kept(final).tolist()
-    assert reuse.main(['export', str(tmp_path), str(tmp_path / 'other')]) == 2
+    assert report.main(['condensed-set', str(tmp_path), str(tmp_path / 'other')]) == 2
     assert capsys.readouterr().err.count('\n') == 1 and not (tmp_path / 'other.npz').exists()
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kcd_jax.report import class_drawings, tables
-from kcd_jax.report.groups import group_runs
+from kcd_jax.report.comparisons import rows_of
+from kcd_jax.report.records import Files, run_folder
 from tests.report.runs import make_summary
 
 CLASSES = 3
@@ -35,51 +36,65 @@ def leave(folder, name, by_class, accuracy, *, seed=0, **more):
 
 
 @pytest.fixture
-def groups(tmp_path):
+def rows(tmp_path):
     leave(tmp_path / 'kd', 'kd', [[10, 10, 10], [20, 20, 20]], [0.9, 0.6, 0.8])
     leave(tmp_path / 'unix', 'unix', [[4, 8, 6], [5, 18, 13]], [0.8, 0.7, 0.9])
-    return group_runs(tables.collect([tmp_path]))
+    return rows_of(tables.collect([tmp_path]))
 
 
-def test_visits_of_each_epoch(groups):
-    found = {group.policy: class_drawings.visits(group.runs[0]) for group in groups}
+def test_visits_of_each_epoch(rows):
+    found = {row.policy: class_drawings.visits(row.runs[0], Files()) for row in rows}
     np.testing.assert_array_equal(found['unix'], [[4, 8, 6], [1, 10, 7]])
 
 
-def test_what_is_drawn(groups):
-    drawn = {drawing.name: drawing for drawing in class_drawings.of_experiment(groups)}
+def test_what_is_drawn(rows):
+    drawn = {drawing.name: drawing for drawing in class_drawings.of_rows(rows, Files())}
     assert list(drawn) == [
-        'distance_to_centre', 'teacher_entropy', 'sampling_and_accuracy', 'sorted_class_accuracy', 'class_heat_map',
+        'distance_to_centre', 'teacher_entropy', 'sampling_and_accuracy', 'class_accuracy', 'class_heat_map',
     ]  # fmt: skip
-    assert 'UNIX-KD from 5 to 18' in drawn['sampling_and_accuracy'].alt
-    assert 'KD 1.12, UNIX-KD 1.12' in drawn['distance_to_centre'].alt, '(2 * 1 + 4 * 3 + 2 * 2) / 8 over 2'
-    assert 'KD 0.200' in drawn['teacher_entropy'].alt
+    assert 'UNIX-KD, n = 1 from 5 to 18' in drawn['sampling_and_accuracy'].alt
+    assert 'KD, seed 0 1.12, UNIX-KD, seed 0 1.12' in drawn['distance_to_centre'].alt, (
+        '(2 * 1 + 4 * 3 + 2 * 2) / 8 over 2'
+    )
+    assert 'KD, seed 0 0.200' in drawn['teacher_entropy'].alt
     assert len(drawn['class_heat_map'].figure.axes) == 2, 'one policy that chooses, and the scale'
 
 
 def test_without_a_choice_there_is_nothing_to_compare(tmp_path):
     leave(tmp_path / 'kd', 'kd', [[10, 10, 10]], [0.9, 0.6, 0.8])
-    assert class_drawings.of_experiment(group_runs(tables.collect([tmp_path]))) == []
+    assert class_drawings.of_rows(rows_of(tables.collect([tmp_path])), Files()) == []
 
 
 def test_ratios_need_two(tmp_path):
     for number, (ratio, accuracy) in enumerate(((0.5, 0.8), (0.9, 0.85))):
-        summary = make_summary('kcd', 0, accuracy, config={'policy': {'name': 'kcd', 'ratio': ratio}})
+        summary = make_summary('kcd', 0, accuracy, run={'policy': {'name': 'kcd', 'ratio': ratio}})
         (tmp_path / f'{number}.json').write_text(json.dumps(summary))
     (tmp_path / 'kd.json').write_text(json.dumps(make_summary('kd', 0, 0.9)))
-    groups = group_runs(tables.collect([tmp_path]))
-    (drawing,) = class_drawings.of_experiment(groups)
+    rows = rows_of(tables.collect([tmp_path]))
+    (drawing,) = class_drawings.of_rows(rows, Files())
     assert drawing.name == 'accuracy_against_ratio' and '80.00 % at ratio 0.5, 85.00 % at ratio 0.9' in drawing.alt
-    assert class_drawings.ratios(groups[:2]) is None
+    assert class_drawings.ratios(rows[:2]) is None
 
 
-def test_points_of_a_run_without_stages(groups):
-    (drawing,) = class_drawings.of_points(groups[0].runs[0], 'KD')
+def test_points_of_a_run_without_stages(rows):
+    (drawing,) = class_drawings.of_points(rows[0].runs[0], Files())
     assert drawing.name == 'correlation_difference' and '0.250' in drawing.alt
 
 
-def test_damaged_points_are_named(groups):
-    folder = class_drawings.run_folder(groups[0].runs[0])
+def test_damaged_points_are_named(rows):
+    folder = run_folder(rows[0].runs[0])
     (folder / 'knowledge' / 'points.npz').write_bytes(b'PK')
-    with pytest.raises(ValueError, match=r'points\.npz is damaged .*; remove it or run that run again'):
-        class_drawings.of_points(groups[0].runs[0], 'KD')
+    files = Files()
+    assert class_drawings.of_points(rows[0].runs[0], files) == []
+    assert len(files.problems) == 1 and 'points.npz is damaged' in files.problems[0]
+
+
+def test_classes_are_means_over_seeds(tmp_path):
+    leave(tmp_path / 'a', 'unix', [[4, 8, 6]], [0.8, 0.7, 0.9])
+    leave(tmp_path / 'b', 'unix', [[6, 8, 4]], [0.6, 0.9, 0.9], seed=1)
+    drawn = {one.name: one for one in class_drawings.of_rows(rows_of(tables.collect([tmp_path])), Files())}
+    (axes,) = drawn['class_accuracy'].figure.axes
+    (line,) = axes.get_lines()
+    assert line.get_linestyle() == 'None', 'dots are not joined'
+    np.testing.assert_allclose(sorted(line.get_xdata()), [70, 80, 90])
+    assert [record['visits'] for record in drawn['class_accuracy'].data] == [5, 8, 5]

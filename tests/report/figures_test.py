@@ -26,7 +26,7 @@ def test_learning_curves():
     (axes,) = figure.axes
     lines = lines_of(axes)
     np.testing.assert_allclose(lines['KD, n = 2'].get_ydata(), [20, 40, 50])
-    np.testing.assert_allclose(lines['Student alone'].get_ydata(), [10, 30, 50])
+    np.testing.assert_allclose(lines['Student alone, n = 1'].get_ydata(), [10, 30, 50])
     np.testing.assert_allclose(lines['Teacher'].get_ydata(), 90)
     # The band: 20 and 40 percent, plus and minus sqrt(200) (10 and 30 percent; 30 and 50 percent).
     (band,) = axes.collections
@@ -40,9 +40,22 @@ def test_long_learning_curves_get_a_closer_look():
     epochs = np.arange(1, 101)
     figure = figures.learning_curves({'KD': (epochs, np.linspace(0, 1, 100)[None])}, condensations=(10, 90))
     whole, closer = figure.axes
-    assert len(lines_of(whole)['KD'].get_xdata()) == 100
-    np.testing.assert_array_equal(lines_of(closer)['KD'].get_xdata(), np.arange(75, 101))
+    assert len(lines_of(whole)['KD, n = 1'].get_xdata()) == 100
+    np.testing.assert_array_equal(lines_of(closer)['KD, n = 1'].get_xdata(), np.arange(75, 101))
     assert len(whole.get_lines()) == 3 and len(closer.get_lines()) == 2
+
+
+def test_training_curves():
+    epochs = np.array([1, 2])
+    loss = {'KD': (epochs, np.array([[4.0, 2.0], [2.0, 2.0]]))}
+    figure = figures.training_curves(
+        {'training loss': loss, 'learning rate': {'KD': (epochs, np.array([[0.1, 0.001]]))}}
+    )
+    top, bottom = figure.axes
+    np.testing.assert_allclose(lines_of(top)['KD, n = 2'].get_ydata(), [3, 2])
+    np.testing.assert_allclose(lines_of(bottom)['KD, n = 1'].get_ydata(), [0.1, 0.001])
+    assert top.get_yscale() == 'linear' and bottom.get_yscale() == 'log', 'by the range of the values'
+    assert (top.get_ylabel(), bottom.get_ylabel()) == ('training loss', 'learning rate')
 
 
 def test_condensation_history():

@@ -1,4 +1,4 @@
-"""The KR paper's figures: what each hands to its axes, and the training curves that are kept of runs."""
+"""The KR paper's figures: what each hands to its axes, and the stored training curves."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from kcd_jax.commands.report import main
-from kcd_jax.report import drawings, kr, tables
-from kcd_jax.report.groups import group_runs
+from kcd_jax.report import kr, tables
+from kcd_jax.report.comparisons import rows_of
+from kcd_jax.report.records import Files
 
 
 def write_run(folder, name, seed, losses, steps=(10, 20)):
-    """A finished run with a log, as far as Fig. 5 reads them."""
+    """A finished run with the log that Fig. 5 reads."""
     folder.mkdir(parents=True)
     summary = {'name': name, 'method': 'kr', 'policy': 'none', 'seed': seed, 'accuracy': 0.9}
     (folder / 'summary.json').write_text(json.dumps(summary))
@@ -34,14 +35,12 @@ def runs(tmp_path):
 
 
 def test_fig_5_from_the_folders_of_runs_and_from_the_kept_curves(runs, capsys):
-    png, kept = runs / 'fig5.png', runs / 'curves.json'
-    assert main(['kr', '--figure=5', str(runs), f'--png={png}', f'--curves={kept}']) == 0
+    png, kept = runs / 'kr_fig5.png', runs / 'curves.json'
+    assert main(['figures', '--kr=5', str(runs), f'--folder={runs}', f'--curves={kept}']) == 0
     text = capsys.readouterr().out
-    # recode - dense, means over both epochs: 2.5 - 4 = -1.5 and 3.5 - 4.5 = -1; of -1.5 and -1: -1.25 +- 0.25.
-    assert (
-        'recode: posterior loss (A) 1.5000 at the end, 3.0000 on average (-1.2500 ± 0.2500 against dense, n = 2)'
-        in text
-    )
+    # recode - dense, means over both epochs: 2.5 - 4 = -1.5 and 3.5 - 4.5 = -1; mean -1.25, error 0.25, t = 12.71.
+    assert 'recode: posterior loss (A) 1.5000 at the end, 3.0000 on average' in text
+    assert '(-1.2500 [-4.4266, +1.9266] against dense, n = 2)' in text
     assert 'dense: posterior loss (A) 3.5000 at the end, 4.2500 on average; prior' in text
     assert json.loads(kept.read_text())['dense'] == {
         'iterations': [10, 20],
@@ -49,26 +48,25 @@ def test_fig_5_from_the_folders_of_runs_and_from_the_kept_curves(runs, capsys):
         'prior': {'0': [0.5, 0.3], '1': [0.5, 0.4]},
     }
     png.unlink()
-    assert main(['kr', '--figure=5', str(kept), f'--png={png}']) == 0
+    assert main(['figures', '--kr=5', str(kept), f'--folder={runs}']) == 0
     assert capsys.readouterr().out == text and png.stat().st_size > 10_000
 
 
 def test_the_losses_are_among_an_experiment_s_figures(runs):
-    groups = group_runs(tables.collect([runs]))
-    drawn = drawings.kr_convergence(groups)
+    rows = rows_of(tables.collect([runs]))
+    drawn = kr.training_losses(rows, Files())
     assert drawn.name == 'kr_convergence' and len(drawn.figure.axes) == 2
     assert 'dense: posterior loss (A) 3.5000 at the end' in drawn.alt
     (runs / 'dense' / 'trial_0' / 'metrics.jsonl').write_text(
         '{"kind": "train", "step": 10, "epoch": 1, "loss": 1.0}\n'
     )
-    assert '2.0000 at the end' not in drawings.kr_convergence(groups).alt, 'a run without the prior loss is left out'
+    assert '2.0000 at the end' not in kr.training_losses(rows, Files()).alt, 'a run without the prior loss is left out'
     others = [run | {'method': 'kd'} for run in tables.collect([runs])]
-    assert drawings.kr_convergence(group_runs(others)) is None
+    assert kr.training_losses(rows_of(others), Files()) is None
 
 
 def test_convergence_draws_means_and_deviations(runs):
-    summaries = [json.loads(path.read_text()) | {'_file': str(path)} for path in sorted(runs.rglob('summary.json'))]
-    figure = kr.convergence(kr.training_curves(summaries))
+    figure = kr.convergence(kr.training_curves(rows_of(tables.collect([runs])), Files()))
     for axes, factor in zip(figure.axes, (1.0, 0.1), strict=True):
         lines = {line.get_label(): line for line in axes.get_lines()}
         np.testing.assert_allclose(lines['recode, n = 2'].get_ydata(), [4.5 * factor, 1.5 * factor])
@@ -77,28 +75,30 @@ def test_convergence_draws_means_and_deviations(runs):
 
 
 def test_what_cannot_be_drawn_is_one_line(runs, capsys):
-    png = f'--png={runs / "x.png"}'
     other = runs / 'other.json'
     other.write_text('{"a": 1}')
-    (runs / 'recode' / 'trial_0' / 'metrics.jsonl').unlink()
+    write_run(runs / 'kd', 'kd', 0, [1.0, 1.0])
+    summary = json.loads((runs / 'kd' / 'summary.json').read_text())
+    (runs / 'kd' / 'summary.json').write_text(json.dumps(summary | {'method': 'kd'}))
     for arguments, says in (
-        (['--figure=5', str(runs)], 'run recode has no log of its training'),
-        (['--figure=5'], 'figure 5 is drawn from runs'),
-        (['--figure=5', str(other)], 'holds no training curves'),
-        (['--figure=4', str(runs)], 'student'),
+        (['--kr=5', str(runs / 'kd')], 'no run of KR under'),
+        (['--kr=5'], 'figure 5 is drawn from runs'),
+        (['--kr=5', str(other)], 'holds no training curves'),
+        (['--kr=4', str(runs)], 'student'),
+        ([], 'give folders of runs'),
     ):
-        assert main(['kr', *arguments, png]) == 1
+        assert main(['figures', *arguments, f'--folder={runs}']) == 2
         error = capsys.readouterr().err
         assert says in error and error.count('\n') == 1
     write_run(runs / 'third', 'dense', 2, [1.0, 1.0], steps=(10, 30))
-    with pytest.raises(ValueError, match='the runs of dense were logged at different iterations'):
-        kr.training_curves(
-            [json.loads(path.read_text()) | {'_file': str(path)} for path in sorted(runs.glob('[dt]*/**/summary.json'))]
-        )
+    rows = rows_of(tables.collect([runs]))
+    with pytest.raises(ValueError, match='the runs of dense differ in their logged iterations'):
+        kr.training_curves(rows, Files())
+    assert kr.training_losses(rows, Files()) is None
 
 
 def test_fig_2_is_the_penalty(tmp_path):
-    assert main(['kr', '--figure=2', f'--png={tmp_path / "fig2.png"}']) == 0
+    assert main(['figures', '--kr=2', f'--folder={tmp_path}']) == 0 and (tmp_path / 'kr_fig2.png').exists()
     gradient = np.array([-1.0, 0.0, 1.0])
     figure = kr.penalty_curves(gradient, {'L1': np.abs(gradient)}, {'0.5': 4 * gradient**2})
     for axes, wanted in zip(figure.axes, ([1, 0, 1], [4, 0, 4]), strict=True):

@@ -1,4 +1,4 @@
-"""What runs leave, made by hand."""
+"""Folders and summaries of runs, made by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COST = {
 def make_summary(
     name, seed, accuracy, *, method='kd', policy=None, dataset='digits', student='resnet8', teacher='resnet20', **more
 ):
-    """One summary.json as kcd_jax.train writes it."""
+    """A summary.json as a run writes it."""
     policy = {'student': 'none', 'kd': 'none', 'teacher': 'none'}.get(name, name) if policy is None else policy
     method = 'none' if name in ('student', 'teacher') else method
     relative = COST.get(name, 1.0)
@@ -36,7 +36,7 @@ def make_summary(
         'command': 'python -m kcd_jax.main --config=configs/digits_kd.py',
         'versions': {'jax': '0.10.2'},
         'device': {'kind': 'cpu', 'count': 2},
-        'config': {'seed': seed, 'data': {'dir': '<none>'}, 'policy': {'name': policy}},
+        'run': {'seed': seed, 'data': {'dir': '<none>'}, 'policy': {'name': policy}},
         'teacher': taught,
         'num_points': 300,
         'num_classes': 10,
@@ -165,7 +165,7 @@ def write_run(folder, summary, stages=0):
             )
     summary = {**summary, 'condensations': condensations}
     (folder / 'summary.json').write_text(json.dumps(summary))
-    (folder / 'config.json').write_text(json.dumps(summary['config']))
+    (folder / 'config.json').write_text(json.dumps(summary['run']))
     lines = make_metrics(final=summary['accuracy']) + [{'kind': 'condensation', **record} for record in condensations]
     (folder / 'metrics.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
     return folder

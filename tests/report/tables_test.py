@@ -12,13 +12,19 @@ from kcd_jax.report import tables
 from tests.report.runs import make_summary
 
 
+def table_of(summaries, reference='kd'):
+    """The only table of the summaries."""
+    (table,) = tables.tables(summaries, reference)
+    return table
+
+
 def column(table, header):
     place = table.headers.index(header)
     return {row[0]: row[place] for row in table.rows}
 
 
 def test_table_by_hand(experiment):
-    table = tables.experiment_table(tables.collect([experiment]))
+    table = table_of(tables.collect([experiment]))
     assert table.title == 'digits: resnet20 -> resnet8, 6 epochs'
     assert [row[0] for row in table.rows] == ['Teacher', 'Student alone', 'KD', 'Random KD', 'KC-KD']
     # Sample standard deviations: .70 .72 .71 -> 0.01; .75 .77 .76 -> 0.01.
@@ -29,9 +35,16 @@ def test_table_by_hand(experiment):
         '74.00 ± 1.00',
         '76.00 ± 1.00',
     ]
-    # KC-KD minus KD by seed: +1, +2, 0; mean +1, sd 1, error 1/sqrt(3) = 0.577. Random: -1, 0, -2. Student: -4, -3, -5.
-    assert list(column(table, 'vs KD').values()) == ['', '-4.00 ± 0.58', '', '-1.00 ± 0.58', '+1.00 ± 0.58']
-    assert list(column(table, 'pairs').values()) == ['', '3', '', '3', '3']
+    # KC-KD minus KD by seed: +1, +2, 0; mean +1, sd 1, standard error 1/sqrt(3) = 0.577; times t = 4.303: 2.48.
+    # Random: -1, 0, -2. Student: -4, -3, -5.
+    assert list(column(table, 'vs KD').values()) == [
+        '',
+        '-4.00 [-6.48, -1.52]',
+        '',
+        '-1.00 [-3.48, +1.48]',
+        '+1.00 [-1.48, +3.48]',
+    ]
+    assert 'pairs' not in table.headers, 'every seed has its pair'
     assert list(column(table, 'n').values()) == ['', '3', '3', '3', '3']
     assert list(column(table, 'best %').values()) == ['94.12', '72.00', '76.00', '75.00', '77.00']
     assert list(column(table, 'cost %').values()) == ['', '100.00', '100.00', '81.71', '81.71']
@@ -43,14 +56,14 @@ def test_table_by_hand(experiment):
 def test_order_of_files_does_not_matter(experiment):
     summaries = tables.collect([experiment])
     shuffled = random.Random(0).sample(summaries, len(summaries))
-    assert tables.experiment_table(shuffled).rows == tables.experiment_table(summaries).rows
+    assert table_of(shuffled).rows == table_of(summaries).rows
 
 
 def test_one_seed_shows_no_deviation():
-    table = tables.experiment_table([make_summary('kd', 0, 0.74), make_summary('kcd', 0, 0.75)])
+    table = table_of([make_summary('kd', 0, 0.74), make_summary('kcd', 0, 0.75)])
     assert column(table, 'accuracy %') == {'Teacher': '93.12', 'KD': '74.00', 'KC-KD': '75.00'}
     assert column(table, 'vs KD')['KC-KD'] == '+1.00'
-    assert column(table, 'n')['KC-KD'] == column(table, 'pairs')['KC-KD'] == '1'
+    assert column(table, 'n')['KC-KD'] == '1'
     assert any(note.startswith('n = 1:') for note in table.notes)
 
 
@@ -62,35 +75,33 @@ def test_a_variant_is_called_by_its_name_and_is_not_the_reference():
         make_summary('student', 0, 0.71),
         {**make_summary('student', 0, 0.72), 'name': 'student-wide', 'student': 'wide'},
     ]
-    table, other = tables.experiment_tables(runs, 'student')
+    table, other = tables.tables(runs, 'student')
     expected = {'Teacher': '', 'Student alone': '', 'KD': '+3.00', 'CRD+KD': '+5.00', 'own': '+4.00'}
     assert column(table, 'vs Student alone') == expected
-    assert column(tables.experiment_table(runs[:4]), 'vs KD')['own'] == '+1.00'
+    assert column(table_of(runs[:4]), 'vs KD')['own'] == '+1.00'
     assert [row[0] for row in other.rows] == ['Student alone']
 
 
 def test_pairs_are_by_seed_not_by_place():
     runs = [make_summary('kd', seed, accuracy) for seed, accuracy in ((0, 0.1), (1, 0.5), (2, 0.7))]
     runs += [make_summary('kcd', seed, accuracy) for seed, accuracy in ((2, 0.8), (1, 0.6))]
-    table = tables.experiment_table(runs)
-    assert column(table, 'vs KD')['KC-KD'] == '+10.00 ± 0.00'
+    runs += [make_summary('random', seed, 0.5) for seed in (1, 5)]
+    table = table_of(runs)
+    assert column(table, 'vs KD')['KC-KD'] == '+10.00 [+10.00, +10.00]'
     assert (column(table, 'n')['KC-KD'], column(table, 'pairs')['KC-KD']) == ('2', '2')
+    assert (column(table, 'n')['Random KD'], column(table, 'pairs')['Random KD']) == ('2', '1')
 
 
-def test_unfinished_cells_are_empty():
-    table = tables.experiment_table(
-        [make_summary('kcd', 0, 0.75, agreement=None, seconds={})], expected=('student', 'kd', 'random', 'kcd')
-    )
-    assert [row[0] for row in table.rows] == ['Teacher', 'Student alone', 'KD', 'Random KD', 'KC-KD']
-    for place in (1, 2, 3):
-        assert table.rows[place][1:] == [''] * 9
-    assert table.rows[4][3] == table.rows[4][4] == table.rows[4][8] == table.rows[4][9] == ''
-    assert table.to_csv().splitlines()[2].startswith('Student alone,student,none,none,,,0,')
+def test_cells_that_were_not_measured_are_empty():
+    table = table_of([make_summary('kcd', 0, 0.75, agreement=None, seconds={})])
+    assert [row[0] for row in table.rows] == ['Teacher', 'KC-KD']
+    assert column(table, 'seconds')['KC-KD'] == column(table, 'agree %')['KC-KD'] == ''
+    assert not any(header.startswith('vs') for header in table.headers), 'there is no KD to compare with'
 
 
 def test_names_follow_the_method():
     runs = [make_summary(name, 0, 0.7, method='crd') for name in ('kd', 'random', 'kcd', 'unix', 'mine')]
-    table = tables.experiment_table(runs)
+    table = table_of(runs)
     assert [row[0] for row in table.rows[1:]] == ['CRD', 'Random CRD', 'KC-CRD', 'UNIX-CRD', 'mine CRD']
     assert 'vs CRD' in table.headers
 
@@ -98,10 +109,10 @@ def test_names_follow_the_method():
 def test_variants_of_a_policy_are_rows_of_their_own():
     runs = [make_summary('kd', 0, 0.74)]
     runs += [
-        make_summary('kcd', 0, 0.7 + ratio / 100, config={'seed': 0, 'policy': {'name': 'kcd', 'ratio': ratio}})
+        make_summary('kcd', 0, 0.7 + ratio / 100, run={'seed': 0, 'policy': {'name': 'kcd', 'ratio': ratio}})
         for ratio in (0.7, 0.3)
     ]
-    assert [row[0] for row in tables.experiment_table(runs).rows] == [
+    assert [row[0] for row in table_of(runs).rows] == [
         'Teacher',
         'KD',
         'KC-KD (ratio 0.7)',
@@ -111,7 +122,7 @@ def test_variants_of_a_policy_are_rows_of_their_own():
 
 def test_a_seed_twice_is_refused():
     with pytest.raises(ValueError, match=r"run 'kd' has seed 0 twice \(one and another\); give one of them"):
-        tables.experiment_table([make_summary('kd', 0, 0.74), make_summary('kd', 0, 0.75)])
+        table_of([make_summary('kd', 0, 0.74), make_summary('kd', 0, 0.75)])
 
 
 def test_experiments_are_kept_apart():
@@ -120,16 +131,14 @@ def test_experiments_are_kept_apart():
         make_summary('kd', 0, 0.5, dataset='cifar100'),
         make_summary('student', 0, 0.7),
     ]
-    with pytest.raises(ValueError, match='2 experiments'):
-        tables.experiment_table(runs)
-    first, second = tables.experiment_tables(runs)
+    first, second = tables.tables(runs)
     assert [row[0] for row in first.rows] == ['Teacher', 'Student alone', 'KD']
     assert [row[0] for row in second.rows] == ['Teacher', 'KD']
 
 
 def test_nothing_finished():
     with pytest.raises(ValueError, match='no finished run'):
-        tables.experiment_table([])
+        tables.tables([])
 
 
 def test_text_fits_a_terminal(experiment):
@@ -137,26 +146,28 @@ def test_text_fits_a_terminal(experiment):
     for summary in summaries:
         summary['cost'] = {**summary['cost'], 'processed_samples': 11_996_160}
         summary['seconds'] = {'total': 123456.0}
-    text = tables.experiment_table(summaries).to_text()
+    text = table_of(summaries).to_text()
     assert max(map(len, text.splitlines())) <= 100
     assert text.isascii()
     assert 'Student alone' in text and '75.00 +- 1.00' in text and '12.00 M' in text
-    narrow = tables.experiment_table(summaries).to_text(width=90)
+    narrow = table_of(summaries).to_text(width=90)
     assert max(map(len, narrow.splitlines())) <= 90
 
 
 def test_markdown_and_csv(experiment):
-    table = tables.experiment_table(tables.collect([experiment]))
+    table = table_of(tables.collect([experiment]))
     lines = table.to_markdown().splitlines()
     assert lines[0] == '**digits: resnet20 -> resnet8, 6 epochs**'
-    assert {line.count('|') for line in lines if line.startswith('|')} == {11}
-    assert '| KC-KD | 76.00 ± 1.00 | 3 | +1.00 ± 0.58 | 3 | 77.00 | 81.71 | 1,412 | 17.0 | 88.00 |' in lines
+    assert {line.count('|') for line in lines if line.startswith('|')} == {10}
+    assert '| KC-KD | 76.00 ± 1.00 | 3 | +1.00 [-1.48, +3.48] | 77.00 | 81.71 | 1,412 | 17.0 | 88.00 |' in lines
     row = list(csv.DictReader(io.StringIO(table.to_csv())))[-1]
     assert (
         row['run'] == 'KC-KD'
         and row['accuracy_mean'] == '76'
         and row['accuracy_sd'] == '1'
-        and row['difference_se'] == '0.57735'
+        and row['vs KD se'] == '0.57735'
+        and row['vs KD low'] == '-1.48414'
+        and row['vs KD n'] == '3'
     )
     assert row['relative_processed'] == '0.8171' and row['macs'] == '7000' and row['seeds'] == '0 1 2'
 
@@ -204,7 +215,7 @@ def test_command_line(experiment, capsys, tmp_path):
     (experiment / 'kd' / 'trial_0' / 'summary.json').write_text('')
     assert main(['table', str(experiment)]) == 0
     assert 'left out: ' in capsys.readouterr().err
-    assert main(['table', str(tmp_path / 'nothing')]) == 1
+    assert main(['table', str(tmp_path / 'nothing')]) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ') and error.count('\n') == 1
     assert json.loads((experiment / 'kcd' / 'trial_0' / 'summary.json').read_text())['name'] == 'kcd'
@@ -214,8 +225,13 @@ def test_a_selection_is_compared_with_its_own_method():
     runs = [make_summary('kd', seed, 0.74) for seed in (0, 1)]
     runs += [make_summary('crd', seed, 0.75, method='crd', policy='none') for seed in (0, 1)]
     runs += [make_summary('kcd', seed, 0.77, method='crd') for seed in (0, 1)]
-    table = tables.experiment_table(runs)
-    assert column(table, 'vs base') == {'Teacher': '', 'KD': '', 'CRD': '+1.00 ± 0.00', 'KC-CRD': '+2.00 ± 0.00'}
+    table = table_of(runs)
+    assert column(table, 'vs base') == {
+        'Teacher': '',
+        'KD': '',
+        'CRD': '+1.00 [+1.00, +1.00]',
+        'KC-CRD': '+2.00 [+2.00, +2.00]',
+    }
     assert any(note.startswith('vs base (of a selection: its method') for note in table.notes)
 
 
@@ -224,12 +240,12 @@ def test_a_scoring_pass_is_counted():
     # 4,000 + 1,000 + 2,000 at three quarters, and a forward of the whole batch.
     passes = {'teacher_forward': 3000, 'student_forward': 750, 'student_backward': 1500, 'scoring_forward': 1000}
     unix['cost'] = {**unix['cost'], 'relative_processed': 0.75, 'macs': passes}
-    table = tables.experiment_table([make_summary('kd', 0, 0.75), unix])
+    table = table_of([make_summary('kd', 0, 0.75), unix])
     assert column(table, 'MAC %') == {'Teacher': '', 'KD': '100.00', 'UNIX-KD': '89.29'}
     assert column(table, 'cost %')['UNIX-KD'] == '75.00'
     assert any(note.startswith('MAC: ') for note in table.notes)
     assert max(map(len, table.to_text().splitlines())) <= 100
-    assert 'MAC %' not in tables.experiment_table([make_summary('kd', 0, 0.75)]).headers
+    assert 'MAC %' not in table_of([make_summary('kd', 0, 0.75)]).headers
 
 
 def test_counted_cost_is_of_the_same_method_on_every_point():
@@ -238,14 +254,14 @@ def test_counted_cost_is_of_the_same_method_on_every_point():
     sskd['cost'] = {**sskd['cost'], 'relative_processed': 0.8171, 'relative_macs': 0.8537}
     plain = make_summary('kcd', 0, 0.76)
     plain['cost'] = {**plain['cost'], 'relative_macs': plain['cost']['relative_processed']}
-    assert 'MAC %' not in tables.experiment_table([plain]).headers
-    table = tables.experiment_table([sskd])
+    assert 'MAC %' not in table_of([plain]).headers
+    table = table_of([sskd])
     assert list(column(table, 'MAC %').values())[-1] == '85.37'
     assert any('relative to the same method on every point' in note for note in table.notes)
 
 
 def test_a_short_run_is_of_the_same_experiment():
     """Phases before the main one, or a policy that trains for fewer epochs, change the epochs of a run."""
-    kd, short = (make_summary(name, 0, 0.75, config={'epochs': 6}) for name in ('kd', 'short'))
+    kd, short = (make_summary(name, 0, 0.75, run={'recipe': {'epochs': 6}}) for name in ('kd', 'short'))
     short['epochs'] = 5
-    assert [row[0] for row in tables.experiment_table([kd, short]).rows] == ['Teacher', 'KD', 'short KD']
+    assert [row[0] for row in table_of([kd, short]).rows] == ['Teacher', 'KD', 'short KD']

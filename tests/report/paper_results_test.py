@@ -6,7 +6,7 @@ import io
 import pytest
 
 from kcd_jax.commands.report import main
-from kcd_jax.report import comparison, papers
+from kcd_jax.report import paper_results, papers
 from kcd_jax.report.papers import Cell, parse_cell, parse_table
 from tests.report.runs import make_summary, write_run
 
@@ -22,9 +22,9 @@ def run(name, seed, accuracy, *, policy=None, weights=KD, epochs=240, **more):
     """A run of CIFAR-100, wrn_40_2 -> wrn_16_2."""
     if policy is None:
         policy = KCD if name == 'kcd' else {'name': 'none' if name in ('kd', 'student') else name}
-    config = {'epochs': epochs, 'batch': 64, 'weights': weights, 'policy': policy, 'data': {'num_points': 0}}
+    described = {'recipe': {'epochs': epochs}, 'weights': weights, 'policy': policy, 'data': {'num_points': 0}}
     keys = {'dataset': 'cifar100', 'student': 'wrn_16_2', 'teacher': 'wrn_40_2', 'epochs': epochs, 'batch': 64}
-    return make_summary(name, seed, accuracy, **{**keys, 'config': config, **more})
+    return make_summary(name, seed, accuracy, **{**keys, 'run': described, **more})
 
 
 def row(table, label, column='W40-2→W16-2'):
@@ -77,14 +77,14 @@ def test_ours_beside_the_papers():
     runs = [run('kd', seed, accuracy) for seed, accuracy in enumerate((0.74, 0.75, 0.76))]
     runs += [run('kcd', seed, accuracy) for seed, accuracy in enumerate((0.755, 0.765))]
     runs += [run('student', 0, 0.73)]
-    table = comparison.paper_table('kcd_table1', runs)
+    table = paper_results.paper_table('kcd_table1', runs)
     assert row(table, 'Teacher') == '93.12 (1)' and row(table, 'Teacher, difference') == '+17.51'
     assert row(table, 'Student') == '73.00 (1)' and row(table, 'Student, paper') == '73.26'
     assert row(table, 'KD') == '75.00 ± 1.00 (3)' and row(table, 'KD, difference') == '+0.08'
     assert row(table, 'KC-KD') == '76.00 ± 0.71 (2)' and row(table, 'KC-KD, difference') == '+0.30'
     assert row(table, 'KC-KD, cost % (paper)') == '81.71'
     # 75.5 - 74 and 76.5 - 75 of the two seeds that both have.
-    assert row(table, 'KC-KD, gain (paper)') == '+1.50 ± 0.00 (+0.78)'
+    assert row(table, 'KC-KD, gain (paper)') == '+1.50 [+1.50, +1.50] (+0.78)'
     assert row(table, 'KC-SSKD, gain (paper)', 'V13→V8') == '(-0.19)' and all(
         'KD, gain' != line[0][:8] for line in table.rows
     )
@@ -92,7 +92,7 @@ def test_ours_beside_the_papers():
     assert all(label[0] != 'KC-PKT, difference' for label in table.rows)
     assert row(table, 'KD', 'V13→V8') == '', 'another pair is not filled'
     assert row(table, 'Student, paper', 'W40-2→W40-1') == '73.26*'
-    assert row(comparison.paper_table('kcd_table2', runs), 'KC-KD, cost % (paper)') == '81.71 (81.60)'
+    assert row(paper_results.paper_table('kcd_table2', runs), 'KC-KD, cost % (paper)') == '81.71 (81.60)'
 
 
 @pytest.mark.parametrize(
@@ -113,9 +113,9 @@ def test_ours_beside_the_papers():
 )
 def test_other_runs_stay_out(other):
     (kept,) = [line for line in papers.TABLES['kcd_table1'].rows if line.label == 'KC-KD']
-    table = comparison.paper_table('kcd_table1', [run('kcd', 0, 0.75, **other)])
+    table = paper_results.paper_table('kcd_table1', [run('kcd', 0, 0.75, **other)])
     assert row(table, kept.label) == ''
-    assert row(comparison.paper_table('kcd_table1', [run('kcd', 0, 0.75)]), kept.label) == '75.00 (1)'
+    assert row(paper_results.paper_table('kcd_table1', [run('kcd', 0, 0.75)]), kept.label) == '75.00 (1)'
 
 
 def test_ablations_find_their_rows():
@@ -128,9 +128,9 @@ def test_ablations_find_their_rows():
         'OGVE + VAKS, full': {},
     }
     runs = [run('kcd', 0, 0.7 + n / 100, policy={**KCD, **more}) for n, more in enumerate(variants.values())]
-    table = comparison.paper_table('kcd_table4', runs)
+    table = paper_results.paper_table('kcd_table4', runs)
     assert [row(table, label) for label in variants] == [f'{70 + n}.00 (1)' for n in range(6)]
-    assert comparison.matching('kcd_table4', runs) == 6 and comparison.matching('kcd_table6', runs) == 1
+    assert paper_results.matching('kcd_table4', runs) == 6 and paper_results.matching('kcd_table6', runs) == 1
 
 
 def test_computation_is_counted_in_multiply_accumulates():
@@ -138,7 +138,7 @@ def test_computation_is_counted_in_multiply_accumulates():
     unix = {'name': 'unix', 'score': 'entropy', 'mix': 'adaptive', 'k': 0, 'w': 10.0}
     kd, reduced = run('kd', 0, 0.75, weights=free), run('unix', 0, 0.76, weights=free, policy=unix)
     reduced['cost'] = {**reduced['cost'], 'macs': {'teacher_forward': 4000, 'scoring_forward': 1250}}
-    table = comparison.paper_table('unix_table2', [kd, reduced])
+    table = paper_results.paper_table('unix_table2', [kd, reduced])
     # 5,250 of KD's 4,000 + 1,000 + 2,000.
     assert row(table, 'UNIXKD, k = 48, cost % (paper)') == '75.00 (94.06)', 'k = 0 is three quarters of 64'
     assert row(table, 'UNIXKD, k = 48') == '76.00 (1)' and row(table, 'UNIXKD, k = 48, paper') == '75.69*'
@@ -153,20 +153,20 @@ def test_the_mean_column_waits_for_all_others():
         for place, column in enumerate(papers.TABLES['unix_table5'].columns[:6])
         for seed in range(place + 1)
     ]
-    table = comparison.paper_table('unix_table5', runs)
+    table = paper_results.paper_table('unix_table5', runs)
     assert row(table, 'Uncertainty: entropy', 'Mean') == '72.50 (6)', '(70 + ... + 75) / 6, of six columns'
     assert row(table, 'Uncertainty: entropy, difference', 'Mean') == '-2.14'
-    assert row(comparison.paper_table('unix_table5', runs[1:]), 'Uncertainty: entropy', 'Mean') == ''
-    assert comparison.paper_table('unix_table5', runs[:1], only_ours=True).headers[1:] == ['W40-2→W16-2']
+    assert row(paper_results.paper_table('unix_table5', runs[1:]), 'Uncertainty: entropy', 'Mean') == ''
+    assert paper_results.paper_table('unix_table5', runs[:1], only_ours=True).headers[1:] == ['W40-2→W16-2']
 
 
 def test_errors_and_parameters():
     keys = {'dataset': 'imagenet2012', 'student': 'resnet18', 'teacher': 'resnet34', 'epochs': 90}
-    table = comparison.paper_table('kcd_table3', [run('kd', 0, 0.7, **keys, top5_accuracy=0.9)])
+    table = paper_results.paper_table('kcd_table3', [run('kd', 0, 0.7, **keys, top5_accuracy=0.9)])
     assert row(table, 'KD', 'top-1') == '30.00 (1)' and row(table, 'KD, difference', 'top-1') == '+0.66'
     assert row(table, 'KD', 'top-5') == '10.00 (1)'
     keys = {'dataset': 'cifar10', 'teacher': 'resnet26', 'student': 'resnet8_kr', 'parameters': 89574, 'method': 'kr'}
-    table = comparison.paper_table(
+    table = paper_results.paper_table(
         'kr_table1', [run('kr', 0, 0.9, policy={'name': 'none'}, **keys) | {'policy': 'none'}]
     )
     assert row(table, 'KR', 'accuracy %') == '90.00 (1)' and row(table, 'KR', 'parameters (M)') == '0.09 (1)'
@@ -174,12 +174,12 @@ def test_errors_and_parameters():
 
 def test_a_seed_twice_is_refused():
     with pytest.raises(ValueError, match=r'KCD Table 1, KD, W40-2→W16-2 has seed 0 twice'):
-        comparison.paper_table('kcd_table1', [run('kd', 0, 0.74), run('kd', 0, 0.75)])
+        paper_results.paper_table('kcd_table1', [run('kd', 0, 0.74), run('kd', 0, 0.75)])
 
 
 def test_unknown_tables_are_named():
     with pytest.raises(ValueError, match="unknown table 'kcd_table9'; known: kcd_table1, "):
-        comparison.paper_table('kcd_table9', [])
+        paper_results.paper_table('kcd_table9', [])
 
 
 def test_a_row_of_a_wrong_length_is_refused():
@@ -201,7 +201,7 @@ def test_command_line(tmp_path, capsys):
     text = capsys.readouterr().out
     assert 'KCD Table 1' in text and 'KCD Table 6' in text and 'KR Table' not in text
     assert max(map(len, text.splitlines())) <= 100
-    assert main(['table', str(tmp_path), '--paper=kcd_table1', '--format=csv']) == 0
+    assert main(['papers', str(tmp_path), '--table=kcd_table1', '--format=csv']) == 0
     lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert len(lines) == 17 * 11
     (kd,) = [line for line in lines if line['row'] == 'KC-KD' and line['mean']]
@@ -212,9 +212,9 @@ def test_command_line(tmp_path, capsys):
         '0.3',
         '1',
     )
-    assert main(['table', str(tmp_path), '--paper=kcd_table1']) == 0
+    assert main(['papers', str(tmp_path), '--table=kcd_table1']) == 0
     wide = capsys.readouterr().out
     assert max(map(len, wide.splitlines())) <= 100 and wide.count('KC-SSKD, paper') == 2, 'eleven pairs need two blocks'
-    assert main(['table', str(tmp_path), '--paper=all', '--format=markdown']) == 0
+    assert main(['papers', str(tmp_path), '--format=markdown']) == 0
     assert capsys.readouterr().out.count('**') == 2 * len(papers.TABLES)
-    assert main(['table', str(tmp_path), '--paper=kcd_table9']) == 1
+    assert main(['papers', str(tmp_path), '--table=kcd_table9']) == 2
