@@ -72,8 +72,8 @@ def _pictures(summaries: Sequence[dict]) -> dict[str, Any]:
         return {}
     try:
         source = json.loads(sources.pop()) or {}
-        parts = {key: source[key] for key in ('validation', 'seed', 'num_points')}
-        dataset = data.load(source['name'], source['dir'] or None, **parts)
+        parts = {key: source[key] for key in ('validation', 'seed', 'num_points') if key in source}
+        dataset = data.load(source['name'], source.get('dir') or None, **parts)
     except KeyError as error:
         print(f'no gallery of images: the description of the runs lacks data.{error.args[0]}', file=sys.stderr)
     except (ValueError, OSError) as error:

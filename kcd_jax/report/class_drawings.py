@@ -9,8 +9,8 @@ import numpy as np
 
 from kcd_jax.report import class_figures, figures, names
 from kcd_jax.report.comparisons import Row
-from kcd_jax.report.figures import Drawing
 from kcd_jax.report.records import Files, number, series
+from kcd_jax.report.style import Drawing
 
 Summary = Mapping[str, Any]
 # A figure by class of more runs than these is unreadable.

@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from kcd_jax.report.figures import HEAT, INK, looks, new_figure, styled, whole_numbers
+from kcd_jax.report.style import HEAT, INK, looks, new_figure, styled, whole_numbers
 
 # Up to this many classes get a line each.
 FEW_CLASSES = 25

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.report import drawings, figures, names
-from kcd_jax.report.comparisons import Comparison, Row, Summary, is_teacher, run_name, teacher_network
-from kcd_jax.report.figures import Drawing
+from kcd_jax.report import drawings, findings, names, style
+from kcd_jax.report.comparisons import Comparison, Summary, is_teacher, run_name, teacher_network
 from kcd_jax.report.records import Files, number, run_folder
-from kcd_jax.report.statistics import Sample
-from kcd_jax.report.tables import comparison_table, difference, percent, quantity, seconds
+from kcd_jax.report.style import Drawing
+from kcd_jax.report.tables import comparison_table, device, duration, percent, percentage, quantity, seconds
 
 Block = dict[str, Any]
 # Images in each half of the gallery.
@@ -58,7 +57,7 @@ def _pairs(entries: Mapping[str, object], title: str = '', folded: bool = False)
 def _shares(title: str, amounts: Mapping[str, tuple[float, str]]) -> list[Block]:
     """A bar of {part: (amount, as written)}; [] if the amounts are all 0."""
     total = sum(amount for amount, _ in amounts.values())
-    colors = [*figures.PALETTE, figures.NEUTRAL]
+    colors = [*style.PALETTE, style.NEUTRAL]
     parts = [
         {'name': name, 'amount': written, 'share': 100 * amount / total, 'color': colors[place % len(colors)]}
         for place, (name, (amount, written)) in enumerate(amounts.items())
@@ -76,37 +75,8 @@ def _section(title: str, columns: Sequence[Block] = (), stack: Sequence[Block] =
     return [{'title': title, 'columns': list(columns), 'stack': list(stack)}] if columns or stack else []
 
 
-def _tiles(*entries: tuple[str, str, str]) -> list[Block]:
-    """Tiles of (name, number, note); those without a number are left out."""
-    return [{'name': name, 'number': shown, 'note': note} for name, shown, note in entries if shown]
-
-
 def _arrows(words: str) -> str:
     return words.replace('->', '→')
-
-
-def percentage(value: float | None) -> str:
-    """0.757 -> '75.70 %'; '' for None."""
-    return f'{percent(value)} %' if value is not None else ''
-
-
-def duration(value: float | None) -> str:
-    """Seconds for reading: '30.3 s', '17 min', '3 h 05 min'; '' for None."""
-    if value is None:
-        return ''
-    if value < 120:
-        return f'{value:.1f} s'
-    minutes = round(value / 60)
-    return f'{minutes} min' if minutes < 120 else f'{minutes // 60} h {minutes % 60:02d} min'
-
-
-def device(run: Mapping[str, Any]) -> str:
-    """'2 x cpu'; '' if it is unknown."""
-    found = run.get('device')
-    if not isinstance(found, Mapping):
-        return ''
-    count = found.get('count', 1)
-    return f'{count} x {found.get("kind")}' if count != 1 else str(found.get('kind'))
 
 
 class Pictures:
@@ -171,7 +141,7 @@ def _run_tiles(run: Summary) -> list[Block]:
     processed, full = number(run, 'cost', 'processed_samples'), number(run, 'cost', 'processed_full')
     samples = f'{quantity(processed)} of {quantity(full)} samples' if processed and full else ''
     agreement = percentage(number(run, 'agreement'))
-    return _tiles(
+    return findings.tiles(
         ('Accuracy', percentage(number(run, 'accuracy')), note),
         ('Teacher', percentage(number(run, 'teacher', 'accuracy')), str(teacher_network(run))),
         ('Cost', percentage(number(run, 'cost', 'relative_processed')), samples),
@@ -278,80 +248,6 @@ def of_run(run: Summary, pictures: Pictures, files: Files) -> tuple[str, list[Bl
 # ------------------------------------------------------------------------------------------------- about comparisons
 
 
-def selected_row(comparison: Comparison) -> Row | None:
-    """The row that a page is about: KC, or another policy's; None in a sweep, which is about all of its rows."""
-    selecting = [row for row in comparison.rows if row.policy not in ('none', 'random') and not comparison.sweep]
-    return next((row for row in selecting if row.name == 'kcd'), selecting[0] if selecting else None)
-
-
-def _minus(words: str) -> str:
-    return re.sub(r'-(?=\d)', '\N{MINUS SIGN}', words)
-
-
-def _said(sample: Sample) -> str:
-    over = (
-        f'[95 % interval] percentage points over {sample.n} seeds' if sample.n > 1 else 'percentage points on one seed'
-    )
-    return f'{_minus(difference(sample))} {over}'
-
-
-def _gap_tile(name: str, sample: Sample, note: str) -> tuple[str, str, str]:
-    shown, _, interval = _minus(difference(sample)).partition(' ')
-    return name, shown, f'95 % interval {interval}, {note}' if interval else f'one seed, no interval; {note}'
-
-
-def findings(comparison: Comparison) -> tuple[list[Block], list[Block]]:
-    """(findings, tiles): the main result in one sentence, and as numbers."""
-    row = selected_row(comparison)
-    lines, gaps = [], []
-    if row is not None:
-        by_chance = next((one for one in comparison.rows if one.name == 'random' and one.method == row.method), None)
-        references = (
-            (comparison.base(row), 'training on every point'),
-            (by_chance, 'a random selection of the same size'),
-        )
-        said = []
-        for other, words in references:
-            sample = row.difference(other)
-            if sample.mean is not None:
-                said.append(f'against {other.label} ({words}): {_said(sample)}')
-                gaps.append(
-                    _gap_tile(
-                        f'{row.label} \N{MINUS SIGN} {other.label}',
-                        sample,
-                        f'{sample.n} pair{"s" if sample.n > 1 else ""}',
-                    )
-                )
-        lines += [f'{row.label} {"; ".join(said)}.'] if said else []
-    else:
-        found = [(comparison.paired(one), one, comparison.base(one)) for one in comparison.rows if one.method != 'none']
-        found = [gap for gap in found if gap[0].mean is not None]
-        if len(found) > 1:
-            low, high = (pick(found, key=lambda gap: gap[0].mean) for pick in (min, max))
-            lines.append(
-                f'Of {len(found)} rows against their reference: highest {high[1].label}, {_said(high[0])} from '
-                f'{high[2].label}; lowest {low[1].label}, {_said(low[0])} from {low[2].label}. '
-                'The highest of many is partly luck.'
-            )
-            for word, (sample, one, base) in (('Highest', high), ('Lowest', low)):
-                gaps.append(_gap_tile(f'{word} of {len(found)}', sample, f'{one.label} \N{MINUS SIGN} {base.label}'))
-    finished = [one for one in comparison.rows if one.runs]
-    plain = [one for one in finished if (one.method, one.policy) == ('kd', 'none')]
-    about = next(iter([row] * bool(row) + plain + [one for one in finished if one.method != 'none']), None)
-    entries = []
-    if about is not None:
-        sample = about.sample('accuracy')
-        spread = f'± {percent(sample.sd)} (sd), n = {sample.n}' if sample.sd is not None else f'n = {sample.n}'
-        entries = [(f'{about.label}, last epoch', percentage(sample.mean), spread), *gaps]
-        cost = percentage(about.sample('cost', 'relative_processed').mean) if row is not None else ''
-        entries.append(('Cost', cost, 'samples processed, of training on every point'))
-        entries.append(('Time per run', duration(about.sample('seconds', 'total').mean), device(about.runs[0])))
-    shown = [{'text': line, 'caution': False} for line in lines]
-    if about is not None and about.sample('accuracy').n == 1:
-        shown.append({'text': 'A single seed: no spread is known, and no claim rests on it.', 'caution': True})
-    return shown, _tiles(*entries)
-
-
 def run_records(summaries: Sequence[Summary], folder: Path) -> list[dict[str, Any]]:
     """One mapping of raw numbers per run, sorted: fractions, seconds and counts."""
     records = []
@@ -391,13 +287,13 @@ def _all_runs(summaries: Sequence[Summary], folder: Path) -> Block:
 
 
 def _comparison(comparison: Comparison, pictures: Pictures, folder: Path, files: Files) -> Block:
-    table, row, shown = comparison_table(comparison), selected_row(comparison), drawings.shown_run(comparison)
+    table, row, shown = comparison_table(comparison), findings.selected_row(comparison), drawings.shown_run(comparison)
     training, value, classes = _by_section(drawings.of_comparison(comparison, files))
     runs = comparison.runs
     plain = [run for run in runs if (run['method'], run['policy']) == ('kd', 'none')]
     about = shown or next((run for run in (*plain, *runs) if teacher_network(run)), runs[0])
     seeds = len({run['seed'] for run in runs if not is_teacher(run)})
-    lines, tiles = findings(comparison)
+    lines, tiles = findings.findings(comparison)
     chosen = [row.label] if row else []
     result = _table(_arrows(table.title), table.headers, table.rows, chosen=chosen, notes=table.notes)
     which = drawings.label_of(about)

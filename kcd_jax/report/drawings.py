@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.report import class_drawings, figures, kr, names
+from kcd_jax.report import class_drawings, figures, kr, names, style
 from kcd_jax.report.comparisons import Comparison, Row, rows_of
-from kcd_jax.report.figures import Drawing
 from kcd_jax.report.records import Files, Stage, number, series
 from kcd_jax.report.statistics import Sample, hamming
+from kcd_jax.report.style import Drawing
 
 Summary = Mapping[str, Any]
 Curve = tuple[np.ndarray, np.ndarray]
@@ -60,10 +60,10 @@ def learning_curves(rows: Sequence[Row], files: Files, teacher: float | None = N
     """
     curves = _curves(rows, files, 'eval', 'accuracy')
     found = len(curves)
-    if found > figures.MAX_LINES + 1:
+    if found > style.MAX_LINES + 1:
         # The first two, which the others are compared with, and the most accurate of the others.
         own = list(curves)
-        rest = sorted(own[2:], key=lambda label: -np.nanmean(curves[label][1][:, -1]))[: figures.MAX_LINES - 1]
+        rest = sorted(own[2:], key=lambda label: -np.nanmean(curves[label][1][:, -1]))[: style.MAX_LINES - 1]
         curves = {label: one for label, one in curves.items() if label in (*own[:2], *rest)}
     drawn = []
     if curves:
@@ -78,7 +78,7 @@ def learning_curves(rows: Sequence[Row], files: Files, teacher: float | None = N
         alt = f'Line chart of {on} accuracy by epoch. Last epoch: {ends}{level}.'
         figure = figures.learning_curves(curves, teacher, ticks, f'{on} accuracy')
         drawn.append(Drawing('learning_curves', 'Accuracy by epoch', alt, figure, _as_data('accuracy', curves)))
-    shown = [row for row in rows if row.label in curves] or list(rows[: figures.MAX_LINES])
+    shown = [row for row in rows if row.label in curves] or list(rows[: style.MAX_LINES])
     panels = {
         title: _curves(shown, files, kind, name)
         for title, kind, name in (
@@ -183,7 +183,7 @@ def accuracy_against_cost(
             for label, x, sample in rows]  # fmt: skip
     single = [x for x, label in zip(cost, labels, strict=True) if labels.count(label) == 1]
     crowd = max((sum(abs(x - other) < figures.NEAR for other in single) for x in single), default=0)
-    if len(set(labels) - {'Student alone'}) > figures.MAX_LINES or crowd > MAX_CROWD:
+    if len(set(labels) - {'Student alone'}) > style.MAX_LINES or crowd > MAX_CROWD:
         even = max(cost) - min(cost) < figures.NEAR
         named = {label: label if even else f'{label} ({100 * x:.0f} %)' for label, x, _ in rows}
         quantity = '' if even else counted

@@ -1,166 +1,37 @@
 """Figures as functions of plain arrays: each returns a matplotlib Figure and reads no file.
 
-Colours are Okabe and Ito's, which can be told apart with all common kinds of colour blindness; line style or marker
-repeats the distinction. Accuracies are passed as fractions and drawn in percent; values of points are in nats.
+Accuracies are passed as fractions and drawn in percent; values of points are in nats.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import functools
-import io
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import LogLocator
 
 from kcd_jax.report.statistics import hamming
+from kcd_jax.report.style import (
+    GRID,
+    HEAT,
+    INK,
+    LINES,
+    PALETTE,
+    SIZE,
+    band,
+    look,
+    looks,
+    new_figure,
+    styled,
+    whole_numbers,
+)
 
-# Blue, vermilion, green, orange, purple, sky.
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9')
-NEUTRAL = '#7f7f7f'
-LINES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
-MARKERS = ('o', 's', '^', 'D', 'v', 'P')
-HEAT = 'cividis'
-# A page replaces these two by its own colours, so that figures follow its light or dark theme.
-INK, GRID = '#1b1f24', '#d9dce1'
-STYLE: dict[str, Any] = {
-    'font.family': 'sans-serif',
-    'font.size': 9.5,
-    'axes.titlesize': 9.5,
-    'axes.labelsize': 9.5,
-    'xtick.labelsize': 8.5,
-    'ytick.labelsize': 8.5,
-    'legend.fontsize': 8.5,
-    'legend.frameon': False,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'axes.axisbelow': True,
-    'grid.color': GRID,
-    'grid.linewidth': 0.6,
-    'axes.edgecolor': INK,
-    'axes.labelcolor': INK,
-    'text.color': INK,
-    'xtick.color': INK,
-    'ytick.color': INK,
-    'axes.linewidth': 0.8,
-    'lines.linewidth': 1.7,
-    'lines.markersize': 5,
-    'figure.facecolor': 'white',
-    'axes.facecolor': 'none',
-    'svg.fonttype': 'none',
-    'figure.constrained_layout.use': True,
-}
-SIZE = (5.0, 3.4)
-# Colour, line and marker distinguish at most this many runs.
-MAX_LINES = len(PALETTE)
 # Relative costs closer than this hide each other's marks.
 NEAR = 0.015
 # From this many epochs, learning curves get a second panel with their last quarter.
 CLOSER_FROM = 40
-Arguments = ParamSpec('Arguments')
-
-
-@dataclasses.dataclass
-class Drawing:
-    """A figure with its words and its numbers.
-
-    Attributes:
-      name: for a file or an anchor.
-      title: a few words.
-      alt: what the figure shows, with its numbers, for readers who cannot see it.
-      figure: the figure.
-      data: the numbers drawn, mappings with equal keys; empty for images and for one mark per point.
-    """
-
-    name: str
-    title: str
-    alt: str
-    figure: Figure
-    data: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def to_csv(self) -> str:
-        """The numbers drawn, one line each; '' if there are none."""
-        if not self.data:
-            return ''
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.data[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(self.data)
-        return out.getvalue()
-
-    def of_one_run(self, label: str) -> Drawing:
-        """Marks the figure as that of a single run."""
-        self.figure.suptitle(f'single run: {label}', fontsize=8.5, x=0.01, ha='left', color=INK)
-        self.alt += f' Single run: {label}.'
-        return self
-
-
-def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Draws in the common style."""
-
-    @functools.wraps(draw)
-    def with_style(*args: Arguments.args, **keywords: Arguments.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **keywords)
-
-    return with_style
-
-
-def new_figure(height: float = SIZE[1], rows: int = 1, /, **keywords: Any) -> tuple[Figure, Any]:
-    """A figure of the page's width, and its axes."""
-    figure = Figure(figsize=(SIZE[0], height))
-    return figure, figure.subplots(rows, 1, **keywords)
-
-
-def look(label: str, place: int) -> dict[str, Any]:
-    """Colour, line and marker of a run; the usual names look the same in every figure."""
-    fixed = {'Student alone': (NEUTRAL, ':', 'x'), 'Teacher': (INK, (0, (1, 2)), '*')}
-    if label in fixed:
-        color, line, marker = fixed[label]
-        return {'color': color, 'linestyle': line, 'marker': marker}
-    return {
-        'color': PALETTE[place % len(PALETTE)],
-        'linestyle': LINES[place % len(LINES)],
-        'marker': MARKERS[place % len(MARKERS)],
-    }
-
-
-def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """`look` of every label; labels with a fixed look use up no colour."""
-    own = [label for label in labels if label not in ('Student alone', 'Teacher')]
-    return {label: look(label, own.index(label) if label in own else 0) for label in labels}
-
-
-def whole_numbers(axis: Any) -> None:
-    """Ticks at round whole numbers: epochs, classes."""
-    axis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-
-
-def band(axes: Any, x: np.ndarray, values: np.ndarray, label: str, style: Mapping[str, Any]) -> None:
-    """A line of means over seeds with a band of one sample standard deviation.
-
-    Args:
-      axes: to draw in.
-      x: [E].
-      values: [seeds, E]; NaN if a seed has no value.
-      label: of the run; the number of seeds is added.
-      style: as of `look`.
-    """
-    values = np.asarray(values, float)
-    shown = np.isfinite(values).any(axis=0)
-    x, values = np.asarray(x)[shown], values[:, shown]
-    n = np.isfinite(values).sum(axis=0)
-    marker = style['marker'] if len(x) <= 15 else ''
-    axes.plot(x, np.nanmean(values, axis=0), label=f'{label}, n = {len(values)}', **{**style, 'marker': marker})
-    if (n > 1).any():
-        middle, spread = np.nanmean(values[:, n > 1], axis=0), np.nanstd(values[:, n > 1], axis=0, ddof=1)
-        axes.fill_between(x[n > 1], middle - spread, middle + spread, color=style['color'], alpha=0.18, linewidth=0)
 
 
 @styled

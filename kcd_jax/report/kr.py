@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kcd_jax.report.comparisons import Row
-from kcd_jax.report.figures import SIZE, Drawing, band, looks, new_figure, styled
 from kcd_jax.report.records import Files
 from kcd_jax.report.statistics import describe
+from kcd_jax.report.style import SIZE, Drawing, band, looks, new_figure, styled
 from kcd_jax.report.tables import difference_in
 
 # The losses of KR's two optimizers (`methods/kr.py`).

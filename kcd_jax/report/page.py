@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from kcd_jax.report import content, figures
+from kcd_jax.report import content, style
 from kcd_jax.report.comparisons import split
 from kcd_jax.report.records import SUMMARY, Files, collect
 
@@ -111,9 +111,9 @@ def render(kind: str, title: str, parts: Sequence[Mapping[str, Any]], problems: 
                 for image in (image for half in block['halves'] for image in half['images']):
                     height, width = image['pixels'].shape[:2]
                     image |= {'source': picture(image['pixels']), 'height': height, 'width': width}
-    style = (here / 'page.css').read_text(encoding='utf-8')
+    css = (here / 'page.css').read_text(encoding='utf-8')
     template = environment.get_template('page.html')
-    return template.render(kind=kind, title=title, parts=parts, problems=problems, style=style) + '\n'
+    return template.render(kind=kind, title=title, parts=parts, problems=problems, style=css) + '\n'
 
 
 def svg(figure: matplotlib.figure.Figure, prefix: str, alt: str) -> str:
@@ -124,7 +124,7 @@ def svg(figure: matplotlib.figure.Figure, prefix: str, alt: str) -> str:
     """
     out = io.StringIO()
     # The salt makes the ids, and so the whole page, the same for the same data.
-    with matplotlib.rc_context({**figures.STYLE, 'svg.hashsalt': prefix}):
+    with matplotlib.rc_context({**style.STYLE, 'svg.hashsalt': prefix}):
         figure.savefig(out, format='svg', transparent=True, metadata=_METADATA, dpi=200)
     source = out.getvalue()
     source = source[source.index('<svg') :]
@@ -133,7 +133,7 @@ def svg(figure: matplotlib.figure.Figure, prefix: str, alt: str) -> str:
     source = re.sub(r'url\(#', f'url(#{prefix}-', source)
     source = re.sub(r'href="#', f'href="#{prefix}-', source)
     source = re.sub(r"(font: [^'\"]*)'[^;\"]*", r'\1var(--sans)', source)
-    source = source.replace(figures.INK, 'var(--ink)').replace(figures.GRID, 'var(--grid)')
+    source = source.replace(style.INK, 'var(--ink)').replace(style.GRID, 'var(--grid)')
     # The element's own size would override the page's width.
     source = re.sub(r'(<svg[^>]*?) width="[^"]*"', r'\1', source, count=1)
     source = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1', source, count=1)

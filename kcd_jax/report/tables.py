@@ -161,6 +161,30 @@ def seconds(value: float | None) -> str:
     return f'{value:.1f}' if value < 100 else f'{value:,.0f}'
 
 
+def percentage(value: float | None) -> str:
+    """0.757 -> '75.70 %'; '' for None."""
+    return f'{percent(value)} %' if value is not None else ''
+
+
+def duration(value: float | None) -> str:
+    """Seconds for reading: '30.3 s', '17 min', '3 h 05 min'; '' for None."""
+    if value is None:
+        return ''
+    if value < 120:
+        return f'{value:.1f} s'
+    minutes = round(value / 60)
+    return f'{minutes} min' if minutes < 120 else f'{minutes // 60} h {minutes % 60:02d} min'
+
+
+def device(run: Mapping[str, Any]) -> str:
+    """'2 x cpu'; '' if it is unknown."""
+    found = run.get('device')
+    if not isinstance(found, Mapping):
+        return ''
+    count = found.get('count', 1)
+    return f'{count} x {found.get("kind")}' if count != 1 else str(found.get('kind'))
+
+
 def points(value: float | None) -> float | None:
     """A fraction in percent; None stays None."""
     return None if value is None else 100 * value

@@ -9,7 +9,7 @@ import pytest
 
 from kcd_jax.experiments import cells
 from kcd_jax.experiments.cells import Knob, Sweep
-from kcd_jax.report import paper_results
+from kcd_jax.report import paper_results, papers
 from tests.report.runs import make_summary
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -49,7 +49,10 @@ def summary_of(cell, config):
     return make_summary(
         kind, 0, 0.5, method=config.method.name, policy=config.policy.name, dataset=config.data.name,
         student=config.student.name, teacher=config.teacher.name, epochs=config.epochs, batch=config.batch,
-        config=config.to_dict(),
+        run={
+            **{key: config[key].to_dict() for key in ('method', 'policy', 'weights', 'data')},
+            'recipe': {'epochs': config.epochs, 'batch': config.batch, 'logits': config.logits},
+        },
     )  # fmt: skip
 
 
@@ -63,10 +66,10 @@ def test_a_run_lands_in_its_cell(name):
         config = cells.config_of(cell, ROOT)
         run = summary_of(cell, config)
         row = rows[cell.label]
-        column = next(c for c in table.columns if f'{c.teacher}-{c.student}' == cell.pair)
-        assert comparison._belongs(run, row, column, table), (name, cell.label, cell.pair)
+        place = next(i for i, c in enumerate(table.columns) if f'{c.teacher}-{c.student}' == cell.pair)
+        assert paper_results._belongs(run, row, place, table), (name, cell.label, cell.pair)
         runs = [other for other in table.rows if other.kind in ('run', 'student')]
-        assert [other.label for other in runs if comparison._belongs(run, other, column, table)] == [cell.label]
+        assert [other.label for other in runs if paper_results._belongs(run, other, place, table)] == [cell.label]
 
 
 def test_unix_trains_on_the_rows_of_the_text():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kcd_jax.commands.report import main
-from kcd_jax.report import content, drawings, page, tables
+from kcd_jax.report import drawings, findings, page, tables
 from kcd_jax.report.comparisons import rows_of, split
 from kcd_jax.report.records import Files
 from tests.report.runs import make_summary
@@ -177,7 +177,7 @@ def test_many_rows_get_a_line_each():
 
 def test_of_many_rows_the_two_ends_are_told():
     (part,) = split(methods())
-    (finding,), tiles = content.findings(part)
+    (finding,), tiles = findings.findings(part)
     sentence = finding['text']
     assert 'Of 9 rows against their reference: highest VID' in sentence and 'lowest AT' in sentence
     one = '\N{MINUS SIGN}1.00'

@@ -7,7 +7,7 @@ import io
 import numpy as np
 import pytest
 
-from kcd_jax.report import figures
+from kcd_jax.report import figures, style
 from kcd_jax.report.statistics import hamming
 
 
@@ -200,4 +200,4 @@ def test_figures_can_be_saved_and_leave_no_state():
         figure.savefig(out, format=form)
         assert len(out.getvalue()) > 1000
     assert dict(matplotlib.rcParams) == before
-    assert len(set(figures.PALETTE)) == len(figures.PALETTE) == len(figures.MARKERS) == len(figures.LINES)
+    assert len(set(style.PALETTE)) == len(style.PALETTE) == len(style.MARKERS) == len(style.LINES)
