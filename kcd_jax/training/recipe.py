@@ -77,6 +77,19 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Teaching:
+    """How the teacher is asked. None of it but `cache_dtype` changes a number of the run beyond rounding."""
+
+    in_step: bool = setting(False, 'run the teacher inside the training step, even where it could answer before')
+    cache: str = setting('memory', "where its answers are kept for all runs: 'off', 'memory' or a folder")
+    cache_gb: float = setting(4.0, 'bound on the answers that are kept, in GiB', low=0, high=1e6)
+    cache_dtype: str = setting('float32', 'dtype of the kept answers', choices=('float32', 'float16'))
+
+    def __post_init__(self) -> None:
+        validate(self, 'teaching.')
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """How a student is trained. The defaults are the papers' recipe for CIFAR-100.
 
@@ -87,6 +100,7 @@ class Recipe:
     batch: int = setting(64, 'rows of the global batch, whatever the number of devices', low=1, high=2**20)
     optim: Optim = dataclasses.field(default_factory=Optim)
     augment: Augment = dataclasses.field(default_factory=Augment)
+    teaching: Teaching = dataclasses.field(default_factory=Teaching)
     logits: str = setting('plain', 'logits of the KD term', choices=LOGITS)
     dtype: str = setting('float32', 'dtype of the computation; values and parameters stay float32', choices=DTYPES)
     deterministic: bool = setting(False, 'deterministic operations on a GPU, at some cost in speed')
@@ -98,7 +112,7 @@ class Recipe:
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
     def __post_init__(self) -> None:
-        for name, cls in (('optim', Optim), ('augment', Augment), ('checkpoint', Checkpoint)):
+        for name, cls in _NESTED.items():
             nested(self, name, cls)
         validate(self)
 
@@ -109,3 +123,6 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, from which `Recipe(**...)` makes the same recipe."""
         return dataclasses.asdict(self)
+
+
+_NESTED = {'optim': Optim, 'augment': Augment, 'teaching': Teaching, 'checkpoint': Checkpoint}

@@ -119,6 +119,17 @@ class Run:
         """Whether any term of the objective, the method or the policy reads the teacher."""
         return bool(self.needs)
 
+    @property
+    def teacher_in_step(self) -> str:
+        """Why the teacher runs inside the training step; '' if it answers before the steps."""
+        if self.recipe.teaching.in_step:
+            return 'recipe.teaching.in_step'
+        if rest := sorted(self.needs - {'logits', 'embed'}):
+            return f'method {self.method.name or "custom"} reads its {", ".join(rest)}'
+        if self.policy.in_batch is not None:
+            return f'policy {self.policy.name} mixes inside the batch'
+        return 'several processes' if jax.process_count() > 1 else ''
+
     @functools.cached_property
     def teacher_network(self) -> Network | None:
         """The teacher's network; None where nothing looks at it."""

@@ -1,0 +1,216 @@
+"""The teacher is asked, not embedded: what an epoch will show it is known before the steps, so it answers first.
+
+A point's view is a pure function of (seed, epoch, point). Before the steps of a slice of an epoch the rows that no
+cache holds go through the teacher in large batches; the training steps then gather what they need by position. One
+compiled program serves the whole run, and a row's numbers do not depend on what else is asked, so a cold cache, a warm
+one and none give the same training bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kcd_jax.contracts import Array, PyTree
+from kcd_jax.runtime import sharding
+from kcd_jax.teachers.cache import Cache
+from kcd_jax.training import augment
+from kcd_jax.training.run import Run
+
+ROWS = 256  # images per call of the teacher
+SLICE_BYTES = 2**26  # of the answers that wait on the devices for their steps
+_AHEAD = 4  # calls in flight
+
+_SHARED: dict[str, Cache] = {}  # this process's caches in memory, for all of its runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Points whose views the teacher is asked for.
+
+    Attributes:
+      index: i32[M], the points.
+      images: u8[R, H, W, 3] on the devices.
+      partners: u8[R, H, W, 3] on the devices, what is mixed in; may be `images`.
+      slot: i32[M], the row of each point in `images`.
+      partner_slot: i32[M], the row of its partner in `partners`.
+      epsilon: f32[M], the partner's share; 0 for a point that is not mixed.
+      own: bool[M], whether a point's image is the data set's own, unmixed: only such rows may be cached.
+    """
+
+    index: np.ndarray
+    images: Array
+    partners: Array
+    slot: np.ndarray
+    partner_slot: np.ndarray
+    epsilon: np.ndarray
+    own: np.ndarray
+
+
+class TeacherPass:
+    """Answers of one run's teacher, row by row.
+
+    Attributes:
+      width: numbers per row: K logits, then the embedding if the method reads it.
+      counts: {'computed', 'served', 'mixed', 'padding': rows so far}; 'mixed' ones are among the computed.
+    """
+
+    def __init__(self, run: Run, variables: PyTree, mesh: Mesh):
+        """`variables` of the teacher are on the mesh."""
+        self.run, self.mesh, self._variables = run, mesh, variables
+        self.num_views, self._crop = run.method.num_views, run.recipe.augment.crop
+        outputs = run.setup.teacher
+        self._embeds = 'embed' in run.needs
+        self.width = outputs.logits.shape[-1] + (outputs.embed.shape[-1] if self._embeds else 0)
+        self.counts = dict.fromkeys(('computed', 'served', 'mixed', 'padding'), 0)
+        per_call = max(ROWS // self.num_views, 1)
+        self._points = -(-per_call // mesh.size) * mesh.size
+        spec = run.step_spec()
+        self._draws = {'num_views': self.num_views, 'pad': spec.crop, 'flip': spec.flip, 'resized': bool(spec.area)}
+        self._area = spec.area
+        # A crop whose size is random has no finite set of views; a reader that crops gives no image twice.
+        finite = not spec.area and not run.data.train.draws_crops
+        self.views_per_row = (2 if spec.flip else 1) * (2 * spec.crop + 1) ** 2
+        self.cache = self._open() if finite else None
+        rows = sharding.batch(mesh)
+        self._answer = jax.jit(self._compute, out_shardings=rows)
+        self._draw = jax.jit(lambda key, index: augment.draw_view(key, index, **self._draws).rows)
+
+    # -- the cache ------------------------------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """Of everything that decides a row: teacher, data, views, program and what computes it."""
+        run, device = self.run, self.mesh.devices.flat[0]
+        content = {
+            'teacher': run.teacher.identity,
+            'data': run.data.identity,
+            'views': [self.num_views, run.method.name if run.method.views is not None else '', self._draws],
+            'embed': self._embeds,
+            'dtype': run.recipe.dtype,
+            'stored': run.recipe.teaching.cache_dtype,
+            'program': [jax.__version__, jax.default_backend(), device.device_kind, self._points, self.mesh.size],
+            'precision': str(jax.config.jax_default_matmul_precision),
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _open(self) -> Cache | None:
+        teaching = self.run.recipe.teaching
+        if teaching.cache == 'off':
+            return None
+        where = None if teaching.cache == 'memory' else teaching.cache
+        key = f'{where} {self.identity()}'
+        if key not in _SHARED:
+            _SHARED[key] = Cache(
+                where,
+                self.identity(),
+                size=self.run.num_points * self.num_views * self.views_per_row,
+                width=self.width,
+                dtype=teaching.cache_dtype,
+                limit_bytes=teaching.cache_gb * 2**30,
+                about={'teacher': self.run.teacher_network.name, 'data': self.run.data.name},
+            )
+        return _SHARED[key]
+
+    def _positions(self, index: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """i64[M, V]: the cache's position of each row; `views` i32[M, 1 + 2V] as in `augment.View`."""
+        side = 2 * self._crop + 1
+        corners = views[:, 1:].reshape(len(views), self.num_views, 2).astype(np.int64)
+        number = (views[:, :1] * side + corners[..., 0]) * side + corners[..., 1]
+        row = index.astype(np.int64)[:, None] * self.num_views + np.arange(self.num_views)
+        return row * self.views_per_row + number
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def rows(self, asked: Asked, view_key: Array) -> np.ndarray:
+        """The teacher's answers.
+
+        Args:
+          asked: M points.
+          view_key: `stream(key, 'view', epoch)`, as the step draws its views.
+
+        Returns:
+          f32[M, V, width].
+        """
+        count = len(asked.index)
+        found = np.zeros((count, self.num_views, self.width), np.float32)
+        missing = np.ones(count, bool)
+        positions = None
+        if self.cache is not None and asked.own.any():
+            positions = self._positions(asked.index, np.asarray(self._draw(view_key, asked.index)))
+            own = np.flatnonzero(asked.own)
+            rows, present = self.cache.get(positions[own].reshape(-1))
+            found[own] = rows.reshape(len(own), self.num_views, self.width)
+            missing[own] = ~present.reshape(len(own), self.num_views).all(axis=1)
+            self.counts['served'] += int(count - missing.sum()) * self.num_views
+        wanted = np.flatnonzero(missing)
+        for points, answers in self._computed(asked, wanted, view_key):
+            if self.cache is not None:
+                answers = self.cache.rounded(answers)
+            found[points] = answers
+            if positions is not None:
+                own = asked.own[points]
+                self.cache.put(positions[points[own]].reshape(-1), answers[own].reshape(-1, self.width))
+        self.counts['computed'] += len(wanted) * self.num_views
+        self.counts['mixed'] += int(np.count_nonzero(asked.epsilon[wanted])) * self.num_views
+        return found
+
+    def _computed(self, asked: Asked, wanted: np.ndarray, key: Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(which of the asked points, their answers), call by call, a few in flight."""
+        pending: list[tuple[np.ndarray, Array]] = []
+        for start in range(0, len(wanted), self._points):
+            points = wanted[start : start + self._points]
+            padded = np.concatenate([points, np.repeat(points[-1:], self._points - len(points))])
+            self.counts['padding'] += (len(padded) - len(points)) * self.num_views
+            columns = (asked.slot, asked.partner_slot, asked.index, asked.epsilon)
+            placed = sharding.put_rows(tuple(column[padded] for column in columns), self.mesh)
+            pending.append((points, self._answer(self._variables, asked.images, asked.partners, *placed, key)))
+            if len(pending) > _AHEAD:
+                points, answers = pending.pop(0)
+                yield points, np.asarray(answers)[: len(points)]
+        for points, answers in pending:
+            yield points, np.asarray(answers)[: len(points)]
+
+    def _compute(
+        self,
+        variables: PyTree,
+        images: Array,
+        partners: Array,
+        slot: Array,
+        partner_slot: Array,
+        index: Array,
+        epsilon: Array,
+        key: Array,
+    ) -> Array:
+        """f32[P, V, width]: the answers for one call's points."""
+        constrain = functools.partial(sharding.constrain_batch, self.mesh)
+        mixes = self.run.policy.mixes
+        view = augment.draw_view(key, index, **self._draws)
+        image = augment.apply_view(
+            view,
+            constrain(images[slot]),
+            constrain(partners[partner_slot]) if mixes else None,
+            epsilon if mixes else None,
+            pad=self._crop,
+            views=self.run.method.views,
+            area=self._area,
+        )
+        outputs, _ = self.run.teacher_network.apply(variables, constrain(image), False)
+        parts = [outputs.logits, outputs.embed] if self._embeds else [outputs.logits]
+        row = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+        return row.reshape(len(index), self.num_views, self.width)
+
+    def slice_steps(self, chunk: int) -> int:
+        """Steps whose answers are asked for at once: a multiple of `chunk`, bounded by `SLICE_BYTES`."""
+        batch = self.run.recipe.batch
+        most = max(SLICE_BYTES // (batch * self.num_views * self.width * 4), 1)
+        whole = max(self.run.num_points // batch, 1)
+        return chunk * max(math.ceil(min(most, whole) / chunk), 1)
