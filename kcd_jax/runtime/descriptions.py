@@ -14,7 +14,9 @@ from typing import Any
 from kcd_jax.runtime import files
 
 # Keys that may change between a run and its continuation: they change none of its numbers.
-FREE_KEYS = ('name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*')
+FREE_KEYS = (
+    'name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*', 'recipe.teaching.cache', 'recipe.teaching.cache_gb',
+)  # fmt: skip
 # Places, which do not count when the content that was found there has an identity.
 PLACES = {'teacher.checkpoint': 'teacher.identity'}
 IDENTITIES = {
@@ -61,7 +63,8 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
         )
     if identities:
         raise ValueError(
-            f'{workdir} holds another run: {" and ".join(IDENTITIES[key] for key in identities)}; '
+            f'{workdir} holds another run: {" and ".join(IDENTITIES[key] for key in identities)}'
+            f'{_changed_parts(there, here)}; '
             'use another --workdir, or bring back what the run was started with'
         )
 
@@ -81,7 +84,16 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[
     """(keys with different values, those of them that are identities of content)."""
     old, new = flatten(_plain(there)), flatten(_plain(here))
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key, old, new)]
+    keys = [key for key in keys if 'data.digests.' not in key]  # details of the identity
     return [key for key in keys if key not in IDENTITIES], [key for key in keys if key in IDENTITIES]
+
+
+def _changed_parts(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """' (train labels differ)': the parts of the data whose digests differ, or ''."""
+    old, new = (flatten(_plain(tree)) for tree in (there, here))
+    keys = [key for key in sorted({*old, *new}) if 'data.digests.' in key and old.get(key) != new.get(key)]
+    parts = dict.fromkeys(key.rpartition('.')[2] for key in keys)
+    return f' ({", ".join(parts)} differ)' if parts else ''
 
 
 def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -254,7 +254,7 @@ class Run:
                 )
             sharding.check(self.rows, device_count, f'policy {self.policy.name} with rows per step of')
         methods.refuse_idle_term(self.method, self.weights)
-        policies.refuse_other_data(self.policy, _source(self.data))
+        policies.refuse_other_data(self.policy, self.data.source)
         setup = self.setup  # outside of the trace, which it must not depend on
         jax.eval_shape(lambda key: self.method.init(key, setup), jax.random.PRNGKey(0))
         if sum(self.steps) == 0:
@@ -293,13 +293,16 @@ class Run:
         return {
             'student': self.student if isinstance(self.student, str) else self.student.name,
             'teacher': self._describe_teacher(),
-            'data': {**_source(self.data), 'identity': _identity(self.data)},
+            'data': self._describe_data(),
             'method': {'name': method.name, **method.keywords},
             'policy': {'name': policy.name, **policy.keywords},
             'weights': dataclasses.asdict(self.weights),
             'recipe': self.recipe.to_dict(),
             'seed': self.seed,
         }
+
+    def _describe_data(self) -> dict[str, Any]:
+        return {**self.data.source, 'identity': self.data.identity, 'digests': self.data.digests}
 
     def _describe_teacher(self) -> dict[str, Any] | None:
         if self.teacher is None or not self.uses_teacher:
@@ -320,11 +323,11 @@ class Run:
         Raises:
           ValueError: the data or the teacher is another one now, or a part is not known by its name.
         """
-        source = {key: value for key, value in description['data'].items() if key != 'identity'}
-        dataset = data.load_source(source)
-        expected = description['data'].get('identity')
-        if expected and dataset.identity != expected:
-            raise ValueError(f'the data {source["name"]} changed since the run was described: other points or labels')
+        dataset = _load(description['data'], tuple(description['recipe']['augment']['area']))
+        if changes := dataset.changes(description['data'].get('digests', {})):
+            raise ValueError(
+                f'the data {dataset.name} changed since the run was described: {", ".join(changes)} differ'
+            )
         taught_by = description['teacher']
         if teacher is None and taught_by is not None:
             if 'run' in taught_by:
@@ -363,16 +366,15 @@ def _network(name: str, num_classes: int, dtype: str, normalization: Any) -> Net
         return networks.get(name)(num_classes, dtype=jnp.dtype(dtype), normalization=normalization)
 
 
+def _load(source: Mapping[str, Any], area: tuple[float, ...]) -> data.Dataset:
+    """The data set that `Run.describe` described."""
+    if source['name'] not in data.names() and not source.get('dir') and ':' not in source['name']:
+        raise ValueError(f'the data {source["name"]!r} was made in Python; build the run with it again')
+    loading = data.Loading(source['stream'], sharding.device_memory(), area)
+    parts = {key: source[key] for key in ('validation', 'seed', 'num_points')}
+    return data.load(source['name'], source['dir'] or None, loading=loading, **parts)
+
+
 def _made(package: Any, section: Mapping[str, Any]) -> Any:
     keywords = {key: value for key, value in section.items() if key != 'name'}
     return package.get(section['name']).make(**keywords)
-
-
-def _source(dataset):  # TEMPORARY
-    return getattr(dataset, 'source', {'name': dataset.name, 'dir': '', 'num_points': 0})
-
-
-def _identity(dataset):  # TEMPORARY
-    import zlib
-
-    return getattr(dataset, 'identity', str(zlib.crc32(np.ascontiguousarray(dataset.train.labels))))
