@@ -1,61 +1,97 @@
-"""Flags, then the rows; see the package's docstring."""
+"""The command line of the benchmarks; the package's docstring shows its uses."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import pathlib
 import sys
 import tempfile
+from collections.abc import Sequence
 
-from absl import flags
+from benchmarks import __doc__ as description
+from benchmarks import results
 
-import benchmarks as bench
-from kcd_jax import main as program
+# {group: the function that yields its rows}, each in a module of benchmarks.
+GROUPS = {
+    'startup': 'steps.startup',
+    'step': 'steps.against_pytorch',
+    'overhead': 'steps.overhead',
+    'kcd': 'steps.kcd_against_kd',
+    'scoring': 'steps.scoring',
+    'condensation': 'condensation.in_jit',
+    'index_space': 'condensation.in_a_run',
+    'networks': 'networks.all_networks',
+    'methods': 'methods.compared_with_kd',
+    'seeds': 'steps.several_seeds',
+    'streaming': 'streaming.streaming',
+    'full_run': 'steps.full_run',
+}
 
-ROWS = flags.DEFINE_list('rows', [], 'Groups of rows; empty: all of them.')
-QUICK = flags.DEFINE_bool('quick', False, 'Smaller sizes and fewer repeats: orientation only.')
-SHOW = flags.DEFINE_string('show', None, 'Print the figures of such a file as Markdown, and measure nothing.')
-JSON = flags.DEFINE_string('json', None, 'Also write the figures to this file.')
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        prog='python -m benchmarks', description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--rows', default='', metavar='GROUPS', help=f'separated by commas; default all: {", ".join(GROUPS)}'
+    )
+    parser.add_argument('--quick', action='store_true', help='smaller sizes and fewer repeats, for orientation only')
+    parser.add_argument('--json', metavar='FILE', help='also write the numbers to this file')
+    parser.add_argument('--show', metavar='FILE', help='print a file written by --json as Markdown; measure nothing')
+    return parser.parse_args(argv)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints; returns the exit code."""
+    options = parse(sys.argv[1:] if argv is None else argv)
     try:
-        flags.FLAGS(sys.argv)
-    except flags.Error as error:
-        sys.exit(f'error: {error}')
-    if SHOW.value:
-        try:
-            print(bench.markdown(json.loads(pathlib.Path(SHOW.value).read_text(encoding='utf-8'))), end='')
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            sys.exit(f'error: {SHOW.value} is no file of figures ({error}); --json writes one')
-        return
+        print(show(pathlib.Path(options.show)), end='') if options.show else measure(options)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def show(path: pathlib.Path) -> str:
+    """The rows of a file written by `--json`, as Markdown."""
+    try:
+        return results.markdown(json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f'{path} is not a file written by --json ({error})') from error
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Prints the rows of the wanted groups as they are measured."""
+    from kcd_jax import main as program
+    from kcd_jax import plugins
+
+    wanted = options.rows.split(',') if options.rows else list(GROUPS)
+    for name in wanted:
+        if name not in GROUPS:
+            raise ValueError(plugins.unknown('group of rows', name, list(GROUPS)))
     program.prepare_jax(0, False)
+    import importlib
+
     import jax
 
-    from benchmarks import rows
-    from kcd_jax import plugins
     from kcd_jax.runtime import environment, files
 
-    wanted = ROWS.value or list(rows.GROUPS)
-    for name in wanted:
-        if name not in rows.GROUPS:
-            sys.exit(f'error: {plugins.unknown("group of rows", name, list(rows.GROUPS))}')
-    print(f'{jax.device_count()} x {jax.devices()[0].device_kind}')
-    print(bench.HEADER)
+    print(f'{jax.device_count()} x {jax.devices()[0].device_kind}\n{results.HEADER}')
     found = []
-    with tempfile.TemporaryDirectory(prefix='kcd_jax_bench_') as scratch:
+    with tempfile.TemporaryDirectory(prefix='kcd_jax_benchmarks_') as scratch:
         for name in wanted:
-            try:
-                for row in rows.GROUPS[name](QUICK.value, pathlib.Path(scratch)):
-                    print(row.line(), flush=True)
-                    found.append({'name': row.name, 'measured': row.measured, 'target': row.target, 'met': row.met,
-                                  'details': row.details})  # fmt: skip
-            except ValueError as error:
-                sys.exit(f'error: {error}')
-    if JSON.value:
-        content = {'quick': QUICK.value, **environment.describe(), 'rows': found}
-        files.write_text(pathlib.Path(JSON.value), files.dumps(content, indent=2) + '\n')
+            module, function = GROUPS[name].split('.')
+            group = getattr(importlib.import_module(f'benchmarks.{module}'), function)
+            for row in group(options.quick, pathlib.Path(scratch)):
+                print(row.line(), flush=True)
+                found.append({'name': row.name, 'measured': row.measured, 'target': row.target, 'met': row.met,
+                              'details': dict(row.details)})  # fmt: skip
+    if options.json:
+        content = {'quick': options.quick, **environment.describe(), 'rows': found}
+        files.write_text(pathlib.Path(options.json), files.dumps(content, indent=2) + '\n')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

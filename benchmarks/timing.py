@@ -1,29 +1,33 @@
-"""How the rows are timed: calls in turn, and the median of each."""
+"""How programs are timed: called in turn, and the median of each."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
-WARM_UP = 2
+WARM_UP = 2  # untimed calls before each pair of timed ones
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """How long a call takes, up to the end of what it started on the devices."""
+    """Seconds of one call, including the work it leaves running on the devices."""
     start = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - start
 
 
-def alternate(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each function, in turn; in each turn two calls warm up and two are timed.
+def alternate(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median milliseconds per call of each function, measured in turn.
 
-    The first calls after another library's are up to twice as slow, ours and PyTorch's alike: its threads still wait
-    for work by spinning, and our own have gone to sleep. Training never switches.
+    In each turn a function is called four times and the last two calls are timed: the first calls after another
+    library's are up to twice as slow, because its threads still spin and ours sleep. Training never switches.
+
+    Args:
+      functions: by name; the names are those of the result.
+      repeats: turns of each function.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-import benchmarks as bench
+from benchmarks import results
 from kcd_jax.report import tables
 from tests.faults import matrix
 
@@ -40,7 +40,7 @@ def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
     elif kind == 'matrix':
         wanted = matrix.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
     else:
-        wanted = bench.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
+        wanted = results.markdown(json.loads((ROOT / source).read_text(encoding='utf-8')))
     assert text.strip() == wanted.strip(), f'the {kind} of {source} in {document} is stale'
 
 

@@ -1,7 +1,7 @@
-"""What crosses between devices, read from compiled programs, and what it costs on paper on more of them.
+"""Lists what crosses between devices: the collectives of the compiled training step and condensation.
 
-    python -m benchmarks.scaling --json=results/scaling.json --write=docs/SCALING.md
+    python -m benchmarks.scaling                            compile, read, print the tables
+    python -m benchmarks.scaling --write=docs/SCALING.md    also write them into the document
 
-`collectives` reads the programs, `programs` compiles the training step and the condensation for fake devices from
-shapes alone, `paper` turns bytes into seconds on links that are named.
+`programs` compiles for fake CPU devices from shapes alone; `collectives` reads the text of the compiled programs.
 """

@@ -1,74 +1,105 @@
-"""Compiles for fake devices, prints the tables, and writes them where they belong; see the package's docstring."""
+"""The command line: compiles for fake devices, prints the tables, and writes them; see the package's docstring."""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import pathlib
+import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 
-from absl import flags
+import benchmarks.scaling
+from benchmarks.scaling.collectives import Collective
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-DEVICES = flags.DEFINE_integer('devices', 8, 'Fake devices to compile for.')
-JSON = flags.DEFINE_string('json', '', 'Also write what was read to this file, as results/scaling.json.')
-WRITE = flags.DEFINE_string('write', '', 'Also fill the tables of this document, as docs/SCALING.md.')
-SHOW = flags.DEFINE_string('show', '', 'Compile nothing: use what an earlier --json wrote.')
-
-# name: (words of configs/cifar100_kd.py, points, image, classes, batch, resident)
+BLOCK = re.compile(r'(<!-- scaling: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
+# {name: (words of configs/cifar100_kd.py, points, image shape, classes, batch, resident)}
 STEPS = {
     'step, CIFAR-100, wrn_40_2-wrn_16_2': ('wrn_40_2-wrn_16_2', 50_000, (32, 32, 3), 100, 64, True),
     'step, ImageNet, resnet34-resnet18': ('resnet34-resnet18', 1_281_167, (224, 224, 3), 1000, 256, False),
 }
+POINTS = (50_000, 1_281_167)
+
+Programs = Mapping[str, tuple[list[Collective], dict[str, int]]]
 
 
-def compile_all(devices: int) -> dict:
-    """Everything that the tables are made from."""
+def compile_all(devices: int) -> Programs:
+    """{program: (its collectives, its memory on one device)}, compiled for this many fake devices."""
     import jax
 
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)
     from benchmarks.scaling import collectives, programs
-    from kcd_jax.contracts import table_rows
-    from kcd_jax.experiments import experiment
-    from kcd_jax.runtime import environment, sharding
+    from benchmarks.timed_run import CONFIG, black_data
+    from kcd_jax.runtime import sharding
 
-    def listed(compiled: jax.stages.Compiled) -> list[dict]:
-        return [dataclasses.asdict(entry) for entry in collectives.read(compiled.as_text())]
-
-    mesh = sharding.make_mesh()
-    found = []
+    mesh, compiled = sharding.make_mesh(), {}
     for name, (words, num_points, image_shape, num_classes, batch, resident) in STEPS.items():
-        config = experiment.load_config(f'{ROOT}/configs/cifar100_kd.py:{words},method=kd,policy=kcd,batch={batch}')
-        dataset = programs.points_of(num_points, image_shape, num_classes)
-        compiled = programs.training_step(config, dataset, mesh, resident=resident)
-        found.append({'name': name, 'num_points': num_points, 'batch': batch, 'collectives': listed(compiled)})
-    for num_points in (50_000, 1_281_167):
-        compiled = programs.condensation(num_points, mesh)
-        name = f'condensation, {num_points:,} points'
-        found.append({'name': name, 'num_points': num_points, 'collectives': listed(compiled)})
-    peak = programs.bytes_of(compiled) / table_rows(num_points)
-    return {**environment.describe(), 'devices': devices, 'programs': found, 'peak_bytes_a_point': peak}
+        dataset = black_data(num_points, image_shape, num_classes)
+        words = f'{CONFIG}:{words},method=kd,policy=kcd,batch={batch}'
+        compiled[name] = programs.training_step(words, dataset, mesh, resident=resident)
+    for num_points in POINTS:
+        compiled[f'condensation, {num_points:,} points'] = programs.condensation(num_points, mesh)
+    return {name: (collectives.read(p.as_text()), programs.memory(p)) for name, p in compiled.items()}
 
 
-def main() -> None:
-    try:
-        flags.FLAGS(sys.argv)
-    except flags.Error as error:
-        sys.exit(f'error: {error}')
-    from benchmarks.scaling import report
-    from kcd_jax.runtime import files
+def amount(size: float) -> str:
+    """Bytes as text, e.g. '1.07 MiB'."""
+    for unit in ('B', 'KiB', 'MiB', 'GiB'):
+        if size < 1024 or unit == 'GiB':
+            break
+        size /= 1024
+    return f'{size:,.3g} {unit}' if size < 1000 and unit != 'B' else f'{size:,.0f} {unit}'
 
-    found = files.read_json(pathlib.Path(SHOW.value)) if SHOW.value else compile_all(DEVICES.value)
-    if found is None:
-        sys.exit(f'error: there is no JSON in {SHOW.value}')
-    for table in report.TABLES.values():
-        print(table(found), end='\n\n')
-    if JSON.value:
-        files.write_text(pathlib.Path(JSON.value), files.dumps(found, indent=1) + '\n')
-    if WRITE.value:
-        path = pathlib.Path(WRITE.value)
-        files.write_text(path, report.fill(path.read_text(encoding='utf-8'), found))
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def collectives_table(programs: Programs) -> str:
+    """The collectives of each program by purpose and kind."""
+    rows = []
+    for name, (found, _) in programs.items():
+        parts: dict[tuple[str, str], list[int]] = {}
+        for collective in found:
+            purpose = collective.purpose if name.startswith('step') else 'values and visits'
+            parts.setdefault((purpose, collective.kind), []).append(collective.bytes)
+        rows += [[name, *part, f'{len(sizes)}', amount(sum(sizes))] for part, sizes in parts.items()]
+    return _markdown(['program', 'for', 'collective', 'count', 'bytes'], rows)
+
+
+def memory_table(programs: Programs) -> str:
+    """The memory of each program on one device."""
+    rows = [[name, *map(amount, memory.values())] for name, (_, memory) in programs.items()]
+    return _markdown(['program', 'arguments', 'results', 'temporaries'], rows)
+
+
+TABLES: dict[str, Callable[[Programs], str]] = {'collectives': collectives_table, 'memory': memory_table}
+
+
+def fill(text: str, programs: Programs) -> str:
+    """The document with the content of its `<!-- scaling: NAME -->` blocks replaced."""
+    return BLOCK.sub(lambda block: f'{block.group(1)}{TABLES[block.group(2)](programs)}\n{block.group(3)}', text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compiles, prints, writes; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog='python -m benchmarks.scaling',
+        description=benchmarks.scaling.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--devices', type=int, default=8, help='fake devices to compile for (default 8)')
+    parser.add_argument('--write', metavar='FILE', help='also fill the tables of this document')
+    options = parser.parse_args(argv)
+    programs = compile_all(options.devices)
+    for table in TABLES.values():
+        print(table(programs), end='\n\n')
+    if options.write:
+        path = pathlib.Path(options.write)
+        path.write_text(fill(path.read_text(encoding='utf-8'), programs), encoding='utf-8')
+    return 0
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Iterable
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective-permute', 'collective-broadcast')
 
-# name = SHAPE kind(...): the shape is one array or, where XLA has merged several, a tuple of them.
+# name = SHAPE kind(...): the shape is one array or, where XLA has merged several collectives, a tuple of arrays.
 _INSTRUCTION = re.compile(rf'^\s*(?:ROOT )?%?[\w.-]+ = (\(.*?\)|\S+) ({"|".join(KINDS)})(-start)?\(', re.MULTILINE)
 _ARRAY = re.compile(r'\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
@@ -20,9 +21,10 @@ class Collective:
     """One collective.
 
     Attributes:
-      kind: of `KINDS`. shapes: of its results, e.g. ('f32[64]',).
-      bytes: of its results on one device: the reduced arrays of an all-reduce, the whole ones of an all-gather.
-      source: the operation that it came from, as JAX names it, or ''.
+      kind: one of `KINDS`.
+      shapes: of its results, e.g. ('f32[64]',).
+      bytes: of its results on one device: the reduced arrays of an all-reduce, the whole arrays of an all-gather.
+      source: the operation it was made for, by JAX's name, or ''.
     """
 
     kind: str
@@ -30,44 +32,40 @@ class Collective:
     bytes: int
     source: str
 
+    @property
+    def purpose(self) -> str:
+        """What a collective of the training step is for."""
+        if self.kind == 'all-gather' or self.source.endswith('/gather'):
+            return 'value table'
+        # Kernels have at least two axes. The gradients of scale and shift are sums that the statistics need anyway.
+        return 'gradients, metrics' if any(',' in shape for shape in self.shapes) else 'batch statistics'
+
 
 def read(text: str) -> list[Collective]:
     """Every collective in the text of a compiled program (`jax.stages.Compiled.as_text`).
 
-    Those in the body of a loop are listed once, whatever the number of its turns.
+    Those in the body of a loop are listed once, whatever the number of iterations.
     """
     found = []
     for match in _INSTRUCTION.finditer(text):
         arrays = [(array.group(0), _bytes(array.group(1), array.group(2))) for array in _ARRAY.finditer(match.group(1))]
-        if match.group(3) and len(arrays) > 1:  # an asynchronous one's tuple: operands, then results of the same number
+        if match.group(3) and len(arrays) > 1:  # the tuple of an asynchronous collective: operands, then results
             arrays = arrays[len(arrays) // 2 :]
-        line = text[match.start() : text.find('\n', match.end())]
-        name = _OP_NAME.search(line)
-        found.append(
-            Collective(
-                match.group(2),
-                tuple(shape for shape, _ in arrays),
-                sum(size for _, size in arrays),
-                name.group(1) if name else '',
-            )
-        )
+        shapes, sizes = zip(*arrays)
+        name = _OP_NAME.search(text[match.start() : text.find('\n', match.end())])
+        found.append(Collective(match.group(2), shapes, sum(sizes), name.group(1) if name else ''))
     return found
 
 
 def total(collectives: Iterable[Collective]) -> dict[str, tuple[int, int]]:
-    """{kind: (how many, bytes)}, in the order of `KINDS`."""
-    count: collections.Counter[str] = collections.Counter()
-    size: collections.Counter[str] = collections.Counter()
+    """{kind: (count, bytes)}, in the order of `KINDS`."""
+    found: dict[str, list[int]] = collections.defaultdict(list)
     for collective in collectives:
-        count[collective.kind] += 1
-        size[collective.kind] += collective.bytes
-    return {kind: (count[kind], size[kind]) for kind in KINDS if count[kind]}
+        found[collective.kind].append(collective.bytes)
+    return {kind: (len(found[kind]), sum(found[kind])) for kind in KINDS if kind in found}
 
 
 def _bytes(dtype: str, dimensions: str) -> int:
-    """Bytes of 'f32', '64,3'."""
+    """Bytes of an array, e.g. of 'f32', '64,3'."""
     bits = 8 if dtype == 'pred' else int(re.search(r'\d+', dtype).group(0))
-    size = 1
-    for dimension in filter(None, dimensions.split(',')):
-        size *= int(dimension)
-    return size * max(bits, 8) // 8
+    return math.prod(map(int, filter(None, dimensions.split(',')))) * max(bits, 8) // 8

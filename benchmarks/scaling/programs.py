@@ -7,48 +7,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from kcd_jax import data, knowledge
 from kcd_jax.contracts import PyTree, ValueTable
+from kcd_jax.experiments import experiment
 from kcd_jax.runtime import sharding
 from kcd_jax.training import check, ledger, step
 
 ALPHA, EPSILON_MAX = 0.03, 0.3  # of the paper
 
 
-def points_of(num_points: int, image_shape: tuple[int, int, int], num_classes: int) -> data.Dataset:
-    """A data set of these shapes that takes no memory: every image is the same black one."""
-
-    def split(count: int) -> data.Split:
-        images = np.broadcast_to(np.uint8(0), (count, *image_shape))
-        return data.Split(images, np.zeros(count, np.int32))
-
-    return data.Dataset(
-        name='shapes',
-        train=split(num_points),
-        test=split(1),
-        class_names=tuple(map(str, range(num_classes))),
-        num_classes=num_classes,
-        image_shape=image_shape,
-        normalization=data.Normalization((0.5,) * 3, (0.25,) * 3),
-        description='shapes only',
-    )
-
-
 def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Abstract arrays with places."""
+    """Abstract arrays with shardings."""
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, shardings)
 
 
-def training_step(
-    config: ConfigDict, dataset: data.Dataset, mesh: Mesh, *, resident: bool = True
-) -> jax.stages.Compiled:
-    """The step of `config` as training runs it. resident: the points lie on the devices; else a batch comes in."""
+def training_step(words: str, dataset: data.Dataset, mesh: Mesh, *, resident: bool = True) -> jax.stages.Compiled:
+    """The training step of a run.
+
+    Args:
+      words: the config file and the words after it, as on a command line.
+      dataset: what is trained on.
+      mesh: the devices to compile for.
+      resident: whether the points lie on the devices; otherwise a batch is an argument.
+    """
+    config = experiment.load_config(words)
     run = check.resolve(config, dataset, device_count=mesh.size)
     phase, whole, split = run.phases[0], sharding.replicated(mesh), sharding.batch(mesh)
     spec = check.step_spec_of(run, config, functools.partial(sharding.constrain_batch, mesh))
@@ -78,7 +64,7 @@ def _table(num_points: int, mesh: Mesh) -> ValueTable:
 
 
 def recording(num_points: int, batch: int, mesh: Mesh) -> jax.stages.Compiled:
-    """Recording a batch of values in the split table, as the step does it."""
+    """Recording a batch of values in the sharded table, as the step does it."""
     split = sharding.batch(mesh)
     index = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split)
     value = jax.ShapeDtypeStruct((batch,), jnp.float32, sharding=split)
@@ -87,7 +73,7 @@ def recording(num_points: int, batch: int, mesh: Mesh) -> jax.stages.Compiled:
 
 
 def condensation(num_points: int, mesh: Mesh) -> jax.stages.Compiled:
-    """From the split table to the plan and the order of the next epoch on every device."""
+    """From the sharded table to the plan and the order of the next epoch on every device."""
 
     def condense(table: ValueTable, num_keep: jax.Array, key: jax.Array, epoch: jax.Array) -> Any:
         table = sharding.constrain_replicated(mesh, table)
@@ -101,7 +87,11 @@ def condensation(num_points: int, mesh: Mesh) -> jax.stages.Compiled:
     return jitted.lower(_table(num_points, mesh), number, key, number).compile()
 
 
-def bytes_of(compiled: jax.stages.Compiled) -> int:
-    """What a program needs on one device, arguments, results and temporaries, by the compiler's own count."""
-    memory = compiled.memory_analysis()
-    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes that a program needs on one device, by the compiler's own count; donated arguments count twice."""
+    found = compiled.memory_analysis()
+    return {
+        'argument_bytes': found.argument_size_in_bytes,
+        'output_bytes': found.output_size_in_bytes,
+        'temporary_bytes': found.temp_size_in_bytes,
+    }

@@ -17,12 +17,11 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from benchmarks import layers
 from kcd_jax import knowledge, networks
 from kcd_jax import main as program
 from kcd_jax.experiments import bridge, experiment
 from kcd_jax.report.papers import TABLES, Column, PaperTable, Row
-from kcd_jax.training import ledger, macs
+from kcd_jax.training import layer_macs, ledger, macs
 
 UNIX_TABLES = ('unix_table1', 'unix_table2', 'unix_table3', 'unix_table4', 'unix_table6', 'unix_table7', 'unix_table8')
 # (batch, image side, classes) by data set.
@@ -91,7 +90,7 @@ def backward_share(name: str, side: int, classes: int) -> float:
 @functools.cache
 def forward_macs(name: str, side: int, classes: int) -> int:
     """Multiply-accumulates of one image's forward pass, by its layers."""
-    return layers.forward_macs(networks.get(name)(classes), (side, side, 3))
+    return layer_macs.forward_macs(networks.get(name)(classes), (side, side, 3))
 
 
 def printed_ratios(table: PaperTable) -> Mapping[Column, float | None]:
@@ -309,7 +308,7 @@ def lines_of(config: ConfigDict) -> Iterator[str]:
         yield ledger.samples_line(ledger.sample_counts(run))
         yield from ledger.lines(ledger.expected(run))
         for network in filter(None, (run.teacher, run.student)):
-            of_image = layers.forward_macs(network, run.setup.image_shape)
+            of_image = layer_macs.forward_macs(network, run.setup.image_shape)
             yield f'an image forward through {network.name}, by its layers: {of_image:,} MACs'
         yield ''
 

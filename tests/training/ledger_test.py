@@ -11,12 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import layers
 from kcd_jax import data, knowledge
 from kcd_jax.contracts import Network
 from kcd_jax.experiments import experiment
 from kcd_jax.runtime import sharding
-from kcd_jax.training import check, ledger, macs, train
+from kcd_jax.training import check, layer_macs, ledger, macs, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, POINTS, SIDE = 20, 300, 16
@@ -91,7 +90,11 @@ def test_the_count_of_a_network_is_the_textbooks(tiny_networks):
 
     for name in TINY:
         network = networks.get(name)(10)
-        assert alone(network, 7) == 7 * sum(by_hand(name).values()) == 7 * layers.forward_macs(network, (SIDE, SIDE, 3))
+        assert (
+            alone(network, 7)
+            == 7 * sum(by_hand(name).values())
+            == 7 * layer_macs.forward_macs(network, (SIDE, SIDE, 3))
+        )
 
 
 @pytest.mark.parametrize('name', ['wrn_16_2', 'shufflev1', 'mobilenetv2'])
@@ -99,7 +102,7 @@ def test_the_jaxpr_and_the_layers_agree_on_shipped_networks(name):
     from kcd_jax import networks
 
     network = networks.get(name)(100)
-    found = layers.forward_macs(network, (32, 32, 3))
+    found = layer_macs.forward_macs(network, (32, 32, 3))
     assert found == {'wrn_16_2': 101_118_464, 'shufflev1': 38_691_456, 'mobilenetv2': 6_523_648}[name]
 
 

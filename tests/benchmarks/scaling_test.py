@@ -1,4 +1,4 @@
-"""What crosses between eight devices, read from the compiled training step and condensation."""
+"""What crosses between eight devices, read from the compiled training step and condensation; docs/SCALING.md."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ import sys
 
 import pytest
 
+from benchmarks.scaling import __main__ as scaling
 from benchmarks.scaling import collectives
 from benchmarks.scaling.collectives import Collective
 
-ROOT = pathlib.Path(__file__).parents[3]
+ROOT = pathlib.Path(__file__).parents[2]
 
 PROGRAM = """
-import dataclasses, json, pathlib, jax
+import dataclasses, json, jax
 jax.config.update('jax_num_cpu_devices', 8)
-from kcd_jax import check, experiment, ledger, networks, sharding, state
-from kcd_jax.scaling import collectives, programs
+from benchmarks.scaling import collectives, programs
+from benchmarks.timed_run import black_data
+from kcd_jax import networks
+from kcd_jax.runtime import sharding
+from kcd_jax.training import ledger, state
 networks.__path__.append('tests/tiny')
 mesh = sharding.make_mesh()
-config = experiment.load_config(
-    'configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd,batch=64')
-points = programs.points_of(50_000, (8, 8, 3), 10)
+points = black_data(50_000, (8, 8, 3), 10)
+words = 'configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd,batch=64'
 compiled = {
-    'step': programs.training_step(config, points, mesh),
+    'step': programs.training_step(words, points, mesh),
     'recording': programs.recording(50_000, 64, mesh),
     'condensation': programs.condensation(50_000, mesh),
 }
 found = {name: collectives.read(program.as_text()) for name, program in compiled.items()}
 found = {name: [dataclasses.asdict(entry) for entry in entries] for name, entries in found.items()}
-student = ledger.abstract_variables(check.resolve(config, points, device_count=8).student, points.image_shape)
+student = ledger.abstract_variables(networks.get('tiny')(10), points.image_shape)
 print(json.dumps({'parameters': state.parameter_count(student), 'found': found}))
 """
 
@@ -90,3 +93,37 @@ def test_the_text_of_a_program_is_read():
         Collective('all-gather', ('u8[64]',), 64, ''),
         Collective('collective-permute', ('pred[5]',), 5, ''),
     ]
+
+
+@pytest.mark.parametrize(
+    ('collective', 'purpose'),
+    [
+        (Collective('all-reduce', ('f32[16]', 'f32[3,3,16,16]'), 9280, 'jit(f)/(conv:gather)'), 'gradients, metrics'),
+        (Collective('all-gather', ('s32[64,1]',), 256, 'jit(f)/scatter-add'), 'value table'),
+        (Collective('all-reduce', ('s32[64]',), 256, 'jit(f)/gather'), 'value table'),
+        (Collective('all-reduce', ('f32[16]', 'f32[16]'), 128, 'jit(f)/bn/reduce_sum'), 'batch statistics'),
+    ],
+)
+def test_the_purpose_of_a_collective(collective, purpose):
+    assert collective.purpose == purpose
+
+
+@pytest.mark.parametrize(
+    ('size', 'text'), [(800, '800 B'), (1536, '1.5 KiB'), (45 << 20, '45 MiB'), (3 << 40, '3,072 GiB')]
+)
+def test_amounts(size, text):
+    assert scaling.amount(size) == text
+
+
+def test_the_tables_of_a_document_are_filled():
+    moved = [Collective('all-reduce', ('f32[3,3]',), 36, ''), Collective('all-reduce', ('f32[3,4]',), 48, '')]
+    programs = {'step, mine': (moved, {'argument_bytes': 2048, 'output_bytes': 0, 'temporary_bytes': 10})}
+    text = scaling.fill('a\n<!-- scaling: collectives -->\nold\n<!-- end -->\nb', programs)
+    assert text.startswith('a\n<!--') and text.endswith('<!-- end -->\nb') and 'old' not in text
+    assert '| step, mine | gradients, metrics | all-reduce | 2 | 84 B |' in text
+    assert '| step, mine | 2 KiB | 0 B | 10 B |' in scaling.memory_table(programs)
+
+
+def test_the_document_has_every_table():
+    names = [name for _, name, _ in scaling.BLOCK.findall((ROOT / 'docs' / 'SCALING.md').read_text())]
+    assert sorted(names) == sorted(scaling.TABLES)

@@ -1,0 +1,225 @@
+"""The training step: beside PyTorch, its parts, and what epochs and whole runs of it take."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import timing
+from benchmarks.results import Row
+from benchmarks.timed_run import BATCH, in_own_process, timed_run
+from kcd_jax import knowledge
+from kcd_jax.contracts import ValueTable
+from kcd_jax.runtime import sharding
+
+PAIRS = ('resnet20-resnet8', 'resnet56-resnet20', 'wrn_40_2-wrn_16_2', 'resnet32x4-shufflev2', 'vgg13-mobilenetv2')
+KD, KCD, UNIX = (f'method=kd,policy={policy}' for policy in ('none', 'kcd', 'unix'))
+CIFAR_POINTS, EPOCHS = 50_000, 240
+_MATRIX = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
+
+# What a run does up to its first step: imports, the config, 50,000 images in memory, a teacher, the state, compilation.
+FIRST_STEP = """
+import pathlib, time
+from kcd_jax import main
+main.prepare_jax(0, False)
+from benchmarks.timed_run import timed_run
+with timed_run({words!r}, 50_000, pathlib.Path({folder!r})) as run:
+    run.step()
+    print(time.time())
+"""
+
+
+def startup(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """From the start of the program to the end of its first step, with an empty and with a filled compilation cache."""
+    pair = PAIRS[0] if quick else PAIRS[2]
+    for cache, target in (('cold', 15), ('warm', 6)):
+        program = FIRST_STEP.format(words=f'{pair},{KCD}', folder=str(scratch / cache))
+        started = time.time()
+        ended = in_own_process('-c', program, JAX_COMPILATION_CACHE_DIR=str(scratch / 'xla'))
+        seconds = float(ended) - started
+        yield Row(
+            f'start to first step, {pair}, compilation cache {cache}',
+            f'{seconds:.1f} s',
+            f'{target} s',
+            seconds <= target,
+            {'seconds': seconds},
+        )
+
+
+def against_pytorch(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """The training step of the five pairs and the same step in PyTorch, with its default layout and channels_last."""
+    with_torch = importlib.util.find_spec('torch') is not None
+    speeds: list[tuple[float, float]] = []  # ours over PyTorch's, in both layouts
+    for pair in PAIRS[:2] if quick else PAIRS:
+        with timed_run(f'{pair},{KCD}', 20 * BATCH, scratch) as run:
+            functions: dict[str, Callable[[], Any]] = {'ours': run.step}
+            if with_torch:
+                functions |= _torch_steps(pair, sum(x.size for x in jax.tree.leaves(run.state.params['student'])))
+            # A matrix product of 2 * 1024^3 operations shows how busy the machine is.
+            ms = timing.alternate({**functions, 'gemm': lambda: _MATRIX @ _MATRIX}, 3 if quick else 7)
+        gflops = 2 * 1024**3 / ms['gemm'] / 1e6
+        name, details = f'step, {pair} (GEMM {gflops:.0f} GFLOP/s)', {**ms, 'gflops': gflops}
+        if not with_torch:
+            yield Row(name, f'{ms["ours"]:.0f} ms (PyTorch is not installed)', details=details)
+            continue
+        speeds.append((ms['torch'] / ms['ours'], ms['channels_last'] / ms['ours']))
+        measured = f'{ms["ours"]:.0f} ms; torch {ms["torch"]:.0f}, channels_last {ms["channels_last"]:.0f}'
+        yield Row(name, measured, '0.9 times its speed', speeds[-1][0] >= 0.9, details)
+    if speeds:
+        default, channels_last = (math.exp(statistics.mean(map(math.log, ratios))) for ratios in zip(*speeds))
+        yield Row(
+            f'step against PyTorch, geometric mean of {len(speeds)} pairs',
+            f'{default:.2f} times; {channels_last:.2f} of channels_last',
+            '1.1 times its speed',
+            default >= 1.1,
+            {'defaults': default, 'channels_last': channels_last, 'pairs': len(speeds)},
+        )
+
+
+def _torch_steps(pair: str, num_parameters: int) -> dict[str, Callable[[], Any]]:
+    import torch
+
+    from benchmarks.pytorch import TorchStep
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    teacher, student = pair.split('-')
+    steps = {name: TorchStep(teacher, student, BATCH, name == 'channels_last') for name in ('torch', 'channels_last')}
+    if sum(p.numel() for p in steps['torch'].student.parameters()) != num_parameters:
+        raise ValueError(f'{student} has {num_parameters} parameters here and another number in PyTorch')
+    return steps
+
+
+def overhead(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """Recording and condensing as a share of the training time, for the cheapest pair, where it is largest."""
+    mesh = sharding.make_mesh()
+    split, whole = sharding.batch(mesh), sharding.replicated(mesh)
+    record = jax.jit(
+        lambda table, index, logits: knowledge.record(table, index, knowledge.prediction_entropy(logits)),
+        donate_argnums=0,
+        out_shardings=split,
+    )
+    rng = np.random.default_rng(0)
+    table = sharding.put(ValueTable.create(CIFAR_POINTS), split)
+    index = sharding.put(rng.integers(0, CIFAR_POINTS, BATCH, np.int32), split)
+    logits = sharding.put(rng.normal(size=(BATCH, 100)).astype(np.float32), split)
+
+    def record_batch() -> jax.Array:
+        nonlocal table
+        table = record(table, index, logits)
+        return table.value
+
+    with timed_run(f'{PAIRS[0]},{KCD}', CIFAR_POINTS, scratch) as run:
+        policy, full = run.policy, sharding.put(run.state.table, whole)
+        replans = [epoch for epoch in range(EPOCHS) if policy.when(epoch, EPOCHS)]
+
+        def condense() -> Any:
+            state = run.state
+            return policy.replan(state.key, full, state.plan, state.policy_state, replans[-1], EPOCHS)
+
+        functions = {'step': run.step, 'record': record_batch, 'condense': condense}
+        ms = timing.alternate(functions, 5 if quick else 15)
+    steps = sum(size // BATCH for size in policy.keep_counts(CIFAR_POINTS, EPOCHS))
+    share = (steps * ms['record'] + len(replans) * ms['condense']) / (steps * ms['step'])
+    yield Row(
+        f'recording + condensing, share of training, {PAIRS[0]}',
+        f'{100 * share:.2f} % ({ms["record"]:.2f} + {ms["condense"]:.0f} ms)',
+        'under 1 %',
+        share < 0.01,
+        ms,
+    )
+
+
+def kcd_against_kd(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """The time of an epoch of KCD at 0.7 N over one of KD at N, and the number of programs compiled for KCD."""
+    num_points, repeats = (20 * BATCH, 3) if quick else (100 * BATCH, 5)
+    num_keep, ratios = num_points * 7 // 10, []
+    with contextlib.ExitStack() as stack:
+        kd, kcd = (stack.enter_context(timed_run(f'{PAIRS[0]},{words}', num_points, scratch)) for words in (KD, KCD))
+        kd.epoch(2 * BATCH)
+        kcd.epoch(2 * BATCH)
+        for _ in range(repeats):
+            whole = timing.seconds(lambda: kd.epoch(num_points))
+            ratios.append(timing.seconds(lambda: kcd.epoch(num_keep)) / whole)
+        num_programs, chunk = kcd.num_programs, kcd.chunk
+    cost, found = (num_keep // BATCH) / (num_points // BATCH), statistics.median(ratios)
+    yield Row(
+        f'wall clock of KCD over KD, whose cost is C = {100 * cost:.0f} %',
+        f'{100 * found:.1f} % ({100 * (found / cost - 1):+.1f} %)',
+        'within 3 %',
+        abs(found / cost - 1) <= 0.03,
+        {'ratios': ratios, 'cost': cost},
+    )
+    yield Row(
+        'compilations of the step over epochs of three sizes',
+        f'{num_programs}',
+        '1 per phase (+1 for the remainder)',
+        num_programs <= (1 if chunk == 1 else 2),
+    )
+
+
+def scoring(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """A step of UNIX with its scoring pass over one without, in time and in multiply-accumulates of the ledger."""
+    for pair in (PAIRS[0],) if quick else (PAIRS[0], PAIRS[2]):
+        words = {'scored': f'{pair},{UNIX}', 'unscored': f'{pair},{UNIX},score=random'}
+        with contextlib.ExitStack() as stack:
+            runs = {name: stack.enter_context(timed_run(text, 4 * BATCH, scratch)) for name, text in words.items()}
+            ms = timing.alternate({name: run.step for name, run in runs.items()}, 5 if quick else 15)
+            macs = {name: run.macs_per_step() for name, run in runs.items()}
+        counted, timed = (amounts['scored'] / amounts['unscored'] for amounts in (macs, ms))
+        yield Row(
+            f"UNIX's scoring pass, {pair}: the ledger's step x {counted:.3f}",
+            f'x {timed:.3f} ({100 * (timed / counted - 1):+.1f} %)',
+            'within 10 %',
+            abs(timed / counted - 1) <= 0.1,
+            {**ms, **{f'macs_{name}': amount for name, amount in macs.items()}},
+        )
+
+
+def several_seeds(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """One step of three seeds under `jax.vmap` over three steps in turn; above 1, stacking seeds would pay here."""
+    num_seeds = 3
+    for pair in PAIRS[:1] if quick else (PAIRS[0], PAIRS[2]):
+        with timed_run(f'{pair},{KD}', 32 * BATCH, scratch) as run:
+            arguments = run.arguments()
+            mapped = jax.vmap(run.function(), in_axes=(0, *(None for _ in arguments)))
+            stacked = jax.tree.map(lambda x: jax.numpy.stack([x] * num_seeds), run.state)
+            together = jax.jit(mapped, donate_argnums=0)
+
+            def step_together(together=together, arguments=arguments) -> jax.Array:
+                nonlocal stacked
+                stacked, losses = together(stacked, *arguments)
+                return losses
+
+            ms = timing.alternate({'one': run.step, 'together': step_together}, 2 if quick else 5)
+        speed = num_seeds * ms['one'] / ms['together']
+        yield Row(
+            f'{num_seeds} seeds in one vmapped step, {pair}',
+            f'{speed:.2f} times the speed of {num_seeds} steps in turn',
+            details={**ms, 'seeds': num_seeds, 'speed': speed},
+        )
+
+
+def full_run(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
+    """The minutes of a whole CIFAR-100 run on one GPU, from an epoch of it; the targets are for an H200."""
+    for pair, target in ((PAIRS[2], 10), ('resnet32x4-resnet8x4', 15)):
+        name = f'{pair}, {EPOCHS} epochs of CIFAR-100 on one H200'
+        if jax.default_backend() != 'gpu':
+            yield Row(name, 'no GPU here', f'{target} min')
+            continue
+        with timed_run(f'{pair},{KCD}', CIFAR_POINTS, scratch) as run:
+            run.epoch(CIFAR_POINTS // (10 if quick else 1))  # compiles
+            seconds = timing.seconds(lambda run=run: run.epoch(CIFAR_POINTS))
+            sizes = run.policy.keep_counts(CIFAR_POINTS, EPOCHS)
+        minutes = seconds * sum(sizes) / CIFAR_POINTS / 60
+        device = jax.devices()[0].device_kind
+        yield Row(name, f'{minutes:.1f} min (KC-KD, on {device})', f'{target} min', minutes <= target)
