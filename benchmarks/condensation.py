@@ -73,7 +73,7 @@ def in_a_run(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         yield Row(
             f'condensation in a run, {text} points',
             f'{found["condense"]:.2f} s; order {found["order"]:.2f} s; stage file {found["stage"]:.1f} s; '
-            f'peak {found["condense_and_stage_bytes"]:.0f} bytes per point',
+            f'peak {found["stage_bytes"]:.0f} bytes per point',
             f'{target:g} s',
             found['condense'] <= target,
         )

@@ -45,10 +45,12 @@ def measure(num_points: int, folder: pathlib.Path) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from benchmarks.timed_run import TimedRun, dataset_of
+    from benchmarks.timed_run import TimedRun, dataset_of, run_of
     from kcd_jax import data, knowledge
     from kcd_jax.contracts import ValueTable, table_rows
-    from kcd_jax.runtime import sharding
+    from kcd_jax.runtime import runlog, sharding
+    from kcd_jax.training.journal import Journal
+    from kcd_jax.training.recipe import Recipe
 
     found: dict[str, float] = {}
 
@@ -67,8 +69,9 @@ def measure(num_points: int, folder: pathlib.Path) -> dict[str, float]:
     def passed(part: str, start: float) -> None:
         found[part], found[f'{part}_bytes'] = time.perf_counter() - start, (peak_bytes() - before) / num_points
 
-    words = f'resnet20-resnet8,method=none,policy=kcd,epochs={EPOCHS},batch={BATCH}'
-    run = TimedRun(words, dataset, folder, jax.devices()[:1])
+    recipe = Recipe(epochs=EPOCHS, batch=BATCH)
+    described = run_of('resnet20-resnet8', dataset, method='none', policy='kcd', recipe=recipe)
+    run = TimedRun(described, sharding.make_mesh(jax.devices()[:1]))
 
     rows = sharding.batch(run.mesh)
     current = jax.jit(table, out_shardings=rows)()
@@ -87,15 +90,20 @@ def measure(num_points: int, folder: pathlib.Path) -> dict[str, float]:
     run.state = run.state.replace(table=current)
     del current
 
-    start = time.perf_counter()
-    found['condense'] = run.condense(LAST_STAGE)
-    passed('condense_and_stage', start)
-    found['stage'] = found.pop('condense_and_stage') - found['condense']
+    start, before_it = time.perf_counter(), run.state.plan
+    run.state = run.trainer.condense(run.state, LAST_STAGE)
+    passed('condense', start)
+
+    with runlog.RunLog(folder, {}) as log:
+        log.rewind([], -1)
+        start = time.perf_counter()
+        Journal(described, log).condensation(before_it, run.state, LAST_STAGE)
+        passed('stage', start)
+    del before_it
 
     start = time.perf_counter()
     run.order(LAST_STAGE)
     passed('order', start)
-    run.close()
     return found
 
 

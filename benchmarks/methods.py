@@ -26,31 +26,32 @@ def _mebibytes(count: int) -> str:
 
 def compared_with_kd(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """The step of every method, in each of its phases, called in turn with the step of KD."""
+    del scratch
     repeats, num_points = (2, 20 * BATCH) if quick else (5, POINTS)
-    with timed_run(f'{PAIR},method=kd,policy=none', num_points, scratch) as kd:
-        ms = timing.alternate({'kd': kd.step}, repeats)['kd']
-        state, working = kd.state_bytes(), _working_bytes(kd)
-        yield Row(
-            f'method kd, {PAIR}, batch {BATCH}, {num_points:,} points',
-            f'{ms:.0f} ms; state {state / 2**20:.1f} MiB, work {working / 2**20:.1f} MiB',
-            details={'ms': ms, 'state_bytes': state, 'working_bytes': working},
-        )
-        for name in methods.names():
-            if name == 'kd':
-                continue
-            pair = OTHER_PAIRS.get(name, PAIR)
-            with timed_run(f'{pair},method={name},policy=none', num_points, scratch) as run:
-                for phase in run.phases:
-                    run.enter(phase)
-                    ms = timing.alternate({'kd': kd.step, name: run.step}, repeats)
-                    more = {
-                        'state_bytes': run.state_bytes() - state,
-                        'working_bytes': _working_bytes(run) - working,
-                    }
-                    which = f', phase {phase.name}' if len(run.phases) > 1 else ''
-                    yield Row(
-                        f'method {name}{which}' + (f' ({pair})' if pair != PAIR else ''),
-                        f'{ms[name] / ms["kd"]:.2f} times KD; state {_mebibytes(more["state_bytes"])}, '
-                        f'work {_mebibytes(more["working_bytes"])}',
-                        details={'ms': ms[name], 'kd_ms': ms['kd'], **more},
-                    )
+    kd = timed_run(PAIR, num_points)
+    ms = timing.alternate({'kd': kd.step}, repeats)['kd']
+    state, working = kd.state_bytes, _working_bytes(kd)
+    yield Row(
+        f'method kd, {PAIR}, batch {BATCH}, {num_points:,} points',
+        f'{ms:.0f} ms; state {state / 2**20:.1f} MiB, work {working / 2**20:.1f} MiB',
+        details={'ms': ms, 'state_bytes': state, 'working_bytes': working},
+    )
+    for name in methods.names():
+        if name == 'kd':
+            continue
+        pair = OTHER_PAIRS.get(name, PAIR)
+        run = timed_run(pair, num_points, method=name)
+        for phase in run.run.phases:
+            run.enter(phase)
+            ms = timing.alternate({'kd': kd.step, name: run.step}, repeats)
+            more = {
+                'state_bytes': run.state_bytes - state,
+                'working_bytes': _working_bytes(run) - working,
+            }
+            which = f', phase {phase.name}' if len(run.run.phases) > 1 else ''
+            yield Row(
+                f'method {name}{which}' + (f' ({pair})' if pair != PAIR else ''),
+                f'{ms[name] / ms["kd"]:.2f} times KD; state {_mebibytes(more["state_bytes"])}, '
+                f'work {_mebibytes(more["working_bytes"])}',
+                details={'ms': ms[name], 'kd_ms': ms['kd'], **more},
+            )

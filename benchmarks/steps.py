@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import os
@@ -23,19 +22,17 @@ from kcd_jax.contracts import ValueTable
 from kcd_jax.runtime import sharding
 
 PAIRS = ('resnet20-resnet8', 'resnet56-resnet20', 'wrn_40_2-wrn_16_2', 'resnet32x4-shufflev2', 'vgg13-mobilenetv2')
-KD, KCD, UNIX = (f'method=kd,policy={policy}' for policy in ('none', 'kcd', 'unix'))
 CIFAR_POINTS, EPOCHS = 50_000, 240
 _MATRIX = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
 
 # What a run does up to its first step: imports, the config, 50,000 images in memory, a teacher, the state, compilation.
 FIRST_STEP = """
-import pathlib, time
+import time
 from kcd_jax import main
 main.prepare_jax(0, False)
 from benchmarks.timed_run import timed_run
-with timed_run({words!r}, 50_000, pathlib.Path({folder!r})) as run:
-    run.step()
-    print(time.time())
+timed_run({pair!r}, 50_000, policy='kcd').step()
+print(time.time())
 """
 
 
@@ -43,9 +40,8 @@ def startup(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """From the start of the program to the end of its first step, with an empty and with a filled compilation cache."""
     pair = PAIRS[0] if quick else PAIRS[2]
     for cache, target in (('cold', 15), ('warm', 6)):
-        program = FIRST_STEP.format(words=f'{pair},{KCD}', folder=str(scratch / cache))
         started = time.time()
-        ended = in_own_process('-c', program, JAX_COMPILATION_CACHE_DIR=str(scratch / 'xla'))
+        ended = in_own_process('-c', FIRST_STEP.format(pair=pair), JAX_COMPILATION_CACHE_DIR=str(scratch / 'xla'))
         seconds = float(ended) - started
         yield Row(
             f'start to first step, {pair}, compilation cache {cache}',
@@ -58,15 +54,16 @@ def startup(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
 
 def against_pytorch(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """The training step of the five pairs and the same step in PyTorch, with its default layout and channels_last."""
+    del scratch
     with_torch = importlib.util.find_spec('torch') is not None
     speeds: list[tuple[float, float]] = []  # ours over PyTorch's, in both layouts
     for pair in PAIRS[:2] if quick else PAIRS:
-        with timed_run(f'{pair},{KCD}', 20 * BATCH, scratch) as run:
-            functions: dict[str, Callable[[], Any]] = {'ours': run.step}
-            if with_torch:
-                functions |= _torch_steps(pair, sum(x.size for x in jax.tree.leaves(run.state.params['student'])))
-            # A matrix product of 2 * 1024^3 operations shows how busy the machine is.
-            ms = timing.alternate({**functions, 'gemm': lambda: _MATRIX @ _MATRIX}, 3 if quick else 7)
+        run = timed_run(pair, 20 * BATCH, policy='kcd')
+        functions: dict[str, Callable[[], Any]] = {'ours': run.step}
+        if with_torch:
+            functions |= _torch_steps(pair, sum(x.size for x in jax.tree.leaves(run.state.params['student'])))
+        # A matrix product of 2 * 1024^3 operations shows how busy the machine is.
+        ms = timing.alternate({**functions, 'gemm': lambda: _MATRIX @ _MATRIX}, 3 if quick else 7)
         gflops = 2 * 1024**3 / ms['gemm'] / 1e6
         name, details = f'step, {pair} (GEMM {gflops:.0f} GFLOP/s)', {**ms, 'gflops': gflops}
         if not with_torch:
@@ -101,6 +98,7 @@ def _torch_steps(pair: str, num_parameters: int) -> dict[str, Callable[[], Any]]
 
 def overhead(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """Recording and condensing as a share of the training time, for the cheapest pair, where it is largest."""
+    del scratch
     mesh = sharding.make_mesh()
     split, whole = sharding.batch(mesh), sharding.replicated(mesh)
     record = jax.jit(
@@ -118,16 +116,16 @@ def overhead(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         table = record(table, index, logits)
         return table.value
 
-    with timed_run(f'{PAIRS[0]},{KCD}', CIFAR_POINTS, scratch) as run:
-        policy, full = run.policy, sharding.put(run.state.table, whole)
-        replans = [epoch for epoch in range(EPOCHS) if policy.when(epoch, EPOCHS)]
+    run = timed_run(PAIRS[0], CIFAR_POINTS, policy='kcd')
+    policy, full = run.run.policy, sharding.put(run.state.table, whole)
+    replans = [epoch for epoch in range(EPOCHS) if policy.when(epoch, EPOCHS)]
 
-        def condense() -> Any:
-            state = run.state
-            return policy.replan(state.key, full, state.plan, state.policy_state, replans[-1], EPOCHS)
+    def condense() -> Any:
+        state = run.state
+        return policy.replan(state.key, full, state.plan, state.policy_state, replans[-1], EPOCHS)
 
-        functions = {'step': run.step, 'record': record_batch, 'condense': condense}
-        ms = timing.alternate(functions, 5 if quick else 15)
+    functions = {'step': run.step, 'record': record_batch, 'condense': condense}
+    ms = timing.alternate(functions, 5 if quick else 15)
     steps = sum(size // BATCH for size in policy.keep_counts(CIFAR_POINTS, EPOCHS))
     share = (steps * ms['record'] + len(replans) * ms['condense']) / (steps * ms['step'])
     yield Row(
@@ -141,16 +139,15 @@ def overhead(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
 
 def kcd_against_kd(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """The time of an epoch of KCD at 0.7 N over one of KD at N, and the number of programs compiled for KCD."""
+    del scratch
     num_points, repeats = (20 * BATCH, 3) if quick else (100 * BATCH, 5)
     num_keep, ratios = num_points * 7 // 10, []
-    with contextlib.ExitStack() as stack:
-        kd, kcd = (stack.enter_context(timed_run(f'{PAIRS[0]},{words}', num_points, scratch)) for words in (KD, KCD))
-        kd.epoch(2 * BATCH)
-        kcd.epoch(2 * BATCH)
-        for _ in range(repeats):
-            whole = timing.seconds(lambda: kd.epoch(num_points))
-            ratios.append(timing.seconds(lambda: kcd.epoch(num_keep)) / whole)
-        num_programs, chunk = kcd.num_programs, kcd.chunk
+    kd, kcd = (timed_run(PAIRS[0], num_points, policy=policy) for policy in ('none', 'kcd'))
+    kd.epoch(2 * BATCH)
+    kcd.epoch(2 * BATCH)
+    for _ in range(repeats):
+        whole = timing.seconds(lambda: kd.epoch(num_points))
+        ratios.append(timing.seconds(lambda: kcd.epoch(num_keep)) / whole)
     cost, found = (num_keep // BATCH) / (num_points // BATCH), statistics.median(ratios)
     yield Row(
         f'wall clock of KCD over KD, whose cost is C = {100 * cost:.0f} %',
@@ -161,20 +158,20 @@ def kcd_against_kd(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     )
     yield Row(
         'compilations of the step over epochs of three sizes',
-        f'{num_programs}',
+        f'{kcd.num_programs}',
         '1 per phase (+1 for the remainder)',
-        num_programs <= (1 if chunk == 1 else 2),
+        kcd.num_programs <= (1 if kcd.trainer.feed.chunk == 1 else 2),
     )
 
 
 def scoring(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """A step of UNIX with its scoring pass over one without, in time and in multiply-accumulates of the ledger."""
+    del scratch
     for pair in (PAIRS[0],) if quick else (PAIRS[0], PAIRS[2]):
-        words = {'scored': f'{pair},{UNIX}', 'unscored': f'{pair},{UNIX},score=random'}
-        with contextlib.ExitStack() as stack:
-            runs = {name: stack.enter_context(timed_run(text, 4 * BATCH, scratch)) for name, text in words.items()}
-            ms = timing.alternate({name: run.step for name, run in runs.items()}, 5 if quick else 15)
-            macs = {name: run.macs_per_step() for name, run in runs.items()}
+        scores = {'scored': 'entropy', 'unscored': 'random'}
+        runs = {name: timed_run(pair, 4 * BATCH, policy='unix', score=score) for name, score in scores.items()}
+        ms = timing.alternate({name: run.step for name, run in runs.items()}, 5 if quick else 15)
+        macs = {name: run.macs_per_step for name, run in runs.items()}
         counted, timed = (amounts['scored'] / amounts['unscored'] for amounts in (macs, ms))
         yield Row(
             f"UNIX's scoring pass, {pair}: the ledger's step x {counted:.3f}",
@@ -187,20 +184,21 @@ def scoring(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
 
 def several_seeds(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """One step of three seeds under `jax.vmap` over three steps in turn; above 1, stacking seeds would pay here."""
+    del scratch
     num_seeds = 3
     for pair in PAIRS[:1] if quick else (PAIRS[0], PAIRS[2]):
-        with timed_run(f'{pair},{KD}', 32 * BATCH, scratch) as run:
-            arguments = run.arguments()
-            mapped = jax.vmap(run.function(), in_axes=(0, *(None for _ in arguments)))
-            stacked = jax.tree.map(lambda x: jax.numpy.stack([x] * num_seeds), run.state)
-            together = jax.jit(mapped, donate_argnums=0)
+        run = timed_run(pair, 32 * BATCH)
+        arguments = run.arguments()
+        mapped = jax.vmap(run.function(), in_axes=(0, *(None for _ in arguments)))
+        stacked = jax.tree.map(lambda x: jax.numpy.stack([x] * num_seeds), run.state)
+        together = jax.jit(mapped, donate_argnums=0)
 
-            def step_together(together=together, arguments=arguments) -> jax.Array:
-                nonlocal stacked
-                stacked, losses = together(stacked, *arguments)
-                return losses
+        def step_together(together=together, arguments=arguments) -> jax.Array:
+            nonlocal stacked
+            stacked, losses = together(stacked, *arguments)
+            return losses
 
-            ms = timing.alternate({'one': run.step, 'together': step_together}, 2 if quick else 5)
+        ms = timing.alternate({'one': run.step, 'together': step_together}, 2 if quick else 5)
         speed = num_seeds * ms['one'] / ms['together']
         yield Row(
             f'{num_seeds} seeds in one vmapped step, {pair}',
@@ -211,15 +209,16 @@ def several_seeds(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
 
 def full_run(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """The minutes of a whole CIFAR-100 run on one GPU, from an epoch of it; the targets are for an H200."""
+    del scratch
     for pair, target in ((PAIRS[2], 10), ('resnet32x4-resnet8x4', 15)):
         name = f'{pair}, {EPOCHS} epochs of CIFAR-100 on one H200'
         if jax.default_backend() != 'gpu':
             yield Row(name, 'no GPU here', f'{target} min')
             continue
-        with timed_run(f'{pair},{KCD}', CIFAR_POINTS, scratch) as run:
-            run.epoch(CIFAR_POINTS // (10 if quick else 1))  # compiles
-            seconds = timing.seconds(lambda run=run: run.epoch(CIFAR_POINTS))
-            sizes = run.policy.keep_counts(CIFAR_POINTS, EPOCHS)
+        run = timed_run(pair, CIFAR_POINTS, policy='kcd')
+        run.epoch(CIFAR_POINTS // (10 if quick else 1))  # compiles
+        seconds = timing.seconds(lambda run=run: run.epoch(CIFAR_POINTS))
+        sizes = run.run.policy.keep_counts(CIFAR_POINTS, EPOCHS)
         minutes = seconds * sum(sizes) / CIFAR_POINTS / 60
         device = jax.devices()[0].device_kind
         yield Row(name, f'{minutes:.1f} min (KC-KD, on {device})', f'{target} min', minutes <= target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import importlib.util
 import pathlib
 import statistics
@@ -95,20 +94,14 @@ def reading_rates(num_images: int, repeats: int, scratch: pathlib.Path) -> dict[
     return {name: statistics.median(epoch[name] for epoch in epochs[1:]) for name in functions}
 
 
-def step_ms(num_steps: int, repeats: int, scratch: pathlib.Path) -> dict[str, float]:
+def step_ms(num_steps: int, repeats: int) -> dict[str, float]:
     """{'resident', 'streamed'}: milliseconds per training step on 32 x 32 pixels, on the devices or read by index."""
     times: dict[str, list[float]] = {'resident': [], 'streamed': []}
-    with contextlib.ExitStack() as stack:
-        runs = {
-            name: stack.enter_context(
-                timed_run(f'{PAIR},method=kd,policy=none,stream={name == "streamed"}', num_steps * BATCH, scratch)
-            )
-            for name in times
-        }
-        for number in range(repeats + 1):
-            for name, run in runs.items():
-                took = timing.seconds(lambda run=run: run.epoch(num_steps * BATCH))
-                times[name] += [1e3 * took / num_steps] if number else []
+    runs = {name: timed_run(PAIR, num_steps * BATCH, streamed=name == 'streamed') for name in times}
+    for number in range(repeats + 1):
+        for name, run in runs.items():
+            took = timing.seconds(lambda run=run: run.epoch(num_steps * BATCH))
+            times[name] += [1e3 * took / num_steps] if number else []
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -121,7 +114,7 @@ def streaming(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         measured += f'; tf.data {rates["tf_data"]:.0f}'
         met = rates['ours'] >= 0.9 * rates['tf_data']
     yield Row(f'photographs of 500 x 375, streamed at {SIZE}', measured, "0.9 of tf.data's", met, rates)
-    ms = step_ms(10 if quick else 60, 1 if quick else 5, scratch)
+    ms = step_ms(10 if quick else 60, 1 if quick else 5)
     yield Row(
         f'step of points streamed from memory, {PAIR}',
         f'{ms["streamed"]:.0f} ms; resident {ms["resident"]:.0f}',

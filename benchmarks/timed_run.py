@@ -1,32 +1,32 @@
-"""The training loop over random images, step by step, for timing. No other benchmark touches the loop."""
+"""Runs over random images, taken step by step for timing. No other benchmark touches the internals of a `Trainer`."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import itertools
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from kcd_jax import data, networks
-from kcd_jax.contracts import Phase, PyTree, TrainState
+from kcd_jax import data, methods, networks, policies
+from kcd_jax.contracts import Phase, TrainState
 from kcd_jax.data import base
-from kcd_jax.experiments import experiment
-from kcd_jax.runtime import runlog, sharding
-from kcd_jax.training import check, step
-from kcd_jax.training.loop import Loop
+from kcd_jax.runtime import sharding
+from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training import ledger, step
+from kcd_jax.training.recipe import Recipe
+from kcd_jax.training.run import Run
+from kcd_jax.training.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIG = ROOT / 'configs' / 'cifar100_kd.py'
-BATCH = 64  # of the config
+BATCH = Recipe().batch
 
 
 def random_data(num_points: int) -> data.Dataset:
@@ -56,124 +56,116 @@ def dataset_of(train: data.Split, image_shape: tuple[int, int, int], num_classes
     )
 
 
+def run_of(
+    pair: str,
+    dataset: data.Dataset,
+    method: str = 'kd',
+    policy: str = 'none',
+    recipe: Recipe | None = None,
+    **keywords: Any,
+) -> Run:
+    """A run with an untrained teacher.
+
+    Args:
+      pair: 'TEACHER-STUDENT'.
+      dataset: what is trained on.
+      method: by name, with its defaults.
+      policy: by name.
+      recipe: default that of CIFAR-100.
+      **keywords: of the policy.
+    """
+    teacher, student = pair.split('-')
+    network = networks.get(teacher)(dataset.num_classes, normalization=dataset.normalization)
+    variables = network.init(jax.random.PRNGKey(0), dataset.image_shape)
+    return Run(
+        student=student,
+        data=dataset,
+        teacher=Teacher(network, variables, card={}, identity='untrained'),
+        method=methods.get(method).make(),
+        policy=policies.get(policy).make(**keywords),
+        recipe=recipe or Recipe(),
+    )
+
+
 class TimedRun:
-    """A run with an untrained teacher, moved on by `step` and `epoch`.
+    """A run that is moved on by `step` and `epoch`.
 
     Attributes:
+      run: what is trained.
+      trainer: its programs.
       state: the current state.
-      loop: the run's own loop.
-      mesh: of its devices.
-      policy: the run's policy.
-      phases: the method's phases; the steps are those of the last one until `enter` changes it.
+      phase: the steps are of this phase, at first the last one; `enter` changes it.
     """
 
-    def __init__(self, words: str, dataset: data.Dataset, workdir: pathlib.Path, devices: list[Any] | None = None):
-        """Prepares the run; nothing is compiled yet.
-
-        Args:
-          words: what follows `configs/cifar100_kd.py:` on a command line.
-          dataset: what is trained on.
-          workdir: a new folder for the run's files.
-          devices: default all.
-        """
-        config = experiment.load_config(f'{CONFIG}:{words}')
-        self.mesh = mesh = sharding.make_mesh(devices)
-        if data.STREAM[config.data.stream]:
-            dataset = base.by_index(dataset)
-        teacher = networks.get(config.teacher.name)(dataset.num_classes)
-        variables = teacher.init(jax.random.PRNGKey(0), dataset.image_shape)
-        run = check.resolve(config, dataset, device_count=mesh.size, teacher=teacher, teacher_variables=variables)
-        self.policy, self.phases, self.num_points = run.policy, run.phases, len(dataset.train)
-        self.log = runlog.RunLog(workdir, config.to_dict())
-        self.log.__enter__()
-        self.log.rewind([], -1)
-        self.loop = Loop(config, run, dataset, variables, workdir, mesh, self.log)
-        self.state: TrainState = self.loop.initial_state(None if dataset.train.streamed else dataset.train.images)
+    def __init__(self, run: Run, mesh: Mesh | None = None):
+        self.run, self.mesh = run, mesh or sharding.make_mesh()
+        self.trainer = Trainer(run, run.teacher.variables, self.mesh)
+        self.state: TrainState = self.trainer.initial_state()
         self.enter(run.phases[-1])
-
-    def close(self) -> None:
-        """Closes the run's log."""
-        self.log.__exit__(None, None, None)
 
     def enter(self, phase: Phase) -> None:
         """Makes the next steps those of `phase`."""
-        self.phase, self._arguments = phase, None
+        self.phase = phase
+        self._order, self._rates = None, self.trainer._rates(phase, 0)
 
     def arguments(self) -> tuple[Any, ...]:
-        """What a step takes beside the state: the epoch's order, learning rates, points, teacher variables."""
-        if self._arguments is None:
-            order = self.loop.order(self.state.key, self.state.plan, jnp.int32(0))
-            self._arguments = (
-                order,
-                self.loop.rates(self.phase, 0),
-                self.loop.feed.points,
-                self.loop.teacher_variables,
-            )
-        return self._arguments
+        """What a step takes after the state: the epoch's order, learning rates, points, teacher variables."""
+        if self._order is None:
+            self._order = self.order(0)
+        return self._order, self._rates, self.trainer.feed.points, self.trainer.teacher_variables
 
     def program(self) -> jax.stages.Compiled:
         """The compiled step of the phase."""
-        order, rates, points, _ = self.arguments()
-        return self.loop.program(self.state, order, rates, points, self.phase, 1)
+        return self.trainer._program(self.phase, 1, (self.state, *self.arguments()))
 
     def function(self) -> Callable[..., tuple[TrainState, jax.Array]]:
         """The step of the phase before compilation: (state, *arguments) -> (state, loss)."""
-        return functools.partial(step.run_chunk, spec=self.loop.spec, phase=self.phase, length=1)
+        return functools.partial(step.run_chunk, spec=self.trainer._spec, phase=self.phase, length=1)
 
     def step(self) -> jax.Array:
         """Takes one training step and returns its loss; the first call compiles."""
         self.state, loss = self.program()(self.state, *self.arguments())
         return jax.block_until_ready(loss)
 
-    def macs_per_step(self) -> int:
-        """Multiply-accumulates of a step, as the run's ledger counts them."""
-        self.program()
-        return self.loop.step_costs[self.phase.name].total
-
-    @property
-    def num_programs(self) -> int:
-        """Programs compiled so far for training steps."""
-        return len(self.loop.programs)
-
-    @property
-    def chunk(self) -> int:
-        """Steps per program."""
-        return self.loop.feed.chunk
-
     def epoch(self, num_keep: int) -> None:
         """Trains for one epoch of `num_keep` points, without evaluation."""
-        kept = sharding.put(np.int32(num_keep), sharding.replicated(self.loop.mesh))
+        kept = sharding.put(np.int32(num_keep), sharding.replicated(self.mesh))
         self.state = self.state.replace(plan=self.state.plan.replace(num_keep=kept))
-        self.state = self.loop.train_epoch(self.state, int(self.state.epoch), lambda state: None)
-        self.state = self.loop.end_epoch(self.state)
-
-    def condense(self, epoch: int) -> float:
-        """Condenses before `epoch` and writes the stage file; returns the seconds of the condensation alone."""
-        self.state = self.loop.condense_before(self.state, epoch)
-        return self.loop.seconds['condense']
+        ignore = lambda *values, **named: None  # noqa: E731
+        self.state, _ = self.trainer.train_epoch(self.state, int(self.state.epoch), ignore, ignore)
 
     def order(self, epoch: int) -> jax.Array:
         """The order of an epoch, on the devices."""
-        return jax.block_until_ready(self.loop.order(self.state.key, self.state.plan, jnp.int32(epoch)))
+        return jax.block_until_ready(self.trainer._order(self.state.key, self.state.plan, jnp.int32(epoch)))
 
+    @property
+    def num_programs(self) -> int:
+        """Programs of training steps that were compiled so far."""
+        return len(self.trainer._programs)
+
+    @property
+    def macs_per_step(self) -> int:
+        """Multiply-accumulates of a step, as the ledger counts them."""
+        return ledger.step_cost(self.run, self.phase).total
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of parameters, method state and optimiser state."""
-        state = self.state
-        kept: PyTree = (state.params, state.method_state, state.opt_state)
+        kept = self.state.params, self.state.method_state, self.state.opt_state
         return sum(leaf.nbytes for leaf in jax.tree.leaves(kept))
 
 
-_numbers = itertools.count()
+def timed_run(pair: str, num_points: int, *, streamed: bool = False, **settings: Any) -> TimedRun:
+    """A `TimedRun` over random images.
 
-
-@contextlib.contextmanager
-def timed_run(words: str, num_points: int, scratch: pathlib.Path) -> Iterator[TimedRun]:
-    """A `TimedRun` over `num_points` random images in a new folder below `scratch`."""
-    run = TimedRun(words, random_data(num_points), scratch / f'run_{next(_numbers)}')
-    try:
-        yield run
-    finally:
-        run.close()
+    Args:
+      pair: 'TEACHER-STUDENT'.
+      num_points: training images.
+      streamed: reads the images by index instead of keeping them on the devices.
+      **settings: further arguments of `run_of`.
+    """
+    dataset = random_data(num_points)
+    return TimedRun(run_of(pair, base.by_index(dataset) if streamed else dataset, **settings))
 
 
 def in_own_process(*arguments: str, **environment: str) -> str:

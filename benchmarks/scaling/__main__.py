@@ -12,7 +12,7 @@ import benchmarks.scaling
 from benchmarks.scaling.collectives import Collective
 
 BLOCK = re.compile(r'(<!-- scaling: (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
-# {name: (words of configs/cifar100_kd.py, points, image shape, classes, batch, resident)}
+# {name: (pair, points, image shape, classes, batch, resident)}
 STEPS = {
     'step, CIFAR-100, wrn_40_2-wrn_16_2': ('wrn_40_2-wrn_16_2', 50_000, (32, 32, 3), 100, 64, True),
     'step, ImageNet, resnet34-resnet18': ('resnet34-resnet18', 1_281_167, (224, 224, 3), 1000, 256, False),
@@ -29,14 +29,13 @@ def compile_all(devices: int) -> Programs:
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', devices)
     from benchmarks.scaling import collectives, programs
-    from benchmarks.timed_run import CONFIG, black_data
+    from benchmarks.timed_run import black_data
     from kcd_jax.runtime import sharding
 
     mesh, compiled = sharding.make_mesh(), {}
-    for name, (words, num_points, image_shape, num_classes, batch, resident) in STEPS.items():
+    for name, (pair, num_points, image_shape, num_classes, batch, resident) in STEPS.items():
         dataset = black_data(num_points, image_shape, num_classes)
-        words = f'{CONFIG}:{words},method=kd,policy=kcd,batch={batch}'
-        compiled[name] = programs.training_step(words, dataset, mesh, resident=resident)
+        compiled[name] = programs.training_step(pair, dataset, batch, mesh, resident=resident)
     for num_points in POINTS:
         compiled[f'condensation, {num_points:,} points'] = programs.condensation(num_points, mesh)
     return {name: (collectives.read(p.as_text()), programs.memory(p)) for name, p in compiled.items()}

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from benchmarks.timed_run import run_of
 from kcd_jax import data, knowledge
 from kcd_jax.contracts import PyTree, ValueTable
-from kcd_jax.experiments import experiment
 from kcd_jax.runtime import sharding
-from kcd_jax.training import check, ledger, step
+from kcd_jax.training import ledger, step
+from kcd_jax.training.recipe import Recipe
 
 ALPHA, EPSILON_MAX = 0.03, 0.3  # of the paper
 
@@ -25,25 +26,27 @@ def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree, shardings)
 
 
-def training_step(words: str, dataset: data.Dataset, mesh: Mesh, *, resident: bool = True) -> jax.stages.Compiled:
-    """The training step of a run.
+def training_step(
+    pair: str, dataset: data.Dataset, batch: int, mesh: Mesh, *, resident: bool = True
+) -> jax.stages.Compiled:
+    """The step of KD under the policy kcd.
 
     Args:
-      words: the config file and the words after it, as on a command line.
+      pair: 'TEACHER-STUDENT'.
       dataset: what is trained on.
+      batch: rows of the global batch.
       mesh: the devices to compile for.
       resident: whether the points lie on the devices; otherwise a batch is an argument.
     """
-    config = experiment.load_config(words)
-    run = check.resolve(config, dataset, device_count=mesh.size)
+    run = run_of(pair, dataset, policy='kcd', recipe=Recipe(batch=batch))
     phase, whole, split = run.phases[0], sharding.replicated(mesh), sharding.batch(mesh)
-    spec = check.step_spec_of(run, config, functools.partial(sharding.constrain_batch, mesh))
+    spec = run.step_spec(functools.partial(sharding.constrain_batch, mesh))
     shapes = ledger.abstract_state(run)
     places = sharding.state_shardings(mesh, shapes)
     rates = {label: jax.ShapeDtypeStruct((), jnp.float32) for label in phase.optimisers}
     rates['phase_epoch'] = jax.ShapeDtypeStruct((), jnp.int32)
 
-    rows, batch = run.setup.rows, config.batch
+    rows = run.setup.rows
     index, labels = jax.ShapeDtypeStruct((batch,), jnp.int32), jax.ShapeDtypeStruct((rows,), jnp.int32)
     supply: Any
     if resident:
@@ -53,7 +56,7 @@ def training_step(words: str, dataset: data.Dataset, mesh: Mesh, *, resident: bo
         images = jax.ShapeDtypeStruct((batch, *dataset.image_shape), jnp.uint8)
         supply = _placed(step.RawBatch(index, images, images, index), split)
     function = functools.partial(step.run_chunk, spec=spec, phase=phase, length=1)
-    teacher = {} if run.teacher is None else _placed(ledger.abstract_variables(run.teacher, dataset.image_shape), whole)
+    teacher = _placed(ledger.abstract_variables(run.teacher_network, dataset.image_shape), whole)
     jitted = jax.jit(function, donate_argnums=0, out_shardings=(places, whole))
     arguments = _placed(shapes, places), _placed(labels, whole), _placed(rates, whole), supply, teacher
     return jitted.lower(*arguments).compile()

@@ -26,9 +26,8 @@ from kcd_jax.training import ledger, state
 networks.__path__.append('tests/tiny')
 mesh = sharding.make_mesh()
 points = black_data(50_000, (8, 8, 3), 10)
-words = 'configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,policy=kcd,batch=64'
 compiled = {
-    'step': programs.training_step(words, points, mesh),
+    'step': programs.training_step('tiny_teacher-tiny', points, 64, mesh),
     'recording': programs.recording(50_000, 64, mesh),
     'condensation': programs.condensation(50_000, mesh),
 }
