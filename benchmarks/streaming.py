@@ -19,9 +19,10 @@ from benchmarks.results import Row
 from benchmarks.timed_run import BATCH, in_own_process, timed_run
 from kcd_jax import data
 from kcd_jax.contracts import full_plan, table_rows
-from kcd_jax.data import made_up, stream
+from kcd_jax.data import stream
 from kcd_jax.runtime import sharding
 from kcd_jax.training import feed
+from tests.data import photographs
 
 SIZE = 224
 PAIR = 'resnet20-resnet8'
@@ -62,7 +63,7 @@ def reading_rates(num_images: int, repeats: int, scratch: pathlib.Path) -> dict[
       nothing else. 'pillow': the whole files decoded by Pillow. 'tf_data': a plain tf.data program, where TensorFlow is
       installed.
     """
-    root = made_up.folder(scratch / 'photographs', train=num_images, test=2, classes=8)
+    root = photographs.folder(scratch / 'photographs', train=num_images, test=2, classes=8)
     loading = data.Loading(stream=True, area=(0.08, 1.0))
     split = data.load(f'folder:{SIZE}', root, cache=scratch / 'cache', loading=loading).train
     files = [str(root / name) for name in split.ids]
@@ -86,7 +87,7 @@ def reading_rates(num_images: int, repeats: int, scratch: pathlib.Path) -> dict[
     functions: dict[str, Callable[[], float]] = {
         'ours': streamed,
         'crops': lambda: threads(lambda point: split.images.training(point, 0, 0)),
-        'pillow': lambda: threads(lambda point: made_up.by_pillow(files[point])),
+        'pillow': lambda: threads(lambda point: photographs.by_pillow(files[point])),
     }
     if importlib.util.find_spec('tensorflow') is not None:
         functions['tf_data'] = lambda: float(in_own_process('-c', TF_DATA, str(root), str(SIZE), str(BATCH)))

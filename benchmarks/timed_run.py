@@ -17,7 +17,6 @@ from jax.sharding import Mesh
 
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Phase, TrainState
-from kcd_jax.data import base
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import ledger, step
@@ -165,7 +164,7 @@ def timed_run(pair: str, num_points: int, *, streamed: bool = False, **settings:
       **settings: further arguments of `run_of`.
     """
     dataset = random_data(num_points)
-    return TimedRun(run_of(pair, base.by_index(dataset) if streamed else dataset, **settings))
+    return TimedRun(run_of(pair, data.by_index(dataset) if streamed else dataset, **settings))
 
 
 def in_own_process(*arguments: str, **environment: str) -> str:
