@@ -26,7 +26,7 @@ def config_for(words: str = '', pair: str = 'tiny_teacher-tiny', method: str = '
 def final_state(workdir: str | pathlib.Path) -> dict[str, np.ndarray]:
     """Every array of the newest checkpoint, by its path."""
     with checkpoint.Checkpointer(pathlib.Path(workdir) / 'checkpoints') as keeper:
-        return keeper._read(keeper.steps()[-1])[0]
+        return keeper.read(keeper.steps()[-1])[0]
 
 
 def metrics(workdir: str | pathlib.Path) -> list[dict]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-PACKAGES = 'kcd_jax jax jaxlib flax optax orbax-checkpoint numpy pillow simplejpeg cykooz-resizer'.split()
+PACKAGES = 'kcd_jax jax jaxlib flax optax numpy pillow simplejpeg cykooz-resizer'.split()
 # Flags whose values are places on one machine.
 _PLACES = ('--workdir', '--results', '--config.data.dir', '--coordinator', '--process')
 
