@@ -11,6 +11,8 @@ import shutil
 import numpy as np
 from harness import Bench, Injection, expect, records, steps
 
+from kcd_jax.runtime import checkpoint
+
 
 def cut(path: pathlib.Path, dice: random.Random) -> str:
     """Cuts a file anywhere."""
@@ -36,17 +38,6 @@ def delete(path: pathlib.Path, dice: random.Random) -> str:
     return f'{path.name} deleted'
 
 
-def data_file(step: pathlib.Path) -> pathlib.Path:
-    """The largest file below a checkpoint's `state`: its arrays."""
-    return max((path for path in (step / 'state').rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
-
-
-def any_needed_file(step: pathlib.Path, dice: random.Random) -> pathlib.Path:
-    """A file of a checkpoint without which it cannot be read (the markers of the writer can be missed)."""
-    needed = [step / 'meta' / 'metadata', step / 'state' / 'manifest.ocdbt', data_file(step)]
-    return dice.choice(needed)
-
-
 def empty(step: pathlib.Path) -> str:
     for path in step.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -54,9 +45,9 @@ def empty(step: pathlib.Path) -> str:
 
 
 CHECKPOINT = {
-    'truncated': lambda step, dice: cut(dice.choice([data_file(step), step / 'meta' / 'metadata']), dice),
-    'deleted': lambda step, dice: delete(any_needed_file(step, dice), dice),
-    'flipped': lambda step, dice: flip(dice.choice([data_file(step), step / 'meta' / 'metadata']), dice),
+    'truncated': lambda step, dice: cut(step / checkpoint.FILE, dice),
+    'deleted': lambda step, dice: delete(step / checkpoint.FILE, dice),
+    'flipped': lambda step, dice: flip(step / checkpoint.FILE, dice),
     'empty': lambda step, dice: empty(step),
 }
 
@@ -101,16 +92,18 @@ def stage_cut(bench: Bench, dice: random.Random) -> Injection:
         program.end()
     newest = max((folder / 'knowledge').glob('stage_*.npz'), key=lambda path: int(path.stem.split('_')[1]))
     what = cut(newest, dice)
-    return bench.go_on(workdir, Injection(what), says=f'{newest.name} is damaged or missing; going back to step')
+    return bench.go_on(
+        workdir, Injection(what), says=f'{newest.name} is damaged or missing; looking for a checkpoint from before it'
+    )
 
 
 def _condensations(folder: pathlib.Path, step: int) -> int:
     """How many condensations a checkpoint knows of."""
     try:
-        saved = json.loads((folder / 'checkpoints' / str(step) / 'meta' / 'metadata').read_text())
-    except (OSError, ValueError):
+        header = (folder / 'checkpoints' / str(step) / checkpoint.FILE).read_bytes().split(b'\n', 2)[1]
+        return len(json.loads(header)['meta']['condensations'])
+    except (OSError, ValueError, IndexError):
         return 0
-    return len(saved['content']['meta']['condensations'])
 
 
 def config_cut(bench: Bench, dice: random.Random) -> Injection:
@@ -118,7 +111,7 @@ def config_cut(bench: Bench, dice: random.Random) -> Injection:
     workdir = bench.halfway()
     what = cut(workdir / bench.run / 'config.json', dice)
     with bench.start(workdir, '--config.optim.lr=0.04') as program:
-        bench.refused(program, 2, 'optim.lr is 0.05 there and 0.04 here')
+        bench.refused(program, 2, 'recipe.optim.lr is 0.05 there and 0.04 here')
     (workdir / bench.run / 'config.json').unlink()
     return bench.go_on(workdir, Injection(what))
 

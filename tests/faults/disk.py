@@ -64,7 +64,7 @@ def disk(bench: Bench, mount: bool = True) -> Iterator[Disk]:
 
 
 def in_checkpoint(bench: Bench, dice: random.Random, mount: bool) -> Injection:
-    """The disk is full when Orbax's temporary folder is there; the log may notice before the checkpoint does."""
+    """The disk fills up while a partial checkpoint is there; the log may notice before the checkpoint does."""
     leave = dice.choice([0, 4, 8, 16]) << 10 if mount else 20 << 10
     with disk(bench, mount) as place:
         workdir = bench.halfway(place.folder)

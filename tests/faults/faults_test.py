@@ -6,6 +6,7 @@ damaged checkpoints and full disks in checkpoint_test.py and log_test.py, damage
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -17,9 +18,11 @@ import sys
 
 import pytest
 
-from kcd_jax.experiments import experiment
+from kcd_jax.runtime import checkpoint, distributed
 from kcd_jax.teachers import teacher
-from kcd_jax.training import train
+from kcd_jax.training import loop
+from kcd_jax.training.run import Run
+from kcd_jax.training.trainer import Trainer
 from tests.faults.harness import differences
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -40,11 +43,12 @@ def test_nothing_was_lost():
         assert result['injections'] and not any(injection['lost'] for injection in result['injections']), name
 
 
-def config_for():
+def make_run(**recipe: object) -> Run:
+    """A KC run of the digits that saves after every step."""
     words = 'quicktest,tiny_teacher-tiny,method=none,policy=kcd,eval_every=2'
-    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}')
-    config.checkpoint.seconds = 0.0  # a checkpoint after every step
-    return config
+    run = Run.from_config(f'{ROOT}/configs/digits_kd.py:{words}')
+    often = dataclasses.replace(run.recipe.checkpoint, seconds=0.0)
+    return run.replace(recipe=dataclasses.replace(run.recipe, checkpoint=often, **recipe))
 
 
 @pytest.fixture(scope='module')
@@ -55,19 +59,19 @@ def cut(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, '__path__', [*networks.__path__, str(ROOT / 'tests' / 'tiny')])
         folder = tmp_path_factory.mktemp('faults')
-        original = train.Loop.train_epoch
+        original = Trainer.train_epoch
 
-        def stopped(self, current, epoch, between):
+        def stopped(self, current, epoch, *others):
             if epoch == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return original(self, current, epoch, between)
+            return original(self, current, epoch, *others)
 
-        patch.setattr(train.Loop, 'train_epoch', stopped)
-        with pytest.raises(train.Preempted):
-            train.train(config_for(), folder / 'cut')
-        patch.setattr(train.Loop, 'train_epoch', original)
+        patch.setattr(Trainer, 'train_epoch', stopped)
+        with pytest.raises(distributed.Stopped):
+            loop.train(make_run(), folder / 'cut')
+        patch.setattr(Trainer, 'train_epoch', original)
         shutil.copytree(folder / 'cut', folder / 'whole')
-        train.train(config_for(), folder / 'whole')
+        loop.train(make_run(), folder / 'whole')
     return folder / 'whole', folder / 'cut'
 
 
@@ -84,37 +88,38 @@ def test_a_log_a_config_and_a_checkpoint_cut_at_once(cut, halfway, capfd):
     halve(halfway / 'metrics.jsonl')
     halve(halfway / 'config.json')
     steps = sorted(int(path.name) for path in (halfway / 'checkpoints').iterdir())
-    halve(halfway / 'checkpoints' / str(steps[-1]) / 'meta' / 'metadata')
-    train.train(config_for(), halfway)
+    halve(halfway / 'checkpoints' / str(steps[-1]) / checkpoint.FILE)
+    loop.train(make_run(), halfway)
     assert differences(halfway, cut[0]) == []
     out = capfd.readouterr().out
-    assert out.count('is damaged') == 1 and f'going back to step {steps[-2]}' in out
+    assert out.count('is damaged') == 1 and f'going on from step {steps[-2]}, ' in out
 
 
 def test_the_checkpoint_knows_its_configuration(halfway):
     (halfway / 'config.json').unlink()
-    config = config_for()
-    config.optim.lr = 0.01
-    with pytest.raises(ValueError, match=r'another configuration: optim.lr is 0.05 there and 0.01 here'):
-        train.train(config, halfway)
+    slower = make_run(optim=dataclasses.replace(make_run().recipe.optim, lr=0.01))
+    with pytest.raises(ValueError, match=r'another configuration: recipe.optim.lr is 0.05 there and 0.01 here'):
+        loop.train(slower, halfway)
 
 
 @pytest.mark.slow
 def test_a_stage_file_that_no_checkpoint_can_bring_back_costs_one_line(halfway, cut, capfd):
     halve(halfway / 'knowledge' / 'stage_1.npz')
-    train.train(config_for(), halfway)
-    assert capfd.readouterr().out.count('stage_1.npz is damaged or missing and stays so') == 1
+    loop.train(make_run(), halfway)
+    out = capfd.readouterr().out
+    assert 'no checkpoint is from before knowledge/stage_1.npz, which stays lost' in out
+    assert 'stage_1.npz cannot be read and was removed' in out
     shutil.copy(cut[0] / 'knowledge' / 'stage_1.npz', halfway / 'knowledge')
     assert differences(halfway, cut[0]) == []
 
 
-@pytest.mark.parametrize('name', ['summary.json', teacher.FILE])
+@pytest.mark.parametrize('name', ['summary.json', teacher.FILE, 'metrics.jsonl', 'knowledge/points.npz'])
 def test_a_damaged_result_is_written_again(cut, tiny_networks, tmp_path, name):
     folder = shutil.copytree(cut[0], tmp_path / 'run')
     content = bytearray((folder / name).read_bytes())
     content[-100] ^= 0xFF
     (folder / name).write_bytes(content)
-    train.train(config_for(), folder)
+    loop.train(make_run(), folder)
     assert differences(folder, cut[0]) == []
 
 
@@ -125,8 +130,8 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on(cut, halfway):
     try:
         with pytest.raises(OSError, match='could not be written|cannot be written'):
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
-            train.train(config_for(), halfway)
+            loop.train(make_run(), halfway)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    train.train(config_for(), halfway)
+    loop.train(make_run(), halfway)
     assert differences(halfway, cut[0]) == []

@@ -42,7 +42,7 @@ def in_training(bench: Bench, dice: random.Random) -> Injection:
 
 
 def checkpoint(bench: Bench, dice: random.Random) -> Injection:
-    """While a checkpoint is written: Orbax's temporary folder is there, and stays."""
+    """While a checkpoint is written: the folder of the partial one is there, and stays."""
     workdir = bench.fresh()
     wanted = dice.randint(1, 4)
     seen: set[str] = set()

@@ -30,7 +30,7 @@ def other_config(bench: Bench, dice: random.Random) -> Injection:
     del dice
     workdir = bench.halfway()
     with bench.start(workdir, '--config.optim.lr=0.04', '--config.policy.ratio=0.5') as program:
-        line = bench.refused(program, 2, 'another configuration: optim.lr is 0.05 there and 0.04 here, policy.ratio is')
+        line = bench.refused(program, 2, 'recipe.optim.lr is 0.05 there and 0.04 here')
         seconds = time.monotonic() - program.began
     return bench.go_on(workdir, Injection(f'refused after {seconds:.1f} s', 2, bench.private(line, workdir)))
 
