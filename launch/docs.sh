@@ -3,7 +3,7 @@
 #
 #   ./launch/docs.sh
 #
-# Every argument goes to sphinx-build. A warning, such as a link to nowhere, is an error.
+# All arguments go to sphinx-build. Warnings, such as a broken link, are errors.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

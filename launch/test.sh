@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the tests on a bare machine with Python 3.11 or newer: makes .venv, installs, starts pytest.
+# Runs the tests on a bare machine with Python 3.11 or newer: creates .venv, installs, starts pytest.
 #
 #   ./launch/test.sh                      everything
 #   ./launch/test.sh -m 'not slow'        the quick tier
-#   ./launch/test.sh tests/optim_test.py
-#   ./launch/test.sh -n 0 --pdb tests/optim_test.py
+#   ./launch/test.sh tests/training/optim_test.py
+#   ./launch/test.sh -n 0 --pdb tests/training/optim_test.py
 #
-# Every argument goes to pytest, which runs in the repository's folder: a file of tests in one process, as many files side
-# by side as there are cores, at most four.
+# All arguments go to pytest, which runs in the repository's folder with one process per core, at most four; all tests of
+# a file run in the same process.
 set -euo pipefail
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

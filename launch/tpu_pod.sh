@@ -8,24 +8,30 @@
 #   ./launch/tpu_pod.sh fetch runs/first
 #   ./launch/tpu_pod.sh delete
 #
-# or all of it, with the slice deleted at the end, also after an error (the work directory is fetched first):
+# or all of it; the slice is deleted at the end, also after an error, once the work directory is fetched:
 #
 #   ./launch/tpu_pod.sh all --config=configs/cifar100_kd.py --workdir=runs/first
 #
-# DRY_RUN=1 prints the commands, quoted as a shell reads them, and does nothing.
+# DRY_RUN=1 prints the commands, quoted for a shell, and runs none.
 #
-#   create    the slice; SPOT=1 asks for a spot one, which is cheaper and may be taken away
-#   install   Python 3.11, this commit (changes that are not committed stay here) and the package, on every host
-#   run       python -m kcd_jax.main --coordinator=auto ARGUMENTS on every host at once; the first host's lines are shown
-#   fetch     a work directory from the first host, the only one that writes, into the same place here
-#   delete    the slice
+#   create    creates the slice; SPOT=1 asks for a spot slice, which is cheaper and may be taken away
+#   install   installs Python 3.11, the current commit (uncommitted changes stay here) and the package on every host
+#   run       runs python -m kcd_jax.main --coordinator=auto ARGUMENTS on all hosts; the first host's output is shown
+#   fetch     copies a work directory from the first host, the only one that writes, to the same place here
+#   delete    deletes the slice
 #
-# A run that was cut goes on with the same command: `run` exits 75 when the slice was about to be taken away and every
-# host has saved the same step. A new slice has new disks: put --workdir on a file system that outlives it (Filestore or
-# a bucket mounted with gcsfuse), or fetch it, and copy it to the first host of the next slice. Only the first host
-# needs to see the work directory. Every host reads the data: name a place that all of them see with --config.data.dir.
+# An interrupted run resumes with the same command: `run` exits with 75 when the slice was about to be taken away and
+# every host has saved the same step. A new slice has new disks: put --workdir on a file system that outlives it
+# (Filestore, or a bucket mounted with gcsfuse), or fetch it and copy it to the first host of the next slice. Only the
+# first host needs the work directory. Every host reads the data: --config.data.dir must name a place that all can read.
 #
-# Environment: TPU_NAME and ZONE, always; TYPE and VERSION, for create; PROJECT, default gcloud's own; SPOT.
+# Queued resources are not supported: `create` asks for the slice directly and fails where none is free. A slice that
+# you requested with `gcloud compute tpus queued-resources create` works with install, run and fetch; delete its queued
+# resource yourself.
+#
+# Connecting to all hosts at once needs an ssh agent that holds gcloud's key: one is started where there is none.
+#
+# Environment variables: TPU_NAME and ZONE, always; TYPE and VERSION, for create; PROJECT, default gcloud's own; SPOT.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -36,7 +42,7 @@ fail() {
   exit 2
 }
 
-# Prints the command in a dry run, and does it otherwise.
+# Runs a command; in a dry run prints it instead.
 do_it() {
   if [ -n "${DRY_RUN:-}" ]; then
     printf '%q ' "$@"
@@ -52,6 +58,31 @@ tpu() {
   do_it gcloud compute tpus tpu-vm "$verb" "$@" --zone="$ZONE" ${PROJECT:+--project="$PROJECT"}
 }
 
+# What has to be undone when the script ends.
+agent='' slice=''
+clean_up() {
+  [ -z "$slice" ] || delete
+  [ -z "$agent" ] || ssh-agent -k >/dev/null
+}
+trap clean_up EXIT
+
+# Makes sure that an ssh agent holds gcloud's key, which is created as gcloud creates it.
+use_agent() {
+  local key="$HOME/.ssh/google_compute_engine" code=0
+  if [ -z "${DRY_RUN:-}" ]; then
+    if [ ! -f "$key" ]; then
+      mkdir -p "$HOME/.ssh"
+      ssh-keygen -q -t rsa -b 3072 -N '' -f "$key"
+    fi
+    ssh-add -l >/dev/null 2>&1 || code=$?
+    if [ "$code" -eq 2 ]; then # no agent is running
+      eval "$(ssh-agent -s)" >/dev/null
+      agent=own
+    fi
+  fi
+  do_it ssh-add -q "$key"
+}
+
 # on WORKERS COMMAND: runs a line of shell on these hosts ('all' or a number).
 on() { tpu ssh "$TPU_NAME" --worker="$1" --command="$2"; }
 
@@ -62,12 +93,25 @@ create() {
 
 install() {
   local bundle
+  use_agent
   bundle="$(mktemp -d)/kcd_jax.bundle"
   # A bundle carries the commit itself, so that every result says which one it came from.
   do_it git -C "$root" bundle create "$bundle" HEAD
   tpu scp "$bundle" "$TPU_NAME:kcd_jax.bundle" --worker=all
   on all "set -e
-    command -v python3.11 >/dev/null || { sudo apt-get update -q && sudo apt-get install -qy python3.11 python3.11-venv; }
+    apt() { # a fresh host updates itself in its first minutes and holds apt's locks
+      local attempt
+      for attempt in \$(seq 30); do
+        sudo apt-get -o DPkg::Lock::Timeout=600 \"\$@\" && return 0
+        sleep 10
+      done
+      echo \"apt-get \$* failed \$attempt times\" >&2
+      return 1
+    }
+    if ! command -v python3.11 >/dev/null; then
+      apt update -q
+      apt install -qy python3.11 python3.11-venv
+    fi
     rm -rf $remote.new && git clone -q kcd_jax.bundle $remote.new
     if [ -d $remote/runs ]; then mv $remote/runs $remote.new/runs; fi
     if [ -d $remote/.venv ]; then mv $remote/.venv $remote.new/.venv; fi
@@ -81,7 +125,8 @@ run() {
   [ "$#" -gt 0 ] || fail 'run what? ./launch/tpu_pod.sh run --config=configs/cifar100_kd.py'
   local arguments
   arguments="$(printf ' %q' "$@")"
-  # The extras are those of install: run.sh finds everything up to date, and prepares TFDS data where it is missing.
+  use_agent
+  # With the extras of install, run.sh finds everything up to date; it prepares TFDS data where that is missing.
   on all "cd $remote && PYTHON=python3.11 KCD_JAX_EXTRAS=tpu ./launch/run.sh --coordinator=auto$arguments"
 }
 
@@ -93,7 +138,7 @@ fetch() {
 
 delete() { tpu delete "$TPU_NAME" --quiet; }
 
-# The value of --workdir among the arguments.
+# Prints the value of --workdir among the arguments.
 workdir_of() {
   local argument
   for argument in "$@"; do
@@ -105,15 +150,15 @@ all() {
   local workdir code=0
   workdir="$(workdir_of "$@")"
   case "$workdir" in
-    '') fail 'all needs --workdir=runs/NAME among the arguments, to know what to fetch' ;;
+    '') fail 'all needs --workdir=runs/NAME among the arguments, which is fetched at the end' ;;
     /*) fail "all fetches a folder below the repository, and --workdir=$workdir is elsewhere; use runs/NAME" ;;
   esac
   create
-  trap delete EXIT # an idle slice costs as much as a busy one
+  slice=created # deleted at the end, whatever happens: an idle slice costs as much as a busy one
   install
   run "$@" || code=$?
   if ! fetch "$workdir"; then
-    trap - EXIT
+    slice=''
     fail "$workdir could not be fetched, so $TPU_NAME is kept: try fetch again, then delete"
   fi
   return "$code"

@@ -61,11 +61,12 @@ def split_as_bash(line: str) -> list[str]:
 def test_a_dry_run_of_a_tpu_slice_shows_every_command():
     tpu = ['gcloud', 'compute', 'tpus', 'tpu-vm']
     commands = dry_run('tpu_pod.sh', 'all', CONFIG, '--workdir=runs/first', SPOT='1', PROJECT='mine', **POD)
-    create, bundle, copy, install, run, folder, fetch, delete = commands
+    create, agent, bundle, copy, install, again, run, folder, fetch, delete = commands
     assert create == [
         *tpu, 'create', 'pod', '--accelerator-type=v5litepod-16', '--version=v2-alpha-tpuv5-lite', '--spot',
         '--zone=us-west4-a', '--project=mine',
     ]  # fmt: skip
+    assert agent == again == ['ssh-add', '-q', str(pathlib.Path.home() / '.ssh' / 'google_compute_engine')]
     assert bundle[:3] == ['git', '-C', str(ROOT)] and bundle[3:5] == ['bundle', 'create'] and bundle[-1] == 'HEAD'
     assert copy[:5] == [*tpu, 'scp'] and 'pod:kcd_jax.bundle' in copy and '--worker=all' in copy
     assert install[:6] == run[:6] == [*tpu, 'ssh', 'pod'] and '--worker=all' in run
@@ -85,6 +86,53 @@ def test_a_tpu_slice_needs_its_name_and_a_verb():
         assert found.returncode == 2 and says in found.stderr, found.stderr
 
 
+def stubs(folder: pathlib.Path, **bodies: str) -> str:
+    """Programs of our own in `folder`, by name; returns a PATH on which they come first."""
+    folder.mkdir(exist_ok=True)
+    for name, body in bodies.items():
+        (folder / name.replace('_', '-')).write_text(f'#!/usr/bin/env bash\n{body}\n')
+        (folder / name.replace('_', '-')).chmod(0o755)
+    return f'{folder}:{os.environ["PATH"]}'
+
+
+def test_a_fresh_host_waits_for_the_locks_of_apt(tmp_path):
+    """A fresh host holds apt's locks for its first minutes: the installation tries again until they are free."""
+    install = dry_run('tpu_pod.sh', 'install', **POD)[3]
+    script = next(word for word in install if word.startswith('--command=')).removeprefix('--command=')
+    path = stubs(
+        tmp_path / 'bin',
+        sudo=f'echo "$*" >>{tmp_path}/asked; [ "$(wc -l <{tmp_path}/asked)" -gt 2 ]',
+        sleep='',
+        git=f'mkdir -p kcd_jax.new/launch; echo "install_extras() {{ touch {tmp_path}/installed; }}" '
+        '>kcd_jax.new/launch/setup.sh',
+    )
+    # `command -v` must not find the Python of this machine.
+    hidden = 'command() { false; }; '
+    found = bash(f'mkdir -p {tmp_path}/home; cd {tmp_path}/home; {hidden}{script}', PATH=path)
+    assert found.returncode == 0, found.stderr
+    asked = (tmp_path / 'asked').read_text().splitlines()
+    assert [line.split()[3] for line in asked] == ['update', 'update', 'update', 'install']
+    assert (tmp_path / 'installed').exists()
+
+
+@pytest.mark.parametrize('running', [True, False])
+def test_all_hosts_are_reached_through_an_ssh_agent(tmp_path, running):
+    """An agent of our own is started where there is none, and ended; a running one is used as it is."""
+    log = tmp_path / 'log'
+    path = stubs(
+        tmp_path / 'bin',
+        ssh_add=f'echo "add $*" >>{log}; if [ "$1" = -l ]; then exit {0 if running else 2}; fi',
+        ssh_agent=f'echo "agent $*" >>{log}; echo "SSH_AUTH_SOCK=x; export SSH_AUTH_SOCK;"',
+        ssh_keygen=f'echo keygen >>{log}',
+        gcloud=f'echo gcloud >>{log}',
+    )
+    found = bash(f'{ROOT}/launch/tpu_pod.sh run {CONFIG}', PATH=path, HOME=str(tmp_path), **POD)
+    assert found.returncode == 0, found.stderr
+    add = f'add -q {tmp_path}/.ssh/google_compute_engine'
+    own = [[], []] if running else [['agent -s'], ['agent -k']]
+    assert log.read_text().splitlines() == ['keygen', 'add -l', *own[0], add, 'gcloud', *own[1]]
+
+
 def test_a_dry_run_of_a_slurm_job_shows_the_step():
     install, run = dry_run('slurm.sbatch', CONFIG, '--workdir=runs/a b', SLURM_SUBMIT_DIR=str(ROOT), KCD_JAX_VENV='/v')
     assert install == ['install_extras', '']
@@ -94,15 +142,13 @@ def test_a_dry_run_of_a_slurm_job_shows_the_step():
 
 def test_a_slurm_job_that_was_preempted_is_queued_again(tmp_path):
     """With a srun and a scontrol of our own: 75 always goes on, a lost process at most five times, a mistake never."""
-    for name, body in {'srun': 'exit "$CODE"', 'scontrol': f'echo "$@" >>{tmp_path}/told'}.items():
-        (tmp_path / name).write_text(f'#!/usr/bin/env bash\n{body}\n')
-        (tmp_path / name).chmod(0o755)
+    path = stubs(tmp_path, srun='exit "$CODE"', scontrol=f'echo "$@" >>{tmp_path}/told')
     (tmp_path / 'launch').mkdir()
     (tmp_path / 'launch' / 'setup.sh').write_text('install_extras() { :; }\nVENV_PYTHON=python\n')
     for code, restarts, told in ((75, '9', True), (69, '0', True), (69, '5', False), (2, '0', False), (0, '0', False)):
         (tmp_path / 'told').unlink(missing_ok=True)
         found = bash(
-            f'PATH={tmp_path}:$PATH; bash {ROOT}/launch/slurm.sbatch --config=x', CODE=str(code), SLURM_JOB_ID='7',
+            f'bash {ROOT}/launch/slurm.sbatch --config=x', PATH=path, CODE=str(code), SLURM_JOB_ID='7',
             SLURM_RESTART_COUNT=restarts, SLURM_SUBMIT_DIR=str(tmp_path),
         )  # fmt: skip
         assert found.returncode == code, found.stderr
@@ -110,12 +156,22 @@ def test_a_slurm_job_that_was_preempted_is_queued_again(tmp_path):
         assert not told or (tmp_path / 'told').read_text() == 'requeue 7\n'
 
 
+def test_the_step_of_a_slurm_job_gets_the_cores_of_its_tasks(tmp_path):
+    """srun does not inherit --cpus-per-task of sbatch."""
+    path = stubs(tmp_path, srun=f'echo "$SRUN_CPUS_PER_TASK" >{tmp_path}/cores')
+    (tmp_path / 'launch').mkdir()
+    (tmp_path / 'launch' / 'setup.sh').write_text('install_extras() { :; }\nVENV_PYTHON=python\n')
+    job = {'SLURM_CPUS_PER_TASK': '8', 'SLURM_JOB_ID': '7', 'SLURM_SUBMIT_DIR': str(tmp_path)}
+    assert bash(f'bash {ROOT}/launch/slurm.sbatch --config=x', PATH=path, **job).returncode == 0
+    assert (tmp_path / 'cores').read_text() == '8\n'
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('cluster', ['tpu', 'slurm'])
 def test_the_program_accepts_what_the_clusters_are_told(cluster, tmp_path):
     """The command line of the dry run, joined to itself alone instead of to a cluster, with --check."""
     if cluster == 'tpu':
-        command = dry_run('tpu_pod.sh', 'run', CONFIG, f'--workdir={tmp_path}/run', **POD)[0]
+        command = dry_run('tpu_pod.sh', 'run', CONFIG, f'--workdir={tmp_path}/run', **POD)[-1]
         script = next(word for word in command if word.startswith('--command='))
         words = split_as_bash(script.partition('./launch/run.sh ')[2])
     else:
