@@ -89,7 +89,7 @@ def check(key: str, value: Any, setting: Setting) -> Any:
         if not isinstance(value, tuple) or not all(_is_number(x) and _inside(x, setting) for x in value):
             raise refused
         return tuple(float(x) for x in value)
-    if setting.type is float and _is_number(value):
+    if setting.type is float and _is_number(value) and _inside(value, setting):
         value = float(value)
     if type(value) is not setting.type:
         raise refused
@@ -136,8 +136,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _inside(value: float, setting: Setting) -> bool:
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        finite = False
     return (
-        math.isfinite(value)
+        finite
         and (setting.low is None or value >= setting.low)
         and (setting.high is None or value <= setting.high)
         and (setting.above is None or value > setting.above)

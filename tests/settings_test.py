@@ -1,0 +1,179 @@
+"""Settings: every kind of value, every bound, and the lines in which a value is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kcd_jax import settings
+from kcd_jax.contracts import Weights
+from kcd_jax.settings import Setting, check, nested, setting, settings_of, validate
+from kcd_jax.training.recipe import Augment, Checkpoint, Optim, Recipe
+
+FRACTION = Setting(0.5, 'a share', above=0, high=1)
+COUNT = Setting(3, 'a number of points', low=1, high=10)
+
+
+def refused(value, declared):
+    with pytest.raises(ValueError) as caught:
+        check('part.key', value, declared)
+    line = str(caught.value)
+    assert line == f'part.key is {value!r}; use {declared.range}' and '\n' not in line
+
+
+def test_each_bound_holds_at_its_edge():
+    assert check('key', 1.0, FRACTION) == 1.0 and check('key', 1e-12, FRACTION) == 1e-12
+    refused(0.0, FRACTION)
+    refused(math.nextafter(1.0, 2.0), FRACTION)
+    assert check('key', 1, COUNT) == 1 and check('key', 10, COUNT) == 10
+    refused(0, COUNT)
+    refused(11, COUNT)
+    momentum = Setting(0.9, 'a decay', low=0, below=1)
+    assert check('key', 0.0, momentum) == 0.0
+    refused(1.0, momentum)
+    refused(-1e-9, momentum)
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf, 10**400])
+def test_what_is_not_finite_is_refused_in_every_kind_of_setting(value):
+    refused(value, FRACTION)
+    refused(value, Setting(0.5, 'without bounds'))
+    refused(value, Setting(3, 'without bounds'))
+    refused((0.5, value), Setting((0.5,), 'without bounds'))
+
+
+@pytest.mark.parametrize('value', [True, '1', None, [1], 1.0])
+def test_an_integer_is_nothing_else(value):
+    refused(value, COUNT)
+
+
+@pytest.mark.parametrize('value', [True, '0.5', None, (0.5,)])
+def test_a_float_is_a_number(value):
+    refused(value, FRACTION)
+
+
+def test_an_integer_becomes_the_float_that_it_is():
+    found = check('key', 1, FRACTION)
+    assert found == 1.0 and type(found) is float
+
+
+@pytest.mark.parametrize('value', [1, 0, 'true', None])
+def test_a_switch_is_true_or_false(value):
+    refused(value, Setting(False, 'a switch'))
+    assert check('key', True, Setting(False, 'a switch')) is True
+
+
+def test_a_choice_is_one_of_its_values():
+    choice = Setting('sgd', 'an optimiser', choices=('sgd', 'adam'))
+    assert check('key', 'adam', choice) == 'adam'
+    refused('adamw', choice)
+    refused(5, choice)
+    assert choice.range == 'one of sgd, adam'
+
+
+def test_every_part_of_a_tuple_is_inside_the_range():
+    drops = Setting((0.5,), 'fractions', above=0, high=1)
+    found = check('key', [0.5, 1], drops)
+    assert found == (0.5, 1.0) and all(type(part) is float for part in found) and check('key', (), drops) == ()
+    for wrong in ((0.5, 0.0), (1.5,), ('a',), (True,), (None,), 0.5, '(0.5,)', {0.5}):
+        refused(wrong, drops)
+
+
+def test_a_range_is_told_in_words():
+    assert FRACTION.range == 'a number above 0 at most 1'
+    assert COUNT.range == 'an integer from 1 to 10'
+    assert Setting(0.1, '', low=0).range == 'a number 0 or more'
+    assert Setting(0.9, '', low=0, below=1).range == 'a number 0 or more below 1'
+    assert Setting(1, '', low=1, high=1_000_000).range == 'an integer from 1 to 1,000,000'
+    assert Setting(False, '').range == 'True or False' and Setting('', '').range == 'text'
+
+
+# ------------------------------------------------------------------------------------------------------- in dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    share: float = setting(0.5, 'a share', above=0, high=1)
+
+    def __post_init__(self) -> None:
+        validate(self, 'inner.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    count: int = setting(3, 'a count', low=1)
+    inner: Inner = dataclasses.field(default_factory=Inner)
+    free: object = None
+
+    def __post_init__(self) -> None:
+        nested(self, 'inner', Inner)
+        validate(self)
+
+
+def test_a_dataclass_stores_values_in_the_settings_own_types():
+    assert type(Inner(share=1).share) is float
+    assert Outer(inner={'share': 1}).inner == Inner(1.0)
+    with pytest.raises(ValueError, match=r'inner.share is 0.0; use a number above 0 at most 1'):
+        Outer(inner={'share': 0.0})
+    with pytest.raises(ValueError, match='unknown setting inner.shares; known: share'):
+        Outer(inner={'shares': 0.5})
+    with pytest.raises(ValueError, match='inner is 0.5; use Inner'):
+        Outer(inner=0.5)
+
+
+def test_settings_are_listed_by_their_dotted_keys():
+    found = dict(settings_of(Outer))
+    assert list(found) == ['count', 'inner.share'] and found['inner.share'].meaning == 'a share'
+    assert next(settings_of(Outer, 'part.'))[0] == 'part.count'
+
+
+SECTIONS = (Optim, Augment, Checkpoint, Recipe, Weights)
+
+
+@pytest.mark.parametrize('cls', SECTIONS)
+def test_every_shipped_setting_has_a_meaning_and_a_default_inside_its_range(cls):
+    found = list(settings_of(cls))
+    assert found
+    for key, declared in found:
+        assert declared.meaning and declared.range, key
+        assert check(key, declared.default, declared) == declared.default, key
+        if declared.type in (int, float):
+            assert declared.low is not None or declared.above is not None, f'{key} has no lower bound'
+
+
+SHIPPED = [(cls, field.name) for cls in SECTIONS for field in dataclasses.fields(cls) if 'setting' in field.metadata]
+NUMBERS = st.one_of(st.integers(), st.floats(), st.sampled_from([0, 1, -1, 0.5, 2**20, 10**400, -0.0]))
+VALUES = st.one_of(NUMBERS, st.booleans(), st.text(max_size=8), st.none(), st.lists(NUMBERS, max_size=3).map(tuple))
+
+
+@given(st.sampled_from(SHIPPED), VALUES)
+def test_a_value_is_inside_the_range_or_refused_in_one_line(where, value):
+    """Of every shipped setting: what is accepted has its type and lies inside its bounds."""
+    cls, name = where
+    declared = next(field for field in dataclasses.fields(cls) if field.name == name).metadata['setting']
+    try:
+        found = getattr(cls(**{name: value}), name)
+    except ValueError as error:
+        assert name in str(error) and '\n' not in str(error)
+        return
+    assert type(found) is declared.type
+    for part in found if isinstance(found, tuple) else (found,):
+        if isinstance(part, str):
+            assert not declared.choices or part in declared.choices
+            continue
+        assert math.isfinite(part)
+        assert declared.low is None or part >= declared.low
+        assert declared.high is None or part <= declared.high
+        assert declared.above is None or part > declared.above
+        assert declared.below is None or part < declared.below
+    if not isinstance(value, tuple):
+        assert found == value
+
+
+def test_a_setting_takes_no_unknown_bound():
+    with pytest.raises(TypeError):
+        settings.setting(1, 'a count', lowest=0)
