@@ -227,10 +227,12 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
     """
     key = _key(run, phase)
     if program is not None:
-        _TRACED[key] = parts(program, steps)
-    elif key not in _TRACED:
-        _TRACED[key] = parts(trace(run, phase))
-    return StepCost(_TRACED[key], samples(run, phase))
+        found = parts(program, steps)
+    else:
+        found = _TRACED.get(key) or parts(trace(run, phase))
+    if key:
+        _TRACED[key] = found
+    return StepCost(found, samples(run, phase))
 
 
 def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
@@ -305,10 +307,16 @@ def abstract_state(run: Run) -> TrainState:
 
 
 def _key(run: Run, phase: Phase) -> str:
-    """Everything that the products of a step depend on, as text."""
-
-    def made(part: Any) -> Any:
-        return [part.name, dict(part.keywords)] if part.name else repr(part)
+    """Everything that the products of a step depend on, as text; '' if a part was built in Python and has no name."""
+    # Other policies leave no trace in a step.
+    of_policy = run.policy.in_batch is not None or run.policy.observe is not None
+    built = [isinstance(run.student, Network)]
+    if isinstance(run.teacher, Run):
+        built.append(isinstance(run.teacher.student, Network))
+    elif run.teacher is not None:
+        built.append(not run.teacher.source)
+    if any(built) or not run.method.name or (of_policy and not run.policy.name):
+        return ''
 
     def of(network: Network | None) -> Any:
         if network is None:
@@ -316,11 +324,9 @@ def _key(run: Run, phase: Phase) -> str:
         shapes = leaf_paths(abstract_variables(network, run.setup.image_shape))
         return [network.name, [(path, leaf.shape) for path, leaf in shapes.items()]]
 
-    # Other policies leave no trace in a step.
-    of_policy = run.policy.in_batch is not None or run.policy.observe is not None
     content = [
-        made(run.method),
-        made(run.policy) if of_policy else None,
+        [run.method.name, dict(run.method.keywords)],
+        [run.policy.name, dict(run.policy.keywords)] if of_policy else None,
         dataclasses.asdict(run.weights),
         [of(run.student_network), of(run.teacher_network), run.recipe.dtype, run.recipe.logits],
         [run.recipe.batch, run.rows, run.setup.image_shape, run.num_points, run.setup.num_classes],
