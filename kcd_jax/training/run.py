@@ -13,20 +13,26 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
-from kcd_jax.runtime import sharding
+from kcd_jax.runtime import files, sharding
+from kcd_jax.settings import nested
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import state, step
 from kcd_jax.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from kcd_jax.training.loop import Result
 
 MAX_SEED = 2**63 - 1
 
@@ -58,29 +64,42 @@ class Run:
     name: str = ''
 
     def __post_init__(self) -> None:
+        if not isinstance(self.student, str | Network):
+            raise ValueError(f"student is {self.student!r}; use a network's name or a Network")
         if not isinstance(self.data, data.Dataset):
             raise ValueError(f'data is {self.data!r}; use kcd_jax.data.load(name) or data.from_arrays(...)')
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f'seed is {self.seed!r}; use an integer from 0 to 2**63 - 1')
-        if isinstance(self.recipe, Mapping):
-            self._set('recipe', Recipe(**self.recipe))
-        if self.method is None:
-            self._set('method', methods.get('none' if self.teacher is None else 'kd').make())
-        if self.policy is None:
-            self._set('policy', policies.get('none').make())
-        if not isinstance(self.weights, Weights):
-            parts = dict(self.weights or {})
-            known = [field.name for field in dataclasses.fields(Weights)]
-            if unknown := sorted(set(parts) - set(known)):
-                raise ValueError(f'unknown weight {unknown[0]!r}; known: {", ".join(known)}')
-            self._set('weights', dataclasses.replace(methods.weights_of(self.method), **parts))
-        if isinstance(self.teacher, Run) and self.teacher.teacher is not None:
-            raise ValueError('the run that trains the teacher has a teacher itself; train that one first')
         if self.teacher is not None and not isinstance(self.teacher, Teacher | Run):
             raise ValueError(
                 f'teacher is {self.teacher!r}; use Teacher.restore(FILE), or a Run that trains it, or None'
             )
+        if isinstance(self.teacher, Run) and self.teacher.teacher is not None:
+            raise ValueError('the run that trains the teacher has a teacher itself; train that one first')
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
+            raise ValueError(f'seed is {self.seed!r}; use an integer from 0 to 2**63 - 1')
+        nested(self, 'recipe', Recipe)
+        if self.method is None:
+            self._set('method', methods.get('none' if self.teacher is None else 'kd').make())
+        if not isinstance(self.method, Method):
+            raise ValueError(f'method is {self.method!r}; use kcd_jax.methods.get(name).make(...) or a Method')
+        if self.policy is None:
+            self._set('policy', policies.get('none').make())
+        if not isinstance(self.policy, Policy):
+            raise ValueError(f'policy is {self.policy!r}; use kcd_jax.policies.get(name).make(...) or a Policy')
+        if not isinstance(self.weights, Weights):
+            self._set('weights', self._replaced_weights())
         self._set('name', self.name or self._usual_name())
+
+    def _replaced_weights(self) -> Weights:
+        """The method's own weights, with those of the mapping in their place."""
+        own = methods.weights_of(self.method)
+        if self.weights is None:
+            return own
+        known = [field.name for field in dataclasses.fields(Weights)]
+        if not isinstance(self.weights, Mapping):
+            raise ValueError(f'weights is {self.weights!r}; use Weights(...) or a mapping of {", ".join(known)}')
+        if unknown := [key for key in self.weights if key not in known]:
+            raise ValueError(f'unknown weight {unknown[0]!r}; known: {", ".join(known)}')
+        return dataclasses.replace(own, **self.weights)
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -92,7 +111,11 @@ class Run:
         return {'none': 'student', '': 'custom'}.get(self.method.name, self.method.name)
 
     def replace(self, **changes: Any) -> Run:
-        """A copy with some fields changed."""
+        """A copy with some fields changed; a name or weights that were not given follow a new method or policy."""
+        if self.name == self._usual_name():
+            changes = {'name': '', **changes}
+        if 'method' in changes and self.weights == methods.weights_of(self.method):
+            changes = {'weights': None, **changes}
         return dataclasses.replace(self, **changes)
 
     def with_seed(self, seed: int) -> Run:
@@ -136,8 +159,8 @@ class Run:
         if not self.uses_teacher:
             return None
         if self.teacher is None:
-            name = self.method.name or 'this method'
-            raise ValueError(f'method {name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
+            name = f'method {self.method.name}' if self.method.name else 'this method'
+            raise ValueError(f'{name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
         return self.teacher.student_network if isinstance(self.teacher, Run) else self.teacher.network
 
     @functools.cached_property
@@ -256,6 +279,11 @@ class Run:
         methods.refuse_idle_term(self.method, self.weights)
         policies.refuse_other_data(self.policy, self.data.source)
         setup = self.setup  # outside of the trace, which it must not depend on
+        if (classes := setup.student.logits.shape[-1]) != self.data.num_classes:
+            name = self.student_network.name
+            raise ValueError(
+                f'student {name} has {classes} classes and the data {self.data.num_classes}; build it anew'
+            )
         jax.eval_shape(lambda key: self.method.init(key, setup), jax.random.PRNGKey(0))
         if sum(self.steps) == 0:
             raise ValueError('the run has no step; raise epochs or lower batch')
@@ -273,24 +301,31 @@ class Run:
 
         return check.lines(self, len(jax.devices()) if device_count is None else device_count)
 
-    def train(self, workdir: str | os.PathLike[str], **options: Any) -> Any:
+    def train(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        teacher_dir: str | os.PathLike[str] | None = None,
+        mesh: Mesh | None = None,
+    ) -> Result:
         """Trains the student in the folder `workdir`, or goes on where it was cut; see `loop.train`.
 
         Args:
           workdir: of the run; a finished one is read back.
-          **options: `teacher_dir` and `mesh` of `loop.train`.
+          teacher_dir: where a teacher that is trained first is kept; default: `workdir`/teacher.
+          mesh: of devices; default: all of them.
 
         Returns:
-          `loop.Result`: .accuracy, .summary, .model, .workdir.
+          The finished run: .accuracy, .summary, .model, .workdir.
         """
         from kcd_jax.training import loop  # it reads runs
 
-        return loop.train(self, workdir, **options)
+        return loop.train(self, workdir, teacher_dir=teacher_dir, mesh=mesh)
 
     def describe(self) -> dict[str, Any]:
         """The run as JSON values, complete enough to build it again."""
         method, policy = self.method, self.policy
-        return {
+        described = {
             'student': self.student if isinstance(self.student, str) else self.student.name,
             'teacher': self._describe_teacher(),
             'data': self._describe_data(),
@@ -300,6 +335,7 @@ class Run:
             'recipe': self.recipe.to_dict(),
             'seed': self.seed,
         }
+        return json.loads(files.dumps(described))  # tuples are lists, as they are when it is read back
 
     def _describe_data(self) -> dict[str, Any]:
         return {**self.data.source, 'identity': self.data.identity, 'digests': self.data.digests}
@@ -318,11 +354,14 @@ class Run:
 
         Args:
           description: of `describe`, e.g. of a run's config.json or of a result.
-          teacher: in place of the file that it names.
+          teacher: in place of the file that it names, which may have moved.
 
         Raises:
           ValueError: the data or the teacher is another one now, or a part is not known by its name.
         """
+        for kind in ('method', 'policy'):
+            if not description[kind]['name']:
+                raise ValueError(f'the {kind} of this run was built in Python and has no name; build the run in Python')
         dataset = _load(description['data'], tuple(description['recipe']['augment']['area']))
         if changes := dataset.changes(description['data'].get('digests', {})):
             raise ValueError(
@@ -333,9 +372,7 @@ class Run:
             if 'run' in taught_by:
                 teacher = cls.from_description(taught_by['run'])
             else:
-                teacher = Teacher.restore(
-                    taught_by['checkpoint'], taught_by['network'], dtype=jnp.dtype(description['recipe']['dtype'])
-                )
+                teacher = _restored(taught_by, description['recipe']['dtype'])
         return cls(
             student=description['student'],
             data=dataset,
@@ -356,6 +393,10 @@ class Run:
         """
         from kcd_jax.experiments import config  # a config is one way to build a run
 
+        if not hasattr(config, 'run_of'):  # TEMPORARY, until the grammar builds runs
+            from kcd_jax.experiments import bridge
+
+            return bridge.run_of(config.load(path))
         return config.run_of(config.load(path))
 
 
@@ -368,11 +409,22 @@ def _network(name: str, num_classes: int, dtype: str, normalization: Any) -> Net
 
 def _load(source: Mapping[str, Any], area: tuple[float, ...]) -> data.Dataset:
     """The data set that `Run.describe` described."""
-    if source['name'] not in data.names() and not source.get('dir') and ':' not in source['name']:
-        raise ValueError(f'the data {source["name"]!r} was made in Python; build the run with it again')
+    if not source.get('name'):
+        raise ValueError('the data of this run was built in Python and has no name; build the run in Python')
     loading = data.Loading(source['stream'], sharding.device_memory(), area)
     parts = {key: source[key] for key in ('validation', 'seed', 'num_points')}
     return data.load(source['name'], source['dir'] or None, loading=loading, **parts)
+
+
+def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
+    """The teacher of a description, compared with what it was."""
+    path = described['checkpoint']
+    if not path:
+        raise ValueError('the teacher of this run was built in Python; give it: from_description(..., teacher=...)')
+    teacher = Teacher.restore(path, described['network'], dtype=jnp.dtype(dtype))
+    if teacher.identity != described['identity']:
+        raise ValueError(f'the teacher {path} changed since the run was described; give its former file')
+    return teacher
 
 
 def _made(package: Any, section: Mapping[str, Any]) -> Any:
