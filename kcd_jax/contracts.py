@@ -210,7 +210,9 @@ class TrainState:
 # ------------------------------------------------------------------------------------------------------- randomness
 
 # One base key; `fold_in(fold_in(key, PURPOSE[...]), counter)` gives each stream.
-PURPOSE = {name: number for number, name in enumerate('student method step order replan data policy view'.split())}
+PURPOSE = {
+    name: number for number, name in enumerate(('student', 'method', 'step', 'order', 'replan', 'data', 'policy'))
+}
 
 
 def run_key(seed: int) -> Array:
