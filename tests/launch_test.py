@@ -270,6 +270,17 @@ def test_releases_with_known_faults_are_excluded():
         assert pinned['jax'] == pinned['jaxlib'] == version
 
 
+def test_every_data_file_is_packaged():
+    """A wheel holds the files beside the modules, in folders that are no packages too."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    patterns = config['options.package_data']['*'].split(', ')
+    package = ROOT / 'kcd_jax'
+    packaged = {path for pattern in patterns for path in package.glob(pattern)}
+    data = {path for path in package.rglob('*') if path.is_file() and path.suffix not in ('.py', '.pyc')}
+    assert data and data <= packaged, sorted(map(str, data - packaged))
+
+
 def test_metadata():
     config = configparser.ConfigParser()
     config.read(ROOT / 'setup.cfg')
