@@ -19,10 +19,11 @@ FREE_KEYS = (
 )  # fmt: skip
 # Places, which do not count when the content that was found there has an identity.
 PLACES = {'teacher.checkpoint': 'teacher.identity'}
-IDENTITIES = {
-    'data.identity': 'the data (points, labels or files) is not that of the run in the folder',
-    'teacher.identity': 'the teacher (its file) is not that of the run in the folder',
-    'teacher.run.data.identity': "the teacher's data (points, labels or files) is not that of the run in the folder",
+# What identifies content, rather than a setting: PREFIX.identity and PREFIX.digests.PART.
+CONTENT = {
+    'data': 'the data (points, labels or files)',
+    'teacher': 'the teacher (its file)',
+    'teacher.run.data': "the teacher's data (points, labels or files)",
 }
 _SHOWN = 4
 
@@ -37,11 +38,11 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     Returns:
       'optim.lr is 0.1 there and 0.2 here, ...'; '' when both compute the same.
     """
-    keys, identities = _differing(there, here)
+    keys, content = _differing(there, here)
     old, new = flatten(_plain(there)), flatten(_plain(here))
     shown = [f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in keys[:_SHOWN]]
-    more = [f'{len(keys) - _SHOWN} more'] if len(keys) > _SHOWN else []
-    return ' and '.join([', '.join(shown), *more] if shown else []) or ', '.join(IDENTITIES[key] for key in identities)
+    more = f' and {len(keys) - _SHOWN} more' if len(keys) > _SHOWN else ''
+    return ', '.join(shown) + more or content
 
 
 def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
@@ -55,16 +56,15 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
     Raises:
       ValueError: they differ: in keys, which are named, or only in the content of the data or of the teacher.
     """
-    keys, identities = _differing(there, here)
+    keys, content = _differing(there, here)
     if keys:
         raise ValueError(
             f'{workdir} holds a run of another configuration: {differences(there, here)}; '
             'use another --workdir or that configuration'
         )
-    if identities:
+    if content:
         raise ValueError(
-            f'{workdir} holds another run: {" and ".join(IDENTITIES[key] for key in identities)}'
-            f'{_changed_parts(there, here)}; '
+            f'{workdir} holds another run: {content}; '
             'use another --workdir, or bring back what the run was started with'
         )
 
@@ -80,20 +80,22 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return result
 
 
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """(keys with different values, those of them that are identities of content)."""
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[str], str]:
+    """(settings with different values, in words which content differs or '')."""
     old, new = flatten(_plain(there)), flatten(_plain(here))
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key, old, new)]
-    keys = [key for key in keys if 'data.digests.' not in key]  # details of the identity
-    return [key for key in keys if key not in IDENTITIES], [key for key in keys if key in IDENTITIES]
-
-
-def _changed_parts(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """' (train labels differ)': the parts of the data whose digests differ, or ''."""
-    old, new = (flatten(_plain(tree)) for tree in (there, here))
-    keys = [key for key in sorted({*old, *new}) if 'data.digests.' in key and old.get(key) != new.get(key)]
-    parts = dict.fromkeys(key.rpartition('.')[2] for key in keys)
-    return f' ({", ".join(parts)} differ)' if parts else ''
+    settings, parts = [], {}
+    for key in keys:
+        prefix = next((p for p in CONTENT if key == f'{p}.identity' or key.startswith(f'{p}.digests.')), None)
+        if prefix is None:
+            settings.append(key)
+        else:
+            parts.setdefault(prefix, []).extend([key.removeprefix(f'{prefix}.digests.')] if 'digests' in key else [])
+    if not parts:
+        return settings, ''
+    prefix, changed = next(iter(parts.items()))  # the data first: the teacher's is often the same
+    details = f': {", ".join(changed)} differ' if changed else ''
+    return settings, f'{CONTENT[prefix]} is not that of the run in the folder{details}'
 
 
 def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

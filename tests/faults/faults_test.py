@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from kcd_jax.runtime import checkpoint, distributed
@@ -100,6 +101,19 @@ def test_the_checkpoint_knows_its_configuration(halfway):
     slower = make_run(optim=dataclasses.replace(make_run().recipe.optim, lr=0.01))
     with pytest.raises(ValueError, match=r'another configuration: recipe.optim.lr is 0.05 there and 0.01 here'):
         loop.train(slower, halfway)
+
+
+@pytest.mark.parametrize('state', ['finished', 'interrupted'])
+@pytest.mark.parametrize('part', ['train', 'test'])
+def test_labels_that_changed_are_refused(cut, tiny_networks, tmp_path, state, part):
+    """Same names, same numbers of points: a finished run must not be shown again, nor an interrupted one continued."""
+    folder = shutil.copytree(cut[0] if state == 'finished' else cut[1], tmp_path / 'run')
+    run = make_run()
+    split = getattr(run.data, part)
+    other = dataclasses.replace(split, labels=np.roll(split.labels, 1))
+    run = run.replace(data=dataclasses.replace(run.data, **{part: other}))
+    with pytest.raises(ValueError, match=f'holds another run: the data .* {part} labels differ; use another --workdir'):
+        loop.train(run, folder)
 
 
 @pytest.mark.slow

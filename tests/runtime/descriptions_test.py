@@ -13,7 +13,7 @@ FOLDER = pathlib.Path('runs/one')
 NESTED = {
     'student': 'resnet56',
     'teacher': None,
-    'data': {'name': 'digits', 'dir': '/here', 'identity': 'aa'},
+    'data': {'name': 'digits', 'dir': '/here', 'identity': 'aa', 'digests': {'train images': 'b', 'test labels': 'c'}},
     'recipe': {'epochs': 3, 'workers': 0, 'checkpoint': {'seconds': 60.0, 'keep': 2}},
     'seed': 0,
 }
@@ -63,7 +63,10 @@ def test_what_changes_no_number_is_free(changes):
         ({'recipe__optim__drops': (0.5,)}, r'recipe.optim.drops is \[0.5, 0.75\] there and \[0.5\] here'),
         ({'teacher__run__seed': 2}, 'teacher.run.seed is 0 there and 2 here'),
         ({'recipe__new': True}, 'recipe.new is None there and True here'),
-        ({'data__name': 'cifar10', 'data__identity': 'cc'}, "data.name is 'digits' there and 'cifar10' here; use"),
+        (
+            {'data__name': 'cifar10', 'data__identity': 'cc', 'data__digests': {'train images': 'x'}},
+            "data.name is 'digits' there and 'cifar10' here; use",
+        ),
     ],
 )
 def test_another_configuration_is_named(changes, says):
@@ -80,6 +83,11 @@ def test_many_differences_are_cut_short():
     ('run', 'changes', 'says'),
     [
         (RUN, {'data__identity': 'cc'}, r'the data \(points, labels or files\) is not that of the run in the folder'),
+        (
+            RUN,
+            {'data__identity': 'cc', 'data__digests__test labels': 'cc', 'data__digests__class names': 'cc'},
+            'the data .* of the run in the folder: class names, test labels differ',
+        ),
         (RESTORED, {'teacher__identity': 'cc'}, r'the teacher \(its file\) is not that of the run in the folder'),
         (RUN, {'teacher__run__data__identity': 'cc'}, "the teacher's data .* is not that of the run in the folder"),
     ],
