@@ -16,9 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from kcd_jax.runtime import console, descriptions, distributed, files
-from kcd_jax.runtime.environment import command  # noqa: F401  (callers move to environment.command)
-from kcd_jax.runtime.environment import describe as environment
+from kcd_jax.runtime import console, descriptions, distributed, environment, files
 
 METRICS, CONFIG, SUMMARY, MANIFEST, EVENTS = (
     'metrics.jsonl',
@@ -29,10 +27,6 @@ METRICS, CONFIG, SUMMARY, MANIFEST, EVENTS = (
 )
 RESULTS = (METRICS, 'knowledge/*.npz', '*.safetensors')  # what the manifest of a finished run lists
 FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
-
-
-# Callers move to console and distributed.
-say, quiet, is_writer = console.say, console.quiet, distributed.is_first
 
 
 class Busy(ValueError):
@@ -76,7 +70,7 @@ class RunLog:
             self._lock = lock(self.workdir)
             saved = files.read_json(self.workdir / CONFIG)
             if saved is None:
-                content = {'run': self.description, **environment()}
+                content = {'run': self.description, **environment.describe()}
                 files.write_text(self.workdir / CONFIG, files.dumps(content, indent=2) + '\n')
             else:
                 descriptions.refuse_other(self.workdir, saved.get('run', {}), self.description)

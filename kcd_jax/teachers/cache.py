@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.runtime import files, runlog
+from kcd_jax.runtime import console, files
 
 DTYPES = ('float32', 'float16')
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -144,7 +144,7 @@ class Cache:
 
     def _stop(self, reason: str) -> None:
         self._full = True
-        runlog.say(f'{reason}; further answers are computed each time (raise teacher.cache_gb, or make room)')
+        console.say(f'{reason}; further answers are computed each time (raise teacher.cache_gb, or make room)')
 
     def _read(self, position: int) -> tuple[bytes, int]:
         if self._files is None:
