@@ -10,6 +10,7 @@ import numpy as np
 from kcd_jax.report import class_figures, figures, names
 from kcd_jax.report.comparisons import Row
 from kcd_jax.report.records import Files, number, series
+from kcd_jax.report.statistics import Sample
 from kcd_jax.report.style import Drawing
 
 Summary = Mapping[str, Any]
@@ -55,18 +56,18 @@ def _distances(runs: Mapping[str, Summary], files: Files) -> Drawing | None:
 
 
 def _teacher_entropies(runs: Mapping[str, Summary], files: Files) -> Drawing | None:
-    curves = {}
-    for label, run in runs.items():
-        epochs, entropy = series(files.metrics(run), 'train', 'teacher_entropy')
-        if epochs:
-            curves[label] = (np.array(epochs), np.array(entropy))
+    read = {label: series(files.metrics(run), 'train', 'teacher_entropy') for label, run in runs.items()}
+    curves = {label: (np.array(epochs), np.array([values])) for label, (epochs, values) in read.items() if epochs}
     if not curves:
         return None
-    ends = ', '.join(f'{label} {entropy[-1]:.3f}' for label, (_, entropy) in curves.items())
+    ends = ', '.join(f'{label} {values[0, -1]:.3f}' for label, (_, values) in curves.items())
     alt = f"Line chart of the teacher's entropy on the points trained on, by epoch. Last, in nats: {ends}."
-    data = [{'run': label, 'epoch': int(epoch), 'teacher_entropy': value}
-            for label, pair in curves.items() for epoch, value in zip(*pair, strict=True)]  # fmt: skip
-    figure = class_figures.teacher_entropy_over_training(curves)
+    data = [
+        {'run': label, 'epoch': int(epoch), 'teacher_entropy': value}
+        for label, pair in read.items()
+        for epoch, value in zip(*pair, strict=True)
+    ]
+    figure = figures.training_curves({"teacher's entropy (nats)": curves})
     return Drawing('teacher_entropy', 'How hard the points are for the teacher', alt, figure, data)
 
 
@@ -124,7 +125,7 @@ def by_class(rows: Sequence[Row], files: Files) -> list[Drawing]:
 
 def ratios(rows: Sequence[Row]) -> Drawing | None:
     """Accuracy against the fraction kept; None unless a policy ran with several fractions."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    found: dict[str, list[tuple[float, Sample]]] = {}
     level = None
     for row in rows:
         sample = row.sample('accuracy')
@@ -134,18 +135,19 @@ def ratios(rows: Sequence[Row]) -> Drawing | None:
         if (row.method, row.policy) == ('kd', 'none') and level is None:
             level = sample.mean
         elif ratio is not None and row.policy != 'none':
-            name = names.display_name(row.method, row.policy)
-            found.setdefault(name, []).append((ratio, sample.mean, np.nan if sample.sd is None else sample.sd))
-    runs = {name: np.array(sorted(marks)).T for name, marks in found.items() if len({mark[0] for mark in marks}) > 1}
-    if not runs:
+            found.setdefault(names.display_name(row.method, row.policy), []).append((ratio, sample))
+    marks = [(name, *mark) for name, own in found.items() if len({mark[0] for mark in own}) > 1 for mark in own]
+    if not marks:
         return None
-    said = '; '.join(
-        f'{name}: ' + ', '.join(f'{100 * y:.2f} % at ratio {x:g}' for x, y in zip(marks[0], marks[1], strict=True))
-        for name, marks in runs.items()
-    )
-    data = [dict(zip(('run', 'ratio', 'accuracy_mean', 'accuracy_sd'), (name, *map(float, mark)), strict=True))
-            for name, marks in runs.items() for mark in marks.T]  # fmt: skip
-    figure = class_figures.accuracy_against_ratio({name: tuple(marks) for name, marks in runs.items()}, level)
+    labels, ratio, samples = (list(part) for part in zip(*marks, strict=True))
+    said = '; '.join(f'{name} {100 * sample.mean:.2f} % at ratio {x:g}' for name, x, sample in marks)
+    data = [
+        {'run': name, 'ratio': x, 'accuracy_mean': sample.mean, 'accuracy_sd': sample.sd, 'n': sample.n}
+        for name, x, sample in marks
+    ]
+    means, deviations = [sample.mean for sample in samples], [sample.sd for sample in samples]
+    quantity = 'points kept in the last stage (%)'
+    figure = figures.accuracy_against_cost(labels, ratio, means, deviations, quantity, apart=0.8, level=level)
     title = 'Accuracy against the fraction kept'
     return Drawing('accuracy_against_ratio', title, f'Line chart. {said}.', figure, data)
 

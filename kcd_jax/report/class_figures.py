@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from kcd_jax.report.style import HEAT, INK, looks, new_figure, styled, whole_numbers
+from kcd_jax.report.style import HEAT, looks, new_figure, styled, whole_numbers
 
 # Up to this many classes get a line each.
 FEW_CLASSES = 25
@@ -41,26 +41,6 @@ def distance_to_centre(points: Mapping[str, Pair], bins: int = 24) -> Figure:
         axes.axvline(mean, linewidth=1, **keys)
     axes.set_xlabel('distance from the class mean (mean over all points: 1)')
     axes.set_ylabel('density of the visits')
-    axes.legend(loc='best')
-    return figure
-
-
-@styled
-def teacher_entropy_over_training(curves: Mapping[str, Pair]) -> Figure:
-    """The teacher's prediction entropy on the points trained on, by epoch (UNIX Fig. 4b).
-
-    Args:
-      curves: {run: (epochs [E], entropy [E] in nats, the mean over the rows trained on)}.
-    """
-    figure, axes = new_figure()
-    style = looks(list(curves))
-    for label, (epochs, entropy) in curves.items():
-        keys = {key: style[label][key] for key in ('color', 'linestyle')}
-        axes.plot(epochs, entropy, label=label, **keys)
-    axes.set_xlabel('epoch')
-    axes.set_ylabel("teacher's entropy (nats)")
-    axes.set_ylim(bottom=0)
-    whole_numbers(axes.xaxis)
     axes.legend(loc='best')
     return figure
 
@@ -132,32 +112,6 @@ def class_heat_map(counts: Mapping[str, np.ndarray], accuracy: Mapping[str, np.n
         whole_numbers(axes.yaxis)
     axes.set_xlabel('classes, most accurate first')
     figure.colorbar(image, ax=panels, label='points trained on', pad=0.02)
-    return figure
-
-
-@styled
-def accuracy_against_ratio(
-    runs: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], level: float | None
-) -> Figure:
-    """Accuracy against the fraction of points kept at the end (KCD Fig. 3a).
-
-    Args:
-      runs: {policy: (ratio [R] in (0, 1], accuracy [R] in [0, 1], sample standard deviation [R], NaN if n = 1)}.
-      level: accuracy of the method on every point, drawn as a level line.
-    """
-    figure, axes = new_figure()
-    style = looks(list(runs))
-    for place, (label, (ratio, accuracy, deviation)) in enumerate(runs.items()):
-        bars = None if np.isnan(deviation).all() else 100 * np.nan_to_num(deviation)
-        # Shifted a little, so that error bars do not overlap.
-        x = 100 * ratio + 0.8 * (place - (len(runs) - 1) / 2)
-        axes.errorbar(x, 100 * accuracy, bars, capsize=3, elinewidth=1.0, label=label, **style[label])
-    if level is not None:
-        axes.axhline(100 * level, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, label='all points')
-    axes.set_xlabel('points kept in the last stage (%)')
-    axes.set_ylabel('accuracy (%)')
-    axes.margins(0.08)
-    axes.legend(loc='best')
     return figure
 
 

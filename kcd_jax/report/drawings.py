@@ -191,7 +191,8 @@ def accuracy_against_cost(
         return Drawing('accuracy_against_cost', 'Accuracy of each run', alt, figure, data)
     pairs = list(zip(cost, labels, strict=True))
     near = any(abs(x - y) < figures.NEAR and one != other for x, one in pairs for y, other in pairs)
-    figure = figures.accuracy_against_cost(labels, cost, means, deviations, counted, apart=1.0 if near else 0.0)
+    quantity = f'{counted}, % of training on every point' + ('\n(equal costs side by side)' if near else '')
+    figure = figures.accuracy_against_cost(labels, cost, means, deviations, quantity, apart=1.0 if near else 0.0)
     return Drawing('accuracy_against_cost', 'Accuracy against cost', alt, figure, data)
 
 

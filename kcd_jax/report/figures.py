@@ -71,13 +71,15 @@ def learning_curves(
 
 
 @styled
-def training_curves(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]]) -> Figure:
-    """Losses and learning rate by epoch, one panel each: means over seeds, bands of one sample standard deviation.
+def training_curves(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]], over: str = 'epoch') -> Figure:
+    """Several numbers over training, one panel each: means over seeds, bands of one sample standard deviation.
 
     Args:
       panels: {label of the vertical axis: {run: (epochs [E], values [seeds, E])}}.
+      over: label of the horizontal axis.
     """
-    figure, parts = new_figure(0.5 + 1.6 * len(panels), len(panels), sharex=True, squeeze=False)
+    height = 3.4 if len(panels) == 1 else 0.5 + 1.7 * len(panels)
+    figure, parts = new_figure(height, len(panels), sharex=True, squeeze=False)
     style = looks(list(dict.fromkeys(label for curves in panels.values() for label in curves)))
     for axes, (title, curves) in zip(parts[:, 0], panels.items(), strict=True):
         for label, (epochs, values) in curves.items():
@@ -91,7 +93,7 @@ def training_curves(panels: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarr
         axes.set_ylabel(title)
         whole_numbers(axes.xaxis)
     parts[0, 0].legend(loc='best')
-    parts[-1, 0].set_xlabel('epoch')
+    parts[-1, 0].set_xlabel(over)
     return figure
 
 
@@ -205,18 +207,20 @@ def accuracy_against_cost(
     cost: Sequence[float],
     accuracy: Sequence[float],
     deviation: Sequence[float | None],
-    quantity: str = 'samples processed',
+    quantity: str,
     apart: float = 0.0,
+    level: float | None = None,
 ) -> Figure:
-    """Accuracy against measured cost: one mark per row, with one sample standard deviation over its seeds.
+    """Accuracy against cost or the ratio kept: one mark per row, with one sample standard deviation over its seeds.
 
     Args:
       labels: [R]; rows with the same label are joined by a line.
       cost: [R], relative to training on every point.
       accuracy: [R] in [0, 1].
       deviation: [R] in [0, 1]; None if n = 1.
-      quantity: what was counted.
-      apart: horizontal distance, in percent of cost, between labels of equal cost, which would hide each other.
+      quantity: label of the horizontal axis.
+      apart: horizontal distance, in percent, between labels of equal cost, which would hide each other.
+      level: accuracy of the method on every point, drawn as a level line.
     """
     figure, axes = new_figure()
     style = looks(list(dict.fromkeys(labels)))
@@ -230,9 +234,11 @@ def accuracy_against_cost(
         bars = [np.nan if error is None else 100 * error for error in errors] if known else None
         keys = {'color': style[label]['color'], 'marker': style[label]['marker'], 'linewidth': 1.0}
         keys['linestyle'] = style[label]['linestyle'] if len(rows) > 1 else 'none'
-        x, y = [100 * cost[row] + shift for row in rows], [100 * accuracy[row] for row in rows]
-        axes.errorbar(x, y, bars, capsize=3, markersize=6, label=label, **keys)
-    axes.set_xlabel(f'{quantity}, % of training on every point' + ('\n(equal costs side by side)' if apart else ''))
+        x, y = (100 * np.array([part[row] for row in rows]) for part in (cost, accuracy))
+        axes.errorbar(x + shift, y, bars, capsize=3, markersize=6, label=label, **keys)
+    if level is not None:
+        axes.axhline(100 * level, color=INK, linestyle=(0, (1, 2)), linewidth=1.2, label='all points')
+    axes.set_xlabel(quantity)
     axes.set_ylabel('accuracy (%)')
     axes.margins(0.12)
     axes.legend(loc='best')

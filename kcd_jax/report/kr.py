@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from kcd_jax.report import figures
 from kcd_jax.report.comparisons import Row
 from kcd_jax.report.records import Files
 from kcd_jax.report.statistics import describe
-from kcd_jax.report.style import SIZE, Drawing, band, looks, new_figure, styled
+from kcd_jax.report.style import SIZE, Drawing, looks, new_figure, styled
 from kcd_jax.report.tables import difference_in
 
 # The losses of KR's two optimizers (`methods/kr.py`).
@@ -154,25 +155,17 @@ def reading(curves: Curves, reference: str) -> list[str]:
     return lines
 
 
-@styled
 def convergence(curves: Curves) -> Figure:
     """Training losses by iteration (Fig. 5): means over seeds, bands of one sample standard deviation.
 
     Args:
       curves: as returned by `training_curves`.
     """
-    figure, parts = new_figure(5.6, len(LOSSES), sharex=True)
-    style = looks(list(curves))
-    for axes, (key, title) in zip(parts, LOSSES.items(), strict=True):
-        for label, own in curves.items():
-            band(axes, np.asarray(own['iterations']), np.asarray(list(own[key].values())), label, style[label])
-        axes.set_yscale('log')
-        for write in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            write(lambda value, _: f'{value:g}')
-        axes.set_ylabel(title)
-    parts[0].legend(loc='upper right')
-    parts[-1].set_xlabel('iteration')
-    return figure
+    panels = {
+        title: {label: (own['iterations'], np.asarray(list(own[key].values()))) for label, own in curves.items()}
+        for key, title in LOSSES.items()
+    }
+    return figures.training_curves(panels, over='iteration')
 
 
 def training_losses(rows: Sequence[Row], files: Files, reference: str = 'dense') -> Drawing | None:

@@ -72,7 +72,10 @@ def test_ratios_need_two(tmp_path):
     (tmp_path / 'kd.json').write_text(json.dumps(make_summary('kd', 0, 0.9)))
     rows = rows_of(tables.collect([tmp_path]))
     (drawing,) = class_drawings.of_rows(rows, Files())
-    assert drawing.name == 'accuracy_against_ratio' and '80.00 % at ratio 0.5, 85.00 % at ratio 0.9' in drawing.alt
+    assert (
+        drawing.name == 'accuracy_against_ratio'
+        and 'KC-KD 80.00 % at ratio 0.5; KC-KD 85.00 % at ratio 0.9' in drawing.alt
+    )
     assert class_drawings.ratios(rows[:2]) is None
 
 

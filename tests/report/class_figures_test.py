@@ -30,13 +30,6 @@ def test_distance_counts_every_visit():
     np.testing.assert_allclose(unix.values * np.diff(unix.edges), [1 / 4, 3 / 4])
 
 
-def test_teacher_entropy_over_training():
-    figure = class_figures.teacher_entropy_over_training({'KD': (np.array([1, 2]), np.array([0.5, 0.7]))})
-    (axes,) = figure.axes
-    np.testing.assert_array_equal(lines_of(axes)['KD'].get_ydata(), [0.5, 0.7])
-    assert axes.get_ylabel() == "teacher's entropy (nats)" and axes.get_ylim()[0] == 0
-
-
 def test_sampling_and_accuracy_says_the_correlation():
     visits, accuracy = np.array([10, 20, 30]), np.array([0.9, 0.6, 0.3])
     figure = class_figures.sampling_and_accuracy(
@@ -71,24 +64,6 @@ def test_class_heat_map_has_a_panel_a_run_and_one_scale():
     np.testing.assert_array_equal(unix.images[0].get_array(), [[6, 4], [9, 1]])
     assert random.images[0].get_clim() == unix.images[0].get_clim() == (0, 9)
     assert bar.get_ylabel() == 'points trained on' and unix.get_title(loc='left') == 'UNIX-KD'
-
-
-def test_accuracy_against_ratio():
-    runs = {'KC-KD': (np.array([0.5, 0.7]), np.array([0.8, 0.9]), np.array([0.01, np.nan]))}
-    (axes,) = class_figures.accuracy_against_ratio(runs, level=0.95).axes
-    (container,) = axes.containers
-    line, _, (bars,) = container
-    np.testing.assert_allclose(line.get_xdata(), [50, 70])
-    np.testing.assert_allclose(line.get_ydata(), [80, 90])
-    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [79, 81])
-    np.testing.assert_allclose(lines_of(axes)['all points'].get_ydata(), 95)
-
-
-def test_ratios_of_several_policies_lie_beside_each_other():
-    row = (np.array([0.5, 0.7]), np.array([0.8, 0.9]), np.array([0.01, 0.02]))
-    (axes,) = class_figures.accuracy_against_ratio({'KC-KD': row, 'Random KD': row}, level=None).axes
-    at = [container.lines[0].get_xdata() for container in axes.containers]
-    np.testing.assert_allclose(at, [[49.6, 69.6], [50.4, 70.4]])
 
 
 def test_correlation_difference_is_even_around_zero():

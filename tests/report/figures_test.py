@@ -109,7 +109,7 @@ def test_value_histogram_counts_every_point():
 
 
 def test_accuracy_against_cost():
-    figure = figures.accuracy_against_cost(['KD', 'KC-KD'], [1.0, 0.8], [0.75, 0.76], [0.01, None])
+    figure = figures.accuracy_against_cost(['KD', 'KC-KD'], [1.0, 0.8], [0.75, 0.76], [0.01, None], 'samples')
     axes = figure.axes[0]
     kd, kc = axes.containers
     assert (kd.lines[0].get_xdata()[0], kd.lines[0].get_ydata()[0]) == (100, 75)
@@ -120,10 +120,22 @@ def test_accuracy_against_cost():
 
 def test_equal_costs_lie_beside_each_other():
     labels, cost = ['KD', 'Random KD', 'KC-KD'], [1.0, 0.8, 0.805]
-    (axes,) = figures.accuracy_against_cost(labels, cost, [0.7, 0.7, 0.7], [None] * 3, apart=1.0).axes
+    (axes,) = figures.accuracy_against_cost(labels, cost, [0.7, 0.7, 0.7], [None] * 3, 'samples', apart=1.0).axes
     at = [container.lines[0].get_xdata()[0] for container in axes.containers]
     np.testing.assert_allclose(at, [100, 79.5, 81.0])
-    assert 'equal costs side by side' in axes.get_xlabel()
+    assert axes.get_xlabel() == 'samples'
+
+
+def test_accuracy_against_ratio():
+    labels, ratio = ['KC-KD', 'KC-KD', 'Random KD', 'Random KD'], [0.5, 0.7, 0.5, 0.7]
+    means, deviations = [0.8, 0.9, 0.8, 0.9], [0.01, None, 0.02, 0.02]
+    (axes,) = figures.accuracy_against_cost(labels, ratio, means, deviations, 'kept', apart=0.8, level=0.95).axes
+    line, _, (bars,) = axes.containers[0]
+    np.testing.assert_allclose(line.get_ydata(), [80, 90])
+    np.testing.assert_allclose(bars.get_segments()[0][:, 1], [79, 81])
+    np.testing.assert_allclose(lines_of(axes)['all points'].get_ydata(), 95)
+    at = [container.lines[0].get_xdata() for container in axes.containers]
+    np.testing.assert_allclose(at, [[49.6, 69.6], [50.4, 70.4]])
 
 
 def test_accuracies_are_in_the_given_order_from_the_top():
