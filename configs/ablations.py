@@ -1,16 +1,17 @@
-"""The named sweeps: every table of the papers, and the same questions on the digits in minutes.
+"""The sweeps: every table of the papers, and the same questions on the digits in minutes.
 
   python -m kcd_jax sweep                                   # lists them
   python -m kcd_jax sweep kcd_table4 --dry                  # its cells and their cost
   python -m kcd_jax sweep digits_kcd_table4 --trials=5      # runs what is missing in results/, ends with the table
-The rows and settings of a paper's table stand in kcd_jax/report/paper_tables; here stands what its text says beside.
+The rows and settings of a paper's table are in kcd_jax/report/paper_tables; here is what its text adds.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from kcd_jax.experiments.cells import Knob, Sweep, of_paper
+from kcd_jax.experiments.experiment import Reuse
+from kcd_jax.experiments.grid import Budgeted, Grid, of_paper
 from kcd_jax.report.papers import TABLES
 
 CIFAR100, KR = 'configs/cifar100_kd.py', 'configs/kr.py'
@@ -18,21 +19,18 @@ IMAGENET, TINY_IMAGENET = 'configs/imagenet_kd.py', 'configs/tiny_imagenet_kd.py
 DIGITS = 'configs/digits_kd.py'
 
 # UNIX takes lambda ~ Beta(0.2, 0.2) on the two ImageNets, and batches of 256 there.
-_LARGE = {'UNIXKD, k = 192': 'policy.beta=0.2'}
-_TABLE4 = {'UNIXKD, k = 192': 'policy.beta=0.2', 'UNIXKD+label': 'policy.beta=0.2'}
-# KCD compares with UNIX at its own cost: 52 of 64 rows are 81.3 % of the samples.
-_TABLE2 = {'UNIX-KD, its own runs': 'policy.k=52'}
+_LARGE = {label: 'policy.beta=0.2' for label in ('UNIXKD, k = 192', 'UNIXKD+label')}
 
-# Each policy's own keyword, and the values that a budget may choose from.
+# The keyword of each policy that is solved for a budget, and its values.
 EQUAL = {
-    'Short KD': Knob('policy=short', 'cost', 0.01, 1.0, 0.01),
-    'Random KD': Knob('policy=random', 'ratio', 0.001, 1.0, 0.001),
-    'KC-KD': Knob('policy=kcd', 'ratio', 0.001, 1.0, 0.001),
-    'UNIX-KD': Knob('policy=unix', 'k', 1, None, 1),
-    'InfoBatch KD': Knob('policy=infobatch', 'fraction', 0.0, 0.999, 0.001, expected=True),
+    'Short KD': Budgeted('policy=short', 'cost', 0.01, 1.0, 0.01),
+    'Random KD': Budgeted('policy=random', 'ratio', 0.001, 1.0, 0.001),
+    'KC-KD': Budgeted('policy=kcd', 'ratio', 0.001, 1.0, 0.001),
+    'UNIX-KD': Budgeted('policy=unix', 'k', 1, None, 1),
+    'InfoBatch KD': Budgeted('policy=infobatch', 'fraction', 0.0, 0.999, 0.001, expected=True),
 }
-# On the digits 68 % of the points lie below the mean loss: 66 % at fraction 0.36, 69 % at 0.72 (seed 1001, none of the
-# sweep's).
+# On the digits 68 % of the points lie below the mean loss: 66 % at fraction 0.36, 69 % at 0.72 (seed 1001, which the
+# sweep does not use).
 _DIGITS_EQUAL = {
     **EQUAL,
     'InfoBatch KD': dataclasses.replace(EQUAL['InfoBatch KD'], words='policy=infobatch,well_learned=0.68'),
@@ -44,31 +42,33 @@ _FIG3A = {
     **{f'Random KD, ratio {ratio}': f'policy=random,ratio={ratio}' for ratio in _RATIOS},
     **{f'KC-KD, ratio {ratio}': f'policy=kcd,ratio={ratio}' for ratio in _RATIOS},
 }
-# The final set of a run, from the first epoch on: its points alone, or with what was mixed into them.
+# Runs on the final set of KC-KD from the first epoch on: its points alone, or with what was mixed into them.
 _FIG4 = {
     'KD': 'method=kd,policy=none',
     'KC-KD': 'policy=kcd',
     'Random KD': 'policy=random,stages=1,first=none',
-    'KD + DS': 'policy=reuse,mode=ds,run=<KC-KD>',
-    'KD + VAKS': 'policy=reuse,mode=vaks,run=<KC-KD>',
+    'KD + DS': Reuse('KC-KD', 'ds'),
+    'KD + VAKS': Reuse('KC-KD'),
 }
 
 
-def _digits(name: str, references: tuple[str, ...]) -> Sweep:
-    """The rows of a paper's table on the digits, beside the student alone and KD.
+def _digits(name: str, references: tuple[str, ...]) -> Grid:
+    """The rows of a paper's table on the digits, with the student alone and KD.
 
     UNIX's 48 of 64 rows are 15 of the digits' 20.
     """
     paper = of_paper(name, DIGITS)
     title = TABLES[name].title.split(',')[0].replace(' at k = 48', ' at k = 15')
-    rows = {label: words.replace('policy.k=48', 'policy.k=15') for label, words in paper.cells.items()}
-    return Sweep(f'{title}, on the digits', DIGITS, {**_WHOLE, **rows}, references=references, devices=1)
+    rows = {label: words.replace('policy.k=48', 'policy.k=15') for label, words in paper.rows.items()}
+    return Grid(f'{title}, on the digits', DIGITS, {**_WHOLE, **rows}, references=references, devices=1)
 
 
-SWEEPS: dict[str, Sweep] = {
+SWEEPS: dict[str, Grid] = {
     'kcd_table1': of_paper('kcd_table1', CIFAR100),
-    'kcd_table2': of_paper('kcd_table2', CIFAR100, more={'': _TABLE2}),
-    'kcd_table3': of_paper('kcd_table3', IMAGENET),
+    'kcd_table2': of_paper('kcd_table2', CIFAR100),
+    'kcd_table3': of_paper(
+        'kcd_table3', IMAGENET, omitted={'OnlineKD': 'its student needs branches, which resnet18 has not'}
+    ),
     'kcd_table4': of_paper('kcd_table4', CIFAR100),
     'kcd_table5': of_paper('kcd_table5', CIFAR100),
     'kcd_table6': of_paper('kcd_table6', CIFAR100),
@@ -76,36 +76,34 @@ SWEEPS: dict[str, Sweep] = {
     'unix_table1': of_paper('unix_table1', CIFAR100),
     'unix_table2': of_paper('unix_table2', CIFAR100),
     'unix_table3': of_paper('unix_table3', CIFAR100),
-    'unix_table4': of_paper(
-        'unix_table4', f'{IMAGENET}:batch=256', more={'': {'Random+KD, k = 200': 'policy.k=200', **_LARGE}}
-    ),
+    'unix_table4': of_paper('unix_table4', f'{IMAGENET}:batch=256', more=_LARGE),
     'unix_table5': of_paper('unix_table5', CIFAR100),
-    'unix_table6': of_paper('unix_table6', f'{TINY_IMAGENET}:batch=256,epochs=100', more={'': _LARGE}),
+    'unix_table6': of_paper('unix_table6', f'{TINY_IMAGENET}:batch=256,epochs=100', more=_LARGE),
     'unix_table7': of_paper('unix_table7', CIFAR100),
     'unix_table8': of_paper('unix_table8', CIFAR100),
     'kr_table1': of_paper('kr_table1', KR),
     'kr_table2': of_paper('kr_table2', f'{KR}:dataset=cifar100'),
     'kr_table3': of_paper('kr_table3', IMAGENET),
     'kr_table4': of_paper('kr_table4', f'{KR}:dataset=tcifar100'),
-    'fig3a': Sweep(
+    'fig3a': Grid(
         'KCD Fig. 3a: accuracy against ratio',
         CIFAR100,
         _FIG3A,
-        ('wrn_40_2-wrn_16_2', 'vgg13-mobilenetv2'),
+        ('wrn_40_2-wrn_16_2', 'resnet32x4-shufflev2'),
         references=('KD', 'Random KD'),
     ),
-    'fig4': Sweep(
+    'fig4': Grid(
         'KCD Fig. 4: reuse of condensed knowledge',
         CIFAR100,
         {
             **_FIG4,
-            'KD + DS, transferred': 'policy=reuse,mode=ds,run=<KC-KD@vgg13-vgg8>',
-            'KD + VAKS, transferred': 'policy=reuse,mode=vaks,run=<KC-KD@vgg13-vgg8>',
+            'KD + DS, transferred': Reuse('KC-KD', 'ds', 'vgg13-vgg8'),
+            'KD + VAKS, transferred': Reuse('KC-KD', 'vaks', 'vgg13-vgg8'),
         },
         ('vgg13-vgg8', 'wrn_40_2-wrn_16_2', 'vgg13-mobilenetv2'),
         references=('KD', 'Random KD'),
     ),
-    'equal_compute': Sweep(
+    'equal_compute': Grid(
         'Selection policies at equal compute',
         CIFAR100,
         _WHOLE,
@@ -119,22 +117,22 @@ SWEEPS: dict[str, Sweep] = {
     'digits_kcd_table6': _digits('kcd_table6', ('KD',)),
     'digits_kcd_table7': _digits('kcd_table7', ('KD', 'K1 w/o Aug.')),
     'digits_unix_table5': _digits('unix_table5', ('KD', 'Random')),
-    'digits_fig3a': Sweep(
+    'digits_fig3a': Grid(
         'KCD Fig. 3a, on the digits: accuracy against ratio',
         DIGITS,
         _FIG3A,
         references=('KD', 'Random KD'),
         devices=1,
     ),
-    'digits_fig4': Sweep(
+    'digits_fig4': Grid(
         'KCD Fig. 4, on the digits: reuse of condensed knowledge',
         DIGITS,
         _FIG4,
         references=('KD', 'Random KD'),
         devices=1,
     ),
-    # 600 points in batches of 30: fine enough a grain for every policy to come within half a point of a budget.
-    'digits_equal_compute': Sweep(
+    # 600 points in batches of 30 are fine enough for every policy to come within half a point of a budget.
+    'digits_equal_compute': Grid(
         'Selection policies at equal compute, on the digits',
         f'{DIGITS}:data.num_points=600,batch=30',
         _WHOLE,

@@ -1,340 +1,68 @@
-"""`python -m kcd_jax cost`: the papers' cost columns recomputed, theirs and ours side by side.
+"""`python -m kcd_jax cost`: what a run costs before it trains; without a config, the papers' cost columns recomputed.
 
-    python -m kcd_jax cost                                               the tables of UNIX and KCD, and their errors
-    python -m kcd_jax cost --config=configs/digits_kd.py:policy=unix     what that run will cost, pass by pass
-
-Nothing is trained or compiled: networks are counted from their shapes.
+Nothing is trained or compiled: steps and networks are counted from their shapes.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import sys
-from collections.abc import Iterator, Mapping
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
+from kcd_jax.commands import launch, train
 
-from kcd_jax import knowledge, networks
-from kcd_jax import main as program
-from kcd_jax.experiments import bridge, experiment
-from kcd_jax.report.papers import TABLES, Column, PaperTable, Row
-from kcd_jax.training import layer_macs, ledger, macs
+if TYPE_CHECKING:
+    from kcd_jax.experiments.experiment import Experiment
 
-UNIX_TABLES = ('unix_table1', 'unix_table2', 'unix_table3', 'unix_table4', 'unix_table6', 'unix_table7', 'unix_table8')
-# (batch, image side, classes) by data set.
-_SIZES = {'cifar100': (64, 32, 100), 'tiny_imagenet': (256, 64, 200), 'imagenet2012': (256, 224, 1000)}
+_EPILOG = """examples:
+  python -m kcd_jax cost                                               the tables of UNIX and KCD, and their errors
+  python -m kcd_jax cost --config=configs/digits_kd.py:policy=unix     what that run will cost, pass by pass
+  --config and --config.KEY=VALUE are those of python -m kcd_jax train
+
+exit codes: 0 done, 2 bad input"""
 
 
-# ---------------------------------------------------------------------------------------------------------------- UNIX
+def lines_of(found: Experiment) -> Iterator[str]:
+    """What every run of an experiment will cost, pass by pass."""
+    from kcd_jax.experiments import grid
+    from kcd_jax.training import ledger
 
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A printed Computation.
-
-    Attributes:
-      row, pair: where it stands. k, n: rows trained on, of a batch. scoring: whether all n are scored first.
-      printed: in percent. paper_ratio: F_t / F_s as printed, None where it is not. ratio: as counted here.
-      student, side, classes: the student's network and what it is fed with.
-    """
-
-    row: str
-    pair: str
-    k: int
-    n: int
-    scoring: bool
-    printed: float
-    paper_ratio: float | None
-    ratio: float
-    student: str
-    side: int
-    classes: int
-
-    @property
-    def from_paper(self) -> float | None:
-        """Percent, from the printed ratio and B_s = F_s."""
-        return None if self.paper_ratio is None else self._computation(self.paper_ratio)
-
-    @property
-    def from_ours(self) -> float:
-        """Percent, from our ratio and B_s = F_s."""
-        return self._computation(self.ratio)
-
-    @property
-    def counted(self) -> float:
-        """Percent, from our ratio and our count of the backward pass."""
-        return self._computation(self.ratio, backward_share(self.student, self.side, self.classes))
-
-    def _computation(self, ratio: float, backward: float = 1.0) -> float:
-        return 100 * knowledge.computation(self.k, self.n, ratio, scoring=self.scoring, backward=backward)
-
-
-@functools.cache
-def backward_share(name: str, side: int, classes: int) -> float:
-    """B_s / F_s of a network, from the jaxprs of its forward pass and of its gradient."""
-    network = networks.get(name)(classes)
-    variables = jax.eval_shape(lambda key: network.init(key, (side, side, 3)), jax.random.PRNGKey(0))
-    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    rest = {key: tree for key, tree in variables.items() if key != 'params'}
-
-    def loss(params, rest, image):
-        return jnp.sum(network.apply({'params': params, **rest}, image, True)[0].logits)
-
-    both = macs.count(jax.value_and_grad(loss), variables['params'], rest, image)
-    return both / forward_macs(name, side, classes) - 1
-
-
-@functools.cache
-def forward_macs(name: str, side: int, classes: int) -> int:
-    """Multiply-accumulates of one image's forward pass, by its layers."""
-    return layer_macs.forward_macs(networks.get(name)(classes), (side, side, 3))
-
-
-def printed_ratios(table: PaperTable) -> Mapping[Column, float | None]:
-    """{column: F_t / F_s} as a table prints it; tables without the row repeat those of Tables 1 and 2."""
-    known: dict[tuple[str | None, str | None], float | None] = {}
-    for source in (TABLES['unix_table1'], TABLES['unix_table2'], table):
-        for row in source.rows:
-            if row.label == 'F_t/F_s':
-                cells = zip(source.columns, row.cells, strict=True)
-                known.update({(column.teacher, column.student): cell.value for column, cell in cells if cell})
-    return {column: known.get((column.teacher, column.student)) for column in table.columns}
-
-
-def cells(name: str) -> Iterator[Cell]:
-    """Every printed Computation of a table of UNIX."""
-    table = TABLES[name]
-    n, side, classes = _SIZES[table.dataset]
-    ratios = printed_ratios(table)
-    for row in table.rows:
-        for column, printed in zip(table.columns, row.cells, strict=True):
-            if printed is None or printed.cost is None:
-                continue
-            scoring = row.policy == 'unix' and row.settings['policy.score'] != 'random'
-            yield Cell(
-                row=row.label,
-                pair=column.title if '→' in column.title else f'R18→SN2x0.5 {column.title}',
-                k=_rows_kept(name, row, column, n),
-                n=n,
-                scoring=scoring,
-                printed=printed.cost,
-                paper_ratio=ratios[column],
-                ratio=forward_macs(column.teacher, side, classes) / forward_macs(column.student, side, classes),
-                student=column.student,
-                side=side,
-                classes=classes,
-            )
-
-
-def _rows_kept(name: str, row: Row, column: Column, n: int) -> int:
-    if row.policy == 'none':
-        return n
-    return int(row.settings_at(TABLES[name].columns.index(column))['policy.k'])
-
-
-def unix_lines(name: str) -> Iterator[str]:
-    """A table of UNIX, a line a printed cell."""
-    found = list(cells(name))
-    yield TABLES[name].title
-    yield (
-        f'{"row":26s} {"pair":18s} {"k/n":>8s} {"R paper":>8s} {"R ours":>7s} {"printed":>8s} {"from R":>7s} '
-        f'{"ours":>7s} {"counted":>8s}'
-    )
-    for cell in found:
-        paper_ratio = '' if cell.paper_ratio is None else f'{cell.paper_ratio:.2f}'
-        from_paper = '' if cell.from_paper is None else f'{cell.from_paper:.2f}'
-        yield (
-            f'{cell.row:26s} {cell.pair:18s} {f"{cell.k}/{cell.n}":>8s} {paper_ratio:>8s} {cell.ratio:7.2f} '
-            f'{cell.printed:8.2f} {from_paper:>7s} {cell.from_ours:7.2f} {cell.counted:8.2f}'
-        )
-    apart = [abs(cell.from_paper - cell.printed) for cell in found if cell.from_paper is not None]
-    most = f'{max(apart):.3f} from the printed R, ' if apart else ''
-    ours = max(abs(cell.from_ours - cell.printed) for cell in found)
-    yield f'largest difference to print: {most}{ours:.3f} from ours (points)'
-
-
-# ----------------------------------------------------------------------------------------------------------------- KCD
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """What a schedule of KCD costs (C and C_a of Eq. 16).
-
-    Attributes:
-      sizes: points of each epoch. full: samples of KD. batch: of a step.
-    """
-
-    sizes: tuple[int, ...]
-    full: int
-    batch: int
-
-    @property
-    def samples(self) -> int:
-        """C_a: samples over the run."""
-        return sum(self.sizes)
-
-    @property
-    def relative(self) -> float:
-        """C: of KD's."""
-        return self.samples / self.full
-
-    @property
-    def steps_with_partial(self) -> int:
-        """Steps where the last, partial batch of an epoch is kept, as in the public code."""
-        return sum(-(-size // self.batch) for size in self.sizes)
-
-    @property
-    def processed(self) -> tuple[int, int]:
-        """(samples, steps) where it is dropped, as here."""
-        return knowledge.processed(self.sizes, self.batch)
-
-
-# What docs/METHODS.md, 5.4, lists: (name, schedule, when it is first condensed).
-SCHEDULES = (
-    ('none: KD', '', ''),
-    ('linear, first stage full (the public code)', 'linear', 'stage'),
-    ('exponential, reduced from the start (Eq. 16)', 'exponential', 'none'),
-    ('exponential, after epoch 1 (Algorithm 1)', 'exponential', 'epoch'),
-    ('exponential, first stage full', 'exponential', 'stage'),
-    ('linear, reduced from the start', 'linear', 'none'),
-)
-# (points, epochs, batch) of KCD's experiments.
-CIFAR100, IMAGENET = (50_000, 240, 64), (1_281_167, 90, 256)
-_STAGES = 6
-
-
-def schedule(data: tuple[int, int, int], kind: str, first: str, ratio: float = 0.7) -> Schedule:
-    """The schedule of `SCHEDULES` for (points, epochs, batch); kind '' is KD."""
-    num_points, epochs, batch = data
-    sizes = [num_points] * epochs
-    if kind:
-        sizes = knowledge.epoch_sizes(num_points, ratio, _STAGES, epochs, kind, first)
-    return Schedule(tuple(sizes), num_points * epochs, batch)
-
-
-def kcd_lines() -> Iterator[str]:
-    """KCD's C and C_a under every schedule."""
-    for title, data in (('CIFAR-100', CIFAR100), ('ImageNet', IMAGENET)):
-        num_points, epochs, batch = data
-        yield f'KCD on {title}: {num_points:,} points, {epochs} epochs, {_STAGES} stages, ratio 0.7, batch {batch}'
-        yield (
-            f'{"schedule":46s} {"C_a: samples":>13s} {"C %":>7s} {"steps":>9s} {"processed":>12s} {"C %":>7s} '
-            f'{"steps":>9s}'
-        )
-        whole = schedule(data, '', '')
-        for name, kind, first in SCHEDULES:
-            found = schedule(data, kind, first)
-            samples, steps = found.processed
-            relative = 100 * samples / whole.processed[0]
-            yield (
-                f'{name:46s} {found.samples:13,d} {100 * found.relative:7.3f} {found.steps_with_partial:9,d} '
-                f'{samples:12,d} {relative:7.3f} {steps:9,d}'
-            )
-    yield 'processed and the last two columns: without the last partial batch of an epoch, which is dropped here.'
-    yield 'C % at other ratios on CIFAR-100: ' + '; '.join(
-        f'{ratio}: {100 * schedule(CIFAR100, "exponential", "none", ratio).relative:.2f} (Eq. 16), '
-        f'{100 * schedule(CIFAR100, "linear", "stage", ratio).relative:.2f} (public code)'
-        for ratio in (0.9, 0.5, 0.3)
-    )
-
-
-def errors() -> Iterator[str]:
-    """What is wrong or unsaid in the papers' cost columns, with the figures."""
-    cifar, imagenet = (schedule(data, 'exponential', 'none') for data in (CIFAR100, IMAGENET))
-    steps, full_steps = cifar.steps_with_partial, schedule(CIFAR100, '', '').steps_with_partial
-    literal = schedule(CIFAR100, 'exponential', 'epoch').relative
-    yield (
-        f'KCD prints C = 81.61 %: the steps of a set reduced before the first epoch, {steps:,} of {full_steps:,} '
-        f'({100 * steps / full_steps:.2f} %). By samples that is {100 * cifar.relative:.2f} %, and its Algorithm 1, '
-        f'whose first epoch is full, gives {100 * literal:.2f} %.'
-    )
-    seven = (cifar.samples + 40 * CIFAR100[0] * 0.7 ** (7 / 6)) / cifar.full
-    yield f'KCD Eq. 16 sums t = 0 ... I/T, {_STAGES + 1} terms: {100 * seven:.1f} %. It must stop at I/T - 1.'
-    yield (
-        f'KCD prints C_a = 114M -> 81M on ImageNet: 1.26M x 90 is 113.4M, the data set has {IMAGENET[0]:,} points, so '
-        f'{imagenet.full / 1e6:.1f}M, and 81.61 % of them are {0.8161 * imagenet.full / 1e6:.1f}M; the 81 is the %.'
-    )
-    small = next(cell for cell in cells('unix_table6') if cell.scoring)
-    printed_k = dataclasses.replace(small, k=196)
-    yield (
-        f'UNIX Table 6 (Tiny-ImageNet) prints k = 196 of 256; its 75 % and {small.printed} % are those of k = 192 '
-        f'(196: {100 * 196 / 256:.2f} % and {printed_k.from_paper:.2f} %).'
-    )
-    yield 'UNIX Table 3 prints no k: 36 and 48 with scoring, 48 and 50 at random, give its percentages.'
-    large = next(cell for cell in cells('unix_table4') if cell.scoring)
-    implied = large.n / (large.n * large.printed / 100 - large.k) - 2
-    yield (
-        f'UNIX Table 4 prints no F_t/F_s: {large.printed} % at k = {large.k} needs {implied:.1f}; counted it is '
-        f'{large.ratio:.1f}, which gives {large.from_ours:.2f} %.'
-    )
-    cross = list(cells('unix_table1'))
-    lower = {cell.student: 100 * (1 - cell.paper_ratio / cell.ratio) for cell in cross if cell.paper_ratio}
-    most = max(abs(cell.from_ours - cell.printed) for cell in cross)
-    yield (
-        'UNIX counts something beyond convolutions and matrix products in its light students: its F_t/F_s is '
-        f'{lower["mobilenetv2"]:.0f} % lower than counted for MobileNetV2, {lower["shufflev1"]:.0f} % and '
-        f'{lower["shufflev2"]:.0f} % for the shuffle networks; {most:.1f} points of Computation at most.'
-    )
-    yield 'UNIX takes B_s = F_s; a counted backward pass is near 2 F_s ("counted"), which makes scoring cheaper.'
-    found = []
-    for title, ratio in printed_ratios(TABLES['kcd_table2']).items():
-        found.append(f'{title.title} {knowledge.rows_for(0.816, 64, ratio):.1f}')
-    yield f'KCD Table 2 runs UNIX at 81.6 % without its k of 64; solved for it: {", ".join(found)}.'
-
-
-# ----------------------------------------------------------------------------------------------------------------- run
-
-
-def read_config(argv: list[str]) -> ConfigDict:
-    """The config of a command line, as the main program reads it."""
-    from absl import flags
-
-    argv = program.joined(argv)
-    program.define_flags(argv)
-    program.read_config(argv)
-    flags.FLAGS(argv)
-    return flags.FLAGS.config
-
-
-def lines_of(config: ConfigDict) -> Iterator[str]:
-    """The ledger of every run that a config asks for, before any of them trains."""
-    chosen = {name: experiment.variant(config, name) for name in config.compare} or {bridge.run_of(config).name: config}
-    for name, one in chosen.items():
-        run = bridge.run_of(one)
-        yield f'{name}: {one.method.name} under {one.policy.name}, {run.student.name}'
+    for cell in found.cells:
+        run = cell.run
+        yield f'{cell.label}: {cell.line}'
         yield ledger.samples_line(ledger.sample_counts(run))
         yield from ledger.lines(ledger.expected(run))
-        for network in filter(None, (run.teacher, run.student)):
-            of_image = layer_macs.forward_macs(network, run.setup.image_shape)
-            yield f'an image forward through {network.name}, by its layers: {of_image:,} MACs'
+        for network in filter(None, (run.teacher_network, run.student_network)):
+            forward = grid.forward_macs(network, run.data.image_shape, run.data.num_classes)
+            yield f'one image forward through {network.name}: {forward:,} MACs'
         yield ''
 
 
-def main(argv: list[str]) -> int:
-    """Prints what is asked for; a user's mistake is one line and status 2."""
-    from absl import flags
+def parser() -> argparse.ArgumentParser:
+    """The flags, without `--config.KEY=VALUE`."""
+    made = launch.Parser(prog='python -m kcd_jax cost', description=__doc__.partition(': ')[2], epilog=_EPILOG)
+    made.add_argument('--config', metavar='FILE[:words]', help='config file of the runs (default: the papers)')
+    return made
 
-    if any(argument.lstrip('-').startswith('config') for argument in argv[1:]):
-        try:
-            for line in lines_of(read_config(argv)):
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    try:
+        rest, settings = train.split_settings(argv)
+        arguments = parser().parse_args(rest)
+    except ValueError as error:
+        return launch.complain(error)
+
+    def body() -> int:
+        from kcd_jax.experiments import experiment, paper_costs
+
+        if arguments.config or settings:
+            found = experiment.of_config(train.read_config(arguments.config, settings))
+            for line in lines_of(found):
                 print(line, flush=True)
-        except (flags.Error, ValueError, TypeError, OSError) as error:
-            return program.complain(error)
+            return 0
+        for line in paper_costs.lines():
+            print(line, flush=True)
         return 0
-    if argv[1:]:
-        print(__doc__)
-        return 0 if argv[1] in ('-h', '--help') else program.EXIT_BAD_INPUT
-    for name in UNIX_TABLES:
-        print('\n'.join((*unix_lines(name), '')), flush=True)
-    print('\n'.join((*kcd_lines(), '')), flush=True)
-    print('Where the papers err, or do not say:')
-    for line in errors():
-        print(f'- {line}', flush=True)
-    return 0
 
-
-if __name__ == '__main__':
-    sys.exit(main(sys.argv))
+    return launch.run(body)

@@ -16,6 +16,8 @@ unknown word is an error that lists the known ones; a word that could mean two t
 from __future__ import annotations
 
 import ast
+import dataclasses
+import functools
 import importlib.machinery
 import importlib.util
 import pathlib
@@ -23,11 +25,17 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from kcd_jax import methods, networks, plugins, policies
+from kcd_jax import data, methods, networks, plugins, policies
 from kcd_jax.experiments import schema
 from kcd_jax.experiments.pairs import PAIRS, lr_for
+from kcd_jax.runtime import sharding
+from kcd_jax.teachers.sharing import on_all_processes
+from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training.recipe import Recipe
+from kcd_jax.training.run import Run
 
 # Sections whose keys may be written without the section's name.
 _BARE = ('policy', 'method', 'weights', 'optim', 'data', 'augment')
@@ -56,7 +64,7 @@ def load(path: str) -> ConfigDict:
     where = pathlib.Path(file).expanduser()
     if not where.is_file():
         raise ValueError(f'there is no config file {file}; the shipped ones are in configs/')
-    get_config = getattr(_import(where), 'get_config', None)
+    get_config = getattr(import_file(where), 'get_config', None)
     if not callable(get_config):
         raise ValueError(f'config file {file} defines no get_config(arg); see configs/digits_kd.py')
     try:
@@ -72,7 +80,7 @@ def load(path: str) -> ConfigDict:
     return config
 
 
-def _import(file: pathlib.Path) -> Any:
+def import_file(file: pathlib.Path) -> Any:
     """The module of a config file or of a file of sweeps; ValueError says in one line why it cannot be imported."""
     folder = file.resolve().parent
     if folder.name == 'configs' and str(folder.parent) not in sys.path:
@@ -216,7 +224,7 @@ def _place(config: ConfigDict, key: str) -> str:
     """The dotted key that a word means: itself, or the only section that has a key of this name."""
     if key == 'dataset':
         return 'data.name'
-    if '.' in key or (key in config and not isinstance(config[key], ConfigDict)):
+    if '.' in key or key in config:
         return key
     places = [f'{section}.{key}' for section in _BARE if key in config[section] and key != 'name']
     if len(places) > 1:
@@ -341,3 +349,113 @@ def _compared(config: ConfigDict, name: str, known: list[str]) -> ConfigDict:
         if name == 'student':
             result.logits = 'plain'
     return result
+
+
+# ---------------------------------------------------------------------------------------------------------------- runs
+
+
+def load_data(config: ConfigDict, num_points: int | None = None) -> data.Dataset:
+    """The data set of a config; the last ones stay loaded, so that the runs of an experiment share them.
+
+    Args:
+      config: of one run.
+      num_points: instead of the config's own, for the teacher.
+    """
+    section = config.data
+    loading = data.Loading(data.STREAM[section.stream], sharding.device_memory(), tuple(config.augment.area))
+    points = section.num_points if num_points is None else num_points
+    return _load(section.name, section.dir or None, section.validation, section.seed, points, loading)
+
+
+@functools.lru_cache(maxsize=4)
+def _load(
+    name: str, folder: str | None, validation: float, seed: int, num_points: int, loading: data.Loading
+) -> data.Dataset:
+    return data.load(name, folder, validation=validation, seed=seed, num_points=num_points, loading=loading)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(name: str, validation: float, seed: int, num_points: int) -> data.Dataset:
+    return data.shapes_of(name, validation=validation, seed=seed, num_points=num_points)
+
+
+def shapes(config: ConfigDict, num_points: int | None = None) -> data.Dataset:
+    """`load_data` without the data: the right counts, classes and image sizes, no pixels."""
+    section = config.data
+    points = section.num_points if num_points is None else num_points
+    return _shapes(section.name, section.validation, section.seed, points)
+
+
+Loader = Callable[..., data.Dataset]
+
+
+def recipe_of(config: ConfigDict) -> Recipe:
+    """The recipe of a config."""
+    parts = {field.name: config[field.name] for field in dataclasses.fields(Recipe) if field.name != 'workers'}
+    parts = {key: value.to_dict() if isinstance(value, ConfigDict) else value for key, value in parts.items()}
+    return Recipe(**parts, workers=config.data.workers)
+
+
+def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mapping[str, Any] | None = None) -> Run:
+    """The run that a config describes.
+
+    Args:
+      config: of one run; `compare`, `variants` and `trials` are for `experiment.of_config`.
+      load: how the data is loaded; `shapes` for costs without the data.
+      teacher_optim: optimiser of a teacher that is trained first; default: the student's, with the teacher's lr.
+
+    Raises:
+      ValueError: a value out of its range, a missing file, an unknown name; one line.
+    """
+    schema.check_config(config.to_dict())
+    recipe, dataset = recipe_of(config), load(config)
+    method, policy = (_made(config[kind], kind) for kind in ('method', 'policy'))
+    weights = config.weights.to_dict()
+    if method.phases is None and not any(weights[part] for part in ('gamma', 'alpha', 'beta')):
+        raise ValueError('weights.gamma, weights.alpha and weights.beta are all 0: nothing would be trained')
+    teacher: Teacher | Run | None = None
+    if method.needs_teacher or config.weights.alpha > 0:
+        teacher = _teacher(config, recipe, dataset, load, teacher_optim)
+    return Run(
+        student=config.student.name,
+        data=dataset,
+        teacher=teacher,
+        method=method,
+        policy=policy,
+        weights=weights,
+        recipe=recipe,
+        seed=config.seed,
+    )
+
+
+def _made(section: ConfigDict, kind: str) -> Any:
+    keywords = {key: value for key, value in section.items() if key != 'name'}
+    return schema.module_of(kind, section.name).make(**keywords)
+
+
+def _teacher(
+    config: ConfigDict, recipe: Recipe, dataset: data.Dataset, load: Loader, optim: Mapping[str, Any] | None
+) -> Teacher | Run:
+    """The teacher from its file, or the run that trains it: the student's recipe with what `config.teacher` says."""
+    section = config.teacher
+    if section.checkpoint:
+        restore = functools.partial(
+            Teacher.restore,
+            section.checkpoint,
+            network=section.name,
+            num_classes=dataset.num_classes,
+            image_shape=dataset.image_shape,
+            normalization=section.normalization or None,
+            dtype=jnp.dtype(recipe.dtype),
+        )
+        return on_all_processes(restore, jnp.dtype(recipe.dtype))
+    optim = {**(dataclasses.asdict(recipe.optim) if optim is None else optim), 'lr': section.lr}
+    return Run(
+        student=section.name,
+        data=load(config, section.num_points),
+        method=methods.get('none').make(),
+        policy=policies.get('none').make(),
+        recipe=recipe.replace(epochs=section.epochs, batch=section.batch, optim=optim, logits='plain', survey=False),
+        seed=section.seed,
+        name='teacher',
+    )

@@ -17,6 +17,7 @@ from typing import Any
 
 from kcd_jax import methods, plugins, policies
 from kcd_jax.contracts import Weights
+from kcd_jax.runtime import descriptions
 from kcd_jax.settings import Setting, check, setting, settings_of
 from kcd_jax.training.recipe import Recipe
 
@@ -106,6 +107,7 @@ def module_of(kind: str, name: str) -> ModuleType:
     return (methods if kind == 'method' else policies).get(name)
 
 
+@functools.cache
 def keywords(kind: str, name: str) -> dict[str, Setting]:
     """{keyword: setting} of a method or a policy, from the signature and the docstring of its `make`.
 
@@ -134,15 +136,6 @@ def _arguments(docstring: str) -> dict[str, str]:
     return found
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf of nested mappings."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f'{prefix}{key}.')
-        else:
-            yield f'{prefix}{key}', value
-
-
 def check_config(config: Mapping[str, Any]) -> None:
     """Checks the values of a config against their settings.
 
@@ -152,7 +145,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
       ValueError: the first value that is of another type, not finite or out of range: the key, the value, the range.
     """
-    flat = dict(flatten(config))
+    flat = descriptions.flatten(config)
     for key, declared in settings().items():
         if key in flat:
             check(key, flat[key], declared)
@@ -166,9 +159,6 @@ def check_config(config: Mapping[str, Any]) -> None:
             if key not in known:
                 raise ValueError(plugins.unknown(f'keyword of {kind} {name}', key, sorted(known)))
             check(f'{kind}.{key}', value, known[key])
-    weights = config['weights']
-    if not any(weights[part] for part in ('gamma', 'alpha', 'beta')):
-        raise ValueError('weights.gamma, weights.alpha and weights.beta are all 0: there is nothing to train for')
 
 
 # ------------------------------------------------------------------------------------------------------- the reference

@@ -1,105 +1,19 @@
-"""The papers' cost columns, recomputed: every printed Computation of UNIX, and KCD's C and C_a to the sample."""
+"""python -m kcd_jax cost."""
 
 from __future__ import annotations
 
-import pytest
-
-from kcd_jax.commands import cost as program
-from kcd_jax.experiments import experiment
-
-# Printed with two decimals, from ratios with two decimals; ours differ in what is counted of the light networks.
-FROM_PRINTED, FROM_OURS = 0.025, 0.4
-CELLS = {'unix_table1': 24, 'unix_table2': 24, 'unix_table3': 12, 'unix_table4': 10, 'unix_table6': 6,
-         'unix_table7': 12, 'unix_table8': 12}  # fmt: skip
+from kcd_jax.commands import cost
 
 
-@pytest.mark.parametrize('name', program.UNIX_TABLES)
-def test_every_computation_of_unix(name):
-    found = list(program.cells(name))
-    assert len(found) == CELLS[name]
-    for cell in found:
-        if name != 'unix_table4':  # it prints no ratio
-            assert cell.from_paper == pytest.approx(cell.printed, abs=FROM_PRINTED), cell
-        assert cell.from_ours == pytest.approx(cell.printed, abs=FROM_OURS), cell
-
-
-def test_the_counted_backward_pass_makes_scoring_a_smaller_part():
-    """Near two forwards, less the gradient of the image; and a scoring pass weighs less beside it."""
-    assert program.backward_share('wrn_16_2', 32, 100) == pytest.approx(
-        2 - 9 * 3 * 16 * 32 * 32 / 101_118_464, abs=1e-12
-    )
-    cell = next(cell for cell in program.cells('unix_table2') if cell.scoring and cell.student == 'wrn_16_2')
-    assert 100 * cell.k / cell.n < cell.counted < cell.from_ours
-
-
-# (schedule, first, samples, steps with the partial batch) of docs/METHODS.md, 5.4, the rounded sizes.
-KCD = [
-    ('', '', 12_000_000, 187_680),
-    ('linear', 'stage', 10_500_000, 164_200),
-    ('exponential', 'none', 9_796_200, 153_160),
-    ('exponential', 'epoch', 9_811_200, 153_395),
-    ('exponential', 'stage', 10_396_200, 162_560),
-    ('linear', 'none', 9_900_000, 154_800),
-]
-
-
-@pytest.mark.parametrize(('kind', 'first', 'samples', 'steps'), KCD)
-def test_the_cost_of_every_schedule_to_the_sample(kind, first, samples, steps):
-    found = program.schedule(program.CIFAR100, kind, first)
-    assert (found.samples, found.steps_with_partial) == (samples, steps)
-    assert found.relative == samples / 12_000_000
-
-
-def test_every_schedule_is_printed():
-    assert [(kind, first) for _, kind, first in program.SCHEDULES] == [row[:2] for row in KCD]
-
-
-def test_sizes_of_the_stages():
-    claimed = program.schedule(program.CIFAR100, 'exponential', 'none').sizes
-    assert claimed[::40] == (47_114, 44_395, 41_833, 39_419, 37_144, 35_000)
-    assert program.schedule(program.CIFAR100, 'linear', 'stage').sizes[::40] == (
-        50_000,
-        47_500,
-        45_000,
-        42_500,
-        40_000,
-        37_500,
-    )
-
-
-@pytest.mark.parametrize(('ratio', 'claimed', 'code'), [(0.9, 94.08, 95.84), (0.5, 68.05, 79.17), (0.3, 52.50, 70.84)])
-def test_other_ratios(ratio, claimed, code):
-    for (kind, first), percent in ((('exponential', 'none'), claimed), (('linear', 'stage'), code)):
-        assert round(100 * program.schedule(program.CIFAR100, kind, first, ratio).relative, 2) == percent
-
-
-def test_imagenet():
-    kd, claimed, first_full, code = (
-        program.schedule(program.IMAGENET, kind, first).samples
-        for kind, first in (('', ''), ('exponential', 'none'), ('exponential', 'stage'), ('linear', 'stage'))
-    )
-    assert (kd, claimed, first_full, code) == (115_305_030, 94_129_200, 99_894_450, 100_891_980)
-
-
-def test_the_runs_that_drop_the_partial_batch():
-    paper = program.schedule(program.CIFAR100, 'exponential', 'epoch').processed
-    reference = program.schedule(program.CIFAR100, 'linear', 'stage').processed
-    assert paper == (9_801_920, 153_155) and reference == (10_496_000, 164_000)
-
-
-def test_the_errors_are_named_with_their_figures():
-    text = '\n'.join(program.errors())
-    for figure in ('81.61 %', '81.76 %', '92.6 %', '115.3M', '94.1M', 'k = 192', '79.99 %', '42.8', '44.8'):
-        assert figure in text, figure
-
-
-def test_the_ledger_of_a_config():
-    lines = list(program.lines_of(experiment.load_config('configs/digits_kd.py:resnet8-resnet8x0_25,policy=unix')))
-    text = '\n'.join(lines)
-    assert lines[0].startswith('unix: kd under unix') and 'scoring_forward' in text
-    assert 'an image forward through resnet8, by its layers: ' in text
+def test_the_ledger_of_a_config(tiny_networks, capsys):
+    assert cost.main(['--config=configs/digits_kd.py:tiny_teacher-tiny,policy=unix', '--config.epochs=7']) == 0
+    text = capsys.readouterr().out
+    assert text.startswith('unix: method kd, policy unix, tiny_teacher -> tiny on digits\n')
+    assert 'scoring_forward' in text and 'one image forward through tiny_teacher: ' in text and '105 steps' in text
 
 
 def test_bad_input_is_one_line(capsys):
-    assert program.main(['cost', '--config=configs/nothing.py']) == 2
+    assert cost.main(['--config=configs/nothing.py']) == 2
     assert capsys.readouterr().err.count('\n') == 1
+    assert cost.main(['--confg=configs/nothing.py']) == 2
+    assert 'unrecognized arguments: --confg' in capsys.readouterr().err

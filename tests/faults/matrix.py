@@ -116,11 +116,12 @@ def main() -> None:
     parser.add_argument('--out', required=True, help='a JSON file')
     options = parser.parse_args()
 
-    from kcd_jax import main, methods, networks, policies
+    from kcd_jax import methods, networks, policies
+    from kcd_jax.commands import launch
     from kcd_jax.runtime import environment, files
     from kcd_jax.training import train
 
-    main.prepare_jax(options.devices, False)
+    launch.prepare_jax(options.devices)
     networks.__path__.append(str(ROOT / 'tests' / 'tiny'))
     chosen = options.methods.split(',') if options.methods else methods.names()
     across = options.policies.split(',') if options.policies else policies.names()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from kcd_jax import main, networks
+from kcd_jax import networks
+from kcd_jax.commands import train
 
 if __name__ == '__main__':
     networks.__path__.append(str(pathlib.Path(__file__).parent))
-    sys.exit(main.run(sys.argv))
+    sys.exit(train.main(sys.argv[1:]))

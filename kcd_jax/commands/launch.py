@@ -1,0 +1,131 @@
+"""What the commands share: parsing, JAX's settings before its first use, and errors as one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+INTERRUPTED = (
+    'Ctrl-C: nothing was saved now; the same command goes on from the last checkpoint, or starts again without one'
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help keeps the epilog's lines."""
+
+    def __init__(self, **keywords: Any):
+        """Takes what `argparse.ArgumentParser` takes; flags are never abbreviated."""
+        settings = {'formatter_class': argparse.RawDescriptionHelpFormatter, 'allow_abbrev': False}
+        super().__init__(**{**settings, **keywords})
+
+    def error(self, message: str) -> NoReturn:
+        """Raises ValueError instead of printing the usage."""
+        raise ValueError(f'{message}; see {self.prog} --help')
+
+
+def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
+    """Settings that must be made before the first JAX operation.
+
+    Args:
+      devices: host devices on a CPU; 0: one per core, rounded down to a power of two.
+      deterministic: deterministic operations on a GPU.
+    """
+    from kcd_jax.runtime import backend
+
+    # Host devices wait for one another. On a busy machine one may be more than the usual 40 seconds late, after which
+    # XLA ends the process. The user's own flags win.
+    flags = ['--xla_cpu_collective_call_terminate_timeout_seconds=600']
+    if deterministic:
+        flags.append('--xla_gpu_deterministic_ops=true')
+    backend.add_xla_flags(flags)
+    keep_memory()
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    # A power of two, because the rows of the tables divide by it.
+    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, 512).bit_length() - 1))
+    cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
+    jax.config.update('jax_compilation_cache_dir', cache)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def keep_memory() -> None:
+    """Lets glibc keep the memory that a step frees, instead of mapping it again at every step.
+
+    On a CPU, a step with buffers above 32 MB otherwise spends much of its time in page faults. Without glibc nothing
+    is done. The numbers are M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX of mallopt(3).
+    """
+    try:
+        mallopt = ctypes.CDLL('libc.so.6').mallopt
+    except (OSError, AttributeError):
+        return
+    for option, value in ((-3, 2**31 - 1), (-1, 2**31 - 1), (-8, 1)):
+        mallopt(option, value)
+
+
+def as_line(error: BaseException) -> str:
+    """What was found and what to do, on one line."""
+    return f'error: {" ".join(str(error).split()) or type(error).__name__}'
+
+
+def run(body: Callable[[], int]) -> int:
+    """Runs a command that may train, alone or as one of several processes; returns its exit code.
+
+    A user's mistake is one line on stderr. With KCD_JAX_TRACEBACK set it keeps its traceback.
+
+    Args:
+      body: the command; returns the exit code.
+    """
+    with contextlib.suppress(ValueError):  # only the main thread may listen
+        signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _guarded(body)
+    except KeyboardInterrupt:  # while the modules are imported
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Ends the program on SIGTERM while there is nothing to save: before, between and after trainings."""
+    del frame
+    signal.signal(number, signal.SIG_IGN)
+    os.write(2, b'SIGTERM: there was nothing to save; the same command goes on\n')
+    raise SystemExit(75)
+
+
+def _guarded(body: Callable[[], int]) -> int:
+    import jax
+
+    from kcd_jax.runtime import distributed, exitcodes
+
+    try:
+        return distributed.leave(body())
+    except distributed.Stopped as notice:
+        return distributed.leave(notice.exit_code, str(notice))
+    except distributed.Agreed as error:  # raised on every process
+        return distributed.leave(exitcodes.of_error(error), as_line(error))
+    except BrokenPipeError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+        return distributed.leave_alone(exitcodes.of_error(error), as_line(error))
+    except (ValueError, OSError) as error:
+        if os.environ.get('KCD_JAX_TRACEBACK'):
+            raise
+        return distributed.leave_alone(exitcodes.of_error(error), as_line(error))
+    except jax.errors.JaxRuntimeError as error:
+        if not distributed.is_connected():
+            raise
+        return distributed.leave_alone(exitcodes.PEER_LOST, f'error: {distributed.lost(error)}')
+    except KeyboardInterrupt:
+        return distributed.leave_alone(exitcodes.INTERRUPTED, INTERRUPTED)
+
+
+def complain(error: BaseException) -> int:
+    """Prints a mistake on the command line; returns the exit code."""
+    print(as_line(error), file=sys.stderr)
+    return 2

@@ -1,0 +1,412 @@
+"""Grids: experiments written as data, rows of words times pairs of networks. `configs/ablations.py` holds them.
+
+A row is a line of words of the config grammar, `Reuse` of another row, or a `Budgeted` policy whose keyword is solved
+for a relative cost. `build` turns a grid into an `Experiment`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from kcd_jax import plugins
+from kcd_jax.contracts import Network
+from kcd_jax.experiments import config as grammar
+from kcd_jax.experiments.experiment import Cell, Experiment, Reuse
+from kcd_jax.report import papers
+from kcd_jax.training import ledger, macs
+from kcd_jax.training.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgeted:
+    """A policy with one keyword that is solved for a budget.
+
+    Attributes:
+      words: of the policy, as 'policy=kcd'.
+      key: the keyword.
+      low: its smallest value.
+      high: its largest value; None: the batch.
+      step: between two values.
+      expected: whether the sizes of its epochs depend on the data, so that its cost is known only in expectation.
+    """
+
+    words: str
+    key: str
+    low: float
+    high: float | None
+    step: float
+    expected: bool = False
+
+    def values(self, batch: int) -> list[float]:
+        """All values, ascending; integers if the step is 1."""
+        top = batch if self.high is None else self.high
+        count = round((top - self.low) / self.step) + 1
+        digits = 0 if self.step == 1 else 6
+        values = [round(self.low + n * self.step, digits) for n in range(count)]
+        return [int(value) for value in values] if self.step == 1 else values
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The runs of a table.
+
+    Attributes:
+      title: one line.
+      config: the config file and the words that all rows share, as 'configs/digits_kd.py:batch=30'.
+      rows: {label: words or Reuse}.
+      pairs: TEACHER-STUDENT, the columns; '' is the file's own. A pair among a row's own words replaces it.
+      more: {pair: {label: further words}}.
+      equal: {label: policy}, each solved for each of the budgets, so that all rows of a budget cost the same; their
+        labels become 'LABEL, 60 %'.
+      budgets: relative costs.
+      references: labels of the rows that the others are compared with, seed by seed; a label of `equal` stands for the
+        row of the same budget.
+      paper: the printed table (report/paper_tables) that the grid fills.
+      omitted: {label: why} of rows of that table that cannot be run.
+      devices: of a CPU that a run is split over; 0: one per core.
+    """
+
+    title: str
+    config: str
+    rows: Mapping[str, str | Reuse]
+    pairs: tuple[str, ...] = ('',)
+    more: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    equal: Mapping[str, Budgeted] = dataclasses.field(default_factory=dict)
+    budgets: tuple[float, ...] = ()
+    references: tuple[str, ...] = ('KD',)
+    paper: str = ''
+    omitted: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    devices: int = 0
+
+
+def of_paper(
+    name: str,
+    config: str,
+    *,
+    more: Mapping[str, str] | None = None,
+    omitted: Mapping[str, str] | None = None,
+) -> Grid:
+    """The grid of a paper's table: a row for each of its rows that can be run, a pair for each of its columns.
+
+    Args:
+      name: of the table in report/paper_tables.
+      config: 'FILE:words'.
+      more: {label: further words}.
+      omitted: {label: why it cannot be run}.
+    """
+    table, omitted = papers.find(name), omitted or {}
+    columns: dict[str, int] = {}
+    for place, column in enumerate(table.columns):
+        if column.student:
+            columns.setdefault(f'{column.teacher}-{column.student}', place)
+    rows: dict[str, str | Reuse] = {}
+    by_pair: dict[str, dict[str, str]] = {pair: {} for pair in columns}
+    for row in table.rows:
+        if row.kind not in ('run', 'student') or row.label in omitted:
+            continue
+        usual = papers.usual(row.method, row.policy)  # the papers' own values are the defaults
+        words = [f'method={row.method}', f'policy={row.policy}']
+        words += _words(row.settings, usual)
+        if row.student and columns:
+            words.append(f'{table.columns[0].teacher}-{row.student}')
+        rows[row.label] = ','.join(words)
+        for pair, place in columns.items():
+            own = _words(row.by_column[place], {}) if row.by_column else []
+            further = [*own, *filter(None, [(more or {}).get(row.label, '')])]
+            if further:
+                by_pair[pair][row.label] = ','.join(further)
+    return Grid(table.title, config, rows, tuple(columns), by_pair, paper=name, omitted=omitted)
+
+
+def _words(settings: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
+    """'KEY=VALUE' of a run's settings, by the keys of a config, without those that are the usual ones."""
+    return [f'{key.removeprefix("recipe.")}={value}' for key, value in settings.items() if usual.get(key) != value]
+
+
+# ------------------------------------------------------------------------------------------------------------ building
+
+
+def read(file: str) -> tuple[Mapping[str, Grid], pathlib.Path]:
+    """({name: grid}, the folder that its config files are relative to) of a file such as configs/ablations.py."""
+    path = pathlib.Path(file).expanduser()
+    if not path.is_file():
+        raise ValueError(f'there is no file of sweeps {file}; the shipped one is configs/ablations.py')
+    found = getattr(grammar.import_file(path), 'SWEEPS', None)
+    if not isinstance(found, Mapping) or not all(isinstance(grid, Grid) for grid in found.values()):
+        raise ValueError(f'{file} defines no SWEEPS = {{name: Grid}}; see configs/ablations.py')
+    return found, path.resolve().parent.parent
+
+
+def find(grids: Mapping[str, Grid], name: str) -> Grid:
+    """A grid by its name; ValueError with the known ones."""
+    if name not in grids:
+        raise ValueError(plugins.unknown('sweep', name, sorted(grids)))
+    return grids[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A row in a column of a grid, still as words. `budget`: what its policy is solved for, if it is `Budgeted`."""
+
+    label: str
+    pair: str
+    words: str
+    group: str = ''
+    reuse: Reuse | None = None
+    budgeted: Budgeted | None = None
+    budget: float = 0.0
+
+
+def expand(grid: Grid, pairs: Sequence[str] = ()) -> list[Entry]:
+    """The rows of a grid in the order of its table, pair by pair; equal runs only once.
+
+    Args:
+      grid: any.
+      pairs: only these columns; default: all.
+
+    Raises:
+      ValueError: a pair that the grid does not have.
+    """
+    for pair in pairs:
+        if pair not in grid.pairs:
+            raise ValueError(plugins.unknown('pair of this sweep', pair, [p for p in grid.pairs if p]))
+    once: dict[tuple[str, ...], Entry] = {}
+    for pair in pairs or grid.pairs:
+        for entry in _rows(grid, pair):
+            reuse = entry.reuse
+            if reuse is not None:
+                if reuse.column == pair != '':
+                    continue  # a transfer from a pair to itself is no transfer
+                entry = dataclasses.replace(entry, reuse=dataclasses.replace(reuse, column=reuse.column or pair))
+            own = entry.label if entry.group or reuse else ''
+            once.setdefault((entry.words, own, entry.pair if reuse else ''), entry)
+    return list(once.values())
+
+
+def _rows(grid: Grid, pair: str) -> Iterator[Entry]:
+    def joined(words: str, label: str) -> str:
+        # A student alone has no teacher: one run serves every pair that it is in, and is listed with the first.
+        column = pair.partition('-')[2] if 'method=none' in words else pair
+        return _joined(grid.config, column, words, grid.more.get(pair, {}).get(label, ''))
+
+    for label, row in grid.rows.items():
+        if isinstance(row, Reuse):
+            yield Entry(label, pair, joined('policy=none', label), reuse=row)
+        else:
+            yield Entry(label, pair, joined(row, label))
+    for budget in grid.budgets:
+        group = f'{100 * budget:g} %'
+        for label, policy in grid.equal.items():
+            yield Entry(f'{label}, {group}', pair, joined(policy.words, label), group, None, policy, budget)
+
+
+def _joined(config: str, *words: str) -> str:
+    file, _, own = config.partition(':')
+    return f'{file}:{",".join(word for word in (own, *words) if word)}'
+
+
+def build(
+    name: str,
+    grid: Grid,
+    root: pathlib.Path,
+    *,
+    pairs: Sequence[str] = (),
+    trials: int = 1,
+    device_count: int = 1,
+    load: grammar.Loader = grammar.load_data,
+) -> Experiment:
+    """The experiment of a grid.
+
+    Args:
+      name: of the grid.
+      grid: any.
+      root: folder of the config files.
+      pairs: only these columns; default: all.
+      trials: seeds 0, 1, ...
+      device_count: devices that a batch is split over; solved numbers of rows divide by it.
+      load: how the data is loaded; `config.shapes` needs none.
+
+    Raises:
+      ValueError: a pair that the grid does not have, or whatever is wrong with a cell, in one line that names it.
+    """
+    cells: list[Cell] = []
+    for entry in expand(grid, pairs):
+        words = entry.words
+        place = f'{entry.label} on {entry.pair}' if entry.pair else entry.label
+        try:
+            if entry.budgeted is not None:
+                words = _joined(words, _solved(entry, root, device_count, load))
+            run = grammar.run_of(_config(words, root), load)
+            cells.append(Cell(entry.label, run, entry.pair, entry.group, entry.reuse, words))
+        except ValueError as error:
+            raise ValueError(f'{place}: {error}') from error
+    if not cells:
+        raise ValueError(f'no row of {name} can be run: its student is not among the networks of kcd_jax')
+    known = {(cell.label, cell.column) for cell in cells}
+    for cell in cells:
+        source = cell.reuse
+        if source is not None and (source.label, source.column) not in known:
+            raise ValueError(f'{cell.name} starts from {source.label} on {source.column}, which --pairs leaves out')
+    omitted = tuple(f'{label}: {reason}' for label, reason in grid.omitted.items())
+    return Experiment(name, grid.title, tuple(cells), tuple(range(trials)), grid.references, grid.paper, omitted)
+
+
+def _config(words: str, root: pathlib.Path) -> ConfigDict:
+    return grammar.alone(grammar.load(str(root / words)))
+
+
+def _solved(entry: Entry, root: pathlib.Path, device_count: int, load: grammar.Loader) -> str:
+    """'KEY=VALUE' at which the entry's run costs what its budget allows."""
+    policy = entry.budgeted
+
+    def relative(value: float) -> float | None:
+        try:
+            run = grammar.run_of(_config(_joined(entry.words, f'{policy.key}={value}'), root), load)
+            if min(run.sizes) < run.recipe.batch:
+                return None
+            return _expected_share(run) if policy.expected else cost_of(run).relative
+        except ValueError:
+            return None
+
+    values = policy.values(_config(entry.words, root).batch)
+    if policy.high is None:  # rows of a step, which the devices share
+        values = [rows for rows in values if rows % device_count == 0]
+    value, _ = solve(relative, values, entry.budget, f'{policy.words} with its {policy.key}')
+    return f'{policy.key}={value}'
+
+
+def _expected_share(run: Run) -> float:
+    """The relative cost of a run whose sizes are expectations: each epoch loses half a batch on average."""
+    points, batch = run.num_points, run.recipe.batch
+    sizes = [size if size == points else size - (batch - 1) / 2 for size in run.sizes]
+    return sum(sizes) / (points // batch * batch * run.recipe.epochs)
+
+
+def solve(
+    cost: Callable[[float], float | None], values: Sequence[float], budget: float, what: str
+) -> tuple[float, float]:
+    """The value whose cost is nearest to the budget, by bisection.
+
+    Args:
+      cost: of a value, relative to training on everything; monotone over `values`. None where a run is impossible (too
+        few points for a batch): cheaper than the budget.
+      values: ascending.
+      budget: the relative cost asked for.
+      what: the keyword, for the error.
+
+    Returns:
+      (value, its cost); of two equally near ones the cheaper.
+
+    Raises:
+      ValueError: the budget lies outside of what the values can cost.
+    """
+    seen: dict[float, float | None] = {}
+
+    def at(value: float) -> float:
+        if value not in seen:
+            seen[value] = cost(value)
+        found = seen[value]
+        return -1.0 if found is None else found
+
+    ordered = list(values) if at(values[0]) <= at(values[-1]) else list(reversed(values))
+    low, high = 0, len(ordered) - 1
+    while low < high:  # the first value that costs the budget or more
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(ordered[middle]) >= budget else (middle + 1, high)
+    possible = [value for value in ordered[max(low - 1, 0) : low + 1] if at(value) >= 0]
+    costs = [at(value) for value in possible]
+    if not costs or not min(costs) <= budget <= max(costs):
+        below = bool(costs) and min(costs) > budget
+        reach = f'{min(costs) if below else max(costs, default=0.0):.2%}'
+        side = 'least' if below else 'most'
+        raise ValueError(f'{what} cannot cost {budget:.2%} of training on everything; at {side} it costs {reach}')
+    return min(zip(possible, costs, strict=True), key=lambda pair: (abs(pair[1] - budget), pair[1]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a run takes.
+
+    Attributes:
+      samples: that teacher and student train on.
+      macs: multiply-accumulates of the two networks.
+      relative: these over those of the same method on every point.
+      assumed: UNIX's Computation, the same if a backward pass cost as much as a forward pass.
+    """
+
+    samples: int
+    macs: int
+    relative: float
+    assumed: float
+
+
+def cost_of(run: Run) -> Cost:
+    """The cost of a run from the sizes of its epochs and the networks' multiply-accumulates per image.
+
+    The ledger traces a step for this, which takes seconds; here each network is traced once. A method's own layers are
+    left out.
+    """
+    shape, classes = run.data.image_shape, run.data.num_classes
+    forward, both = (count(run.student_network, shape, classes) for count in (forward_macs, training_macs))
+    teacher = 0 if run.teacher_network is None else forward_macs(run.teacher_network, shape, classes)
+    counts, views = ledger.sample_counts(run), run.method.num_views
+    scored = run.recipe.batch * counts['steps'] if run.policy.scores else 0
+    samples, full = counts['processed_samples'], counts['processed_full']
+
+    def total(per_image: int, samples: int, scored: int = 0) -> int:
+        return samples * per_image * views + scored * forward
+
+    counted, assumed = teacher + both, teacher + 2 * forward
+    return Cost(
+        samples,
+        total(counted, samples + counts['samples_before'], scored),
+        total(counted, samples, scored) / total(counted, full),
+        total(assumed, samples, scored) / total(assumed, full),
+    )
+
+
+_MACS: dict[tuple, int] = {}
+
+
+def forward_macs(network: Network, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Multiply-accumulates of one image's forward pass in training."""
+    return _macs('forward', _logits, network, image_shape, num_classes)
+
+
+def training_macs(network: Network, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Multiply-accumulates of one image's forward pass and of the gradient of the parameters."""
+    return _macs('training', lambda network: jax.value_and_grad(_logits(network)), network, image_shape, num_classes)
+
+
+def _logits(network: Network) -> Callable[..., jax.Array]:
+    def total(params, rest, image):
+        outputs, _ = network.apply({'params': params, **rest}, image, True)
+        return jnp.sum(outputs.logits.astype(jnp.float32))
+
+    return total
+
+
+def _macs(
+    what: str,
+    function: Callable[[Network], Callable],
+    network: Network,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+) -> int:
+    """The count, found once for each name of a network, image size and number of classes."""
+    key = (what, network.name, tuple(image_shape), num_classes)
+    if key not in _MACS:
+        variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        rest = {name: tree for name, tree in variables.items() if name != 'params'}
+        _MACS[key] = macs.count(function(network), variables['params'], rest, image)
+    return _MACS[key]

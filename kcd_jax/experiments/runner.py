@@ -1,0 +1,405 @@
+"""Runs an experiment: folders, resumption, several processes, a time limit, and the published results."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from kcd_jax.experiments.experiment import Cell, Experiment, digest, folder_name, of_config, public, same_run
+from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
+from kcd_jax.training.loop import Diverged, Result
+
+POLL_SECONDS = 2.0
+
+format_seconds = tqdm.format_interval
+
+
+class OutOfTime(Exception):
+    """The time limit was reached; what was running is saved."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+    """One training: a cell with a seed.
+
+    Attributes:
+      cell: of the experiment.
+      seed: of the run.
+      folder: of the run.
+      teacher: folder of the teacher that is trained first, if there is one.
+      result: the JSON file that says that it is done; None where only `folder` does.
+    """
+
+    cell: Cell
+    seed: int
+    folder: pathlib.Path
+    teacher: pathlib.Path
+    result: pathlib.Path | None = None
+
+    @property
+    def name(self) -> str:
+        """'KC-KD on vgg13-vgg8, seed 2'."""
+        return f'{self.cell.name}, seed {self.seed}'
+
+
+def in_workdir(experiment: Experiment, workdir: str | os.PathLike[str]) -> list[Task]:
+    """The trainings of a command: <workdir>/<name>/trial_<i>, seed by seed, and <workdir>/teacher."""
+    root = pathlib.Path(workdir)
+    folders: dict[str, pathlib.Path] = {}
+    tasks = []
+    for trial, seed in enumerate(experiment.seeds):
+        for cell in experiment.cells:
+            taught_by = cell.describe()['teacher']
+            teacher = root / 'teacher'
+            if taught_by and 'run' in taught_by:  # a variant may have another teacher
+                folders.setdefault(
+                    digest(taught_by['run']), root / ('teacher' if not folders else f'teacher_{len(folders)}')
+                )
+                teacher = folders[digest(taught_by['run'])]
+            tasks.append(Task(cell, seed, root / cell.label / f'trial_{trial}', teacher))
+    return tasks
+
+
+def by_content(experiment: Experiment, workdir: str | os.PathLike[str], results: str | os.PathLike[str]) -> list[Task]:
+    """The trainings of a sweep, seed by seed, in folders named after the runs, so that equal runs are shared."""
+    root, published = pathlib.Path(workdir), pathlib.Path(results) / experiment.name
+    folders: dict[tuple[str, str], str] = {}
+    teachers: dict[Cell, pathlib.Path] = {}
+    for cell in experiment.cells:
+        description = cell.describe()
+        if cell.reuse is not None:
+            description['policy']['run'] = folders[cell.reuse.label, cell.reuse.column]
+        folders[cell.label, cell.column] = folder_name(description)
+        taught_by = (description['teacher'] or {}).get('run')
+        teachers[cell] = root / 'teachers'
+        if taught_by:
+            teachers[cell] /= pathlib.Path(folder_name(taught_by)) / f'seed_{taught_by["seed"]}'
+    return [
+        Task(
+            cell,
+            seed,
+            root / folders[cell.label, cell.column] / f'seed_{seed}',
+            teachers[cell],
+            published / f'{cell.slug}_{seed}.json',
+        )
+        for seed in experiment.seeds
+        for cell in experiment.cells
+    ]
+
+
+class Runner:
+    """An experiment in progress."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        tasks: list[Task],
+        *,
+        start: float | None = None,
+        minutes: float = 0.0,
+        jobs: int = 1,
+        shared: bool = False,
+        dry: bool = False,
+    ):
+        """Runs nothing yet.
+
+        Args:
+          experiment: what to run.
+          tasks: its trainings, of `in_workdir` or `by_content`.
+          start: when the command started, by `time.monotonic`.
+          minutes: time limit; 0 is none.
+          jobs: processes that share the trainings.
+          shared: whether other processes may work on the same folders: a training that another one has is skipped.
+          dry: nothing is written.
+        """
+        self.experiment, self.tasks, self.jobs, self.shared, self.dry = experiment, tasks, jobs, shared, dry
+        self.start = time.monotonic() if start is None else start
+        self.deadline = self.start + 60 * minutes if minutes else None
+        self.stopped = 0  # the signal that came between two runs
+        self.done: dict[Task, dict[str, Any]] = {}
+        self.results: list[Result] = []
+        self.failures: list[str] = []
+        self._took: dict[str, list[float]] = {}
+        self._others: list[dict[str, Any]] | None = None
+        self._descriptions: dict[Cell, dict[str, Any]] = {}
+
+    # -- results --------------------------------------------------------------------------------------------------
+
+    def missing(self) -> list[Task]:
+        """The trainings that have not finished; finished ones that were not published yet are published."""
+        found = []
+        for task in self.tasks:
+            if task not in self.done:
+                summary = None if task.result is None else self._stored(task)
+                if summary is None:
+                    found.append(task)
+                else:
+                    self.done[task] = summary
+        return found
+
+    def _describe(self, cell: Cell) -> dict[str, Any]:
+        if cell not in self._descriptions:
+            self._descriptions[cell] = cell.describe()
+        return self._descriptions[cell]
+
+    def _stored(self, task: Task) -> dict[str, Any] | None:
+        """The published result of a training: its own, that of its folder, or that of an equal run elsewhere.
+
+        Raises:
+          ValueError: its file holds another run.
+        """
+        summary = files.read_json(task.result)
+        wanted, card = self._describe(task.cell), self.experiment.card(task.cell)
+        if summary is not None:
+            if not same_run(summary['run'], wanted):
+                raise ValueError(
+                    f'{task.result} holds another run than {task.name} is now; move it away, or give another --results'
+                )
+            if summary['cell'] != card:  # the table was renamed, or compares with other rows now
+                summary['cell'] = card
+                self._write(task.result, summary)
+            return summary
+        summary = runlog.read_summary(task.folder) or self._elsewhere(task)
+        return None if summary is None else self._publish(task, summary)
+
+    def _elsewhere(self, task: Task) -> dict[str, Any] | None:
+        """The same run among the results of other experiments. A run that starts from another one is not shared."""
+        if task.cell.reuse is not None:
+            return None
+        if self._others is None:
+            here = task.result.parent
+            paths = [path for path in sorted(here.parent.glob('*/*.json')) if path.parent != here]
+            self._others = [found for found in map(files.read_json, paths) if isinstance(found, dict)]
+        wanted = self._describe(task.cell)
+        for summary in self._others:
+            run = summary.get('run')
+            if summary.get('seed') == task.seed and isinstance(run, dict) and same_run(run, wanted):
+                return summary
+        return None
+
+    def _publish(self, task: Task, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes the result of a training and of its teacher's, without the places of this machine."""
+        words = f'{task.cell.words}{"," if ":" in task.cell.words else ":"}seed={task.seed}'
+        result = public(summary) | {
+            'cell': self.experiment.card(task.cell),
+            'command': shlex.join(['python', '-m', 'kcd_jax.main', f'--config={words}']),
+        }
+        reuse = task.cell.reuse
+        if reuse is not None:
+            result['run']['policy']['run'] = f'<{reuse.label}@{reuse.column}>' if reuse.column else f'<{reuse.label}>'
+        self._write(task.result, result)
+        taught = runlog.read_summary(task.teacher) if result['teacher'] else None
+        if taught is not None:
+            card = {**result['cell'], 'label': 'Teacher', 'place': -1}
+            path = task.result.with_name(f'teacher_{taught["student"]}_{taught["seed"]}.json')
+            self._write(path, {**public(taught), 'cell': card})
+        return result
+
+    def _write(self, path: pathlib.Path, summary: Mapping[str, Any]) -> None:
+        if not self.dry:
+            files.write_text(path, files.dumps(summary, indent=1) + '\n')
+
+    # -- work -----------------------------------------------------------------------------------------------------
+
+    def work(self, mesh: sharding.Mesh) -> int:
+        """Trains what is missing, one run after the other; returns the exit code.
+
+        A run whose loss is not finite leaves the others alone; the exit code is then that of a divergence.
+
+        Raises:
+          OutOfTime: the time limit was reached.
+          distributed.Stopped: a signal came; the state is saved.
+          ValueError: bad input.
+        """
+        with self._listening():
+            waiting = self._waiting()
+            while waiting:
+                ran = False
+                for task in waiting:
+                    if task.result is not None and runlog.read_summary(task.folder) is not None:
+                        continue  # another process was faster
+                    if self._source(task) is not None and runlog.read_summary(self._source(task).folder) is None:
+                        continue
+                    self._refuse_to_start()
+                    try:
+                        self._run(task, mesh)
+                        ran = True
+                    except runlog.Busy:
+                        if not self.shared:
+                            raise
+                waiting = self._waiting()
+                if waiting and not ran:
+                    self._refuse_to_start()
+                    time.sleep(POLL_SECONDS)
+        return exitcodes.DIVERGED if self.failures else exitcodes.OK
+
+    def _waiting(self) -> list[Task]:
+        """The missing trainings that have not failed, and before them the ones that they start from."""
+        missing = [task for task in self.missing() if task.name not in self.failures]
+        sources = [self._source(task) for task in missing]
+        first = [source for source in sources if source and runlog.read_summary(source.folder) is None]
+        return [
+            task for task in dict.fromkeys([*first, *missing]) if task.name not in self.failures and self._can(task)
+        ]
+
+    def _can(self, task: Task) -> bool:
+        source = self._source(task)
+        return source is None or source.name not in self.failures
+
+    def _source(self, task: Task) -> Task | None:
+        """The training that a training starts from."""
+        reuse = task.cell.reuse
+        if reuse is None:
+            return None
+        wanted = (reuse.label, reuse.column, task.seed)
+        return next(other for other in self.tasks if (other.cell.label, other.cell.column, other.seed) == wanted)
+
+    def _run(self, task: Task, mesh: sharding.Mesh) -> None:
+        """Trains one run, publishes it and reports how far the experiment is."""
+        source = self._source(task)
+        several = len(self.tasks) > 1
+        console.say(f'{task.cell.name}: {task.cell.line}, seed {task.seed}')
+        try:
+            run = task.cell.resolved(task.seed, source and source.folder)
+            with console.quiet() if task.result is not None else contextlib.nullcontext():
+                result = run.train(task.folder, teacher_dir=task.teacher, mesh=mesh)
+        except Diverged as error:
+            self.failures.append(task.name)
+            if distributed.is_first():
+                print(f'error: {task.name}: {error}' if several else f'error: {error}', file=sys.stderr, flush=True)
+            return
+        except distributed.Stopped:
+            if self._out_of_time():
+                raise OutOfTime from None
+            raise
+        except (runlog.Busy, distributed.Agreed):
+            raise
+        except ValueError as error:
+            raise ValueError(f'{task.cell.name}: {error}' if several else str(error)) from error
+        self.results.append(result)
+        self.done[task] = result.summary if task.result is None else self._publish(task, result.summary)
+        took = result.summary['seconds']['total']
+        self._took.setdefault(task.cell.name, []).append(took)
+        if task.result is not None:
+            console.say(f'{self.standing()}: {task.name}, {100 * result.accuracy:.2f} % in {took:.1f} s')
+
+    def _out_of_time(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _refuse_to_start(self) -> None:
+        """Raises OutOfTime or Stopped when the time was over, or a signal came, between two runs."""
+        if self._out_of_time():
+            raise OutOfTime
+        if self.stopped:
+            raise distributed.Stopped(self.stopped, 0)
+
+    def standing(self) -> str:
+        """'12 of 40 runs, 1:20 gone, 3:10 left'."""
+        missing = self.missing()
+        gone = time.monotonic() - self.start
+        text = f'{len(self.tasks) - len(missing)} of {len(self.tasks)} runs, {format_seconds(gone)} gone'
+        if not missing or not self._took:
+            return text
+        of_cell = {cell: sum(runs) / len(runs) for cell, runs in self._took.items()}
+        usual = sum(of_cell.values()) / len(of_cell)
+        left = sum(of_cell.get(task.cell.name, usual) for task in missing) / self.jobs
+        return f'{text}, {format_seconds(left)} left'
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """SIGTERM between two runs stops there (a run in progress listens itself); the deadline sends one.
+
+        Where JAX's runtime connects the processes it handles SIGTERM, and there is no deadline.
+        """
+        if distributed.is_connected() or (self.deadline is None and not self.shared):
+            yield
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            del frame
+            self.stopped = number
+
+        previous = signal.signal(signal.SIGTERM, stop)
+        ring = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
+        try:
+            if self.deadline is not None:
+                # Repeated, because it may ring between two runs, and the next one listens afresh.
+                signal.setitimer(signal.ITIMER_REAL, max(self.deadline - time.monotonic(), 0.001), 1.0)
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, ring)
+            signal.signal(signal.SIGTERM, previous)
+
+
+def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Copies the summaries under `folder` to <results>/<run>_<seed>.json, without the places of this machine.
+
+    A file of another run stays: the new one's name then ends with a digest of its settings.
+
+    Returns:
+      The files.
+    """
+    paths: list[pathlib.Path] = []
+    for path in sorted(folder.rglob(runlog.SUMMARY)):
+        summary = public(files.read_json(path))
+        target = pathlib.Path(results) / f'{summary["name"]}_{summary["seed"]}.json'
+        stored = files.read_json(target)
+        if stored is not None and not same_run(stored.get('run', {}), summary['run']):
+            target = target.with_name(f'{target.stem}_{digest(summary["run"])}.json')
+        files.write_text(target, files.dumps(summary, indent=1) + '\n')
+        paths.append(target)
+    return paths
+
+
+def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.Mesh | None = None) -> list[Result]:
+    """Runs the experiment of a config, as the command `train` does, and prints its table (for notebooks and tests).
+
+    Args:
+      config: from `config.load`.
+      workdir: holds <name>/trial_<i> and teacher; runs that have finished there are read back.
+      mesh: of devices; all of them by default.
+
+    Returns:
+      The finished runs, seed by seed.
+    """
+    mesh = mesh or sharding.make_mesh()
+    experiment = of_config(config)
+    for cell in experiment.cells:
+        cell.run.check(mesh.size)
+    runner = Runner(experiment, in_workdir(experiment, workdir))
+    runner.work(mesh)
+    finish(runner, pathlib.Path(workdir))
+    return runner.results
+
+
+def finish(runner: Runner, workdir: pathlib.Path) -> None:
+    """Prints the table of the finished runs, and writes report.html for each of them and for all together."""
+    from kcd_jax.report import report, tables  # matplotlib takes a second
+
+    reference = runner.experiment.references[0]
+    found = tables.experiment_tables(tables.collect([workdir]), reference)
+    console.say('\n\n'.join(table.to_text() for table in found))
+    dataset = runner.experiment.cells[0].run.data
+    pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
+    try:
+        for result in runner.results:
+            if not (result.workdir / report.NAME).exists():
+                report.write(result.workdir, **pictures)
+        console.say(f'report: {report.write(workdir, **pictures, reference=reference)}')
+    except OSError as error:
+        raise OSError(
+            f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '
+            'make room and start the same command again'
+        ) from error
