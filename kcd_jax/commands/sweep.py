@@ -201,17 +201,17 @@ def _left(runner: Runner, costs: dict[str, Cost | None]) -> str:
 
 def finish(runner: Runner) -> None:
     """Prints the tables of what has finished, and writes them next to the results."""
-    from kcd_jax.report import comparison, sweeps, tables
+    from kcd_jax.report import paper_results, tables
     from kcd_jax.runtime import files
 
     runner.missing()
     experiment, folder = runner.experiment, runner.tasks[0].result.parent
     if experiment.paper:
         summaries = list(runner.done.values())
-        found = [comparison.paper_table(experiment.paper, summaries, only_ours=bool(summaries))]
+        found = [paper_results.paper_table(experiment.paper, summaries, only_ours=bool(summaries))]
     else:
         summaries = tables.collect([folder]) if folder.is_dir() else []
-        found = sweeps.sweep_tables(summaries, [experiment.card(cell) for cell in experiment.cells])
+        found = tables.tables(summaries, expected=[experiment.card(cell) for cell in experiment.cells])
     print('\n' + '\n\n'.join(table.to_text() for table in found), flush=True)
     files.write_text(folder / 'table.md', '\n'.join(table.to_markdown() for table in found))
     files.write_text(folder / 'table.csv', '\n'.join(table.to_csv() for table in found))

@@ -414,7 +414,7 @@ def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mappi
     if method.phases is None and not any(weights[part] for part in ('gamma', 'alpha', 'beta')):
         raise ValueError('weights.gamma, weights.alpha and weights.beta are all 0: nothing would be trained')
     teacher: Teacher | Run | None = None
-    if method.needs_teacher or config.weights.alpha > 0:
+    if method.needs or policy.needs or config.weights.alpha > 0:
         teacher = _teacher(config, recipe, dataset, load, teacher_optim)
     return Run(
         student=config.student.name,

@@ -386,18 +386,18 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.M
 
 def finish(runner: Runner, workdir: pathlib.Path) -> None:
     """Prints the table of the finished runs, and writes report.html for each of them and for all together."""
-    from kcd_jax.report import report, tables  # matplotlib takes a second
+    from kcd_jax.report import page, tables  # matplotlib takes a second
 
     reference = runner.experiment.references[0]
-    found = tables.experiment_tables(tables.collect([workdir]), reference)
+    found = tables.tables(tables.collect([workdir]), reference)
     console.say('\n\n'.join(table.to_text() for table in found))
     dataset = runner.experiment.cells[0].run.data
     pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
     try:
         for result in runner.results:
-            if not (result.workdir / report.NAME).exists():
-                report.write(result.workdir, **pictures)
-        console.say(f'report: {report.write(workdir, **pictures, reference=reference)}')
+            if not (result.workdir / page.NAME).exists():
+                page.write(result.workdir, **pictures)
+        console.say(f'report: {page.write(workdir, **pictures, reference=reference)}')
     except OSError as error:
         raise OSError(
             f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '

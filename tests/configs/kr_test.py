@@ -9,9 +9,9 @@ import sys
 import numpy as np
 import pytest
 
-from kcd_jax.experiments import experiment
+from kcd_jax.experiments import config as grammar
+from kcd_jax.experiments import runner
 from kcd_jax.report import paper_results
-from kcd_jax.training import check, train
 
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ('student', 'fitnet', 'fsp', 'nst', 'kdgan', 'kr', 'kr-dense', 'kr+kdgan')
@@ -35,10 +35,10 @@ def cifar10(tmp_path, monkeypatch):
 
 
 def test_the_recipe_is_the_papers():
-    config = experiment.load_config(f'{ROOT}/configs/kr.py')
+    config = grammar.load(f'{ROOT}/configs/kr.py')
     # 64,000 iterations at batch 128 of 50,000 images; the rates fall after 30,000 and 48,000.
     assert config.epochs == round(64_000 / (50_000 // 128))
-    main = check.main_optimiser(config, config.epochs)
+    main = grammar.recipe_of(config).optim.optimiser(config.epochs)
     steps = np.array([main.lr(epoch) for epoch in range(config.epochs)])
     falls = np.flatnonzero(np.diff(steps)) + 1
     np.testing.assert_allclose(falls * (50_000 // 128), [30_000, 48_000], atol=390)
@@ -49,38 +49,38 @@ def test_the_recipe_is_the_papers():
 
 def test_the_rate_does_not_depend_on_the_pair_and_can_be_said():
     for words, rate in (('resnet32-resnet14_kr,dataset=cifar100', 0.1), ('lr=0.05', 0.05), ('optim.lr=0.02', 0.02)):
-        assert experiment.load_config(f'{ROOT}/configs/kr.py:{words}').optim.lr == rate
+        assert grammar.load(f'{ROOT}/configs/kr.py:{words}').optim.lr == rate
 
 
 def test_weights_are_the_posteriors_unless_they_are_said():
     def weights(words):
-        config = experiment.load_config(f'{ROOT}/configs/{words}')
+        config = grammar.load(f'{ROOT}/configs/{words}')
         return {key: config.weights[key] for key in ('gamma', 'alpha', 'beta')}
 
     assert weights('kr.py') == {'gamma': 0.1, 'alpha': 0.9, 'beta': 0.0}
     assert weights('kr.py:posterior=nst') == {'gamma': 1.0, 'alpha': 0.0, 'beta': 50.0}
     assert weights('kr.py:beta=20.0,method.posterior=nst') == {'gamma': 1.0, 'alpha': 0.0, 'beta': 20.0}
     assert weights('cifar100_kd.py:resnet56-resnet20,method=kr,posterior=reviewkd')['beta'] == 0.6
-    config = experiment.load_config(f'{ROOT}/configs/kr.py')
-    found = experiment.variant(config, 'kr+kdgan')
+    config = grammar.load(f'{ROOT}/configs/kr.py')
+    found = grammar.variant(config, 'kr+kdgan')
     assert found.method.posterior == 'kdgan' and found.weights.beta == 1.0 and found.student.name == 'resnet8_kr'
-    assert experiment.variant(config, 'nst').student.name == 'resnet8'
+    assert grammar.variant(config, 'nst').student.name == 'resnet8'
 
 
 def test_a_posterior_that_would_not_count_is_refused(tiny_networks, cifar10, tmp_path):
-    config = experiment.load_config(f'{ROOT}/configs/kr.py:tiny_teacher-tiny,batch=16')
+    config = grammar.load(f'{ROOT}/configs/kr.py:tiny_teacher-tiny,batch=16')
     config.data.dir, config.method.posterior = str(cifar10), 'nst'
     with pytest.raises(ValueError, match='posterior nst counts with weights.beta, which is 0; give posterior=nst in'):
-        train.train(config, tmp_path / 'run')
+        grammar.run_of(config).train(tmp_path / 'run')
 
 
 @pytest.mark.slow
 def test_every_row_of_the_table_runs_and_appears_in_it(tiny_networks, cifar10, tmp_path, capsys):
     words = f'tiny_teacher-tiny,compare=({",".join(NAMES)}),epochs=2,teacher.epochs=12,batch=16,teacher.batch=16'
-    config = experiment.load_config(f'{ROOT}/configs/kr.py:{words}')
+    config = grammar.load(f'{ROOT}/configs/kr.py:{words}')
     config.data.dir = str(cifar10)
     config.variants.fsp.student.name = 'tiny_teacher'  # FSP's student is as wide as its teacher
-    results = experiment.run(config, tmp_path / 'runs')
+    results = runner.run(config, tmp_path / 'runs')
     assert tuple(result.name for result in results) == NAMES
     assert 'kr+kdgan' in capsys.readouterr().out
     summaries = []

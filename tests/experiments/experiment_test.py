@@ -1,135 +1,136 @@
-"""Compared runs and trials: one teacher, one table, finished runs reused."""
+"""Compared runs and trials: one teacher, one table, finished runs read back, results that overwrite nothing."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-import shlex
 
 import pytest
 from ml_collections import ConfigDict
 
-from kcd_jax.experiments import experiment
-from kcd_jax.training import train
+from kcd_jax.experiments import config as grammar
+from kcd_jax.experiments import experiment, runner
+from kcd_jax.runtime import files
+from kcd_jax.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def config(tiny_networks):
-    config = experiment.load_config(
-        f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,compare=(student,kd,kcd),trials=2'
-    )
+    config = grammar.load(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,compare=(student,kd,kcd),trials=2')
     config.checkpoint.seconds = 1e9
     return config
 
 
-def test_an_experiment_runs_every_name_in_every_trial_and_ends_with_a_table(config, tmp_path, capsys, monkeypatch):
-    results = experiment.run(config, tmp_path / 'all')
+def test_an_experiment_runs_every_name_for_every_seed_and_ends_with_a_table(config, tmp_path, capsys, monkeypatch):
+    results = runner.run(config, tmp_path / 'all')
     assert [(result.name, result.summary['seed']) for result in results] == [
         (name, seed) for seed in (0, 1) for name in ('student', 'kd', 'kcd')
     ]
+    assert {result.workdir.relative_to(tmp_path).as_posix() for result in results} == {
+        f'all/{name}/trial_{trial}' for trial in (0, 1) for name in ('student', 'kd', 'kcd')
+    }
     teachers = {result.summary['teacher']['accuracy'] for result in results if result.summary['teacher']}
     assert len(teachers) == 1
     said = capsys.readouterr().out
-    for word in ('Teacher', 'Student alone', 'KC-KD', '+-', 'vs KD', 'condensation 3/3 after epoch 5: kept 210 of 300'):
+    assert said.startswith('student: method none, policy none, tiny on digits, seed 0\n')
+    assert 'kcd: method kd, policy kcd, tiny_teacher -> tiny on digits, seed 1\n' in said
+    for word in ('Teacher', 'Student alone', 'KC-KD', 'vs KD', 'condensation 3/3 after epoch 5: kept 210 of 300'):
         assert word in said, word
     assert (tmp_path / 'all' / 'report.html').stat().st_size > 10_000
 
-    # The same command again trains nothing, and says the same.
-    monkeypatch.setattr(train.Loop, '__init__', lambda *args, **kwargs: pytest.fail('a finished run was run again'))
-    again = experiment.run(config, tmp_path / 'all')
-    assert [result.summary['accuracy'] for result in again] == [result.summary['accuracy'] for result in results]
-
-
-def test_policies_share_initialisation_and_data_order(config, tmp_path):
-    """Both train on all points first: KD and KC-KD of a seed are the same run until the first condensation."""
-    results = experiment.run(config, tmp_path / 'all')
+    # KD and KC-KD of a seed train on all points first: they are the same run until the first condensation.
     first = {}
     for result in results:
-        lines = (result.workdir / 'metrics.jsonl').read_text().splitlines()
-        records = [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in (result.workdir / 'metrics.jsonl').read_text().splitlines()]
         epoch = next(record for record in records if record['kind'] == 'train')
         first[result.name, result.summary['seed']] = (epoch['loss'], epoch['entropy'])
-    for seed in (0, 1):
-        assert first['kd', seed] == first['kcd', seed] != first['student', seed]
+    assert all(first['kd', seed] == first['kcd', seed] != first['student', seed] for seed in (0, 1))
     assert first['kd', 0] != first['kd', 1]
+
+    # The same command again trains nothing, and prints the same.
+    monkeypatch.setattr(loop.Trainer, '__init__', lambda *args, **kwargs: pytest.fail('a finished run was run again'))
+    again = runner.run(config, tmp_path / 'all')
+    assert [result.accuracy for result in again] == [result.accuracy for result in results]
+
+    # Results carry no place of the machine; another experiment with the same names overwrites none of them.
+    published = runner.publish(tmp_path / 'all', tmp_path / 'results')
+    assert {path.name for path in published} == {
+        'teacher_1000.json',
+        *(f'{name}_{seed}.json' for name in ('student', 'kd', 'kcd') for seed in (0, 1)),
+    }
+    assert not any(str(tmp_path) in path.read_text() for path in published)
+    assert files.read_json(tmp_path / 'results' / 'kd_0.json')['accuracy'] == results[1].accuracy
+    assert runner.publish(tmp_path / 'all', tmp_path / 'results') == published
+    for path in (tmp_path / 'all').rglob('summary.json'):
+        summary = files.read_json(path)
+        summary['run']['recipe']['epochs'] = 7
+        path.write_text(json.dumps({**summary, 'accuracy': 0.125}))
+    other = runner.publish(tmp_path / 'all', tmp_path / 'results')
+    assert not set(other) & set(published) and len(set(other)) == len(published)
+    assert files.read_json(tmp_path / 'results' / 'kd_0.json')['accuracy'] == results[1].accuracy
+    assert all(files.read_json(path)['accuracy'] == 0.125 for path in other)
 
 
 def test_a_mistake_in_the_last_compared_run_is_found_before_the_first_trains(config, tmp_path):
     config.policy.stages = 4
     with pytest.raises(ValueError, match='4 stages do not divide 6 epochs'):
-        experiment.run(config, tmp_path / 'all')
+        runner.run(config, tmp_path / 'all')
     assert not (tmp_path / 'all').exists()
 
 
-@pytest.mark.parametrize('preset', ['paper', 'reference'])
-def test_random_has_the_size_of_kcd_at_every_stage(config, preset):
-    from kcd_jax import policies
-
-    config.policy.preset = preset
-    kcd, random = (experiment.variant(config, name).policy for name in ('kcd', 'random'))
-    sizes = []
-    for section in (kcd, random):
-        keywords = {key: value for key, value in section.items() if key != 'name'}
-        sizes.append(policies.get(section.name).make(**keywords).keep_counts(50_000, 240))
-    assert sizes[0] == sizes[1]
-
-
-def test_a_variant_is_a_run_with_parts_of_its_config_replaced(config, tmp_path, capsys):
-    before = experiment.identity(config)
+def test_variants_are_runs_with_their_own_names_and_one_teacher(config):
     config.variants = ConfigDict(
         {
-            'kd+sp': {'run': 'sp', 'weights': {'alpha': 0.5}, 'method': {'group': 10}},
-            'student-wide': {'run': 'student', 'student': {'name': 'tiny_teacher'}},
+            'kd+sp': {'run': 'sp', 'weights': {'alpha': 0.5}},
+            'kd-adam': {'run': 'kd', 'optim': {'name': 'adam', 'lr': 0.001}},
+            'kd-other': {'run': 'kd', 'teacher': {'epochs': 9}},
         }
     )
-    both = experiment.variant(config, 'kd+sp')
-    assert (both.method.name, both.method.group, both.policy.name) == ('sp', 10, 'none')
-    assert both.weights.to_dict() == {'gamma': 1.0, 'alpha': 0.5, 'beta': 3000.0, 'temperature': 4.0}
-    assert 'variants' not in both and 'reference' not in both
-    assert experiment.identity(config) == before  # the folder does not depend on what is compared
-
-    config.compare, config.reference = ('student', 'kd', 'kd+sp', 'student-wide'), 'student'
-    config.trials, config.epochs = 1, 3
-    results = experiment.run(config, tmp_path / 'all')
-    assert [result.name for result in results] == list(config.compare)
-    assert [result.summary['name'] for result in results] == list(config.compare)
-    said = capsys.readouterr().out
-    assert 'digits: tiny_teacher -> tiny, 3 epochs' in said and 'digits: tiny_teacher, 3 epochs' in said
-    assert 'kd+sp  ' in said and 'vs Student alone' in ' '.join(said.split())
+    config.compare, config.reference = ('student', 'kd', 'kd+sp', 'kd-adam', 'kd-other'), 'student'
+    found = experiment.of_config(config)
+    assert [cell.label for cell in found.cells] == list(config.compare) == [cell.run.name for cell in found.cells]
+    assert found.references == ('student',) and found.seeds == (0, 1)
+    by_label = {cell.label: cell.run for cell in found.cells}
+    assert by_label['kd-adam'].recipe.optim.name == 'adam'
+    assert by_label['kd-adam'].teacher.describe() == by_label['kd'].teacher.describe(), (
+        'the optimiser is the student only'
+    )
+    tasks = runner.in_workdir(found, 'w')
+    folders = {task.cell.label: task.teacher.as_posix() for task in tasks if task.cell.label != 'student'}
+    assert folders == {'kd': 'w/teacher', 'kd+sp': 'w/teacher', 'kd-adam': 'w/teacher', 'kd-other': 'w/teacher_1'}
 
 
-def test_a_variant_that_cannot_be_is_refused_in_a_line(config):
-    config.variants = ConfigDict({'more': {'run': 'kd', 'weight': {'alpha': 2.0}}, 'wrong': {'run': 'kdd'}})
-    with pytest.raises(ValueError, match="variant 'more': .*weight"):
-        experiment.variant(config, 'more')
-    with pytest.raises(ValueError, match=r"unknown run in compare 'kdd' \(did you mean 'kd'\?\)"):
-        experiment.variant(config, 'wrong')
-    with pytest.raises(ValueError, match=r"unknown run in compare 'moor' \(did you mean 'more'\?\)"):
-        experiment.variant(config, 'moor')
+@pytest.mark.parametrize(
+    ('words', 'says'),
+    [
+        ('compare=(kd,kd)', 'compare names kd twice'),
+        ('compare=(kd,kcdd)', "kcdd: unknown run in compare 'kcdd'.*did you mean 'kcd'"),
+        ('trials=0', 'trials is 0'),
+        ('seed=9223372036854775807,trials=2', 'beyond'),
+    ],
+)
+def test_what_cannot_be_an_experiment_is_refused(tiny_networks, words, says):
+    with pytest.raises(ValueError, match=says):
+        experiment.of_config(grammar.load(f'{ROOT}/configs/digits_kd.py:tiny_teacher-tiny,{words}'))
 
 
-def test_no_trials_are_refused(config, tmp_path):
-    config.trials = 0
-    with pytest.raises(ValueError, match='trials is 0'):
-        experiment.run(config, tmp_path)
+def test_the_same_run(tiny_networks):
+    def described(words=''):
+        run = grammar.run_of(grammar.load(f'{ROOT}/configs/digits_kd.py:tiny_teacher-tiny,policy=kcd{words}'))
+        return json.loads(files.dumps(run.describe()))
 
-
-def test_published_results_carry_no_place_of_the_machine(config, tmp_path):
-    config.compare, config.trials = ('student',), 1
-    experiment.run(config, tmp_path / 'all')
-    (path,) = experiment.publish(tmp_path / 'all', tmp_path / 'results')
-    assert path.name == 'student_0.json'
-    published = json.loads(path.read_text())
-    assert published['accuracy'] == json.loads((tmp_path / 'all/student/trial_0/summary.json').read_text())['accuracy']
-    assert str(tmp_path) not in path.read_text()
-
-
-def test_a_command_is_what_somebody_else_would_type():
-    from kcd_jax.runtime import environment
-
-    argv = ['/somewhere/kcd_jax/main.py', '--config=configs/digits_kd.py:drops=(0.5,0.7)', '--workdir=/somewhere/else']
-    expected = "python -m kcd_jax.main '--config=configs/digits_kd.py:drops=(0.5,0.7)'"
-    assert environment.command(argv) == expected
-    assert environment.command(shlex.split(expected)) == expected
+    one = described()
+    assert experiment.same_run(one, described(',seed=3'))
+    assert experiment.same_run({**one, 'data': {**one['data'], 'dir': '/there'}}, one)
+    assert experiment.same_run({key: value for key, value in one.items() if key != 'weights'}, one), (
+        'of a later version'
+    )
+    assert not experiment.same_run(one, described(',ratio=0.5'))
+    assert not experiment.same_run(one, described(',teacher.epochs=3'))
+    other_points = {**one, 'data': {**one['data'], 'identity': 'another content'}}
+    assert not experiment.same_run(one, other_points)
+    assert experiment.same_run(one, {**one, 'data': {**one['data'], 'identity': ''}}), 'shapes have no content'
+    names = [experiment.folder_name(described(words)) for words in ('', ',seed=3', ',ratio=0.5')]
+    assert names[0] == names[1] != names[2] and names[0].startswith('digits-tiny_teacher-tiny-kd-kcd-')

@@ -46,14 +46,14 @@ def markdown(content: Mapping) -> str:
 
 def config_for(method: str, policy: str, source: pathlib.Path):
     """The config of a pair, through the grammar of the command line. source: a finished KC-KD run, for `reuse`."""
-    from kcd_jax.experiments import experiment
+    from kcd_jax.experiments import config as grammar
 
     settings = {**SETTINGS, 'reuse': f'policy.run={source}'}
     words = ['quicktest', PAIRS.get(method, 'tiny_teacher-tiny'), f'method={method}', f'policy={policy}']
     words += [settings[policy]] if policy in settings else []
     # 'short' and 'infobatch' have no stages; quicktest sets them where there are some.
     words += ['epochs=2', 'num_points=120', 'checkpoint.seconds=1e9', 'eval_every=2']
-    return experiment.load_config(f'{ROOT}/configs/digits_kd.py:{",".join(words)}')
+    return grammar.load(f'{ROOT}/configs/digits_kd.py:{",".join(words)}')
 
 
 def cut_and_resume(config, folder: pathlib.Path, teacher: pathlib.Path) -> None:
