@@ -64,14 +64,14 @@ def show(path: pathlib.Path) -> str:
 
 def measure(options: argparse.Namespace) -> None:
     """Prints the rows of the wanted groups as they are measured."""
-    from kcd_jax import main as program
     from kcd_jax import plugins
+    from kcd_jax.commands import launch
 
     wanted = options.rows.split(',') if options.rows else list(GROUPS)
     for name in wanted:
         if name not in GROUPS:
             raise ValueError(plugins.unknown('group of rows', name, list(GROUPS)))
-    program.prepare_jax(0, False)
+    launch.prepare_jax()
     import importlib
 
     import jax

@@ -108,9 +108,9 @@ def measure(num_points: int, folder: pathlib.Path) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-    from kcd_jax import main
+    from kcd_jax.commands import launch
 
-    main.prepare_jax(1, False)
+    launch.prepare_jax(1)
     root = pathlib.Path(sys.argv[2])
     measure(WARM_UP_POINTS, root / 'warm_up')  # compiles and loads what does not depend on the number of points
     print(json.dumps(measure(int(sys.argv[1]), root / 'measured')))

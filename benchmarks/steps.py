@@ -28,8 +28,8 @@ _MATRIX = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
 # What a run does up to its first step: imports, the config, 50,000 images in memory, a teacher, the state, compilation.
 FIRST_STEP = """
 import time
-from kcd_jax import main
-main.prepare_jax(0, False)
+from kcd_jax.commands import launch
+launch.prepare_jax(0)
 from benchmarks.timed_run import timed_run
 timed_run({pair!r}, 50_000, policy='kcd').step()
 print(time.time())

@@ -40,6 +40,6 @@ def test_what_others_rely_on_has_examples():
         'policies': ('get',),
         'networks': ('get',),
         'data': ('load',),
-        'experiment': ('load_config',),
+        'experiments.config': ('load',),
     }
     assert {f'{module}.{name}' for module, names in surface.items() for name in names} <= found

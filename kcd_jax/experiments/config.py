@@ -400,14 +400,17 @@ def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mappi
     """The run that a config describes.
 
     Args:
-      config: of one run; `compare`, `variants` and `trials` are for `experiment.of_config`.
+      config: of one run, without `compare` and `trials`, which are for `experiment.of_config`.
       load: how the data is loaded; `shapes` for costs without the data.
       teacher_optim: optimiser of a teacher that is trained first; default: the student's, with the teacher's lr.
 
     Raises:
-      ValueError: a value out of its range, a missing file, an unknown name; one line.
+      ValueError: a value out of its range, a missing file, an unknown name, several runs; one line.
     """
     schema.check_config(config.to_dict())
+    if config.compare or config.trials > 1:
+        what = f'compares {", ".join(map(str, config.compare))}' if config.compare else f'has {config.trials} trials'
+        raise ValueError(f'the config {what}; name one run, e.g. FILE:method=kd,policy=none, or use the command train')
     recipe, dataset = recipe_of(config), load(config)
     method, policy = (_made(config[kind], kind) for kind in ('method', 'policy'))
     weights = config.weights.to_dict()

@@ -393,10 +393,6 @@ class Run:
         """
         from kcd_jax.experiments import config  # a config is one way to build a run
 
-        if not hasattr(config, 'run_of'):  # TEMPORARY, until the grammar builds runs
-            from kcd_jax.experiments import bridge
-
-            return bridge.run_of(config.load(path))
         return config.run_of(config.load(path))
 
 

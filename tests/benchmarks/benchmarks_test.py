@@ -70,7 +70,7 @@ def test_bad_input_is_one_line(flags, says, capsys):
 
 def test_rows_are_printed_written_and_shown(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(condensation, 'condensation_ms', lambda num_points, repeats: num_points / 1e4)
-    monkeypatch.setattr('kcd_jax.main.prepare_jax', lambda devices, deterministic: None)
+    monkeypatch.setattr('kcd_jax.commands.launch.prepare_jax', lambda devices=0, deterministic=False: None)
     file = tmp_path / 'bench.json'
     assert program.main(['--rows=condensation', '--quick', f'--json={file}']) == 0
     lines = capsys.readouterr().out.splitlines()
