@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -255,6 +257,31 @@ def test_the_lock_pins_what_is_required(python_version):
         name = canonicalize_name(requirement.name)
         assert name in pinned, f'{name} is required and not locked'
         assert pinned[name] in requirement.specifier, f'{requirement} excludes the locked {pinned[name]}'
+
+
+def test_what_the_package_imports_is_required_and_no_more():
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+
+    def names(section: str) -> set[str]:
+        lines = section.splitlines()
+        return {canonicalize_name(Requirement(line).name) for line in lines if line and line[0] != '#'}
+
+    required = names(config['options']['install_requires'])
+    optional = set().union(*(names(section) for section in config['options.extras_require'].values()))
+    imported = set()
+    for path in (ROOT / 'kcd_jax').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition('.')[0])
+    packages = importlib.metadata.packages_distributions()
+    others = imported - set(sys.stdlib_module_names) - {'kcd_jax', 'benchmarks', 'configs'}
+    found = {canonicalize_name(packages.get(name, [name])[0]) for name in others}
+    assert found <= required | optional, sorted(found - required - optional)
+    # tensorflow-datasets needs importlib_resources and does not declare it.
+    assert required - found <= {'importlib-resources'}, sorted(required - found)
 
 
 def test_releases_with_known_faults_are_excluded():
