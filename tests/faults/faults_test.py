@@ -1,7 +1,7 @@
 """One quick representative of the faults that damage a run's folder, and the table of docs/RELIABILITY.md.
 
-`run.py` beside it does all faults to real processes. Killed and stopped runs are in main_test.py and train_test.py,
-damaged checkpoints and full disks in checkpoint_test.py and log_test.py, damaged caches in data/cache_test.py.
+`run.py` next to it injects all faults into real processes. Damaged checkpoints, logs and full disks on their own are in
+tests/runtime, damaged caches in tests/data.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.faults.harness import differences
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
-def test_the_table_is_that_of_the_results():
+def test_the_page_shows_the_stored_results():
     """When this fails: `python tests/faults/run.py --table` writes it."""
     command = [sys.executable, 'tests/faults/run.py', '--check']
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -37,7 +37,7 @@ def test_the_table_is_that_of_the_results():
 
 
 def test_nothing_was_lost():
-    """What the results say, whoever wrote the page."""
+    """The stored results themselves, not the page."""
     results = {path.stem: json.loads(path.read_text()) for path in (ROOT / 'results' / 'faults').glob('*.json')}
     assert {'kill_in_checkpoint', 'kill_in_condensation'} <= results.keys()
     for name, result in results.items():
@@ -54,7 +54,7 @@ def make_run(**recipe: object) -> Run:
 
 @pytest.fixture(scope='module')
 def cut(tmp_path_factory) -> tuple[pathlib.Path, pathlib.Path]:
-    """(the folder of a finished run, the folder of one that was stopped in its fourth epoch)."""
+    """(folder of a finished run, folder of one that was stopped in its fourth epoch)."""
     from kcd_jax import networks
 
     with pytest.MonkeyPatch.context() as patch:
@@ -117,7 +117,7 @@ def test_labels_that_changed_are_refused(cut, tiny_networks, tmp_path, state, pa
 
 
 @pytest.mark.slow
-def test_a_stage_file_that_no_checkpoint_can_bring_back_costs_one_line(halfway, cut, capfd):
+def test_a_stage_file_that_no_checkpoint_can_restore_stays_lost(halfway, cut, capfd):
     halve(halfway / 'knowledge' / 'stage_1.npz')
     loop.train(make_run(), halfway)
     out = capfd.readouterr().out
@@ -138,8 +138,8 @@ def test_a_damaged_result_is_written_again(cut, tiny_networks, tmp_path, name):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_error_and_the_run_goes_on(cut, halfway):
-    """Files may not grow beyond what is there: the log is the first to notice."""
+def test_a_run_continues_after_a_full_disk(cut, halfway):
+    """With a limit on the size of files, the log is the first to notice."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(OSError, match='could not be written|cannot be written'):

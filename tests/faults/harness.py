@@ -1,9 +1,9 @@
-"""The bench for faults: starts the program as a user would, watches it from outside, and compares what it leaves.
+"""Test bench for faults: starts the program as a user would, watches it from outside, and compares what it leaves.
 
-Nothing in the program knows of it: instants are found by watching the run's files, frozen with SIGSTOP, looked at, and
-only then used. What must agree with a run that was never disturbed: every array of the last checkpoint (parameters,
-running statistics, optimiser, value table, plan), the exported student, every stage file, the log apart from its times,
-and the summary apart from its seconds and from who made it.
+The program has no hooks for it. To hit a certain moment, the bench watches the files of the run, stops the process with
+SIGSTOP, and checks that the moment is right. The following must agree with an undisturbed run: every array of the last
+checkpoint (parameters, running statistics, optimizer, value table, plan), the exported student, every stage file, the
+log apart from its times, and the summary apart from its seconds, command and commit.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ LIMIT = 1800  # seconds until a run counts as hanging
 
 @dataclasses.dataclass
 class Injection:
-    """One fault, done.
+    """One injected fault.
 
     Attributes:
-      instant: when it happened, in words.
+      instant: when and where it was injected, in words.
       code: exit code of the disturbed program; negative: the signal that ended it; None: it was not running.
-      says: the line with which the program answered (its error, or what it said when it went on).
-      lost: names of what is not the same to the bit in the end.
+      says: the line that the program printed about it: its error, or a line when it continued.
+      lost: names of what is not bit for bit the same in the end.
       recovery: seconds from the restart to the first new epoch in the log; None where nothing was left to train.
     """
 

@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of an epoch of an ImageNet-shaped run that is streamed, and its end to the bit.
+"""Kills a streamed run in ImageNet's shape within an epoch; it must end bit for bit like an undisturbed one.
 
     python tests/faults/imagenet.py --size=224       # once by hand; writes results/imagenet_killed_224.json
     python tests/faults/imagenet.py --size=64 --kills=3

@@ -1,4 +1,4 @@
-"""resnet34 -> resnet18 in ImageNet's shape, streamed, killed in the middle of an epoch (`imagenet.py` beside it)."""
+"""resnet34 -> resnet18 in ImageNet's shape, streamed, killed in the middle of an epoch (`imagenet.py`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_an_epoch_it_ends_to_the_bit(tmp_path: pathlib.Path):
+def test_a_run_killed_within_an_epoch_ends_bit_for_bit(tmp_path: pathlib.Path):
     """256 JPEGs of 1,000 classes at 64 pixels through six condensations."""
     kept = {'JAX_COMPILATION_CACHE_DIR': os.environ['JAX_COMPILATION_CACHE_DIR']}
     bench = imagenet.ImageNet(tmp_path, 64, env=kept)
@@ -30,8 +30,8 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_to_the_bit(tmp_path: pathlib.P
     assert injection.code == -signal.SIGKILL and injection.lost == []
 
 
-def test_at_224_pixels_it_ended_to_the_bit():
-    """What `python tests/faults/imagenet.py --size=224` left, minutes by hand."""
+def test_the_stored_result_at_224_pixels_lost_nothing():
+    """Written by `python tests/faults/imagenet.py --size=224`, which takes minutes."""
     found = json.loads((ROOT / 'results' / 'imagenet_killed_224.json').read_text())
     assert found['images'] == {'train': 256, 'test': 64, 'classes': 1000, 'used': 8, 'pixels': 224}
     assert found['condensations'] == 6

@@ -1,4 +1,4 @@
-"""SIGKILL of one of two processes: the launcher ends the other within a minute, and its next start goes on."""
+"""SIGKILL of one of two processes: the launcher ends the other within a minute, and the next start continues."""
 
 from __future__ import annotations
 

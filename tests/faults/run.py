@@ -1,12 +1,11 @@
-"""Injects every fault by doing it, measures what was lost and how long recovery took, and writes the table.
+"""Injects every fault, measures what was lost and how long recovery took, and writes the table.
 
     python tests/faults/run.py                       # everything that has no result yet
     python tests/faults/run.py kill_anywhere --fresh # one of them, again
-    python tests/faults/run.py --table               # only the table of docs/RELIABILITY.md, from the results
+    python tests/faults/run.py --table               # only update the table in docs/RELIABILITY.md from the results
     python tests/faults/run.py --check               # exit code 1 when that table is stale
 
-Every injection goes to results/faults/<fault>.json at once, and what is there already is not done again: the script may
-be killed too.
+Every injection is written to results/faults/<fault>.json at once and not repeated: the script may be interrupted.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def faults() -> dict[str, tuple]:
 
 
 def inject(name: str, entry: tuple, bench, seed: int, target: pathlib.Path) -> bool:
-    """Does one fault as often as its entry says, what is in `target` already not again; whether nothing was lost."""
+    """Injects one fault as often as its entry says, less what `target` already holds; True if nothing was lost."""
     from kcd_jax.runtime import environment, files
 
     title, function, times = entry

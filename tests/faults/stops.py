@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT at random instants: one line, an exit code of its own, and the same command goes on."""
+"""SIGTERM and SIGINT at random moments: one line, an exit code for each, and the same command continues."""
 
 from __future__ import annotations
 

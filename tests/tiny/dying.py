@@ -1,4 +1,4 @@
-"""`python -m tests.tiny.dying FLAGS`: processes that end as --how says, to see what the launcher makes of it."""
+"""`python -m tests.tiny.dying FLAGS`: processes that end in the way that --how names, for tests of the launcher."""
 
 from __future__ import annotations
 

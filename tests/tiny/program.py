@@ -1,4 +1,4 @@
-"""`python -m tests.tiny.program FLAGS`: kcd_jax.main that also knows the tests' tiny networks."""
+"""`python -m tests.tiny.program FLAGS`: kcd_jax.main with the tests' tiny networks."""
 
 from __future__ import annotations
 

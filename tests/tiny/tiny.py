@@ -1,6 +1,6 @@
 """A network family for tests of the loop: four taps, compiled in a second or two.
 
-`networks.__path__` is extended by this folder (fixture `tiny_networks`), as a user adds a family by adding a file.
+The fixture `tiny_networks` extends `networks.__path__` by this folder: a user adds a family by adding a file.
 """
 
 from __future__ import annotations
