@@ -1,4 +1,4 @@
-"""Files that are whole or absent: a kill at any instant leaves the old one or the new one."""
+"""Files that are written whole or not at all: a kill at any moment leaves the old one or the new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-PLAIN_BYTES = 2**26  # an archive of more than this is not compressed
+PLAIN_BYTES = 2**26  # larger archives are not compressed
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -38,7 +38,7 @@ def cache_folder() -> pathlib.Path:
 
 
 def parsed(line: bytes) -> Any:
-    """The value of a line of JSON; None where it is none, or cut."""
+    """The value of a line of JSON; None where it is not JSON, or cut."""
     try:
         return json.loads(line)
     except ValueError:
@@ -46,7 +46,7 @@ def parsed(line: bytes) -> Any:
 
 
 def _plain_value(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null, and NumPy's numbers plain ones."""
+    """Replaces NaN and infinity, which JSON lacks, by None, and NumPy scalars by Python numbers."""
     if isinstance(value, Mapping):
         return {str(key): _plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -59,13 +59,13 @@ def _plain_value(value: Any) -> Any:
 
 
 def dumps(value: Any, indent: int | None = None) -> str:
-    """JSON text of plain and NumPy numbers; what is not finite is null."""
+    """JSON text of Python and NumPy values; numbers that are not finite become null."""
     return json.dumps(_plain_value(value), indent=indent, allow_nan=False, default=str)
 
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of `path` once it is whole: a kill at any instant leaves one of the two."""
+    """A new file that replaces `path` once it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
     try:
@@ -80,20 +80,28 @@ def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a whole file or leaves the old one."""
+    """Writes a file, or raises OSError and leaves the old one."""
     with _replacing(path) as file:
         file.write(content)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a whole text file or leaves the old one."""
+    """Writes a text file, or raises OSError and leaves the old one."""
     write_bytes(path, text.encode())
 
 
 def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
-    """Writes a NumPy archive at once, no array copied as a whole; a large one is not compressed.
+    """Writes a NumPy archive, whole or not at all, without copying an array as a whole.
 
-    Values and orders shrink by a quarter alone, and 100 million points' would take a minute longer.
+    Large archives are not compressed: values and orders shrink by only a quarter, and those of 100 million points would
+    take a minute longer.
+
+    Args:
+      path: of the archive; its folder is made if it does not exist.
+      **arrays: by name.
+
+    Raises:
+      OSError: the file cannot be written; an existing one is unchanged.
     """
     large = sum(array.nbytes for array in arrays.values()) > PLAIN_BYTES
     compression = zipfile.ZIP_STORED if large else zipfile.ZIP_DEFLATED
@@ -107,7 +115,7 @@ def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
 
 
 def is_whole_npz(path: pathlib.Path) -> bool:
-    """Whether a file is an archive whose every part agrees with its checksum."""
+    """Whether a file is an archive whose parts all agree with their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -116,7 +124,7 @@ def is_whole_npz(path: pathlib.Path) -> bool:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no file, or no object in it."""
+    """The object in a JSON file; None where there is no such file, or no object in it."""
     try:
         content = parsed(path.read_bytes())
     except FileNotFoundError:

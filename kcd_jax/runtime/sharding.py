@@ -1,7 +1,7 @@
-"""The only place that knows of meshes and partition specs: one mesh axis, `data`.
+"""Meshes and partition specs, which no other module uses: one mesh axis, `data`.
 
-The batch and the value table are split over it; everything else is replicated. All of it works the same for one
-process and for several.
+The batch and the value table are split over it; everything else is replicated. It works the same for one process and
+for several.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from kcd_jax.contracts import ROW_MULTIPLE, PyTree, TrainState
 
 AXIS = 'data'
-REPLICATED_BYTES = 2**30  # of one bank; CRD's on ImageNet has 0.66e9
+REPLICATED_BYTES = 2**30  # a larger memory bank is split; CRD's on ImageNet has 0.66e9 bytes
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all devices (of all processes), or of the given ones, along `data`.
+    """A mesh along `data`.
+
+    Args:
+      devices: default: all devices of all processes.
 
     Raises:
-      ValueError: the number of devices does not divide 512, to which the rows of every per-point array are rounded.
+      ValueError: the number of devices does not divide 512, to a multiple of which per-point arrays are padded.
     """
     devices = jax.devices() if devices is None else list(devices)
     if not devices or ROW_MULTIPLE % len(devices):
         near = min(1 << max(len(devices).bit_length() - 1, 0), ROW_MULTIPLE)
         raise ValueError(f'{len(devices)} devices do not divide {ROW_MULTIPLE}; use {near} of them (a power of two)')
-    # Auto axes: with the default, explicit ones, gather, scatter and sort of split arrays are errors.
+    # Auto axes: with explicit ones, the default, gather, scatter and sort of split arrays raise.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -45,7 +48,12 @@ def batch(mesh: Mesh) -> NamedSharding:
 
 
 def check(rows: int, devices: int, what: str = 'batch') -> None:
-    """Refuses rows that the devices cannot share equally: JAX would replicate them without a word.
+    """Refuses rows that do not divide by the devices: JAX would replicate them silently.
+
+    Args:
+      rows: of a batch.
+      devices: number of devices.
+      what: subject of the message.
 
     Raises:
       ValueError: 'batch 100 is not a multiple of 8 devices; use 96 or 104'.
@@ -59,10 +67,10 @@ def check(rows: int, devices: int, what: str = 'batch') -> None:
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
-    """The sharding of every leaf of a state (or of its abstract form): the value table split, the rest replicated.
+    """The sharding of every leaf of a state, or of its abstract form: the value table split, the rest replicated.
 
-    A method's memory bank above `REPLICATED_BYTES` is split by its rows too: it may not fit on one device, at the price
-    of gathering it at every step.
+    A memory bank of a method above `REPLICATED_BYTES` is split by rows too: it may not fit on one device. The price is
+    an all-gather at every step.
     """
 
     def bank(x: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
@@ -76,10 +84,10 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
 
 
 def constrain_batch(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Inside jit: the first axis of every array split over the devices; scalars as they are.
+    """Inside jit: the first axis of every array split over the devices; scalars unchanged.
 
     Raises:
-      ValueError: rows that are not a multiple of the devices, while tracing.
+      ValueError: while tracing: the rows are not a multiple of the devices.
     """
 
     def constrain(x: jax.Array) -> jax.Array:
@@ -92,12 +100,12 @@ def constrain_batch(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def constrain_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Inside jit: every array whole on every device."""
+    """Inside jit: the whole array on every device, for every array of the tree."""
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The whole arrays on every device, by one all-gather each; nothing passes through the host."""
+    """The whole arrays on every device, by one all-gather each, without a host transfer."""
     return _replicator(mesh)(tree)
 
 
@@ -107,10 +115,12 @@ def _replicator(mesh: Mesh) -> Callable[[PyTree], PyTree]:
 
 
 def to_host(tree: PyTree, copy: bool = True) -> PyTree:
-    """NumPy copies of whole arrays, wherever their parts lie. With several processes all of them must call it.
+    """Whole arrays as NumPy arrays, wherever their parts are. With several processes, all of them must call it.
 
-    copy: False for arrays that are read before the next step: they may be views of a device's buffer, which changes
-      when it is donated.
+    Args:
+      tree: arrays.
+      copy: False for arrays that are read before the next step: they may be views of a device's buffer, which changes
+        when it is donated.
     """
 
     def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
@@ -122,18 +132,22 @@ def to_host(tree: PyTree, copy: bool = True) -> PyTree:
 
 
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
-    """The arrays of `tree` in new buffers, placed by `shardings` (one for all, or a tree of them).
+    """The arrays of `tree` in new buffers.
 
-    No two of the results share a buffer, nor do they share one with `tree`: the state is donated, and donation refuses
-    shared buffers. So everything passes through a copy on the host (`jax.device_put` shares memory even with
-    `may_alias=False`). On the CPU the replicas of one array may lie in that one copy, which XLA then does not reuse
-    when it is donated. Every process passes the same values; each places what its own devices hold.
+    No two results share a buffer, with each other or with `tree`: the state is donated, and donation refuses shared
+    buffers. So everything passes through a copy on the host (`jax.device_put` shares memory even with
+    `may_alias=False`). On the CPU, the replicas of one array may share that copy, which XLA then does not reuse when it
+    is donated.
+
+    Args:
+      tree: arrays, the same values on every process; each places what its own devices hold.
+      shardings: one for all, or a tree of them.
     """
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
 
     def place(x: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
-        x = to_host(x)  # one array at a time: a value table and a plan may have 24 bytes for each of very many points
+        x = to_host(x)  # one array at a time: a value table and a plan have 24 bytes per point
         if sharding.is_fully_addressable:
             return jax.device_put(x, sharding)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
@@ -142,18 +156,18 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def device_memory() -> int | None:
-    """Bytes of a device's memory, the smallest one's; None where it is the machine's own."""
+    """The smallest memory among the devices of this process, in bytes; None where it is the host's memory."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     limits = [stat['bytes_limit'] for stat in stats if stat and 'bytes_limit' in stat]
     return min(limits, default=None)
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """i64[M]: which rows of an array of `rows` rows, split over the devices, lie on this process's devices."""
+    """i64[M]: which rows of an array of `rows` rows, split over the devices, are on the devices of this process."""
     parts = batch(mesh).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
 
 
 def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays split over the devices along their first axis; every process passes its own rows (`local_rows`)."""
+    """Arrays split over the devices along their first axis; each process passes its own rows (`local_rows`)."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch(mesh), x), tree)

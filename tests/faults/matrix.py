@@ -1,13 +1,13 @@
-"""Trains every method under every policy for two epochs, cuts each run, resumes it, and compares to the bit.
+"""Trains every method under every policy for two epochs, cuts each run, resumes it, and compares bit for bit.
 
     python -m tests.faults.matrix --out=results/matrix.json
 
-Each pair is a run of `train.train` on the digits with the tests' tiny networks, configured as on the command line. It
-is trained once, then again with a SIGTERM in the middle of its last epoch, and resumed. What must agree to the bit:
-every array of the last checkpoint (parameters, banks, statistics, optimisers, value table, plan), the stage files and
-the log apart from its times. A pair that cannot be must be refused in one line before anything is compiled.
+Each pair is a run on the digits with the tests' tiny networks, configured as on the command line. It is trained once,
+then again with a SIGTERM in the middle of its last epoch, and resumed. Every array of the last checkpoint (parameters,
+banks, statistics, optimisers, value table, plan), the stage files, and the log apart from its times must agree bit for
+bit. A pair that cannot work must be refused in one line before anything is compiled.
 
-The file is written after every pair, and the same command goes on with the pairs that it does not hold yet.
+The file is written after every pair; the same command continues with the pairs that it does not hold yet.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from unittest import mock
+
+from kcd_jax.runtime import distributed
+from kcd_jax.training.run import Run
+from kcd_jax.training.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parents[2]
 SAME, DIFFERENT = 'same', 'DIFFERENT'
@@ -44,66 +48,58 @@ def markdown(content: Mapping) -> str:
     return table + ''.join(f'\n\n({number}) {refusal}' for number, refusal in enumerate(refusals, 1)) + '\n'
 
 
-def config_for(method: str, policy: str, source: pathlib.Path):
-    """The config of a pair, through the grammar of the command line. source: a finished KC-KD run, for `reuse`."""
-    from kcd_jax.experiments import config as grammar
+def make_run(method: str, policy: str, source: pathlib.Path) -> Run:
+    """The run of a pair, through the grammar of the command line.
 
+    Args:
+      method: its name.
+      policy: its name.
+      source: folder of a finished KC-KD run, for the policy `reuse`.
+    """
     settings = {**SETTINGS, 'reuse': f'policy.run={source}'}
     words = ['quicktest', PAIRS.get(method, 'tiny_teacher-tiny'), f'method={method}', f'policy={policy}']
     words += [settings[policy]] if policy in settings else []
     # 'short' and 'infobatch' have no stages; quicktest sets them where there are some.
     words += ['epochs=2', 'num_points=120', 'checkpoint.seconds=1e9', 'eval_every=2']
-    return grammar.load(f'{ROOT}/configs/digits_kd.py:{",".join(words)}')
+    return Run.from_config(f'{ROOT}/configs/digits_kd.py:{",".join(words)}')
 
 
-def cut_and_resume(config, folder: pathlib.Path, teacher: pathlib.Path) -> None:
-    """Trains up to the second step of the last epoch, gets a SIGTERM there, and goes on in a new call."""
-    from kcd_jax.training import train
+def cut_and_resume(run: Run, folder: pathlib.Path, teacher: pathlib.Path) -> None:
+    """Trains up to the second step of the last epoch, sends SIGTERM there, and continues in a new call."""
+    original = Trainer.train_epoch
 
-    original = train.Loop.train_epoch
-
-    def cut(self, current, epoch, between):
+    def cut(self, current, epoch, between, told):
         seen = []
 
         def counting(state):
             seen.append(1)
-            if epoch == len(self.epochs) - 1 and len(seen) == 2:
+            if epoch == len(run.epochs) - 1 and len(seen) == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
             between(state)
 
-        return original(self, current, epoch, counting)
+        return original(self, current, epoch, counting, told)
 
-    with mock.patch.object(train.Loop, 'train_epoch', cut):
+    with mock.patch.object(Trainer, 'train_epoch', cut):
         try:
-            train.train(config, folder, teacher_dir=teacher)
-        except train.Preempted:
+            run.train(folder, teacher_dir=teacher)
+        except distributed.Stopped:
             pass
         else:
             raise SystemExit(f'{folder}: the run was not cut')
-    train.train(config, folder, teacher_dir=teacher)
+    run.train(folder, teacher_dir=teacher)
 
 
 def cell(method: str, policy: str, scratch: pathlib.Path, source: pathlib.Path) -> tuple[str, list[str]]:
     """('same' | 'DIFFERENT' | the line of a refusal, the names of what differs)."""
-    from kcd_jax.training import train
     from tests.faults.harness import differences
 
     folder = scratch / f'{method}_{policy}'
-    config = config_for(method, policy, source)
-    programs, compiled = {}, train.Loop.program
-
-    def program(self, current, order, rates, points, phase, length):
-        # The three calls share the step's program, as a new process has it from the compilation cache.
-        if (phase.name, length) not in programs:
-            programs[phase.name, length] = compiled(self, current, order, rates, points, phase, length)
-        return programs[phase.name, length]
-
-    with mock.patch.object(train.Loop, 'program', program):
-        try:
-            train.train(config, folder / 'whole', teacher_dir=scratch / 'teacher')
-        except ValueError as refusal:
-            return ' '.join(str(refusal).split()), []
-        cut_and_resume(config, folder / 'cut', scratch / 'teacher')
+    try:
+        run = make_run(method, policy, source)
+        run.train(folder / 'whole', teacher_dir=scratch / 'teacher')
+    except ValueError as refusal:
+        return ' '.join(str(refusal).split()), []
+    cut_and_resume(run, folder / 'cut', scratch / 'teacher')
     differing = differences(folder / 'whole', folder / 'cut')
     return (DIFFERENT if differing else SAME), differing
 
@@ -119,7 +115,6 @@ def main() -> None:
     from kcd_jax import methods, networks, policies
     from kcd_jax.commands import launch
     from kcd_jax.runtime import environment, files
-    from kcd_jax.training import train
 
     launch.prepare_jax(options.devices)
     networks.__path__.append(str(ROOT / 'tests' / 'tiny'))
@@ -132,7 +127,7 @@ def main() -> None:
         scratch = pathlib.Path(name)
         source = scratch / 'source'
         # Also trains the teacher.
-        train.train(config_for('kd', 'kcd', source), source, teacher_dir=scratch / 'teacher')
+        make_run('kd', 'kcd', source).train(source, teacher_dir=scratch / 'teacher')
         for method in chosen:
             row = cells.setdefault(method, {})
             for policy in across:
