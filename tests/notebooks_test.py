@@ -1,4 +1,4 @@
-"""The notebooks run from a clean kernel, show their figures, and are committed without outputs."""
+"""The notebooks run in a clean kernel, show their figures, and are committed without outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_no_output_is_committed(name):
 
 @pytest.mark.parametrize('name', notebooks.names())
 def test_no_logic_of_its_own(name):
-    """Functions and classes belong to the package; but for the loop and the method that two of them are about."""
+    """Functions and classes belong in the package, except for the loop and the method that two notebooks are about."""
     source = '\n'.join(cell.source for cell in notebooks.read(name).cells if cell.cell_type == 'code')
     allowed = {'your_own_loop': 2, 'adding_a_method': 2}.get(name, 0)
     assert source.count('def ') + source.count('class ') + source.count('lambda ') <= allowed

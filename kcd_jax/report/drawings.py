@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kcd_jax.report import class_drawings, figures, kr, names, style
-from kcd_jax.report.comparisons import Comparison, Row, rows_of
+from kcd_jax.report.comparisons import Comparison, Row, rows_of, split
 from kcd_jax.report.records import Files, Stage, number, series
 from kcd_jax.report.statistics import Sample, hamming
 from kcd_jax.report.style import Drawing
@@ -321,3 +321,14 @@ def gallery(run: Summary, images: Any, name_of: Callable[[int], str], files: Fil
         for point in points
     ]
     return Drawing('gallery', 'Most and least valued images', alt, figure, data)
+
+
+def of_summaries(summaries: Sequence[Summary], reference: str = 'kd') -> list[Drawing]:
+    """All figures of all comparisons among collected summaries, for a notebook.
+
+    Args:
+      summaries: as returned by `records.collect`.
+      reference: name of the row that the others are compared with.
+    """
+    files = Files()
+    return [drawing for comparison in split(summaries, reference) for drawing in of_comparison(comparison, files)]

@@ -36,7 +36,7 @@ def _said(sample: Sample) -> str:
 
 def _gap_tile(name: str, sample: Sample, note: str) -> tuple[str, str, str]:
     shown, _, interval = _minus(difference(sample)).partition(' ')
-    return name, shown, f'95 % interval {interval}, {note}' if interval else f'one seed, no interval; {note}'
+    return name, shown, f'{note}; 95 % interval {interval}' if interval else f'{note}; one seed, no interval'
 
 
 def findings(comparison: Comparison) -> tuple[list[Block], list[Block]]:
