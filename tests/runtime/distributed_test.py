@@ -174,6 +174,22 @@ def test_sigterm_reaches_every_process(tmp_path):
     assert 'again' not in errors
 
 
+@pytest.mark.parametrize(
+    ('number', 'code', 'says'), [(signal.SIGINT, 130, 'Ctrl-C: saved'), (signal.SIGTERM, 75, 'SIGTERM: saved')]
+)
+def test_a_signal_stops_connected_processes_at_the_same_step(tmp_path, number, code, says):
+    command = [*LAUNCHER, '--devices-per-process=1', '--module=tests.tiny.stopping', '--', f'--folder={tmp_path}']
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while len(list(tmp_path.glob('*.ready'))) < 2 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert errors.count(says) == 1
+    steps = {path.read_text() for path in tmp_path.glob('*.step')}
+    assert len(steps) == 1 and len(list(tmp_path.glob('*.step'))) == 2
+
+
 def test_no_process_outlives_a_killed_launcher(tmp_path):
     command = [*LAUNCHER, '--module=tests.tiny.dying', '--', '--how=asked', f'--folder={tmp_path}']
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
