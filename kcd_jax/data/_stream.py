@@ -101,9 +101,10 @@ def read(steps: Steps, *, first: int = 0, workers: int = 0) -> Iterator[dict[str
     check_workers(workers)
     before = set(multiprocessing.active_children())
     if workers:
-        pool = concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context('spawn'), initializer=_start, initargs=(steps,)
-        )
+        # Forked from a small process that has imported this module: 0.1 s instead of 1 s per epoch.
+        context = multiprocessing.get_context('forkserver')
+        context.set_forkserver_preload(['__main__', __name__])
+        pool = concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_start, initargs=(steps,))
         task = _read
     else:
         pool, task = concurrent.futures.ThreadPoolExecutor(threads()), steps.__getitem__

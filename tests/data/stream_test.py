@@ -249,34 +249,45 @@ if __name__ == '__main__':
 
 
 def reader(tmp_path: pathlib.Path, what: str) -> subprocess.Popen[str]:
+    """Runs READER in a session of its own, so that every process that it starts is known."""
     (tmp_path / 'reader.py').write_text(READER)
-    environment = os.environ | {'PYTHONPATH': str(pathlib.Path(data.__file__).parents[2])}
-    command = [sys.executable, str(tmp_path / 'reader.py'), what]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, str(tmp_path / 'reader.py'), what],
+        env=os.environ | {'PYTHONPATH': str(pathlib.Path(data.__file__).parents[2])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and was not yet waited for does not."""
-    try:
-        return pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
-    except FileNotFoundError:
-        return False
+def processes(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
+        try:
+            state, _, _, of = stat.read_text().rpartition(')')[2].split()[:4]
+        except OSError:  # it ended meanwhile
+            continue
+        if state != 'Z' and int(of) == session:
+            found.append(int(stat.parent.name))
+    return found
 
 
-def assert_gone(pids: list[int], seconds: float = 5.0) -> None:
+def assert_none_is_left(session: int, seconds: float = 5.0) -> None:
     end = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < end:
+    while processes(session) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not [pid for pid in pids if alive(pid)]
+    assert processes(session) == []
 
 
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path):
     with reader(tmp_path, 'wait') as parent:
         pids = [int(word) for word in parent.stdout.readline().split()]
-        assert len(pids) == 2 and all(map(alive, pids))
+        assert len(pids) == 2 and {parent.pid, *pids} < set(processes(parent.pid))
         parent.kill()
-        assert_gone(pids)
+        assert_none_is_left(parent.pid)
 
 
 @pytest.mark.slow
@@ -284,10 +295,10 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path):
 def test_nothing_is_left_and_nothing_is_said_at_the_end(tmp_path: pathlib.Path, what: str):
     with reader(tmp_path, what) as parent:
         out, error = parent.communicate(timeout=60)
-    first, *rest = out.splitlines()
+    _, *rest = out.splitlines()
     assert parent.returncode == 0 and error == ''
     assert len(rest) == (what == 'lose') and all('a process that reads data died' in line for line in rest)
-    assert_gone([int(word) for word in first.split()])
+    assert_none_is_left(parent.pid)
 
 
 def test_what_is_known_of_a_streamed_set_is_kept_without_its_images(tmp_path: pathlib.Path):
