@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 
 from kcd_jax import networks
+from kcd_jax.commands import launch
+from kcd_jax.runtime import exitcodes
 from kcd_jax.training import macs
 from kcd_jax.trees import leaf_paths
 
@@ -23,8 +26,16 @@ _CIFAR10 = ('resnet8_kr', 'resnet26')
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Sizes of a network: trained values, running BatchNorm values, multiply-accumulates of one image's forward pass
-    (convolutions and matrix products), convolution layers, and the taps as (channels, height)."""
+    """Sizes of a network.
+
+    Attributes:
+      parameters: trained values.
+      statistics: running values of batch normalisation.
+      macs: multiply-accumulates of one image's forward pass, in convolutions and matrix products.
+      convolutions: convolution layers.
+      taps: (channels, height) of each feature map.
+      embed: width of the pooled vector.
+    """
 
     parameters: int
     statistics: int
@@ -56,18 +67,51 @@ def summarise(name: str, num_classes: int, pixels: int) -> Summary:
     )
 
 
-def describe(name: str) -> str:
-    """One line of the table: at 100 classes and 32 pixels, or as the network's papers use it."""
-    num_classes, pixels = (1000, 224) if name in _IMAGENET else (100, 32)
+def describe(name: str, num_classes: int = 0, pixels: int = 0) -> str:
+    """One line of the table.
+
+    Args:
+      name: of the network.
+      num_classes: 0: 100, or as the network's papers use it.
+      pixels: height and width of the images; 0: 32, or as the network's papers use it.
+    """
+    usual_classes, usual_pixels = (1000, 224) if name in _IMAGENET else (100, 32)
     if name in _CIFAR10 or name.endswith('_a'):
-        num_classes = 10
+        usual_classes = 10
+    num_classes, pixels = num_classes or usual_classes, pixels or usual_pixels
     found = summarise(name, num_classes, pixels)
     taps = ' '.join(f'{channels}@{height}' for channels, height in found.taps)
     sizes = f'{found.parameters:11,d} {found.statistics:9,d} {found.macs:14,d} {found.convolutions:5d}'
     return f'{name:16s} {num_classes:7d} {pixels:5d} {sizes}  {taps} {found.embed}'
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; returns the exit code, after one line on stderr if that is not 0."""
+    parser = launch.Parser(
+        prog='python -m kcd_jax networks',
+        description='Parameters, multiply-accumulates and feature maps of networks; nothing is computed.',
+        epilog='example:\n  python -m kcd_jax networks resnet8 wrn_16_2 --classes=10',
+    )
+    parser.add_argument('names', nargs='*', metavar='NAME', help='networks; default: all')
+    parser.add_argument('--classes', type=int, default=0, help="number of classes; default: 100, or the papers' own")
+    parser.add_argument('--pixels', type=int, default=0, help="image height and width; default: 32, or the papers' own")
+    try:
+        options = parser.parse_args(argv)
+        for flag, least in (('classes', 1), ('pixels', 8)):
+            if getattr(options, flag) and getattr(options, flag) < least:
+                raise ValueError(f'--{flag}={getattr(options, flag)} is too small; use at least {least}')
+        for name in options.names:
+            networks.get(name)  # refuses an unknown name before the table begins
+        print(HEADER)
+        for name in options.names or networks.names():
+            print(describe(name, options.classes, options.pixels), flush=True)
+    except (ValueError, OSError) as error:
+        print(launch.as_line(error), file=sys.stderr)
+        return exitcodes.of_error(error)
+    for line in networks.unusable():
+        print(f'not listed: {line}', file=sys.stderr)
+    return exitcodes.OK
+
+
 if __name__ == '__main__':
-    print(HEADER)
-    for network_name in networks.names():
-        print(describe(network_name), flush=True)
+    sys.exit(main())

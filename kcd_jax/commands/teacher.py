@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import errno
 import os
 import pathlib
 import sys
 from typing import Any
 
 from kcd_jax import data
+from kcd_jax.commands import launch
 from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
+from kcd_jax.runtime import exitcodes
 from kcd_jax.teachers import Teacher, weights_file
 from kcd_jax.teachers.teacher import accuracy, refuse_near_chance
 
-BAD_INPUT, DISK = 2, 74
 EXAMPLES = """examples:
   python -m kcd_jax teacher import wrn_40_2.pth --network=wrn_40_2 --dataset=cifar100 --out=teacher.safetensors
   python -m kcd_jax teacher export runs/mine --out=student.pth
@@ -66,12 +66,10 @@ def import_file(
 
 def parser() -> argparse.ArgumentParser:
     """The flags of the command."""
-    raw = argparse.RawDescriptionHelpFormatter
-    result = argparse.ArgumentParser(
+    result = launch.Parser(
         prog='python -m kcd_jax teacher',
         description='Teachers in from PyTorch, out to it, and what a file holds.',
         epilog=EXAMPLES,
-        formatter_class=raw,
     )
     commands = result.add_subparsers(dest='command', required=True, metavar='import|export|check')
     for name, about in (
@@ -79,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         ('export', "a teacher or a run's student becomes a PyTorch state dict"),
         ('check', 'print what a file holds, and whether it fits a data set'),
     ):
-        one = commands.add_parser(name, help=about, description=about, epilog=EXAMPLES, formatter_class=raw)
+        one = commands.add_parser(name, help=about, description=about, epilog=EXAMPLES)
         one.add_argument('file', help="a checkpoint of any format that is read, or a run's folder")
         if name == 'export':
             one.add_argument(
@@ -105,23 +103,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command: 0, or 2 (74 for a full disk) after one line on stderr."""
-    options = parser().parse_args(argv)
+    """Runs the command; returns its exit code, after one line on stderr if that is not 0."""
     try:
+        options = parser().parse_args(argv)
         {'import': _import, 'export': _export, 'check': _check}[options.command](options)
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:
-        print(f'error: {error}', file=sys.stderr)
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        return DISK if cause.errno in (errno.ENOSPC, errno.EDQUOT) else BAD_INPUT
-    return 0
+    except (ValueError, OSError) as error:
+        print(launch.as_line(error), file=sys.stderr)
+        return exitcodes.of_error(error)
+    return exitcodes.OK
 
 
 def _import(options: argparse.Namespace) -> None:
     source = weights_file.locate(options.file)
-    out = pathlib.Path(options.out or source.with_suffix('.safetensors')).expanduser()
+    out = _output(options.out or source.with_suffix('.safetensors'))
     if out.resolve() == source.resolve():
         raise ValueError(f'{out} is the file to import; name another one by --out')
     dataset = _dataset(options)
@@ -141,9 +135,10 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    out = _output(options.out)
     teacher = Teacher.restore(options.file)
-    weights_file.export(options.out, teacher.variables, teacher.card)
-    print(f'{teacher.network.name} written to {options.out}, with its card (normalization, class names, image size)')
+    weights_file.export(out, teacher.variables, teacher.card)
+    print(f'{teacher.network.name} written to {out}, with its card (normalization, class names, image size)')
     for part, value in teacher.card['normalization'].items():
         print(f'{part} {value}')
 
@@ -163,6 +158,17 @@ def _check(options: argparse.Namespace) -> None:
         found = accuracy(teacher.network, teacher.variables, dataset.test.images, dataset.test.labels)
         print(f'test accuracy on {dataset.name}: {100 * found:.2f} %')
         refuse_near_chance(found, dataset.num_classes, num_images=len(dataset.test))
+
+
+def _output(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The file to write, '~' expanded; ValueError, before any work, where it cannot be one."""
+    out = pathlib.Path(path).expanduser()
+    if out.is_dir():
+        raise ValueError(f'--out={out} is a folder; name a file in it')
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise ValueError(f'--out={out} lies inside {above}, which is a file')
+    return out
 
 
 def _dataset(options: argparse.Namespace) -> data.Dataset:

@@ -23,7 +23,7 @@ from kcd_jax.teachers import torch_weights, weights_file
 from kcd_jax.teachers.weights_file import FILE, is_whole, save
 from kcd_jax.trees import leaf_paths, merge
 
-__all__ = ['FILE', 'Teacher', 'accuracy', 'is_whole', 'like', 'load', 'refuse_near_chance', 'restore', 'save']
+__all__ = ['FILE', 'Teacher', 'accuracy', 'is_whole', 'load', 'refuse_near_chance', 'save']
 
 SMOKE_STEPS = 100  # a teacher trained for fewer steps is a test of the program
 CHANCE_RISK = 1e-3  # a teacher is admitted where guessing would reach its accuracy with a smaller probability
@@ -338,9 +338,6 @@ def accuracy(network: Network, variables: PyTree, images: np.ndarray, labels: np
     return hits / len(labels)
 
 
-# ------------------------------------------------------------------------------- the functions that training calls
-
-
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """({path of a leaf: array}, card) of a file of `save`.
 
@@ -351,24 +348,3 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
     if content.is_torch:
         raise ValueError(f'{path} cannot be read as a teacher (it has no card); it may be damaged: export it again')
     return content.tensors, content.card
-
-
-def restore(
-    name: str,
-    source: str | os.PathLike[str],
-    *,
-    num_classes: int,
-    image_shape: tuple[int, int, int],
-    dtype: Any = jnp.float32,
-    normalization: Normalization | None = None,
-) -> tuple[Network, PyTree, dict[str, Any]]:
-    """(network, variables, card) of `Teacher.restore`."""
-    found = Teacher.restore(source, name, num_classes, image_shape, normalization, dtype)
-    return found.network, found.variables, found.card
-
-
-def like(card: dict[str, Any], image_shape: tuple[int, int, int], dtype: Any) -> tuple[Network, PyTree]:
-    """(network, variables of zeros) of the teacher that a card describes."""
-    network = networks.get(card['network'])(card['num_classes'], dtype=dtype)
-    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
-    return network, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)

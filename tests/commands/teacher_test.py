@@ -109,6 +109,9 @@ def test_refusals_are_one_line_and_write_nothing(files, known, monkeypatch, caps
     for words in (
         ('export', files / 'absent', '--out=x.pth'),
         ('export', files / 'teacher.safetensors', f'--out={files}/file/student.pth'),
+        ('export', files / 'teacher.safetensors', f'--out={files}'),
+        ('export', files / 'teacher.safetensors'),
+        ('remove', files / 'teacher.safetensors'),
         ('import', files / 'teacher.safetensors', '--dataset=known', out),
     ):
         assert run(*words) == 2

@@ -56,9 +56,6 @@ def test_a_teacher_comes_back_bit_for_bit(saved, variables):
             pixels = {'mean': [0.5071, 0.4867, 0.4408], 'std': [0.2675, 0.2565, 0.2761]}
             assert restored.card == {**CARD, 'image_shape': list(SHAPE), 'normalization': pixels}
     assert [path.name for path in saved.parent.iterdir()] == [teacher.FILE]  # nothing partial is left
-    old_network, old_variables, old_card = teacher.restore(NAME, saved, **SIZES)
-    same(old_variables, variables)
-    assert old_network.name == NAME and old_card == restored.card
     restored.save(saved.parent / 'again.safetensors')
     assert Teacher.restore(saved.parent / 'again.safetensors').card == restored.card
 
