@@ -142,6 +142,13 @@ def test_a_new_file_is_a_new_network(own_folder):
     assert summarise('mine_16', 10, 32).taps == ((16, 32), (16, 16), (32, 8))
 
 
+def test_the_example_of_the_documentation(own_folder):
+    page = (pathlib.Path(__file__).parents[2] / 'docs' / 'adding_a_network.md').read_text()
+    (own_folder / 'tiny_example.py').write_text(page.split('```python\n')[1].split('```')[0])
+    assert {'tiny_4', 'tiny_24'} <= set(networks.names()) and networks.unusable() == []
+    assert summarise('tiny_4', 10, 16).taps == ((4, 16), (8, 8))
+
+
 @pytest.mark.parametrize(
     ('source', 'reason'),
     [
