@@ -60,12 +60,12 @@ def test_what_is_drawn(rows):
     assert len(drawn['class_heat_map'].figure.axes) == 2, 'one policy that chooses, and the scale'
 
 
-def test_without_a_choice_there_is_nothing_to_compare(tmp_path):
+def test_no_class_figures_without_a_selecting_policy(tmp_path):
     leave(tmp_path / 'kd', 'kd', [[10, 10, 10]], [0.9, 0.6, 0.8])
     assert class_drawings.of_rows(rows_of(tables.collect([tmp_path])), Files()) == []
 
 
-def test_ratios_need_two(tmp_path):
+def test_ratio_figure_needs_two_ratios(tmp_path):
     for number, (ratio, accuracy) in enumerate(((0.5, 0.8), (0.9, 0.85))):
         summary = make_summary('kcd', 0, accuracy, run={'policy': {'name': 'kcd', 'ratio': ratio}})
         (tmp_path / f'{number}.json').write_text(json.dumps(summary))

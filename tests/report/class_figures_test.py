@@ -1,4 +1,4 @@
-"""What each figure of classes and points hands to its axes."""
+"""The data that each figure by class and by point draws."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_distance_counts_every_visit():
     np.testing.assert_allclose(unix.values * np.diff(unix.edges), [1 / 4, 3 / 4])
 
 
-def test_sampling_and_accuracy_says_the_correlation():
+def test_sampling_and_accuracy_gives_the_correlation():
     visits, accuracy = np.array([10, 20, 30]), np.array([0.9, 0.6, 0.3])
     figure = class_figures.sampling_and_accuracy(
         {'UNIX-KD': (visits, accuracy), 'Random KD': (np.full(3, 20), accuracy)}
@@ -56,7 +56,7 @@ def test_many_classes_have_no_names():
     assert len(axes.get_yticks()) == 0 and axes.get_ylabel() == '100 classes, by the accuracy of KD'
 
 
-def test_class_heat_map_has_a_panel_a_run_and_one_scale():
+def test_class_heat_map_has_one_panel_per_run_and_one_scale():
     counts = {'Random KD': np.array([[5, 5], [5, 5]]), 'UNIX-KD': np.array([[4, 6], [1, 9]])}
     accuracy = {'Random KD': np.array([0.9, 0.1]), 'UNIX-KD': np.array([0.2, 0.8])}
     figure = class_figures.class_heat_map(counts, accuracy)
@@ -66,7 +66,7 @@ def test_class_heat_map_has_a_panel_a_run_and_one_scale():
     assert bar.get_ylabel() == 'points trained on' and unix.get_title(loc='left') == 'UNIX-KD'
 
 
-def test_correlation_difference_is_even_around_zero():
+def test_correlation_difference_has_a_symmetric_scale():
     difference = np.array([[0.0, -0.4], [0.2, 0.0]])
     axes, bar = class_figures.correlation_difference(difference, 'KC-KD').axes
     low, high = axes.images[0].get_clim()
@@ -74,7 +74,7 @@ def test_correlation_difference_is_even_around_zero():
     assert axes.get_title(loc='left') == 'KC-KD: mean difference 0.150' and 'teacher' in bar.get_ylabel()
 
 
-def test_each_can_be_drawn():
+def test_class_figures_can_be_saved():
     rng = np.random.default_rng(0)
     pair = (np.arange(10), rng.random(10))
     drawn = [

@@ -47,7 +47,7 @@ def cells_of(table, header):
     return {row[0]: row[table.headers.index(header)] for row in table.rows}
 
 
-def test_by_hand():
+def test_sweep_table_matches_hand_computed_values():
     (table,) = tables.tables(results()[::-1])
     assert [row[0] for row in table.rows] == ['Teacher', *ROWS], "the sweep's own order"
     assert cells_of(table, 'accuracy %')['KD'] == '81.00 ± 1.41'
@@ -62,7 +62,7 @@ def test_by_hand():
     assert record['vs Random KD'] == pytest.approx(1.5) and record['vs Random KD se'] == pytest.approx(0.5)
 
 
-def test_what_has_not_finished_is_empty():
+def test_unfinished_rows_are_empty():
     cards = [card(label, place) for place, label in enumerate(ROWS)]
     some = [run for run in results() if run['cell']['label'] in ('KD', 'KC-KD, 80 %')]
     (table,) = tables.tables(some, expected=cards)
@@ -73,7 +73,7 @@ def test_what_has_not_finished_is_empty():
     assert [row[0] for row in nothing.rows] == list(ROWS) and not any(any(row[1:]) for row in nothing.rows)
 
 
-def test_without_counted_products_cost_is_of_samples():
+def test_cost_is_in_samples_without_counted_macs():
     runs = results()
     for run in runs:
         del run['cost']['macs']
@@ -82,7 +82,7 @@ def test_without_counted_products_cost_is_of_samples():
     assert any(note.startswith('cost: samples processed') for note in table.notes)
 
 
-def test_a_student_is_in_the_tables_of_all_its_pairs():
+def test_student_alone_is_in_the_tables_of_all_its_pairs():
     runs = results('a-resnet8') + results('b-resnet8', alone=False) + results('a-resnet14', 'resnet14', alone=False)
     first, second, third = tables.tables(runs)
     assert cells_of(first, 'accuracy %')['Student alone'] == cells_of(second, 'accuracy %')['Student alone'] != ''
@@ -96,7 +96,7 @@ def test_the_teacher_comes_first():
     assert table.rows[0][:2] == ['Teacher', '93.00']
 
 
-def test_a_seed_twice_is_refused():
+def test_duplicate_seeds_are_refused():
     with pytest.raises(ValueError, match="row 'Student alone' has seed 0 twice"):
         tables.tables([*results(), results()[0]])
 
@@ -166,7 +166,7 @@ def test_another_reference():
     assert part.base(part.rows[1]).label == 'Student alone'
 
 
-def test_many_rows_get_a_line_each():
+def test_many_rows_get_one_line_each():
     (part,) = split(methods())
     drawn = {one.name: one for one in drawings.of_comparison(part, Files())}['accuracy_against_cost']
     (axes,) = drawn.figure.axes
@@ -175,7 +175,7 @@ def test_many_rows_get_a_line_each():
     assert 'KD 81.00 % at 100.0 %' in drawn.alt
 
 
-def test_of_many_rows_the_two_ends_are_told():
+def test_finding_of_many_rows_names_the_highest_and_the_lowest():
     (part,) = split(methods())
     (finding,), tiles = findings.findings(part)
     sentence = finding['text']
@@ -200,7 +200,7 @@ def test_ratios_and_reuse_of_a_sweep_are_drawn():
     assert 'KD + DS 80.00 %' in drawn['reuse'].alt
 
 
-def test_costs_are_multiply_accumulates_where_samples_say_too_little():
+def test_costs_are_in_macs_if_samples_are_not_all():
     runs = methods()[2:4]
     for seed in (0, 1):
         run = make_summary('unix', seed, 0.8)
@@ -250,12 +250,12 @@ def test_gallery_is_drawn_from_the_last_condensation(experiment):
         drawings.gallery(run, images[:5], str, Files())
 
 
-def test_a_gallery_that_cannot_be_had_is_said(experiment, capsys, tmp_path):
+def test_missing_gallery_is_reported(experiment, capsys, tmp_path):
     assert main(['figures', str(experiment), f'--folder={tmp_path / "figures"}']) == 0
     assert capsys.readouterr().err.startswith('no gallery of images: ')
 
 
-def test_sets_of_everything_are_not_compared(experiment):
+def test_full_sets_are_not_compared(experiment):
     for seed in range(3):
         path = experiment / 'random' / f'trial_{seed}' / 'knowledge' / 'stage_3.npz'
         arrays = dict(np.load(path))

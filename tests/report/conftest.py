@@ -1,4 +1,4 @@
-"""Folders as runs leave them, with numbers that a hand can check."""
+"""Folders as runs leave them, with numbers that can be checked by hand."""
 
 from __future__ import annotations
 

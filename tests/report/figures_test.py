@@ -1,4 +1,4 @@
-"""What each figure hands to its axes."""
+"""The data that each figure draws."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_accuracy_against_cost():
     assert kd.has_yerr and not kc.has_yerr, 'one run has no error bar'
 
 
-def test_equal_costs_lie_beside_each_other():
+def test_equal_costs_are_drawn_next_to_each_other():
     labels, cost = ['KD', 'Random KD', 'KC-KD'], [1.0, 0.8, 0.805]
     (axes,) = figures.accuracy_against_cost(labels, cost, [0.7, 0.7, 0.7], [None] * 3, 'samples', apart=1.0).axes
     at = [container.lines[0].get_xdata()[0] for container in axes.containers]
@@ -150,7 +150,7 @@ def test_accuracies_are_in_the_given_order_from_the_top():
     assert axes.get_xlabel() == 'accuracy (%); dotted: KC-KD'
 
 
-def test_nothing_mixed_in_is_not_drawn():
+def test_history_without_mixing_has_one_area():
     top = figures.condensation_history(100, 10, after=[1, 5], kept=[80, 60], augmented=[0, 0]).axes[0]
     assert len(top.patches) == 1 and texts(top) == ['kept', 'all points']
 
@@ -165,7 +165,7 @@ def test_hamming_against_a_loop():
             assert expected[i, j] == pytest.approx(0 if i == j else a * (1 - b) + b * (1 - a), abs=1e-15)
 
 
-def test_hamming_expectation_is_what_chance_gives():
+def test_hamming_expectation_matches_random_sets():
     rng = np.random.default_rng(0)
     sets = np.zeros((200, 100), bool)
     for place, row in enumerate(sets):

@@ -1,4 +1,4 @@
-"""The KR paper's figures: what each hands to its axes, and the stored training curves."""
+"""The KR paper's figures: the data that each draws, and the stored training curves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(tmp_path):
     return tmp_path
 
 
-def test_fig_5_from_the_folders_of_runs_and_from_the_kept_curves(runs, capsys):
+def test_fig_5_from_runs_and_from_stored_curves(runs, capsys):
     png, kept = runs / 'kr_fig5.png', runs / 'curves.json'
     assert main(['figures', '--kr=5', str(runs), f'--folder={runs}', f'--curves={kept}']) == 0
     text = capsys.readouterr().out
@@ -52,7 +52,7 @@ def test_fig_5_from_the_folders_of_runs_and_from_the_kept_curves(runs, capsys):
     assert capsys.readouterr().out == text and png.stat().st_size > 10_000
 
 
-def test_the_losses_are_among_an_experiment_s_figures(runs):
+def test_losses_of_kr_are_drawn_for_its_runs(runs):
     rows = rows_of(tables.collect([runs]))
     drawn = kr.training_losses(rows, Files())
     assert drawn.name == 'kr_convergence' and len(drawn.figure.axes) == 2
@@ -74,7 +74,7 @@ def test_convergence_draws_means_and_deviations(runs):
         assert len(axes.collections) == 2
 
 
-def test_what_cannot_be_drawn_is_one_line(runs, capsys):
+def test_what_cannot_be_drawn_is_one_error_line(runs, capsys):
     other = runs / 'other.json'
     other.write_text('{"a": 1}')
     write_run(runs / 'kd', 'kd', 0, [1.0, 1.0])
@@ -117,7 +117,7 @@ def test_fig_4_shows_every_kernel_once():
     assert [axes.get_title(loc='left').split(':')[0] for axes in figure.axes[:2]] == ['recode', 'dense']
 
 
-def test_fig_6_puts_the_same_points_below_each_other():
+def test_fig_6_stacks_the_same_points():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     figure = kr.examples({'cifar100': images, 'tcifar100': 255 - images})
     for axes, wanted in zip(figure.axes, (images, 255 - images), strict=True):

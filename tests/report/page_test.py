@@ -21,14 +21,14 @@ LINK = re.compile(r'\b(?:src|href|xlink:href|action|poster|data)="([^"]*)"')
 
 
 def parsed(path):
-    """The page as XML: it is well formed, or this raises."""
+    """The page as XML; raises if it is not well-formed."""
     source = path.read_text(encoding='utf-8')
     assert source.startswith('<!DOCTYPE html>\n')
     return source, ElementTree.fromstring(source.removeprefix('<!DOCTYPE html>\n'))
 
 
 def sound(source, root):
-    """What holds for every page: nothing from outside, ids once, and words for what is seen."""
+    """Checks what holds for every page: no external links, unique ids, and a text for every picture."""
     for link in LINK.findall(source):
         assert link.startswith(('#', 'data:image/png;base64,')), link
     assert 'url(http' not in source and '@import' not in source and '<script' not in source
@@ -133,15 +133,15 @@ def test_one_seed_makes_no_claim(tmp_path):
     assert 'no claim rests on it' in source and '±' not in ' '.join(root.find('.//dl').itertext())
 
 
-def test_bare_summaries_are_enough(tmp_path):
-    """A summary with the required keys only, and nothing beside it."""
+def test_minimal_summaries_suffice(tmp_path):
+    """A summary with only the required keys, and no other file."""
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'summary.json').write_text('{"method": "kd", "policy": "kcd", "seed": 0, "accuracy": null}')
     for folder in (tmp_path, tmp_path / 'run'):
         sound(*parsed(page.write(folder)))
 
 
-def test_text_from_outside_is_escaped(tmp_path):
+def test_external_text_is_escaped(tmp_path):
     summary = make_summary('kd', 0, 0.7, command='a < b && c "d"', student='<i>x</i>', run={'a': '</table>'})
     source, root = parsed(page.write(write_run(tmp_path / 'run', summary)))
     assert '<i>' not in source and 'a < b && c "d"' in root.find('.//pre').text
@@ -156,7 +156,7 @@ def test_several_experiments_and_damage_in_one_folder(experiment):
     assert 'Left out:' in source
 
 
-def test_a_policy_that_draws_in_every_epoch(tmp_path):
+def test_many_condensations_are_folded_away(tmp_path):
     folder = write_run(tmp_path / 'run', make_summary('random', 0, 0.7, epochs=60), stages=2)
     summary = tables.collect([folder])[0]
     many = [{'number': n, 'of': 50, 'epoch': n - 1, 'kept': 200, 'augmented': 0, 'readmitted': 9} for n in range(1, 51)]
@@ -169,7 +169,7 @@ def test_a_policy_that_draws_in_every_epoch(tmp_path):
     assert any('Condensations of 300 points' in (fold.text or '') for fold in root.iter('summary'))
 
 
-def test_the_same_data_give_the_same_page_soon(experiment):
+def test_pages_are_deterministic_and_fast(experiment):
     start = time.process_time()
     first = page.write(experiment / 'kcd' / 'trial_0').read_bytes()
     second = page.write(experiment / 'kcd' / 'trial_0').read_bytes()
@@ -179,7 +179,7 @@ def test_the_same_data_give_the_same_page_soon(experiment):
     assert not list((experiment / 'kcd' / 'trial_0').glob('.*'))
 
 
-def test_figures_of_a_policy_name_their_numbers(experiment):
+def test_descriptions_of_figures_give_their_numbers(experiment):
     drawn = {one.name: one for one in drawings.of_comparison(split(tables.collect([experiment]))[0], Files())}
     assert 'KC-KD 76.00 %' in drawn['learning_curves'].alt and '93.12 %' in drawn['learning_curves'].alt
     assert 'KC-KD 76.00 % at 81.7 %' in drawn['accuracy_against_cost'].alt
@@ -219,14 +219,14 @@ def test_damaged_and_missing_files_are_named_in_the_page(experiment, capsys):
     assert main(['page', str(run)]) == 0
 
 
-def test_the_raw_numbers_lie_next_to_the_page(experiment):
+def test_raw_numbers_are_written_next_to_the_page(experiment):
     page.write(experiment)
     lines = list(csv.DictReader(io.StringIO((experiment / 'report.csv').read_text())))
     assert len(lines) == 13 and {line['run'] for line in lines} >= {'kcd/trial_0', 'teacher'}
     assert [line['accuracy'] for line in lines if line['policy'] == 'kcd'] == ['0.75', '0.77', '0.76']
 
 
-def test_figures_of_a_single_run_say_so(experiment):
+def test_figures_of_a_single_run_are_marked(experiment):
     drawn = {one.name: one for one in drawings.of_comparison(split(tables.collect([experiment]))[0], Files())}
     for name in ('condensation_history', 'value_heat_map', 'value_histogram'):
         assert drawn[name].figure.get_suptitle() == 'single run: KC-KD, seed 0'

@@ -32,12 +32,12 @@ def row(table, label, column='W40-2→W16-2'):
     return found[table.headers.index(column)]
 
 
-def test_cells():
+def test_printed_cells_are_parsed():
     assert parse_cell('75.25(75.31)') == Cell(75.25, 75.31) and parse_cell('-') is None
     assert parse_cell('75.69?(94.06)') == Cell(75.69, 94.06, True) and parse_cell('73.26?') == Cell(73.26, None, True)
 
 
-def test_every_table_is_whole():
+def test_every_table_is_complete():
     assert [name for name in papers.TABLES if name.startswith('kcd')] == [f'kcd_table{n}' for n in range(1, 8)]
     assert [name for name in papers.TABLES if name.startswith('unix')] == [f'unix_table{n}' for n in range(1, 9)]
     assert [name for name in papers.TABLES if name.startswith('kr')] == [f'kr_table{n}' for n in range(1, 5)]
@@ -57,8 +57,8 @@ def test_every_table_is_whole():
             assert table.notes
 
 
-def test_what_the_papers_say_of_their_own_figures():
-    """Differences and means that are printed in the text follow from the cells."""
+def test_printed_numbers_agree_with_the_text_of_the_papers():
+    """Differences and means printed in the text follow from the cells."""
     first = {line.label: [cell and cell.value for cell in line.cells] for line in papers.TABLES['kcd_table1'].rows}
     gains = [round(kc - kd, 2) for kc, kd in zip(first['KC-KD'], first['KD'], strict=True)]
     assert gains == [0.78, 0.30, 0.09, 0.72, 0.46, 1.24, 0.59, 0.60, 0.26, 0.74, 0.77]
@@ -73,7 +73,7 @@ def test_what_the_papers_say_of_their_own_figures():
         assert 100 * (48 * r.value + 64 + 96) / (64 * r.value + 128) == pytest.approx(cell.cost, abs=0.03)
 
 
-def test_ours_beside_the_papers():
+def test_ours_next_to_the_papers():
     runs = [run('kd', seed, accuracy) for seed, accuracy in enumerate((0.74, 0.75, 0.76))]
     runs += [run('kcd', seed, accuracy) for seed, accuracy in enumerate((0.755, 0.765))]
     runs += [run('student', 0, 0.73)]
@@ -118,7 +118,7 @@ def test_other_runs_stay_out(other):
     assert row(paper_results.paper_table('kcd_table1', [run('kcd', 0, 0.75)]), kept.label) == '75.00 (1)'
 
 
-def test_ablations_find_their_rows():
+def test_ablations_land_in_their_rows():
     variants = {
         'OGVE w/ random': {'ranking': 'random', 'augment': 'none'},
         'OGVE w/o OVR': {'records': 'last', 'augment': 'none'},
@@ -172,7 +172,7 @@ def test_errors_and_parameters():
     assert row(table, 'KR', 'accuracy %') == '90.00 (1)' and row(table, 'KR', 'parameters (M)') == '0.09 (1)'
 
 
-def test_a_seed_twice_is_refused():
+def test_duplicate_seeds_are_refused():
     with pytest.raises(ValueError, match=r'KCD Table 1, KD, W40-2→W16-2 has seed 0 twice'):
         paper_results.paper_table('kcd_table1', [run('kd', 0, 0.74), run('kd', 0, 0.75)])
 
@@ -187,7 +187,7 @@ def test_a_row_of_a_wrong_length_is_refused():
         parse_table('t', {'title': 't', 'columns': [['A', 'vgg13', 'vgg8']], 'rows': [['KD', 'kd', '1.0 2.0']]})
 
 
-def test_a_setting_may_have_a_value_per_column():
+def test_settings_can_have_one_value_per_column():
     row = papers.parse_row('KD', 'kd+unix policy.k=36|48', '1.0 2.0', 2, {}, 't')
     assert [row.settings_at(place)['policy.k'] for place in range(2)] == ['36', '48']
     with pytest.raises(ValueError, match=r"t: row 'KD' has 3 policy.k for 2 columns"):

@@ -9,7 +9,7 @@ from kcd_jax.report import records
 from tests.report.runs import make_stage
 
 
-def test_stages_are_cut_to_real_points(experiment):
+def test_stages_have_no_padding_rows(experiment):
     first, second, third = records.read_stages(experiment / 'kcd' / 'trial_0')
     assert [stage.number for stage in (first, second, third)] == [1, 2, 3]
     made = make_stage(2, seed=2)
@@ -19,7 +19,7 @@ def test_stages_are_cut_to_real_points(experiment):
     np.testing.assert_array_equal(second.value, made['value'][:300])
 
 
-def test_some_of_many_stages(experiment, tmp_path):
+def test_evenly_spaced_stages_are_read(experiment, tmp_path):
     folder = tmp_path / 'run' / 'knowledge'
     folder.mkdir(parents=True)
     for number in range(1, 13):
@@ -56,6 +56,6 @@ def test_metrics(experiment):
     assert records.read_metrics(experiment) == []
 
 
-def test_a_number_that_is_not_finite_is_left_out():
+def test_series_leaves_out_non_numbers():
     lines = [{'kind': 'eval', 'epoch': 1, 'accuracy': None}, {'kind': 'eval', 'epoch': 2, 'accuracy': 0.5}]
     assert records.series(json.loads(json.dumps(lines)), 'eval', 'accuracy') == ([2.0], [0.5])

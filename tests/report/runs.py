@@ -1,4 +1,4 @@
-"""Folders and summaries of runs, made by hand."""
+"""Folders and summaries of runs, written without running anything."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kcd_jax.report.statistics import Sample, describe, paired_difference
 
 
-def test_describe_by_hand():
+def test_describe_matches_hand_computed_values():
     # Mean 5, squared deviations 9 + 1 + 1 + 1 + 0 + 0 + 4 + 16 = 32 over 7.
     sample = describe([2, 4, 4, 4, 5, 5, 7, 9])
     assert sample.mean == 5.0 and sample.n == 8
@@ -23,7 +23,7 @@ def test_one_value_has_no_deviation():
     assert describe([0.7]).standard_error is None
 
 
-def test_nothing_is_filled_in():
+def test_missing_values_are_left_out():
     assert describe([]) == describe([None, None]) == Sample(None, None, 0)
     assert describe([None, 1.0]) == Sample(1.0, None, 1)
 
@@ -35,7 +35,7 @@ def test_paired_difference_uses_shared_seeds_only():
     assert sample.standard_error == pytest.approx(1.0, rel=1e-15)
 
 
-def test_pairing_removes_what_a_seed_has_in_common():
+def test_pairing_removes_seed_effects():
     kd, kcd = {0: 0.60, 1: 0.70, 2: 0.80}, {0: 0.61, 1: 0.71, 2: 0.81}
     assert paired_difference(kcd, kd).standard_error == pytest.approx(0.0, abs=1e-15)
     assert describe(kd.values()).sd == pytest.approx(0.1)
@@ -48,3 +48,20 @@ def test_describe_against_numpy(values):
     scale = max(map(abs, values)) + 1
     assert sample.mean == pytest.approx(np.mean(values), abs=1e-12 * scale)
     assert sample.sd == pytest.approx(np.std(values, ddof=1), abs=1e-9 * scale)
+
+
+def test_interval_matches_the_t_table():
+    # Quantiles of Student's t at 97.5 %, from the printed table: 12.706, 4.303 and 2.776 for 1, 2 and 4 degrees.
+    for values, quantile in (([0.0, 1.0], 12.706), ([0.0, 1.0, 2.0], 4.303), ([0.0, 1.0, 2.0, 3.0, 4.0], 2.776)):
+        sample = describe(values)
+        low, high = sample.interval()
+        assert (high - low) / 2 == pytest.approx(quantile * sample.standard_error, rel=2e-4)
+        assert (low + high) / 2 == pytest.approx(sample.mean)
+    assert describe([1.0]).interval() is None and describe([]).interval() is None
+
+
+def test_interval_has_its_coverage():
+    rng = np.random.default_rng(0)
+    covered = [low <= 0 <= high for low, high in (describe(rng.normal(size=3)).interval() for _ in range(4000))]
+    # Standard error of the share: sqrt(0.95 * 0.05 / 4000) = 0.0034.
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.014)

@@ -23,7 +23,7 @@ def column(table, header):
     return {row[0]: row[place] for row in table.rows}
 
 
-def test_table_by_hand(experiment):
+def test_table_matches_hand_computed_values(experiment):
     table = table_of(tables.collect([experiment]))
     assert table.title == 'digits: resnet20 -> resnet8, 6 epochs'
     assert [row[0] for row in table.rows] == ['Teacher', 'Student alone', 'KD', 'Random KD', 'KC-KD']
@@ -67,7 +67,7 @@ def test_one_seed_shows_no_deviation():
     assert any(note.startswith('n = 1:') for note in table.notes)
 
 
-def test_a_variant_is_called_by_its_name_and_is_not_the_reference():
+def test_variants_keep_their_names_and_are_not_the_reference():
     runs = [
         make_summary('crd+kd', 0, 0.76, method='crd', policy='none'),
         make_summary('own', 0, 0.75, policy='none'),
@@ -120,7 +120,7 @@ def test_variants_of_a_policy_are_rows_of_their_own():
     ]
 
 
-def test_a_seed_twice_is_refused():
+def test_duplicate_seeds_are_refused():
     with pytest.raises(ValueError, match=r"run 'kd' has seed 0 twice \(one and another\); give one of them"):
         table_of([make_summary('kd', 0, 0.74), make_summary('kd', 0, 0.75)])
 
@@ -197,7 +197,7 @@ def test_damaged_files_are_named(experiment):
         tables.collect([experiment / 'nowhere'])
 
 
-def test_numbers_that_are_none_are_missing():
+def test_non_numbers_are_missing():
     assert tables.number({'a': {'b': float('nan')}}, 'a', 'b') is None
     assert (
         tables.number({'a': True}, 'a') is None
@@ -260,7 +260,7 @@ def test_counted_cost_is_of_the_same_method_on_every_point():
     assert any('relative to the same method on every point' in note for note in table.notes)
 
 
-def test_a_short_run_is_of_the_same_experiment():
+def test_shorter_runs_belong_to_the_same_experiment():
     """Phases before the main one, or a policy that trains for fewer epochs, change the epochs of a run."""
     kd, short = (make_summary(name, 0, 0.75, run={'recipe': {'epochs': 6}}) for name in ('kd', 'short'))
     short['epochs'] = 5
