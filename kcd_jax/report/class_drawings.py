@@ -28,8 +28,9 @@ def selecting_rows(rows: Sequence[Row]) -> list[Row]:
 
 def visits(run: Summary, files: Files) -> np.ndarray | None:
     """i64[E, K]: points of each class trained on in each epoch; None if the run did not record them."""
-    totals = [entry['by_class'] for entry in files.metrics(run) if entry.get('kind') == 'visits']
-    if not totals or len({len(total) for total in totals}) > 1:
+    totals = [entry.get('by_class') for entry in files.metrics(run) if entry.get('kind') == 'visits']
+    whole = all(isinstance(total, list) and all(isinstance(n, int) for n in total) for total in totals)
+    if not totals or not whole or len({len(total) for total in totals}) > 1:
         return None
     return np.diff(np.asarray(totals, np.int64), axis=0, prepend=np.zeros((1, len(totals[0])), np.int64))
 

@@ -114,7 +114,7 @@ class Pictures:
             }
             for title, points in zip(titles, drawings.ranked_points(stage, SHOWN), strict=True)
         ]
-        after = run['condensations'][-1]['epoch'] if run.get('condensations') else stage.number
+        after = (run.get('condensations') or [{}])[-1].get('epoch', stage.number)
         note = f'Value: mean prediction entropy over all visits, at the last condensation, after epoch {after}.'
         return [{'kind': 'gallery', 'halves': halves, 'note': note}]
 

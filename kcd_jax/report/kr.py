@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from kcd_jax.report import figures
 from kcd_jax.report.comparisons import Row
-from kcd_jax.report.records import Files
+from kcd_jax.report.records import Files, number
 from kcd_jax.report.statistics import describe
 from kcd_jax.report.style import SIZE, Drawing, looks, new_figure, styled
 from kcd_jax.report.tables import difference_in
@@ -115,7 +115,7 @@ def training_curves(rows: Sequence[Row], files: Files) -> Curves:
     for row in rows:
         for run in row.runs if row.method == 'kr' else ():
             records = [record for record in files.metrics(run) if record.get('kind') == 'train']
-            if not records or not all(key in record for key in LOSSES for record in records):
+            if not records or any(number(record, key) is None for key in ('step', *LOSSES) for record in records):
                 continue
             iterations = [record['step'] for record in records]
             own = curves.setdefault(row.label, {'iterations': iterations, **{key: {} for key in LOSSES}})

@@ -224,7 +224,13 @@ def read_points(run: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ValueError: the file is damaged.
     """
     path = Path(run) / 'knowledge' / 'points.npz'
-    return _arrays(path) if path.is_file() else {}
+    found = _arrays(path) if path.is_file() else {}
+    difference = found.get('correlation_difference', np.zeros((1, 1)))
+    lengths = {array.shape for name, array in found.items() if name != 'correlation_difference'}
+    if len(lengths) > 1 or not all(len(shape) == 1 for shape in lengths) or difference.ndim != 2:
+        shapes = ', '.join(f'{name} {list(array.shape)}' for name, array in found.items())
+        raise _damaged(path, f'its arrays do not fit together: {shapes}')
+    return found
 
 
 def run_folder(summary: Mapping[str, Any]) -> Path | None:
