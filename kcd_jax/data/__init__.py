@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import logging
 import os
 import pathlib
 import sys
@@ -52,8 +51,6 @@ __path__ += plugins.own_folders('data')
 
 STREAM = {'auto': None, 'true': True, 'false': False}  # the words of config.data.stream
 
-_log = logging.getLogger(__name__)
-
 
 def names() -> list[str]:
     """The names of all data sets that have a file; other sets of TFDS work too."""
@@ -94,9 +91,6 @@ def load(
     data = module.load(request)
     if not isinstance(data, Dataset):
         raise ValueError(f'data set {name!r}: load returned a {type(data).__name__}; return a kcd_jax.data.Dataset')
-    for what, split in (('train', data.train), ('test', data.test)):
-        if not split.streamed and split.images.size and split.images.min() == split.images.max():
-            _log.warning('%s: all pixels of the split %s are %d', name, what, split.images.flat[0])
     place = str(pathlib.Path(dir).expanduser().absolute()) if dir else ''
     data = dataclasses.replace(data, name=name, source={'name': name, 'dir': place, 'stream': loading.stream})
     return part(by_index(data) if loading.stream else data, validation, seed, num_points)

@@ -21,6 +21,7 @@ from kcd_jax.data._dataset import (
     measure,
     printable,
     progress,
+    warn_of_range,
 )
 
 
@@ -57,6 +58,7 @@ def from_arrays(
         pixels, numbers = _images(pixels, f'{what} of {name}'), check_labels(numbers, f'{what} of {name}')
         if len(pixels) != len(numbers):
             raise ValueError(f'{what} of {name} has {len(pixels):,} images and {len(numbers):,} labels')
+        warn_of_range(name, what, int(pixels.min()), int(pixels.max()))
         splits.append(Split(pixels, numbers))
     train, test = splits
     if train.images.shape[1:] != test.images.shape[1:]:
@@ -158,6 +160,7 @@ def from_objects(
                 digest.update(np.ascontiguousarray(image))
             else:
                 images[point] = image
+        warn_of_range(name, what, *counts.range())
         measured = measured or counts.normalization()
         if images is None:
             source = dataclasses.replace(source, content=digest.hexdigest())

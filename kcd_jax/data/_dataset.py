@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,9 @@ import numpy as np
 
 _MEMORY_SHARE = 0.5  # fraction of the machine's memory that images may take
 _STREAM_SHARE = 0.25  # fraction of the machine's or a device's memory above which images are streamed
+_NARROW = 32  # levels of 255: pictures of 12 bits in files of 16 span 16
 _BLOCK = 4096  # images per step of a pass over all pixels
+_log = logging.getLogger(__name__)
 _threads = threading.local()  # one generator per thread: seeding takes a tenth of the time of making one
 
 
@@ -339,6 +342,18 @@ def check_memory(what: str, size: int) -> None:
         raise ValueError(
             f'{what} takes at least {size / 2**30:,.1f} GiB in memory, this machine has {memory / 2**30:,.1f}; '
             'stream it (data.stream=true), or use smaller images or a smaller set'
+        )
+
+
+def warn_of_range(name: str, split: str, low: int, high: int) -> None:
+    """Logs one line if the pixels of a split are constant or nearly so, from `low` to `high`."""
+    if high - low < _NARROW:
+        _log.warning(
+            '%s: all pixels of the split %s lie between %d and %d of 255; check the values of its images',
+            name,
+            split,
+            low,
+            high,
         )
 
 

@@ -27,6 +27,7 @@ from kcd_jax.data._dataset import (
     check_memory,
     printable,
     progress,
+    warn_of_range,
 )
 
 _NAMED = 10  # bad files named in one line
@@ -105,6 +106,7 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
 
     def split(part: str) -> Split:
         labels, ids = arrays[f'{part}_labels'], arrays[f'{part}_ids']
+        warn_of_range(name, part, *meta['range'][part])
         if not streamed:
             return Split(arrays[f'{part}_images'], labels, ids)
         area = loading.area if part == 'train' else ()
@@ -134,9 +136,6 @@ def _report(shown: str, listing: Listing, meta: dict[str, Any]) -> str:
         more = f'; and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
         _log.warning('%d files in %s cannot be decoded and are left out: %s%s', len(bad), shown, some, more)
         description += f', {len(bad)} bad files left out'
-    for split, (low, high) in meta['range'].items():
-        if high - low <= 1:
-            _log.warning('%s: all pixels of the split %s lie between %d and %d of 255', shown, split, low, high)
     return description
 
 

@@ -169,3 +169,16 @@ def test_arrays_of_another_kind_are_one_line(change: dict, words: str):
     with pytest.raises(ValueError) as error:
         data.from_arrays(**arguments)
     assert words in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('build', ['arrays', 'objects'])
+def test_a_split_of_nearly_one_level_is_said(build: str, caplog: pytest.LogCaptureFixture):
+    flat = np.full_like(IMAGES, 100)
+    flat[0, 0] = 115  # as 12 bits in 16, and fewer
+    if build == 'arrays':
+        data.from_arrays(IMAGES, LABELS, test=(flat, LABELS), name='mine')
+    else:
+        train, test = ([{'image': i, 'label': n} for i, n in zip(images, LABELS)] for images in (IMAGES, flat))
+        data.from_objects(train, test, name='mine')
+    [line] = caplog.messages
+    assert line.startswith('mine: all pixels of the split test lie between 100 and 115 of 255') and '\n' not in line
