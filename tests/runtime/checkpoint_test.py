@@ -24,7 +24,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def make_state(seed: int = 0, num_points: int = 300, width: int = 5, devices: int = 4) -> TrainState:
-    """A small state of the run's own kind, with empty, scalar, integer, bfloat16 and zero-sized leaves."""
+    """A small training state with empty, scalar, integer, bfloat16 and zero-sized leaves."""
     rng = np.random.default_rng(seed)
     table = ValueTable.create(num_points)
     table = table.replace(value=jnp.asarray(rng.normal(size=table.value.shape), jnp.float32))
@@ -77,7 +77,7 @@ def test_another_number_of_devices(saved, devices):
     assert state.table.value.sharding.mesh.size == devices
 
 
-def test_abstract_states_will_do(saved):
+def test_an_abstract_state_is_enough(saved):
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make_state())
     with Checkpointer(saved) as keeper:
         assert_same(keeper.restore_latest(abstract)[0], make_state(2))
@@ -144,7 +144,7 @@ def test_every_flipped_bit_is_noticed(saved, tmp_path):
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_damage_costs_one_line_and_one_checkpoint(saved, tmp_path, capfd, damage):
+def test_a_damaged_checkpoint_is_passed_over(saved, tmp_path, capfd, damage):
     folder = shutil.copytree(saved, tmp_path / 'checkpoints')
     DAMAGE[damage](folder / '2')
     with Checkpointer(folder) as keeper:
@@ -175,7 +175,7 @@ def test_going_on_below_a_damaged_step(saved, tmp_path):
         assert keeper.steps() == [1, 12]
 
 
-def test_nothing_whole_is_left(saved, tmp_path, capfd):
+def test_without_a_whole_checkpoint_nothing_is_restored(saved, tmp_path, capfd):
     folder = shutil.copytree(saved, tmp_path / 'checkpoints')
     for step in ('1', '2'):
         DAMAGE['a missing file'](folder / step)
@@ -200,7 +200,7 @@ def test_nothing_whole_is_left(saved, tmp_path, capfd):
         ),
     ],
 )
-def test_a_checkpoint_from_before_a_lost_file_goes_first(saved, capfd, lost, step, lines):
+def test_a_checkpoint_from_before_a_lost_file_is_preferred(saved, capfd, lost, step, lines):
     def lacks(meta):
         epoch = meta['evaluations'][-1]['epoch']
         return f'stage_{epoch}.npz' if epoch in lost else ''

@@ -141,7 +141,7 @@ def test_the_launcher_starts_again(tmp_path):
 def test_what_all_processes_say_comes_once(tmp_path):
     found = launch('tests.tiny.dying', '--how=mistake', f'--folder={tmp_path}', options=('--restarts=3', '--grace=60'))
     assert found.returncode == 2
-    assert found.stderr.removeprefix('[1] ') == 'error: a mistake\n'  # of whoever says it first
+    assert found.stderr.removeprefix('[1] ') == 'error: a mistake\n'  # of the process that says it first
 
 
 @pytest.mark.parametrize('after_one', [True, False])

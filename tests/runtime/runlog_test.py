@@ -1,4 +1,4 @@
-"""What a run writes and says, and whom it refuses."""
+"""What a run writes, which runs it refuses, and how it notices files that were lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_records_are_json_lines_at_once(tmp_path):
 
 
 def write(workdir, steps):
-    """Writes a record a step, without a checkpoint between them; the lines."""
+    """Writes one record per step, without a checkpoint between them; returns the lines."""
     with runlog.RunLog(workdir, DESCRIPTION) as run:
         run.rewind([], -1)
         for step in steps:
@@ -66,7 +66,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize('damage', DAMAGE)
-def test_the_log_goes_back_to_what_it_was_at_the_checkpoint(tmp_path, damage):
+def test_rewind_restores_the_log_of_the_checkpoint(tmp_path, damage):
     lines = write(tmp_path, [10, 20, 20, 30])
     path = tmp_path / 'metrics.jsonl'
     content = path.read_bytes()
@@ -96,7 +96,7 @@ def events(workdir):
     return shown
 
 
-def test_tensorboard_forgets_what_is_done_again(tmp_path):
+def test_tensorboard_hides_steps_that_are_repeated(tmp_path):
     with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind([], -1)
         for step in (10, 20, 30):
@@ -141,7 +141,7 @@ def test_a_second_run_is_refused_until_the_first_ends(tmp_path):
         pass
 
 
-def test_a_killed_run_lets_go(tmp_path):
+def test_a_killed_run_releases_its_lock(tmp_path):
     hold = (
         'import sys\nfrom kcd_jax.runtime import runlog\n'
         'with runlog.RunLog(sys.argv[1], {}): print(flush=True); sys.stdin.read()'

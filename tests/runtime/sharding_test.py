@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from kcd_jax import contracts
+from kcd_jax import trees
 from kcd_jax.contracts import TrainState, ValueTable, full_plan
 from kcd_jax.runtime import sharding
 
@@ -62,7 +62,7 @@ def test_only_the_value_table_is_split():
     mesh, state = sharding.make_mesh(), make_state()
     places = sharding.state_shardings(mesh, state)
     assert jax.tree.structure(places) == jax.tree.structure(state)
-    for path, place in contracts.leaf_paths(places).items():
+    for path, place in trees.leaf_paths(places).items():
         assert place.spec == (PartitionSpec('data') if path.startswith('table/') else PartitionSpec()), path
     assert sharding.state_shardings(mesh, jax.eval_shape(lambda: state)) == places
 
