@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import gc
 import os
 import pathlib
@@ -13,7 +14,7 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 _SCRATCH = tempfile.TemporaryDirectory(prefix='kcd_jax_tests_')
 for _variable in ('TFDS_DATA_DIR', 'XDG_CACHE_HOME', 'KCD_JAX_CACHE'):
     os.environ[_variable] = str(pathlib.Path(_SCRATCH.name, _variable.lower()))
-os.environ['TF_CPP_MIN_LOG_LEVEL'] = '2'
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'  # reading a cached program logs errors about the machine's features
 os.environ['MPLBACKEND'] = 'agg'
 
 import hypothesis
@@ -38,6 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: a long file that starts last would run alone."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker('slow'))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def pytest_unconfigure() -> None:
