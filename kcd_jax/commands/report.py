@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from kcd_jax.report import paper_results, tables
 from kcd_jax.report.comparisons import rows_of, split
 from kcd_jax.report.papers import TABLES
 from kcd_jax.report.records import Files, run_folder
+from kcd_jax.runtime import exitcodes
 
 EXAMPLES = """examples:
   python -m kcd_jax report table results/digits --format=markdown
@@ -235,14 +237,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; bad input prints one line and returns 2."""
+    """Runs the command; bad input prints one line. Returns one of `runtime.exitcodes`."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exitcodes.OUTPUT_CLOSED
     except (ValueError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+        return exitcodes.of_error(error)
+    return exitcodes.OK
 
 
 if __name__ == '__main__':
