@@ -43,15 +43,14 @@ def main(argv: list[str] | None = None) -> int:
         )
         if command == 'prepare':
             one.add_argument('--format', choices=('tfrecord', 'array_record'), default='', help='of the files')
-            one.add_argument('--to', default='', help='another folder, to write a prepared set again as array_record')
     options = parser.parse_args(argv)
     try:
         if options.command == 'check':
             print(data.check(options.name, options.dir))
         elif options.command == 'prepare':
-            if line := data.prepare(options.name, options.dir, options.format, options.to):
+            if line := data.prepare(options.name, options.dir, options.format):
                 print(line)
-            print(data.describe(data.load(options.name, options.to or options.dir)))
+            print(data.describe(data.load(options.name, options.dir)))
         else:
             _describe(options.name, options.dir)
     except (ValueError, OSError) as error:

@@ -155,20 +155,19 @@ def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bo
     return hasattr(module, 'needs_tensorflow') and module.needs_tensorflow(request)
 
 
-def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = '', to: str = '') -> str:
+def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = '') -> str:
     """Downloads and prepares the files of a data set, if they are missing; returns a line on them, '' if it needs none.
 
     Args:
       name: as in `load`.
       dir: as in `load`.
       file_format: 'tfrecord' or 'array_record', for sets of TFDS.
-      to: another data folder, to write a set of TFDS again as array_record.
 
     Raises:
       ValueError: it cannot be prepared; one line that says what to do.
     """
     module, request = _find(name, dir)
-    return module.prepare(request, file_format, to) if hasattr(module, 'prepare') else ''
+    return module.prepare(request, file_format) if hasattr(module, 'prepare') else ''
 
 
 def _find(

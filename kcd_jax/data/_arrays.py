@@ -63,17 +63,7 @@ def from_arrays(
     train, test = splits
     if train.images.shape[1:] != test.images.shape[1:]:
         raise ValueError(f'{name} has images of {_size(train.images[0])} in train and {_size(test.images[0])} in test')
-    class_names = name_classes(name, train.labels, test.labels, classes)
-    return Dataset(
-        name=name,
-        train=train,
-        test=test,
-        class_names=class_names,
-        num_classes=len(class_names),
-        image_shape=train.images.shape[1:],
-        normalization=normalization or measure(train.images),
-        description='arrays in memory',
-    )
+    return _dataset(name, splits, classes, normalization or measure(train.images), 'arrays in memory')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,16 +156,24 @@ def from_objects(
             source = dataclasses.replace(source, content=digest.hexdigest())
             images = Images(source, np.arange(len(items)), shape)
         splits.append(Split(images, check_labels(labels, source.what)))
-    class_names = name_classes(name, splits[0].labels, splits[1].labels, class_names)
+    description = f'objects of {type(train).__module__}.{type(train).__name__}'
+    return _dataset(name, splits, class_names, normalization or measured, description)
+
+
+def _dataset(
+    name: str, splits: list[Split], names: Sequence[str] | None, normalization: Normalization, description: str
+) -> Dataset:
+    train, test = splits
+    class_names = name_classes(name, train.labels, test.labels, names)
     return Dataset(
         name=name,
-        train=splits[0],
-        test=splits[1],
+        train=train,
+        test=test,
         class_names=class_names,
         num_classes=len(class_names),
-        image_shape=shape,
-        normalization=normalization or measured,
-        description=f'objects of {type(train).__module__}.{type(train).__name__}',
+        image_shape=train.images.shape[1:],
+        normalization=normalization,
+        description=description,
     )
 
 

@@ -18,10 +18,14 @@ class Prepared:
     """A prepared data set on disk, as its JSON files describe it.
 
     Attributes:
-      name: 'cifar100' or 'imagenet_resized/32x32'. version: '3.0.2'. path: its folder.
+      name: 'cifar100' or 'imagenet_resized/32x32'.
+      version: '3.0.2'.
+      path: its folder.
       file_format: 'tfrecord' or 'array_record'.
       shards: {split: {file: points}}.
-      image, label: the keys of the features. image_shape: (H, W, C), None where it varies.
+      image: the key of the feature with the image.
+      label: the key of the feature with the label.
+      image_shape: (H, W, C), None where it varies.
       class_names: in label order.
     """
 
@@ -41,7 +45,7 @@ class Prepared:
 
 
 class _UnsupportedError(ValueError):
-    """Sound, but nothing that can be used here."""
+    """Intact, but not usable here."""
 
 
 def data_dir(dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -55,7 +59,7 @@ def find(name: str, dir: str | os.PathLike[str] | None = None) -> Prepared | Non
     `dir` may also be the folder of the version itself.
 
     Raises:
-      ValueError: it is there but cannot be read: a missing or empty shard, JSON that is none, no images and labels.
+      ValueError: it is there but cannot be read: a missing or empty shard, invalid JSON, no images and labels.
     """
     root = data_dir(dir)
     base, _, version = name.partition(':')
@@ -91,7 +95,7 @@ def _is_file(path: pathlib.Path) -> bool:
 
 
 def again(name: str, path: pathlib.Path) -> str:
-    """What to do about damage."""
+    """The remedy for damaged files."""
     root = path.parents[name.count('/') + 1]
     return f'delete {path} and prepare it again: python -m kcd_jax data prepare {name} --dir {root}'
 
@@ -107,7 +111,7 @@ def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
     dimensions = description.get('shape', {}).get('dimensions', [None, None, None])
     classes = int(features[label]['classLabel']['numClasses'])
     labels = path / f'{label}.labels.txt'
-    class_names = labels.read_text().splitlines() if labels.is_file() else []
+    class_names = labels.read_text('utf-8').splitlines() if labels.is_file() else []
     if len(class_names) != classes:
         class_names = [str(i) for i in range(classes)]
     file_format = info.get('fileFormat') or 'tfrecord'
@@ -146,7 +150,13 @@ def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
 
 
 def missing(name: str, root: pathlib.Path, why: str = '') -> ValueError:
-    """The error to raise: what is missing where, and how to provide it; `why` there is no download."""
+    """The error to raise: what is missing where, and how to provide it.
+
+    Args:
+      name: of the set.
+      root: the data folder.
+      why: the set cannot be downloaded; default: TensorFlow is not installed.
+    """
     there = sorted({p.parents[1].relative_to(root).as_posix() for p in root.glob('*/*/dataset_info.json')})
     found = f'only {", ".join(there)}' if there else 'nothing' if root.is_dir() else 'no such folder'
     if not why:
@@ -159,7 +169,7 @@ def missing(name: str, root: pathlib.Path, why: str = '') -> ValueError:
 
 
 def read_shard(prepared: Prepared, split: str, file: pathlib.Path) -> list[memoryview | bytes]:
-    """The verified records of a shard; ValueError when it is not what was written."""
+    """The verified records of a shard; ValueError if it is not what was written."""
     remedy = again(prepared.name, prepared.path)
     try:
         found = _records.read(file, prepared.file_format)

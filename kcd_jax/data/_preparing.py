@@ -1,20 +1,17 @@
-"""Downloading and preparing by TFDS, and writing a preparation again as array_record."""
+"""Downloading and preparing by TFDS."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import logging
 import os
 import pathlib
 import re
-import shutil
 from typing import Any
 
 from kcd_jax.data import _sources
-from kcd_jax.data._dataset import progress
-from kcd_jax.data._prepared import data_dir, find, missing, read_shard
+from kcd_jax.data._prepared import data_dir, missing
 
 _log = logging.getLogger(__name__)
 
@@ -29,14 +26,19 @@ def registered() -> list[str]:
 def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = 'tfrecord') -> pathlib.Path:
     """Downloads and prepares a set with TFDS, and returns its folder.
 
+    Args:
+      name: 'cifar100', 'name/config' or 'name:1.0.0'.
+      dir: the data folder.
+      file_format: 'tfrecord' or 'array_record'.
+
     Raises:
-      ValueError: no TensorFlow, no such set, its sources are neither there nor to be had, or TFDS failed. Empty folders
-        that it leaves behind are removed.
+      ValueError: no TensorFlow, no such set, its sources are neither on disk nor reachable, or TFDS failed. Empty
+        folders that it leaves behind are removed.
     """
     root = data_dir(dir)
     if importlib.util.find_spec('tensorflow') is None:
         raise missing(name, root)
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # TensorFlow would greet the user with lines of its own
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')  # before the import, or TensorFlow prints startup logs
     import tensorflow_datasets as tfds
 
     before = _folders(root, name)
@@ -52,58 +54,25 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
         except Exception as error:
             raise ValueError(
                 f'{name} could not be prepared in {root} (TFDS: {_first_line(error)}); what was downloaded stays in '
-                f'{root / "downloads"}, and "python -m kcd_jax data prepare {name} --dir {root}" goes on from there'
+                f'{root / "downloads"}, and "python -m kcd_jax data prepare {name} --dir {root}" continues from there'
             ) from error
         return pathlib.Path(builder.data_dir)
     finally:
         for folder in sorted(_folders(root, name) - before, key=lambda p: len(p.parts), reverse=True):
-            with contextlib.suppress(OSError):  # only empty ones go
+            with contextlib.suppress(OSError):  # only empty ones can be removed
                 folder.rmdir()
 
 
-def convert(name: str, dir: str | os.PathLike[str] | None, target: str | os.PathLike[str]) -> pathlib.Path:
-    """Writes a prepared set again as array_record under the data_dir `target`, shard by shard, without TensorFlow."""
-    from array_record.python import array_record_module
-
-    prepared = find(name, dir)
-    if prepared is None:
-        raise missing(name, data_dir(dir), 'there is nothing to convert')
-    file_format = 'array_record'
-    folder = pathlib.Path(target).expanduser() / prepared.name / prepared.version
-    if folder.exists():
-        raise ValueError(f'{folder} exists already; delete it or choose another --to')
-    scratch = folder.with_name(f'{folder.name}.incomplete')
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    for split, files in prepared.shards.items():
-        for file in files:
-            written = file.name.replace(f'.{prepared.file_format}', f'.{file_format}')
-            writer = array_record_module.ArrayRecordWriter(str(scratch / written), 'group_size:1')
-            found = read_shard(prepared, split, file)
-            for record in progress(found, len(found), f'{prepared.name}: {written}'):
-                writer.write(bytes(record))
-            writer.close()
-    for file in prepared.path.glob('*.*'):
-        if file.suffix in ('.json', '.txt'):
-            shutil.copyfile(file, scratch / file.name)
-    info = json.loads((prepared.path / 'dataset_info.json').read_text()) | {'fileFormat': file_format}
-    for split in info['splits']:
-        split['filepathTemplate'] = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
-    (scratch / 'dataset_info.json').write_text(json.dumps(info, indent=2))
-    scratch.rename(folder)
-    return folder
-
-
 def _refuse_other_tasks(name: str, builder: Any) -> None:
-    """ValueError, before anything is downloaded, for a set that is not one of images with a label each."""
+    """ValueError, before anything is downloaded, for a set that does not have one image and one label per point."""
     features = dict(builder.info.features)
     keys = builder.info.supervised_keys or ()
     image, label = keys if len(keys) == 2 else ('image', 'label')
     kinds = [type(features.get(key)).__name__ for key in (image, label)]
     if kinds != ['Image', 'ClassLabel']:
         raise ValueError(
-            f'{name} is no image classification set (it has {", ".join(sorted(features))}); needed are one image and '
-            'one label a point'
+            f'{name} is not an image classification set (it has {", ".join(sorted(features))}); one image and one '
+            'label per point are needed'
         )
 
 

@@ -9,7 +9,7 @@ Only `load` is required. A module may also have:
   OPTIONS = 'SIZE'                       what may follow the name, as in 'NAME:64'; read it from `request.option`
   check(request) -> str                  one line on the data, cheaper than `describe(load(request))`
   needs_tensorflow(request) -> bool      whether `load` would have to prepare the files with TensorFlow
-  prepare(request, file_format, to)      downloads the files; returns a line
+  prepare(request, file_format) -> str   downloads the files; returns a line on them
 """
 
 from __future__ import annotations

@@ -171,13 +171,12 @@ def needs_tensorflow(request: Request) -> bool:
     return find(parse(request)[0], request.dir) is None
 
 
-def prepare(request: Request, file_format: str = '', to: str = '') -> str:
-    """Downloads and prepares the set, or writes a prepared one again as array_record; returns a line on the files.
+def prepare(request: Request, file_format: str = '') -> str:
+    """Downloads and prepares the set, unless it is prepared; returns a line on the files.
 
     Args:
       request: the set and its folder.
       file_format: 'tfrecord' or 'array_record'; '': tfrecord, or what there is.
-      to: another data folder, to write array_record files to.
 
     Raises:
       ValueError: it cannot be prepared, or is prepared in another format.
@@ -186,14 +185,11 @@ def prepare(request: Request, file_format: str = '', to: str = '') -> str:
     if needs_tensorflow(request):
         _preparing.prepare(base, request.dir, file_format or 'tfrecord')
     prepared = find(base, request.dir)
-    if file_format not in ('', prepared.file_format) or to:
-        if not to or file_format != 'array_record':
-            raise ValueError(
-                f'{base} is prepared as {prepared.file_format} in {prepared.path}; to have it as array_record too, '
-                'give --format array_record and another folder by --to'
-            )
-        _preparing.convert(prepared.name, prepared.path.parents[prepared.name.count('/') + 1], to)
-        prepared = find(base, to)
+    if file_format not in ('', prepared.file_format):
+        raise ValueError(
+            f'{base} is prepared as {prepared.file_format} in {prepared.path}, which can be streamed too; to have '
+            f'{file_format}, give another folder by --dir, or use "tfds convert_format"'
+        )
     size = sum(file.stat().st_size for file in prepared.path.rglob('*') if file.is_file())
     return f'{prepared.path}: {size / 1e6:,.1f} MB as {prepared.file_format}'
 

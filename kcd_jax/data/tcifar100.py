@@ -68,9 +68,9 @@ def needs_tensorflow(request: Request) -> bool:
     return _tfds.needs_tensorflow(_clean(request))
 
 
-def prepare(request: Request, file_format: str = '', to: str = '') -> str:
+def prepare(request: Request, file_format: str = '') -> str:
     """Downloads and prepares CIFAR-100. Arguments as in `_tfds.prepare`."""
-    return _tfds.prepare(_clean(request), file_format, to)
+    return _tfds.prepare(_clean(request), file_format)
 
 
 def _clean(request: Request) -> Request:

@@ -71,14 +71,14 @@ def _scan(root: pathlib.Path) -> _files.Listing:
     )
 
 
-def prepare(request: Request, file_format: str = '', to: str = '') -> str:
+def prepare(request: Request, file_format: str = '') -> str:
     """Downloads and unpacks it, unless it is there; returns a line on its files.
 
     Raises:
       ValueError: no connection, or the archive is not the expected one.
     """
-    if file_format or to:
-        raise ValueError(f'{NAME} is used as its authors pack it, as JPEG files; leave out --format and --to')
+    if file_format:
+        raise ValueError(f'{NAME} is used as its authors pack it, as JPEG files; leave out --format')
     root = find(request.dir) or _unpack(data_dir(request.dir))
     size = sum(file.stat().st_size for file in root.rglob('*') if file.is_file())
     return f'{root}: {size / 1e6:,.1f} MB of JPEG files'

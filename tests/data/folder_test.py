@@ -17,7 +17,7 @@ COLOURS = {'amber': (200, 120, 0), 'blue': (10, 20, 220)}
 
 
 def _write(root: pathlib.Path, size: tuple[int, int] = (24, 24)) -> pathlib.Path:
-    """Two classes of three images each in train, and of one in val; one colour a class."""
+    """Two classes of three images each in train, and of one in val; one colour per class."""
     for split, number in (('train', 3), ('val', 1)):
         for name, colour in COLOURS.items():
             (root / split / name).mkdir(parents=True)

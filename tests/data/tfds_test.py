@@ -294,7 +294,7 @@ def test_a_set_of_another_task_is_refused_before_it_is_downloaded(tmp_path: path
         supervised_keys=('text', 'label'),
     )
     with_tensorflow(builder)
-    _one_line(lambda: preparing.prepare('cifar100', tmp_path), 'no image classification set (it has label, text)')
+    _one_line(lambda: preparing.prepare('cifar100', tmp_path), 'not an image classification set (it has label, text)')
     builder.info = types.SimpleNamespace(features=_OF_IMAGES | {'bbox': None}, supervised_keys=None)
     builder.error = None
     preparing.prepare('cifar100', tmp_path)
@@ -313,17 +313,3 @@ def test_a_download_that_works_keeps_its_folder(tmp_path: pathlib.Path, with_ten
     with_tensorflow(_Builder(tmp_path, None))
     assert preparing.prepare('cifar100', tmp_path) == tmp_path / 'cifar100' / '3.0.2'
     assert sorted(p.name for p in tmp_path.rglob('*')) == ['3.0.2', 'cifar100', 'dataset_info.json']
-
-
-def test_converting_keeps_points_and_order(tmp_path: pathlib.Path):
-    tiny_tfds.write(tmp_path / 'data')
-    first = _load(tmp_path)
-    folder = preparing.convert('toy', tmp_path / 'data', tmp_path / 'converted')
-    assert folder == tmp_path / 'converted' / 'toy' / '1.0.0'
-    second = data.load('toy', tmp_path / 'converted', cache=tmp_path / 'cache')
-    assert 'array_record' in second.description
-    for before, after in ((first.train, second.train), (first.test, second.test)):
-        np.testing.assert_array_equal(before.images, after.images)
-        np.testing.assert_array_equal(before.ids, after.ids)
-    assert not list(tmp_path.rglob('*.incomplete'))
-    _one_line(lambda: preparing.convert('toy', tmp_path / 'data', tmp_path / 'converted'), 'exists already')
