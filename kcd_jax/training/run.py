@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from jax.sharding import Mesh
 
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
-from kcd_jax.runtime import files, sharding
+from kcd_jax.runtime import sharding
 from kcd_jax.settings import nested
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import state, step
@@ -324,29 +323,9 @@ class Run:
 
     def describe(self) -> dict[str, Any]:
         """The run as JSON values, complete enough to build it again."""
-        method, policy = self.method, self.policy
-        described = {
-            'student': self.student if isinstance(self.student, str) else self.student.name,
-            'teacher': self._describe_teacher(),
-            'data': self._describe_data(),
-            'method': {'name': method.name, **method.keywords},
-            'policy': {'name': policy.name, **policy.keywords},
-            'weights': dataclasses.asdict(self.weights),
-            'recipe': self.recipe.to_dict(),
-            'seed': self.seed,
-        }
-        return json.loads(files.dumps(described))  # tuples are lists, as they are when it is read back
+        from kcd_jax.training import description  # it reads runs
 
-    def _describe_data(self) -> dict[str, Any]:
-        return {**self.data.source, 'identity': self.data.identity, 'digests': self.data.digests}
-
-    def _describe_teacher(self) -> dict[str, Any] | None:
-        if self.teacher is None or not self.uses_teacher:
-            return None
-        if isinstance(self.teacher, Run):
-            return {'run': self.teacher.describe()}
-        network = self.teacher.network.name
-        return {'network': network, 'checkpoint': self.teacher.source, 'identity': self.teacher.identity}
+        return description.describe(self)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any], teacher: Teacher | None = None) -> Run:
@@ -359,30 +338,9 @@ class Run:
         Raises:
           ValueError: the data or the teacher is another one now, or a part is not known by its name.
         """
-        for kind in ('method', 'policy'):
-            if not description[kind]['name']:
-                raise ValueError(f'the {kind} of this run was built in Python and has no name; build the run in Python')
-        dataset = _load(description['data'], tuple(description['recipe']['augment']['area']))
-        if changes := dataset.changes(description['data'].get('digests', {})):
-            raise ValueError(
-                f'the data {dataset.name} changed since the run was described: {", ".join(changes)} differ'
-            )
-        taught_by = description['teacher']
-        if teacher is None and taught_by is not None:
-            if 'run' in taught_by:
-                teacher = cls.from_description(taught_by['run'])
-            else:
-                teacher = _restored(taught_by, description['recipe']['dtype'])
-        return cls(
-            student=description['student'],
-            data=dataset,
-            teacher=teacher,
-            method=_made(methods, description['method']),
-            policy=_made(policies, description['policy']),
-            weights=Weights(**description['weights']),
-            recipe=Recipe(**description['recipe']),
-            seed=description['seed'],
-        )
+        from kcd_jax.training.description import build  # it reads runs
+
+        return build(description, teacher)
 
     @classmethod
     def from_config(cls, path: str) -> Run:
@@ -401,28 +359,3 @@ def _network(name: str, num_classes: int, dtype: str, normalization: Any) -> Net
     """One object for equal arguments: what is known of it (`state.output_shapes`) is found out once."""
     with jax.ensure_compile_time_eval():  # a run may be looked at first inside of a trace
         return networks.get(name)(num_classes, dtype=jnp.dtype(dtype), normalization=normalization)
-
-
-def _load(source: Mapping[str, Any], area: tuple[float, ...]) -> data.Dataset:
-    """The data set that `Run.describe` described."""
-    if not source.get('name'):
-        raise ValueError('the data of this run was built in Python and has no name; build the run in Python')
-    loading = data.Loading(source['stream'], sharding.device_memory(), area)
-    parts = {key: source[key] for key in ('validation', 'seed', 'num_points')}
-    return data.load(source['name'], source['dir'] or None, loading=loading, **parts)
-
-
-def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
-    """The teacher of a description, compared with what it was."""
-    path = described['checkpoint']
-    if not path:
-        raise ValueError('the teacher of this run was built in Python; give it: from_description(..., teacher=...)')
-    teacher = Teacher.restore(path, described['network'], dtype=jnp.dtype(dtype))
-    if teacher.identity != described['identity']:
-        raise ValueError(f'the teacher {path} changed since the run was described; give its former file')
-    return teacher
-
-
-def _made(package: Any, section: Mapping[str, Any]) -> Any:
-    keywords = {key: value for key, value in section.items() if key != 'name'}
-    return package.get(section['name']).make(**keywords)

@@ -1,0 +1,98 @@
+"""A run as JSON values, and the run that such values describe.
+
+{'student': 'resnet8', 'teacher': None | {'network', 'checkpoint', 'identity'} | {'run': of the run that trains it},
+ 'data': {'name', 'dir', 'stream', 'validation', 'seed', 'num_points', 'identity', 'digests'},
+ 'method': {'name', **keywords}, 'policy': {'name', **keywords}, 'weights': {...}, 'recipe': {...}, 'seed': 0}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from kcd_jax import data, methods, policies
+from kcd_jax.contracts import Weights
+from kcd_jax.runtime import files, sharding
+from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training.recipe import Recipe
+from kcd_jax.training.run import Run
+
+
+def describe(run: Run) -> dict[str, Any]:
+    """The run, without its name, which changes no number."""
+    method, policy, dataset = run.method, run.policy, run.data
+    described = {
+        'student': run.student if isinstance(run.student, str) else run.student.name,
+        'teacher': _describe_teacher(run),
+        'data': {**dataset.source, 'identity': dataset.identity, 'digests': dataset.digests},
+        'method': {'name': method.name, **method.keywords},
+        'policy': {'name': policy.name, **policy.keywords},
+        'weights': dataclasses.asdict(run.weights),
+        'recipe': run.recipe.to_dict(),
+        'seed': run.seed,
+    }
+    return json.loads(files.dumps(described))  # tuples become lists, as they are when it is read back
+
+
+def _describe_teacher(run: Run) -> dict[str, Any] | None:
+    teacher = run.teacher
+    if teacher is None or not run.uses_teacher:
+        return None
+    if isinstance(teacher, Run):
+        return {'run': describe(teacher)}
+    return {'network': teacher.network.name, 'checkpoint': teacher.source, 'identity': teacher.identity}
+
+
+def build(description: Mapping[str, Any], teacher: Teacher | None = None) -> Run:
+    """The run of a description; arguments and errors as `Run.from_description`."""
+    for kind in ('method', 'policy'):
+        if not description[kind]['name']:
+            raise ValueError(f'the {kind} of this run was built in Python and has no name; build the run in Python')
+    dataset = _load(description['data'], tuple(description['recipe']['augment']['area']))
+    if changes := dataset.changes(description['data'].get('digests', {})):
+        raise ValueError(f'the data {dataset.name} changed since the run was described: {", ".join(changes)} differ')
+    described = description['teacher']
+    if teacher is None and described is not None:
+        if 'run' in described:
+            teacher = build(described['run'])
+        else:
+            teacher = _restored(described, description['recipe']['dtype'])
+    return Run(
+        student=description['student'],
+        data=dataset,
+        teacher=teacher,
+        method=_made(methods, description['method']),
+        policy=_made(policies, description['policy']),
+        weights=Weights(**description['weights']),
+        recipe=Recipe(**description['recipe']),
+        seed=description['seed'],
+    )
+
+
+def _load(source: Mapping[str, Any], area: tuple[float, ...]) -> data.Dataset:
+    """The data set that `describe` described."""
+    if not source.get('name'):
+        raise ValueError('the data of this run was built in Python and has no name; build the run in Python')
+    loading = data.Loading(source['stream'], sharding.device_memory(), area)
+    parts = {key: source[key] for key in ('validation', 'seed', 'num_points')}
+    return data.load(source['name'], source['dir'] or None, loading=loading, **parts)
+
+
+def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
+    """The teacher of a description, compared with what it was."""
+    path = described['checkpoint']
+    if not path:
+        raise ValueError('the teacher of this run was built in Python; give it: from_description(..., teacher=...)')
+    teacher = Teacher.restore(path, described['network'], dtype=jnp.dtype(dtype))
+    if teacher.identity != described['identity']:
+        raise ValueError(f'the teacher {path} changed since the run was described; give its former file')
+    return teacher
+
+
+def _made(package: Any, section: Mapping[str, Any]) -> Any:
+    keywords = {key: value for key, value in section.items() if key != 'name'}
+    return package.get(section['name']).make(**keywords)
