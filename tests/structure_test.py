@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -24,6 +25,25 @@ LAYERS = (
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 # Reads what runs left and imports nothing of how they ran; experiments and commands may call it.
 READER = 'report'
+# The one import that points upwards, inside the function of that name.
+UPWARDS = ('training/run.py', 'experiments', 'from_config')
+
+WITHOUT_CONFIGS = ('training', 'runtime', 'data', 'teachers')
+# Everything that runs in a step of plain distillation, and the file that dispatches it.
+STEP = {
+    'contracts.py',
+    'trees.py',
+    'objective.py',
+    'knowledge/value.py',
+    'methods/kd.py',
+    'networks/convolution.py',
+    'networks/layers.py',
+    'networks/resnet.py',
+    'training/augment.py',
+    'training/optim.py',
+    'training/step.py',
+    'training/trainer.py',
+}
 
 ON_DISK = {'data', 'training', 'runtime', 'teachers', 'experiments', 'commands', READER}
 ON_DISK_FILES = {'policies/reuse.py'}
@@ -32,7 +52,11 @@ DISK_METHODS = {
     'open', 'mkdir', 'makedirs', 'unlink', 'rename', 'rmtree', 'read_text', 'read_bytes', 'write_text', 'write_bytes',
     'load', 'save', 'savez', 'savez_compressed', 'memmap', 'fromfile', 'tofile', 'load_file', 'save_file',
 }  # fmt: skip
-CALLABLE = {*ON_DISK, 'keeper'}  # data.load, keeper.save: the parts that may do it, doing it for their callers
+CALLABLE = {
+    *ON_DISK,
+    'keeper',
+    'plugins',
+}  # data.load, keeper.save: the parts that may do it, doing it for their callers
 MESHES = {'Mesh', 'NamedSharding', 'PartitionSpec', 'make_mesh', 'AxisType', 'PositionalSharding', 'GSPMDSharding'}
 
 
@@ -88,10 +112,85 @@ def test_imports_point_downwards():
             elif target == READER:
                 allowed = LEVEL[part] >= LEVEL['experiments']
             else:
-                allowed = LEVEL.get(target, 99) <= LEVEL[part]
+                allowed = LEVEL.get(target, 99) <= LEVEL[part] or (name_of(path), target) == UPWARDS[:2]
             if not allowed:
                 wrong.append(f'{name_of(path)} -> {target}')
     assert not wrong
+
+
+def test_only_from_config_imports_upwards_and_only_when_it_is_called():
+    file, part, function = UPWARDS
+    found = []
+    for node in ast.walk(tree_of(PACKAGE / file)):
+        if isinstance(node, ast.FunctionDef):
+            inner = [i for i in ast.walk(node) if isinstance(i, ast.ImportFrom) and f'kcd_jax.{part}' in i.module]
+            found += [node.name] * len(inner)
+    assert set(found) == {function}
+    at_import = [n for n in tree_of(PACKAGE / file).body if isinstance(n, ast.ImportFrom)]
+    assert not [n.module for n in at_import if n.module.startswith(f'kcd_jax.{part}')]
+
+
+def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """(name, line) of everything that code names; what stands in docstrings, comments and messages is not code."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name('jax'), attr='config'):
+                continue
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                yield name, node.lineno
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name, node.lineno
+            case ast.alias(name=name, asname=other):
+                yield from ((part, node.lineno) for part in (*name.split('.'), other) if part)
+
+
+def test_nothing_below_the_experiments_knows_a_config():
+    wrong = []
+    for path in files():
+        if part_of(path) in WITHOUT_CONFIGS:
+            for node in ast.walk(tree_of(path)):
+                if isinstance(node, ast.FunctionDef) and (name_of(path), node.name) == (UPWARDS[0], UPWARDS[2]):
+                    node.body = []
+            found = {line for name, line in identifiers(tree_of(path)) if name in ('config', 'ConfigDict', 'cfg')}
+            wrong += [f'{name_of(path)}:{line}' for line in sorted(found)]
+    tree_of.cache_clear()  # its trees have lost a function
+    assert not wrong
+
+
+def test_a_training_step_is_at_most_a_dozen_files(monkeypatch):
+    """The files whose functions run while a step of KD is traced."""
+    from kcd_jax import data
+    from kcd_jax.training import ledger, step
+    from kcd_jax.training.run import Run
+
+    ran: set[str] = set()
+
+    def watch(frame, event, argument):
+        del event, argument
+        if frame.f_code.co_filename.startswith(f'{PACKAGE}/'):
+            ran.add(name_of(pathlib.Path(frame.f_code.co_filename)))
+
+    original = step.train_step
+
+    def watched(*args):
+        sys.setprofile(watch)
+        try:
+            return original(*args)
+        finally:
+            sys.setprofile(None)
+
+    digits = data.load('digits')
+    run = Run('resnet8x0_25', digits, teacher=Run('resnet8', digits))
+    monkeypatch.setattr(step, 'train_step', watched)
+    spec = run.step_spec()
+    monkeypatch.setattr(Run, 'step_spec', lambda self: dataclasses.replace(spec, constrain=lambda tree: tree))
+    ledger.trace(run, run.phases[0])
+    assert ran == STEP - {'training/trainer.py'} and len(STEP) <= 12
+    assert all((PACKAGE / name).is_file() for name in STEP)
+    # What step.py imports is among them; `knowledge` offers the names of its modules.
+    named = {'/'.join(target) for target in own_imports(PACKAGE / 'training/step.py')}
+    allowed = {name.removesuffix('.py') for name in STEP} | {'knowledge'}
+    assert not [n for n in named if not any(n == a or n.startswith(f'{a}/') for a in allowed)]
 
 
 def test_no_method_imports_another():
@@ -158,3 +257,5 @@ def test_the_rules_notice(tmp_path):
     path.write_text('import numpy as np\nfrom kcd_jax.train import train\nnp.load("x")\nopen("y")\nkeeper.save(1)\n')
     assert own_imports(path) == {('train', 'train')}
     assert list(disk_calls(path)) == ['np.load', 'open']
+    tree = ast.parse('def f(config, x): return x.config, jax.config.y, "config"  # config\n')
+    assert [name for name, _ in identifiers(tree)].count('config') == 2
