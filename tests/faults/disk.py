@@ -36,7 +36,8 @@ class Disk:
         program.freeze()
         if self.mounted:
             state = os.statvfs(self.folder)
-            self.ballast.write_bytes(bytes(max(state.f_bavail * state.f_frsize - leave, 0)))
+            with contextlib.suppress(OSError):  # full already: the pages of the file itself count too
+                self.ballast.write_bytes(bytes(max(state.f_bavail * state.f_frsize - leave, 0)))
         else:
             resource.prlimit(program.process.pid, resource.RLIMIT_FSIZE, (leave, leave))
         program.thaw()

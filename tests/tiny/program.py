@@ -5,9 +5,8 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from kcd_jax import networks
-from kcd_jax.commands import train
+from kcd_jax import main, networks  # `main` comes first: it sets the environment before JAX is imported
 
 if __name__ == '__main__':
     networks.__path__.append(str(pathlib.Path(__file__).parent))
-    sys.exit(train.main(sys.argv[1:]))
+    sys.exit(main.train.main(sys.argv[1:]))
