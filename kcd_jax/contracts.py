@@ -396,15 +396,25 @@ def _same(number: int) -> int:
     return number
 
 
+def _never(epoch: int, epochs: int) -> bool:
+    del epoch, epochs
+    return False
+
+
+def _all_points(num_points: int, epochs: int) -> list[int]:
+    return [num_points] * epochs
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """Which points are trained on.
+    """Which points are trained on; by default all of them in every epoch.
 
     Attributes:
       when: (epoch, epochs) -> bool, on the host: whether to replan after `epoch` epochs (counted from 1, over recording
-        phases). Called with 0 before the first epoch, and not after the last.
+        phases). Called with 0 before the first epoch, and not after the last. Default: never.
       replan: (key, table, plan, state, epoch, epochs) -> (Plan, state), plain Python around its own jitted parts. Table
-        and plan are whole on every device, so that a sum over them is the same on any number of devices.
+        and plan are whole on every device, so that a sum over them is the same on any number of devices. None: the
+        policy has no plan of its own.
       keep_counts: (num_points, epochs) -> points of each epoch, list of int: the cost, known before training. Sizes
         that depend on the data (InfoBatch's) are expectations.
       epochs: epochs -> the epochs that this policy trains instead.
@@ -420,9 +430,9 @@ class Policy:
       name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """
 
-    when: Callable[[int, int], bool]
-    replan: Callable[[Array, ValueTable, Plan, PyTree, int, int], tuple[Plan, PyTree]]
-    keep_counts: Callable[[int, int], list[int]]
+    when: Callable[[int, int], bool] = _never
+    replan: Callable[[Array, ValueTable, Plan, PyTree, int, int], tuple[Plan, PyTree]] | None = None
+    keep_counts: Callable[[int, int], list[int]] = _all_points
     epochs: Callable[[int], int] = _same
     init: Callable[[int, int, Any], PyTree] = _no_policy_state
     records: str = 'mean'

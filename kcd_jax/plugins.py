@@ -66,7 +66,7 @@ def get(package: ModuleType, name: str, kind: str) -> ModuleType:
     module = load(package, name, kind)
     if not hasattr(module, 'make'):
         raise ValueError(f'{kind} {name!r} has no function make in {module.__file__}; see _template.py')
-    if not hasattr(module.make, '__wrapped__'):
+    if not getattr(module.make, 'described', False):
         module.make = _describing(name, module.make)
     return module
 
@@ -80,6 +80,7 @@ def _describing(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
         bound.apply_defaults()
         return dataclasses.replace(make(**keywords), name=name, keywords=dict(bound.arguments))
 
+    described.described = True
     return described
 
 

@@ -7,9 +7,13 @@ command line's help and the configuration reference are made from the same field
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar('T')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Setting:
     def range(self) -> str:
         """The values it takes, in words: 'a number above 0', 'an integer from 1 to 100', 'one of a, b'."""
         if self.choices:
-            return f'one of {", ".join(map(str, self.choices))}'
+            return 'one of ' + ', '.join(str(choice) or "''" for choice in self.choices)
         kind = {bool: 'True or False', int: 'an integer', float: 'a number', str: 'text', tuple: 'a tuple of numbers'}
         bounds = []
         if self.low is not None:
@@ -99,6 +103,40 @@ def check(key: str, value: Any, setting: Setting) -> Any:
     elif setting.type in (int, float) and not _inside(value, setting):
         raise refused
     return value
+
+
+def ranges(**bounds: Mapping[str, Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Decorates the `make` of a method or a policy: each keyword is checked before `make` runs.
+
+    A keyword takes finite values of its default's type. The command line's help reads the same ranges.
+
+        @ranges(ratio={'above': 0, 'high': 1})
+        def make(*, ratio: float = 0.7, stages: int = 6) -> Policy:
+
+    Args:
+      **bounds: {keyword: fields of `Setting` (low, high, above, below, choices)}; not every keyword needs one.
+
+    Raises:
+      ValueError: (from the decorated function) the keyword, its value and its range.
+    """
+
+    def decorate(make: Callable[..., T]) -> Callable[..., T]:
+        parameters = inspect.signature(make).parameters.values()
+        declared = {p.name: Setting(p.default, '', **bounds.get(p.name, {})) for p in parameters}
+
+        @functools.wraps(make)
+        def checked(**keywords: Any) -> T:
+            return make(
+                **{
+                    key: check(key, value, declared[key]) if key in declared else value
+                    for key, value in keywords.items()
+                }
+            )
+
+        checked.settings = declared
+        return checked
+
+    return decorate
 
 
 def validate(instance: Any, prefix: str = '') -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kcd_jax import settings
+from kcd_jax import methods, plugins, policies, settings
 from kcd_jax.contracts import Weights
-from kcd_jax.settings import Setting, check, nested, setting, settings_of, validate
+from kcd_jax.settings import Setting, check, nested, ranges, setting, settings_of, validate
 from kcd_jax.training.recipe import Augment, Checkpoint, Optim, Recipe
 
 FRACTION = Setting(0.5, 'a share', above=0, high=1)
@@ -177,3 +178,50 @@ def test_a_value_is_inside_the_range_or_refused_in_one_line(where, value):
 def test_a_setting_takes_no_unknown_bound():
     with pytest.raises(TypeError):
         settings.setting(1, 'a count', lowest=0)
+
+
+# ------------------------------------------------------------------------------------------------ keywords of a make
+
+
+@ranges(ratio={'above': 0, 'high': 1}, mode={'choices': ('', 'a')})
+def make(*, ratio: float = 0.5, stages: int = 6, mode: str = '') -> tuple[float, int, str]:
+    """A make like those of methods and policies."""
+    return ratio, stages, mode
+
+
+def test_keywords_in_their_ranges_come_in_the_type_of_the_default():
+    assert make() == (0.5, 6, '')
+    ratio, stages, mode = make(ratio=1, stages=2, mode='a')
+    assert (ratio, stages, mode) == (1.0, 2, 'a') and isinstance(ratio, float)
+    assert make.settings['ratio'].range == 'a number above 0 at most 1'
+
+
+@pytest.mark.parametrize(
+    ('keywords', 'message'),
+    [
+        ({'ratio': 0}, 'ratio is 0; use a number above 0 at most 1'),
+        ({'ratio': float('nan')}, 'ratio is nan'),
+        ({'ratio': True}, 'ratio is True'),
+        ({'stages': 2.0}, 'stages is 2.0; use an integer'),
+        ({'mode': 'b'}, "mode is 'b'; use one of '', a"),
+    ],
+)
+def test_keywords_outside_their_ranges_are_refused(keywords, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make(**keywords)
+
+
+def test_an_unknown_keyword_is_a_type_error():
+    with pytest.raises(TypeError, match='ratios'):
+        make(ratios=1)
+
+
+@pytest.mark.parametrize('package', [methods, policies])
+def test_no_keyword_of_a_method_or_policy_takes_what_is_no_number(package):
+    for name in package.names():
+        module = package.get(name)
+        for keyword, default in plugins.hyper_parameters(module).items():
+            if isinstance(default, int | float) and not isinstance(default, bool):
+                for value in (float('nan'), float('inf'), -1, True, 'three', None):
+                    with pytest.raises(ValueError, match=f'^{keyword} is '):
+                        module.make(**{keyword: value})

@@ -117,8 +117,9 @@ def keywords(kind: str, name: str) -> dict[str, Setting]:
     """
     module = module_of(kind, name)
     meanings = _arguments(inspect.getdoc(module.make) or '')
-    found = plugins.hyper_parameters(module)
-    return {key: Setting(default, meanings.get(key, '')) for key, default in found.items()}
+    declared = getattr(module.make, 'settings', {})  # of a make with the decorator `settings.ranges`
+    found = {key: declared.get(key, Setting(default, '')) for key, default in plugins.hyper_parameters(module).items()}
+    return {key: dataclasses.replace(known, meaning=meanings.get(key, '')) for key, known in found.items()}
 
 
 def _arguments(docstring: str) -> dict[str, str]:

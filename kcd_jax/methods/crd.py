@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, PyTree, Weights
 from kcd_jax.methods import _contrast, _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.8)
 
@@ -29,6 +30,12 @@ def embed(params: PyTree, pooled: Array) -> Array:
     return _parts.normalise(_parts.linear(params, pooled.astype(jnp.float32)))
 
 
+@ranges(
+    num_negatives={'low': 1},
+    score_temperature={'above': 0},
+    bank_momentum={'low': 0, 'below': 1},
+    size={'low': 1},
+)
 def make(
     *, num_negatives: int = 16384, score_temperature: float = 0.07, bank_momentum: float = 0.5, size: int = 128
 ) -> Method:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Weights
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 
@@ -43,6 +44,12 @@ def decoupled(student_logits: Array, teacher_logits: Array, label: Array, temper
     return temperature**2 * target, temperature**2 * others
 
 
+@ranges(
+    target={'low': 0},
+    others={'low': 0},
+    temperature={'above': 0},
+    warmup={'low': 0},
+)
 def make(*, target: float = 1.0, others: float = 8.0, temperature: float = 4.0, warmup: int = 20) -> Method:
     """Builds the method.
 

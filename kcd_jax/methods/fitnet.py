@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, PyTree, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=100.0)
 RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)
@@ -66,6 +67,7 @@ def hint(regressed: Array, teacher: Array) -> Array:
     return _parts.mean_per_row((regressed - teacher.astype(jnp.float32)) ** 2)
 
 
+@ranges(tap={'low': 0})
 def make(*, tap: int = 2) -> Method:
     """Builds the method.
 

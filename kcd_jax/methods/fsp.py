@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Optimiser, Phase, Update, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 from kcd_jax.trees import leaf_paths, matches
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.0)
@@ -35,17 +36,13 @@ def flow_loss(student: tuple[Array, ...], teacher: tuple[Array, ...]) -> Array:
     return sum(_parts.mean_per_row((flow(*s) - flow(*t)) ** 2) for s, t in pairs)
 
 
+@ranges(init_fraction={'above': 0})
 def make(*, init_fraction: float = 0.125) -> Method:
     """Builds the method.
 
     Args:
       init_fraction: epochs of the first phase, over the epochs of the second.
-
-    Raises:
-      ValueError: a fraction that is not positive.
     """
-    if not init_fraction > 0.0:
-        raise ValueError(f'fsp: init_fraction={init_fraction} leaves out the FSP loss; use more than 0, or method none')
 
     def init(key, setup):
         del key

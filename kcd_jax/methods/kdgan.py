@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Phase, PyTree, Update, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 
@@ -73,18 +74,18 @@ def student_loss(
     return adversarial * fooled + mimic * 0.5 * jnp.sum(difference**2, axis=-1)
 
 
+@ranges(
+    adversarial={'low': 0},
+    mimic={'low': 0},
+    teacher_share={'low': 0, 'high': 1},
+)
 def make(*, adversarial: float = 0.5, mimic: float = 0.5, teacher_share: float = 0.5) -> Method:
     """Builds the method.
 
     Args:
       adversarial, mimic: factors of the student's two terms.
       teacher_share: share of the teacher's pairs among the discriminator's false ones, in [0, 1].
-
-    Raises:
-      ValueError: a share outside [0, 1].
     """
-    if not 0.0 <= teacher_share <= 1.0:
-        raise ValueError(f'kdgan: teacher_share={teacher_share} is not a fraction; use a number in [0, 1]')
 
     def init(key, setup):
         return {'discriminator': discriminator_init(key, setup.num_classes)}, {}

@@ -46,6 +46,7 @@ from kcd_jax.contracts import (
 )
 from kcd_jax.methods import _parts
 from kcd_jax.methods import _recoding as recoding
+from kcd_jax.settings import ranges
 from kcd_jax.trees import leaf_paths
 
 # Those of the default posterior; the config takes the weights of the one that is named.
@@ -171,16 +172,8 @@ def imitation(bridge: PyTree, student: Array, target: Array) -> Array:
 def sparse_transform(
     sparse: str, strength: float, floor: float, threshold_lr: float, decay: float
 ) -> optax.GradientTransformation:
-    """The place of Phi in optimiser B.
-
-    Raises:
-      ValueError: there is no such choice, or a setting is out of range.
-    """
+    """What takes the place of Phi in optimiser B."""
     thresholds = {'strength': strength, 'floor': floor, 'threshold_lr': threshold_lr}
-    if sparse not in SPARSE:
-        raise ValueError(f'kr: sparse={sparse!r} is not known; use one of {", ".join(SPARSE)}')
-    if decay < 0.0:
-        raise ValueError(f'kr: decay={decay} is not a factor of 0 or more')
     return {
         'recode': lambda: recoding.recode(**thresholds),
         'drop': lambda: recoding.recode(drop=True, **thresholds),
@@ -205,6 +198,17 @@ def inside(update: Update) -> Update:
     return dataclasses.replace(update, loss=loss, moves=moves)
 
 
+@ranges(
+    aggregate={'low': 1},
+    transport={'low': 0},
+    mu={'choices': MEASURES},
+    prior_lr={'above': 0},
+    sparse={'choices': SPARSE},
+    strength={'low': 0},
+    floor={'above': 0, 'high': 1},
+    threshold_lr={'low': 0},
+    decay={'low': 0},
+)
 def make(
     *,
     aggregate: int = 3,
@@ -232,14 +236,8 @@ def make(
       decay: factor of 'l1' and 'l2'.
 
     Raises:
-      ValueError: a choice that is not known, or a number out of range.
+      ValueError: kr as its own posterior.
     """
-    if aggregate < 1:
-        raise ValueError(f'kr: aggregate={aggregate} is no number of convolutions; use 3 (CIFAR) or 4 (ImageNet)')
-    if mu not in MEASURES:
-        raise ValueError(f'kr: mu={mu!r} is not known; use one of {", ".join(MEASURES)}')
-    if not prior_lr > 0.0:
-        raise ValueError(f'kr: prior_lr={prior_lr} leaves out the prior knowledge; use more than 0, or its posterior')
     if posterior == 'kr':
         raise ValueError('kr: posterior=kr is itself; use kd, nst, kdgan or another method')
     base = methods.get(posterior).make()

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from kcd_jax import objective
 from kcd_jax.contracts import Array, LossOut, Method, Weights
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 
@@ -34,17 +35,16 @@ def ramp_up(epoch: Array, ramp: int) -> Array:
     return jnp.exp(-5.0 * missing**2)
 
 
+@ranges(
+    temperature={'above': 0},
+    ramp={'low': 1},
+)
 def make(*, temperature: float = 3.0, ramp: int = 80) -> Method:
     """Builds the method.
 
     Args:
       temperature: of the KL. ramp: epochs until the KL has its full weight.
-
-    Raises:
-      ValueError: a ramp below one epoch.
     """
-    if ramp < 1:
-        raise ValueError(f'one: ramp={ramp} epochs is not positive; use 1 or more')
 
     def init(key, setup):
         del key

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=30000.0)
 RELATIONAL = True  # a point's term depends on the others of the batch
@@ -36,6 +37,7 @@ def neighbour_loss(student: Array, teacher: Array, group: int) -> Array:
     return jnp.mean(q * jnp.log((q + EPS) / (p + EPS)), axis=-1).reshape(-1)
 
 
+@ranges(group={'low': 2})
 def make(*, group: int = 64) -> Method:
     """Builds the method.
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from kcd_jax.contracts import Array, LossOut, Method, Outputs, PyTree, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=5.0)
 RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)
@@ -104,6 +105,7 @@ def pyramid(student: Array, teacher: Array) -> Array:
     return loss / total
 
 
+@ranges(warmup={'low': 0})
 def make(*, warmup: int = 20) -> Method:
     """Builds the method.
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 RELATIONAL = True  # a point's term depends on the others of the batch
@@ -63,6 +64,11 @@ def angle_loss(student: Array, teacher: Array, group: int) -> Array:
     return jnp.mean(huber(*pair), axis=(-2, -1)).reshape(-1)
 
 
+@ranges(
+    distance={'low': 0},
+    angle={'low': 0},
+    group={'low': 2},
+)
 def make(*, distance: float = 25.0, angle: float = 50.0, group: int = 64) -> Method:
     """Builds the method.
 

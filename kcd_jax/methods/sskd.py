@@ -25,6 +25,7 @@ import numpy as np
 from kcd_jax import objective
 from kcd_jax.contracts import Array, LossOut, Method, Optimiser, Phase, PyTree, Update, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=0.1, alpha=0.9, beta=1.0)
 RELATIONAL = True  # a point's term depends on the others of the batch
@@ -102,6 +103,15 @@ def similarity_loss(student: Array, teacher: Array, keep: float, temperature: fl
     return mean_over_kept(objective.kd_per_point(student, teacher, temperature), kept)
 
 
+@ranges(
+    transformed={'low': 0},
+    similarity={'low': 0},
+    transformed_temperature={'above': 0},
+    similarity_temperature={'above': 0},
+    keep={'low': 0, 'high': 1},
+    head_fraction={'above': 0},
+    head_lr={'above': 0},
+)
 def make(
     *,
     transformed: float = 2.7,
@@ -120,14 +130,7 @@ def make(
       keep: fraction of the wrongly ranked rows of S that are kept, in [0, 1].
       head_fraction: epochs of the teacher's head, over the epochs of the student.
       head_lr: its first learning rate.
-
-    Raises:
-      ValueError: `keep` outside [0, 1], or no epochs for the head.
     """
-    if not 0.0 <= keep <= 1.0:
-        raise ValueError(f'sskd: keep={keep} is not a fraction; use a number in [0, 1]')
-    if not head_fraction > 0.0:
-        raise ValueError(f"sskd: head_fraction={head_fraction} leaves the teacher's head untrained; use more than 0")
 
     def init(key, setup):
         height, width = setup.image_shape[:2]

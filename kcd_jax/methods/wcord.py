@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, PyTree, Weights
 from kcd_jax.methods import _contrast, _parts
+from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 RELATIONAL = True  # a point's term depends on the others of the batch
@@ -88,6 +89,18 @@ def transport_cost(student: Array, teacher: Array, regulariser: float, iteration
 GLOBAL_TERMS = {'nce': _contrast.noise_contrast, 'dual': dual}
 
 
+@ranges(
+    objective={'choices': tuple(GLOBAL_TERMS)},
+    global_weight={'low': 0},
+    local_weight={'low': 0},
+    num_negatives={'low': 1},
+    score_temperature={'above': 0},
+    bank_momentum={'low': 0, 'below': 1},
+    size={'low': 1},
+    regulariser={'above': 0},
+    iterations={'low': 1},
+    group={'low': 2},
+)
 def make(
     *,
     objective: str = 'nce',
@@ -107,13 +120,7 @@ def make(
       objective: the global term, 'nce' or 'dual'. global_weight, local_weight: the two lambdas.
       num_negatives, score_temperature, bank_momentum, size: as for `crd`.
       regulariser, iterations: of Sinkhorn. group: points among which mass is moved.
-
-    Raises:
-      ValueError: an unknown objective.
     """
-    if objective not in GLOBAL_TERMS:
-        raise ValueError(f'wcord: objective={objective!r} is not known; use one of {", ".join(GLOBAL_TERMS)}')
-
     side = functools.partial(GLOBAL_TERMS[objective], temperature=score_temperature)
 
     def init(key, setup):

@@ -12,6 +12,7 @@ import jax
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Plan, Policy, ValueTable
+from kcd_jax.settings import ranges
 
 
 @functools.partial(jax.jit, static_argnums=(1,))
@@ -20,16 +21,13 @@ def _draw(key: jax.Array, num_points: int, plan: Plan, num_keep: jax.Array) -> P
     return knowledge.unmixed_plan(knowledge.random_order(key, plan.order.shape[0], num_points), num_keep)
 
 
+@ranges(ratio={'above': 0, 'high': 1})
 def make(*, ratio: float = 0.5) -> Policy:
     """Builds the policy.
 
     Args:
       ratio: share of the points that is kept, in (0, 1].
-
-    Raises:
-      ValueError: a ratio outside its range. One line: what was found, and what to do.
     """
-    knowledge.check_ratio(ratio)
 
     def when(epoch: int, epochs: int) -> bool:
         """On the host: is there a new plan after `epoch` finished epochs? Asked with 0 before the first one."""

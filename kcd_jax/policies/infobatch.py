@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
+from kcd_jax.settings import ranges
 
 INITIAL_SCORE = 3.0
 
@@ -51,6 +52,11 @@ def _observe(student: Outputs, teacher: Outputs | None, batch: Batch, per_point:
     return per_point
 
 
+@ranges(
+    fraction={'low': 0, 'below': 1},
+    until={'low': 0, 'high': 1},
+    well_learned={'above': 0, 'high': 1},
+)
 def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = EXPONENTIAL) -> Policy:
     """Builds the policy.
 
@@ -60,16 +66,7 @@ def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = E
         weights unless epochs * delta is a whole number; here they are 1 again.
       well_learned: share of the points that is taken to lie below the mean loss, in (0, 1]. It changes no run, only
         what a run is expected to cost before it starts; what it did cost is counted.
-
-    Raises:
-      ValueError: a value outside its range.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f'fraction is {fraction}; it is the share of well-learned points to skip, from 0 to below 1')
-    if not 0 <= until <= 1:
-        raise ValueError(f'until is {until}; it is a share of the epochs, from 0 to 1')
-    if not 0 < well_learned <= 1:
-        raise ValueError(f'well_learned is {well_learned}; it is a share of the points, above 0 and at most 1')
 
     def when(epoch: int, epochs: int) -> bool:
         return 1 <= epoch <= math.ceil(until * epochs) and epoch < epochs

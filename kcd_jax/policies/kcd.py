@@ -24,18 +24,11 @@ import numpy as np
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
 from kcd_jax.knowledge import pool as pool_lib
+from kcd_jax.settings import ranges
 
 PRESETS = {
     'paper': {'schedule': 'exponential', 'first': 'epoch', 'dropped': 'complement'},
     'reference': {'schedule': 'linear', 'first': 'stage', 'dropped': 'window'},
-}
-CHOICES = {
-    'ranking': ('value', 'random', 'reversed'),
-    'records': ('mean', 'last'),
-    'augment': ('low', 'high', 'random', 'none'),
-    'epsilon': ('ramp', 'constant'),
-    'value': ('entropy', 'loss', 'teacher_entropy'),
-    'dropped': ('complement', 'window'),
 }
 _EPSILONS = {'ramp': knowledge.ramp_epsilon, 'constant': knowledge.constant_epsilon}
 _RATES = {'ramp': pool_lib.ramp_rates, 'constant': pool_lib.constant_rates}
@@ -102,6 +95,21 @@ def _observe_teacher_entropy(student: Outputs, teacher: Outputs | None, batch: B
 _OBSERVE = {'entropy': None, 'loss': _observe_loss, 'teacher_entropy': _observe_teacher_entropy}
 
 
+@ranges(
+    preset={'choices': tuple(PRESETS)},
+    ratio={'above': 0, 'high': 1},
+    stages={'low': 1},
+    alpha={'low': 0},
+    epsilon_max={'low': 0, 'high': 1},
+    schedule={'choices': ('', *knowledge.SCHEDULES)},
+    first={'choices': ('', *knowledge.FIRSTS)},
+    dropped={'choices': ('', 'complement', 'window')},
+    ranking={'choices': ('value', 'random', 'reversed')},
+    records={'choices': ('mean', 'last')},
+    augment={'choices': ('low', 'high', 'random', 'none')},
+    epsilon={'choices': ('ramp', 'constant')},
+    value={'choices': tuple(_OBSERVE)},
+)
 def make(
     *,
     preset: str = 'paper',
@@ -131,31 +139,11 @@ def make(
       augment: 'low' | 'high' | 'random' | 'none', the part of the kept points that is mixed (Table 7).
       epsilon: 'ramp' | 'constant' ("KA" of Table 4).
       value: 'entropy' of the student (Eq. 7) | 'loss' | 'teacher_entropy'.
-
-    Raises:
-      ValueError: a value outside its range.
     """
-    knowledge.check_choice('preset', preset, tuple(PRESETS))
     chosen = PRESETS[preset] | {
         k: v for k, v in {'schedule': schedule, 'first': first, 'dropped': dropped}.items() if v
     }
     schedule, first, dropped = chosen['schedule'], chosen['first'], chosen['dropped']
-    options = {
-        'dropped': dropped,
-        'ranking': ranking,
-        'records': records,
-        'augment': augment,
-        'epsilon': epsilon,
-        'value': value,
-    }
-    for name, option in options.items():
-        knowledge.check_choice(name, option, CHOICES[name])
-    knowledge.check_choice('first', first, knowledge.FIRSTS)
-    knowledge.check_schedule(ratio, stages, schedule)
-    if not 0 <= epsilon_max <= 1:
-        raise ValueError(f'epsilon_max is {epsilon_max}; it is a share of pixels, from 0 to 1')
-    if alpha < 0:
-        raise ValueError(f'alpha is {alpha}; use 0 or more')
     persistent = preset == 'reference' and augment != 'none'
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:

@@ -9,6 +9,7 @@ import jax
 from kcd_jax import knowledge
 from kcd_jax.contracts import Plan, Policy, ValueTable
 from kcd_jax.policies.kcd import PRESETS
+from kcd_jax.settings import ranges
 
 DRAWN = ('stage', 'epoch')
 
@@ -18,6 +19,14 @@ def _draw(key: jax.Array, rows: int, num_points: int, num_keep: jax.Array) -> Pl
     return knowledge.unmixed_plan(knowledge.random_order(key, rows, num_points), num_keep)
 
 
+@ranges(
+    preset={'choices': tuple(PRESETS)},
+    ratio={'above': 0, 'high': 1},
+    stages={'low': 1},
+    schedule={'choices': ('', *knowledge.SCHEDULES)},
+    first={'choices': ('', *knowledge.FIRSTS)},
+    drawn={'choices': DRAWN},
+)
 def make(
     *,
     preset: str = 'paper',
@@ -32,15 +41,8 @@ def make(
     Args:
       preset, ratio, stages, schedule, first: as in the policy `kcd`, whose sizes these are.
       drawn: 'stage': the choice stays until the next condensation; 'epoch': a new choice of the same size every epoch.
-
-    Raises:
-      ValueError: a value outside its range.
     """
-    knowledge.check_choice('preset', preset, tuple(PRESETS))
     schedule, first = schedule or PRESETS[preset]['schedule'], first or PRESETS[preset]['first']
-    knowledge.check_schedule(ratio, stages, schedule)
-    knowledge.check_choice('first', first, knowledge.FIRSTS)
-    knowledge.check_choice('drawn', drawn, DRAWN)
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
         return knowledge.epoch_sizes(num_points, ratio, stages, epochs, schedule, first)

@@ -21,6 +21,7 @@ import numpy as np
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Plan, Policy, PyTree, table_rows
+from kcd_jax.settings import ranges
 
 MODES = ('vaks', 'ds')
 _ARRAYS = ('order', 'num_keep', 'partner', 'epsilon')
@@ -86,6 +87,7 @@ def export(run: str, target: str) -> tuple[pathlib.Path, pathlib.Path]:
     return arrays, listed
 
 
+@ranges(mode={'choices': MODES})
 def make(*, run: str = '', mode: str = 'vaks') -> Policy:
     """Builds the policy; reads the run's folder.
 
@@ -96,7 +98,6 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
     Raises:
       ValueError: no such set, one of another data set, or one that holds no mixing where it is asked for.
     """
-    knowledge.check_choice('mode', mode, MODES)
     stored = read(run)
     num_keep = int(stored['num_keep'])
     if mode == 'vaks' and not stored['epsilon'].any():

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax import knowledge
-from kcd_jax.contracts import Array, Batch, Plan, Policy, PyTree
+from kcd_jax.contracts import Array, Batch, Policy
+from kcd_jax.settings import ranges
 
 MIXES = ('adaptive', 'constant', 'none')
 
@@ -88,6 +89,14 @@ def _draw_lambda(key: Array, beta: float) -> Array:
     return jax.random.beta(key, jnp.float32(beta), jnp.float32(beta))
 
 
+@ranges(
+    score={'choices': tuple(SCORES)},
+    mix={'choices': MIXES},
+    k={'low': 0},
+    w={'low': 0},
+    b={'low': 0},
+    beta={'above': 0},
+)
 def make(
     *, score: str = 'entropy', mix: str = 'adaptive', k: int = 0, w: float = 10.0, b: float = 0.0, beta: float = 1.0
 ) -> Policy:
@@ -101,16 +110,7 @@ def make(
         devices can share them.
       w: steepness of c. b: rank at which c = 1/2; 0: half of the batch.
       beta: a of lambda ~ Beta(a, a): 1 on CIFAR, 0.2 on Tiny-ImageNet and ImageNet.
-
-    Raises:
-      ValueError: a value outside its range.
     """
-    knowledge.check_choice('score', score, tuple(SCORES))
-    knowledge.check_choice('mix', mix, MIXES)
-    if k < 0 or b < 0:
-        raise ValueError(f'k is {k} and b is {b}; they are numbers of rows, 0 for three quarters and half of the batch')
-    if beta <= 0:
-        raise ValueError(f'beta is {beta}; use a number above 0, 1 is uniform')
 
     def rows(batch: int) -> int:
         if k > batch:
@@ -130,15 +130,4 @@ def make(
         c = correction(num_rows, w, b or size / 2, size) if mix == 'adaptive' else jnp.ones(num_rows, jnp.float32)
         return select_and_mix(batch, order, partner, c * share)
 
-    def replan(key: Array, table, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:
-        del key, table, epoch, epochs
-        return plan, state
-
-    return Policy(
-        when=lambda epoch, epochs: False,
-        replan=replan,
-        keep_counts=lambda num_points, epochs: [num_points] * epochs,
-        scores=score != 'random',
-        rows=rows,
-        in_batch=in_batch,
-    )
+    return Policy(scores=score != 'random', rows=rows, in_batch=in_batch)

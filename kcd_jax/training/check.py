@@ -69,7 +69,7 @@ def _memory_line(run: Run) -> str:
 def _warnings(run: Run) -> list[str]:
     recorded = sum(phase.record for phase, _ in run.epochs)
     replans = sum(bool(run.policy.when(epoch, recorded)) for epoch in range(recorded))
-    if run.policy.name != 'none' and run.policy.in_batch is None and not replans:
+    if run.policy.replan is not None and not replans:
         return [f'warning    policy {run.policy.name} never selects within {recorded} epochs: it trains on every point']
     return []
 

@@ -60,5 +60,5 @@ def test_a_short_run_still_has_a_first_phase():
     student = Network('tiny', lambda key, shape: {'params': {'conv': jnp.zeros(1)}}, lambda *_: None)
     first, _ = fsp.make().phases(2, Optimiser(optax.trace(0.9), lambda epoch: 0.05), student)
     assert first.epochs == 1
-    with pytest.raises(ValueError, match='init_fraction=0'):
+    with pytest.raises(ValueError, match='init_fraction is 0'):
         fsp.make(init_fraction=0)

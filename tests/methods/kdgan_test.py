@@ -81,5 +81,5 @@ def test_two_updates_share_a_step(make_outputs, make_setup, make_batch, clock):
 
 
 def test_a_share_outside_the_unit_interval_is_refused():
-    with pytest.raises(ValueError, match='teacher_share=2'):
+    with pytest.raises(ValueError, match='teacher_share is 2'):
         kdgan.make(teacher_share=2)

@@ -293,14 +293,14 @@ def test_weights_come_from_the_posterior():
 @pytest.mark.parametrize(
     ('keywords', 'says'),
     [
-        ({'aggregate': 0}, 'aggregate=0 is no number of convolutions'),
-        ({'mu': 'variance'}, "mu='variance' is not known; use one of kernels, residual, one"),
-        ({'sparse': 'record'}, "sparse='record' is not known; use one of recode, drop"),
-        ({'prior_lr': 0.0}, 'prior_lr=0.0 leaves out'),
+        ({'aggregate': 0}, 'aggregate is 0; use an integer 1 or more'),
+        ({'mu': 'variance'}, "mu is 'variance'; use one of kernels, residual, one"),
+        ({'sparse': 'record'}, "sparse is 'record'; use one of recode, drop"),
+        ({'prior_lr': 0.0}, 'prior_lr is 0.0; use a number above 0'),
         ({'posterior': 'kr'}, 'posterior=kr is itself'),
         ({'posterior': 'nts'}, r"unknown method 'nts' \(did you mean 'nst'\?\)"),
-        ({'decay': -1.0, 'sparse': 'l2'}, 'decay=-1.0'),
-        ({'floor': 2.0}, 'floor=2.0 is not a share'),
+        ({'decay': -1.0, 'sparse': 'l2'}, 'decay is -1.0'),
+        ({'floor': 2.0}, 'floor is 2.0'),
     ],
 )
 def test_bad_keywords_are_one_line(keywords, says):

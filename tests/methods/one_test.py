@@ -45,5 +45,5 @@ def test_a_student_without_branches_is_refused_in_a_line(make_outputs, make_setu
     setup = make_setup(make_outputs(2).replace(aux={}), make_outputs(2))
     with pytest.raises(ValueError, match='empty has none; use resnet32_one or resnet18_one'):
         one.make().init(jax.random.key(0), setup)
-    with pytest.raises(ValueError, match='ramp=0'):
+    with pytest.raises(ValueError, match='ramp is 0'):
         one.make(ramp=0)

@@ -85,5 +85,5 @@ def test_the_parts_add_up(make_setup, make_outputs, make_batch, clock):
 
 
 def test_an_unknown_objective_is_refused():
-    with pytest.raises(ValueError, match="'primal' is not known; use one of nce, dual"):
+    with pytest.raises(ValueError, match="objective is 'primal'; use one of nce, dual"):
         wcord.make(objective='primal')

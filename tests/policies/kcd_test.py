@@ -210,9 +210,9 @@ def test_values_observed():
     [
         ({'ratio': 0}, 'ratio is 0'),
         ({'ratio': 1.5}, 'ratio is 1.5'),
-        ({'preset': 'papre'}, "preset is 'papre'; known: paper, reference"),
-        ({'schedule': 'cosine'}, 'known: exponential, linear'),
-        ({'augment': 'all'}, 'known: low, high, random, none'),
+        ({'preset': 'papre'}, "preset is 'papre'; use one of paper, reference"),
+        ({'schedule': 'cosine'}, "use one of '', exponential, linear"),
+        ({'augment': 'all'}, 'use one of low, high, random, none'),
         ({'epsilon_max': 1.1}, 'epsilon_max is 1.1'),
         ({'alpha': -1}, 'alpha is -1'),
         ({'stages': 0}, 'stages is 0'),

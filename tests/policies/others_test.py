@@ -41,7 +41,7 @@ def test_random_is_a_new_choice_of_the_same_size():
         plans = [policy.replan(jax.random.key(e), make_table(0), full_plan(POINTS), {}, e, 6)[0] for e in times]
         assert [len(kept(p)) for p in plans] == [policy.keep_counts(POINTS, 6)[e] for e in times]
         assert all(set(kept(a)) != set(kept(b)) for a, b in itertools.pairwise(plans))
-    with pytest.raises(ValueError, match="drawn is 'run'; known: stage, epoch"):
+    with pytest.raises(ValueError, match="drawn is 'run'; use one of stage, epoch"):
         random.make(drawn='run')
 
 
@@ -167,7 +167,7 @@ def test_reuse_refuses_in_one_line(run_folder, tmp_path):
         reuse.make(run=str(tmp_path))
     with pytest.raises(ValueError, match='not one of these 1000 points'):
         reuse.make(run=str(run)).keep_counts(1000, 3)
-    with pytest.raises(ValueError, match="mode is 'all'; known: vaks, ds"):
+    with pytest.raises(ValueError, match="mode is 'all'; use one of vaks, ds"):
         reuse.make(run=str(run), mode='all')
     stored = dict(np.load(run / 'knowledge' / 'stage_10.npz'))
     np.savez(run / 'knowledge' / 'stage_11.npz', **stored | {'epsilon': np.zeros(ROWS, np.float32)})

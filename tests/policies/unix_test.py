@@ -97,7 +97,7 @@ def test_rows_and_bad_options():
     assert [unix.make().rows(b) for b in (64, 256, 32, 20, 6, 1)] == [48, 192, 24, 16, 4, 1]
     with pytest.raises(ValueError, match='k is 48, more rows than a batch of 32; use at most 32'):
         unix.make(k=48).rows(32)
-    with pytest.raises(ValueError, match='known: entropy, confidence, margin, random'):
+    with pytest.raises(ValueError, match='use one of entropy, confidence, margin, random'):
         unix.make(score='loss')
     with pytest.raises(ValueError, match='beta is 0'):
         unix.make(beta=0)
