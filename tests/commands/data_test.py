@@ -32,7 +32,7 @@ def test_describe(capsys: pytest.CaptureFixture[str]):
     assert data.load('digits').identity in printed
 
 
-def test_a_streamed_set_is_looked_at_as_a_whole(
+def test_describe_reads_every_image_of_a_streamed_set(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     """Its last image equals its first, which no small sample would find."""
@@ -78,7 +78,7 @@ def test_prepare_fills_the_cache(
     assert 'is prepared as tfrecord' in capsys.readouterr().err
 
 
-def test_check_says_it_in_a_line(
+def test_check_prints_one_line(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     assert program.main(['check', 'digits']) == 0

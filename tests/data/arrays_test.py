@@ -75,13 +75,13 @@ GOOD = Items([{'image': IMAGE, 'label': 0}, {'image': IMAGE, 'label': 1}])
         ((IMAGE, 0), "point 1 of train of mine is no {'image', 'label'}"),
     ],
 )
-def test_other_items_are_one_line(item, words: str):
+def test_invalid_items_raise_one_line(item, words: str):
     with pytest.raises(ValueError) as error:
         data.from_objects(Items([GOOD[0], item]), GOOD, name='mine')
     assert words in str(error.value) and '\n' not in str(error.value)
 
 
-def test_other_names_are_one_line():
+def test_invalid_names_raise_one_line():
     for name, words in (
         ('python:', 'python:MODULE:FUNCTION'),
         ('python:no_such_module:make', 'PYTHONPATH'),
@@ -112,7 +112,7 @@ def test_arrays_become_points(images: np.ndarray, dtype: type):
     assert loaded.train.labels.dtype == np.int32 and loaded.source == {}
 
 
-def test_names_of_classes_allow_gaps():
+def test_gaps_between_labels_need_class_names():
     loaded = data.from_arrays(IMAGES, LABELS * 2, test=(IMAGES, LABELS), classes=tuple('abcde'))
     assert loaded.num_classes == 5
     loaded = data.from_arrays(IMAGES, LABELS, test=(IMAGES, LABELS), classes=('caf\udce9', 'b', 'c'))
@@ -136,13 +136,13 @@ def test_names_of_classes_allow_gaps():
         ([], 'have the shape [0]'),
     ],
 )
-def test_labels_of_another_kind_are_one_line(labels: list, words: str):
+def test_invalid_labels_raise_one_line(labels: list, words: str):
     with pytest.raises(ValueError) as error:
         data.from_arrays(IMAGES, labels, test=(IMAGES[:2], [0, 1]))
     assert words in str(error.value) and '\n' not in str(error.value)
 
 
-def test_labels_of_objects_are_judged_alike():
+def test_invalid_labels_of_objects_raise_one_line():
     for label, words in ((3_000_001, 'go up to 3,000,001'), (2**31, 'is 2147483648'), (0, 'are all 0')):
         items = Items([GOOD[0], {'image': IMAGE, 'label': label}])
         with pytest.raises(ValueError) as error:
@@ -164,7 +164,7 @@ def test_labels_of_objects_are_judged_alike():
         ({'classes': 'abc'}, 'give a sequence of strings'),
     ],
 )
-def test_arrays_of_another_kind_are_one_line(change: dict, words: str):
+def test_invalid_arrays_raise_one_line(change: dict, words: str):
     arguments = {'images': IMAGES, 'labels': LABELS, 'test': (IMAGES, LABELS)} | change
     with pytest.raises(ValueError) as error:
         data.from_arrays(**arguments)
@@ -172,7 +172,7 @@ def test_arrays_of_another_kind_are_one_line(change: dict, words: str):
 
 
 @pytest.mark.parametrize('build', ['arrays', 'objects'])
-def test_a_split_of_nearly_one_level_is_said(build: str, caplog: pytest.LogCaptureFixture):
+def test_a_split_with_few_levels_is_reported(build: str, caplog: pytest.LogCaptureFixture):
     flat = np.full_like(IMAGES, 100)
     flat[0, 0] = 115  # as 12 bits in 16, and fewer
     if build == 'arrays':

@@ -59,7 +59,7 @@ def test_another_source_replaces_the_entry(tmp_path: pathlib.Path):
 
 @pytest.mark.parametrize('victim', ['train_images.npy', 'ids.npy', 'index.json'])
 @pytest.mark.parametrize('damage', ['cut', 'flip', 'remove', 'empty'])
-def test_a_damaged_entry_is_made_again_without_a_word(
+def test_a_damaged_entry_is_silently_made_again(
     tmp_path: pathlib.Path, victim: str, damage: str, caplog: pytest.LogCaptureFixture
 ):
     make = _Maker()
@@ -83,7 +83,7 @@ def test_a_damaged_entry_is_made_again_without_a_word(
     assert not list(tmp_path.rglob('.tmp-*'))
 
 
-def test_without_a_place_to_write_it_works_and_says_so_in_a_line(
+def test_an_unwritable_cache_is_reported_and_costs_nothing_else(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / 'file').touch()
@@ -106,7 +106,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: pathlib.Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_old_remains_of_killed_processes_go_and_new_ones_stay(tmp_path: pathlib.Path):
+def test_old_scratch_folders_are_removed_and_new_ones_kept(tmp_path: pathlib.Path):
     for name, age in (('.tmp-old', 3 * 24 * 3600), ('.tmp-new', 60)):
         (tmp_path / name).mkdir()
         changed = (tmp_path / name).stat().st_mtime - age
@@ -115,7 +115,7 @@ def test_old_remains_of_killed_processes_go_and_new_ones_stay(tmp_path: pathlib.
     assert {path.name for path in tmp_path.glob('.tmp-*')} == {'.tmp-new'}
 
 
-def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
+def test_the_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
     monkeypatch.setenv('KCD_JAX_CACHE', '/one')
     assert cache.folder('/given') == pathlib.Path('/given')
     assert cache.folder() == pathlib.Path('/one')

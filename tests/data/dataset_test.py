@@ -91,7 +91,7 @@ def test_few_points_are_nested_and_in_order():
         (lambda data: _parts.few(data, -1), 'data.num_points=-1'),
     ],
 )
-def test_impossible_parts_are_one_line(call, words: str):
+def test_invalid_parts_raise_one_line(call, words: str):
     with pytest.raises(ValueError, match=words) as error:
         call(_toy())
     assert '\n' not in str(error.value)
@@ -103,7 +103,7 @@ def test_describe_counts_every_part():
     assert 'held out by seed 3, not on test' in line
 
 
-def test_the_identity_is_that_of_the_content():
+def test_the_identity_depends_on_the_content_alone():
     first, again = _toy(), _toy()
     assert len(first.identity) == 64 and first.identity == again.identity
     again = dataclasses.replace(again, name='other', description='other', source={'name': 'other'})
@@ -115,7 +115,7 @@ def _with(data: _dataset.Dataset, split: str, **changes) -> _dataset.Dataset:
     return dataclasses.replace(data, **{split: dataclasses.replace(getattr(data, split), **changes)})
 
 
-def test_every_part_counts_and_is_named():
+def test_a_change_of_any_part_changes_the_identity_and_is_named():
     data = _toy()
     other = np.array(data.test.images)
     other[3, 1, 2, 0] ^= 1

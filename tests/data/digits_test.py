@@ -63,7 +63,7 @@ def test_few_points_for_the_student(loaded: data.Dataset):
     assert few.normalization == loaded.normalization
 
 
-def test_it_says_that_it_was_made_hard(loaded: data.Dataset):
+def test_the_description_says_that_the_digits_were_made_hard(loaded: data.Dataset):
     assert 'made hard' in loaded.description
     assert data.check('digits').startswith('digits: 1,200 train, 597 test, 10 classes, 16x16')
 

@@ -43,7 +43,7 @@ def refused(root: pathlib.Path, *words: str) -> None:
     assert '\n' not in message and not [word for word in words if word not in message], message
 
 
-def test_nothing_is_said_of_nothing(root: pathlib.Path, caplog: pytest.LogCaptureFixture):
+def test_a_clean_folder_logs_nothing(root: pathlib.Path, caplog: pytest.LogCaptureFixture):
     loaded, said = load(root, caplog)
     assert (len(loaded.train), len(loaded.test), said) == (2 * TRAIN, 2 * TEST, '')
 
@@ -52,7 +52,7 @@ def test_nothing_is_said_of_nothing(root: pathlib.Path, caplog: pytest.LogCaptur
     'name', ['.ipynb_checkpoints', '@eaDir', '__MACOSX', '.thumbnails', '#recycle', '$RECYCLE.BIN']
 )
 @pytest.mark.parametrize('within', ['', 'dog'])
-def test_what_systems_leave_is_no_data(root: pathlib.Path, caplog, name: str, within: str):
+def test_system_folders_are_passed_over(root: pathlib.Path, caplog, name: str, within: str):
     folder = root / 'train' / within / name
     folder.mkdir()
     shutil.copy(root / 'train' / 'dog' / '0.png', folder / 'copy.png')
@@ -61,7 +61,7 @@ def test_what_systems_leave_is_no_data(root: pathlib.Path, caplog, name: str, wi
     assert f'hidden or system entries: 1 ({folder.relative_to(root)})' in said
 
 
-def test_files_of_systems_and_other_files_are_counted(root: pathlib.Path, caplog):
+def test_system_files_and_other_files_are_counted(root: pathlib.Path, caplog):
     for name in ('Thumbs.db', '.DS_Store', '._0.png', 'notes.txt', 'labels.csv', 'no_suffix'):
         (root / 'train' / 'cat' / name).write_text('text')
     (root / 'train' / 'readme.md').write_text('text')
@@ -72,14 +72,14 @@ def test_files_of_systems_and_other_files_are_counted(root: pathlib.Path, caplog
     assert 'files outside of class folders: 1 (train/readme.md)' in said
 
 
-def test_an_empty_folder_is_no_class(root: pathlib.Path, caplog):
+def test_an_empty_folder_is_not_a_class(root: pathlib.Path, caplog):
     (root / 'train' / 'bird').mkdir()
     (root / 'train' / 'fish' / '.git').mkdir(parents=True)
     loaded, said = load(root, caplog)
     assert loaded.class_names == ('cat', 'dog') and 'empty class folders: 2 (train/bird, ...)' in said
 
 
-def test_a_class_that_is_not_tested_is_named(root: pathlib.Path, caplog):
+def test_a_class_without_test_images_is_named(root: pathlib.Path, caplog):
     shutil.copytree(root / 'train' / 'cat', root / 'train' / 'bird')
     loaded, said = load(root, caplog)
     assert loaded.num_classes == 3 and 'classes without test images: 1 (test/bird)' in said
@@ -93,7 +93,7 @@ def test_dangling_links_are_counted(root: pathlib.Path, caplog):
     assert len(loaded.train) == 2 * TRAIN - 4 and 'dangling links: 4 (train/cat/0.png, ...)' in said
 
 
-def test_a_class_of_dangling_links_or_other_files_alone_is_refused(root: pathlib.Path):
+def test_a_class_with_only_dangling_links_or_other_files_is_refused(root: pathlib.Path):
     (root / 'train' / 'bird').mkdir()
     os.symlink('/mnt/not_mounted/x.png', root / 'train' / 'bird' / 'x.png')
     refused(root, 'train/bird has no image', 'dangling links: 1')
@@ -143,7 +143,7 @@ def test_a_class_whose_mode_is_not_supported_is_refused_by_its_mode(root: pathli
     refused(root, f"none of the {TEST} test images of the class 'dog'", 'mode F with values from 1e+06')
 
 
-def test_a_split_of_one_grey_level_is_said(root: pathlib.Path, caplog):
+def test_a_split_with_one_grey_level_is_reported(root: pathlib.Path, caplog):
     for path in (root / 'test').rglob('*.png'):
         Image.fromarray(np.random.RandomState(0).randint(0, 200, (12, 12)).astype(np.uint16)).save(path)
     _, said = load(root, caplog)
@@ -165,7 +165,7 @@ def test_names_that_are_not_utf_8_are_escaped(root: pathlib.Path, caplog):
 
 
 @pytest.mark.parametrize('stream', [False, True])
-def test_exchanged_folders_are_other_data(root: pathlib.Path, stream: bool):
+def test_exchanged_folders_change_the_identity(root: pathlib.Path, stream: bool):
     def identity() -> tuple[str, dict[str, str], data.Dataset]:
         loaded = data.load('folder', root, cache=root.parent / 'cache', loading=data.Loading(stream=stream))
         return loaded.identity, loaded.digests, loaded

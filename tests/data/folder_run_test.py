@@ -78,7 +78,7 @@ def test_check_names_the_bad_files(images: pathlib.Path):
 
 
 @pytest.mark.slow
-def test_the_good_ones_train(whole: pathlib.Path):
+def test_the_good_images_are_trained_on(whole: pathlib.Path):
     summary = json.loads((whole / 'kcd' / 'trial_0' / 'summary.json').read_text())
     assert summary['num_points'] == GOOD and summary['epochs'] == 12
     with np.load(whole / 'kcd' / 'trial_0' / 'knowledge' / 'stage_1.npz') as stage:
@@ -86,7 +86,7 @@ def test_the_good_ones_train(whole: pathlib.Path):
 
 
 @pytest.mark.slow
-def test_a_file_that_goes_while_it_is_trained_on_costs_one_line_and_nothing_else(
+def test_a_file_that_disappears_during_training_raises_one_line_and_the_run_resumes(
     images: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
 ):
     """Put back, the same command ends with the bits of the run that was never disturbed."""

@@ -50,7 +50,7 @@ def test_points_in_the_order_of_their_paths(tmp_path: pathlib.Path):
         assert (loaded.train.images[loaded.train.labels == label] == np.array(colour)).all()
 
 
-def test_without_a_size_they_stay_as_they_are(tmp_path: pathlib.Path):
+def test_without_a_size_images_keep_theirs(tmp_path: pathlib.Path):
     _write(tmp_path / 'images', (20, 24))
     assert _load(tmp_path, 'folder').image_shape == (24, 20, 3)
     Image.new('RGB', (30, 24)).save(tmp_path / 'images' / 'train' / 'blue' / 'wide.png')
@@ -123,7 +123,7 @@ def test_a_changed_file_is_decoded_again(tmp_path: pathlib.Path, monkeypatch: py
     _load(tmp_path)
 
 
-def test_bad_folders_are_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_invalid_folders_raise_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / 'images'
     _one_line(lambda: data.load('folder:16'), '--config.data.dir')
     _one_line(lambda: _load(tmp_path), 'no folder train')

@@ -74,7 +74,7 @@ def test_transparent_pictures_lie_on_white(mode: str):
 
 
 @pytest.mark.parametrize(('shade', 'background'), [(0, 255), (255, 0)])
-def test_a_drawing_in_the_alpha_channel_is_seen(shade: int, background: int):
+def test_a_drawing_in_the_alpha_channel_stays_visible(shade: int, background: int):
     alpha = np.zeros((16, 16), np.uint8)
     alpha[4:12, 4:12] = 255
     for picture in (
@@ -104,7 +104,7 @@ def test_a_transparent_colour_of_a_palette_or_of_grey_is_the_background():
         (lambda: Image.new('LAB', (4, 4)), 'mode LAB of Pillow is not supported'),
     ],
 )
-def test_what_has_no_range_is_refused_by_name(picture, words: str):
+def test_values_without_a_range_are_refused_by_name(picture, words: str):
     with pytest.raises(ValueError) as error:
         through(picture(), 'TIFF')
     assert words in str(error.value) and '\n' not in str(error.value)

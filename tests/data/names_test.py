@@ -25,7 +25,7 @@ def plugins(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
         del sys.modules[name]
 
 
-def test_the_listing_shows_data_sets_alone():
+def test_the_listing_shows_only_data_sets():
     files = {path.stem for path in ROOT.glob('*.py') if not path.stem.startswith('_')}
     assert set(data.names()) == files
     for name in files:
@@ -60,7 +60,7 @@ def test_an_environment_variable_lists_folders(tmp_path: pathlib.Path):
         ('import nothing_like_it', 'cannot be loaded from'),
     ],
 )
-def test_a_file_that_is_no_data_set_is_one_line(plugins: pathlib.Path, source: str, words: str):
+def test_a_broken_file_raises_one_line(plugins: pathlib.Path, source: str, words: str):
     (plugins / 'bad_of_a_user.py').write_text(source)
     with pytest.raises(ValueError) as error:
         data.load('bad_of_a_user')
@@ -68,7 +68,7 @@ def test_a_file_that_is_no_data_set_is_one_line(plugins: pathlib.Path, source: s
     assert data.load('digits').num_classes == 10  # and it stops nothing else
 
 
-def test_options_reach_the_file_that_asks_for_them(plugins: pathlib.Path):
+def test_options_are_passed_to_the_module(plugins: pathlib.Path):
     source = (
         pathlib.Path(_template.__file__)
         .read_text()

@@ -122,14 +122,14 @@ ODD = {
 
 
 @pytest.mark.parametrize('kind', ODD)
-def test_every_other_picture_is_as_pillow_has_it(kind: str, decoded: list):
+def test_other_formats_match_pillow(kind: str, decoded: list):
     content = ODD[kind]()
     np.testing.assert_array_equal(pictures.read(content, None), by_pillow(content))
     assert np.abs(pictures.read(content, 20).astype(int) - by_pillow(content, 20)).max() <= 1
     assert bool(decoded) == (kind == 'garbage behind')
 
 
-def test_a_jpeg_that_is_cut_short_is_refused_as_pillow_refuses_it(monkeypatch: pytest.MonkeyPatch):
+def test_a_truncated_jpeg_is_refused_as_by_pillow(monkeypatch: pytest.MonkeyPatch):
     content = file_of(noise(240, 320))
     content = content[: len(content) // 2]
     for size in (None, 60):
@@ -146,7 +146,7 @@ def test_without_the_resizer_pillow_scales(monkeypatch: pytest.MonkeyPatch):
         np.testing.assert_array_equal(pictures.read(content, size), by_pillow(content, size))
 
 
-def test_a_box_may_end_at_the_border_whatever_its_fractions(decoded: list):
+def test_a_box_may_end_at_the_border(decoded: list):
     random = np.random.RandomState(0)
     for _ in range(200):
         height, width = random.randint(9, 70, 2)
@@ -167,7 +167,7 @@ def test_random_crops_fill_the_bounds_of_area_and_aspect():
     assert boxes[:, 0].min() == 0 and boxes[:, 2].max() == 200  # corners reach every side
 
 
-def test_a_picture_that_no_crop_fits_gives_its_middle():
+def test_a_picture_that_no_crop_fits_gives_its_centre():
     assert pictures.crop_box(np.random.RandomState(0), 1000, 10, (0.9, 1.0)) == (493, 0, 506, 10)
     assert pictures.crop_box(np.random.RandomState(0), 9, 900, (0.9, 1.0)) == (0, 444, 9, 456)
 
@@ -183,7 +183,7 @@ def test_the_evaluation_crop_is_224_of_256():
     np.testing.assert_array_equal(image, ramp(128, 192)[8:120, 40:152])
 
 
-def test_a_random_crop_is_the_part_of_the_picture_that_its_box_says():
+def test_a_random_crop_is_the_part_inside_its_box():
     source = pictures.CroppedPictures([encoded(ramp(200, 240))], 32, area=(0.1, 0.3))
     for seed in range(20):
         left, top, right, bottom = pictures.crop_box(np.random.RandomState(seed), 240, 200, (0.1, 0.3))
@@ -205,7 +205,7 @@ def test_jpeg_is_decoded_small_and_looks_the_same():
 
 
 @pytest.mark.parametrize('orientation', [1, 3, 6, 8])
-def test_crops_follow_a_cameras_mark(orientation: int):
+def test_crops_follow_the_orientation_tag(orientation: int):
     exif = Image.Exif()
     exif[0x0112] = orientation
     shown = pictures.read(encoded(ramp(60, 90), exif=exif), None)
@@ -215,7 +215,7 @@ def test_crops_follow_a_cameras_mark(orientation: int):
     np.testing.assert_array_equal(source[0], plain[0])
 
 
-def test_what_cannot_be_decoded_is_one_line():
+def test_an_undecodable_picture_raises_one_line():
     with pytest.raises(ValueError, match='a record cannot be decoded') as error:
         pictures.read(b'nothing', 16)
     assert '\n' not in str(error.value)

@@ -25,7 +25,7 @@ def test_an_empty_file_has_no_records(tmp_path: pathlib.Path):
     assert records.read(tmp_path / 'file', 'tfrecord') == []
 
 
-def test_every_cut_within_a_record_is_seen(tmp_path: pathlib.Path):
+def test_every_truncation_within_a_record_is_detected(tmp_path: pathlib.Path):
     file = tmp_path / 'file'
     tiny_tfds.write_records(file, EXAMPLES[:5])
     content = file.read_bytes()
@@ -39,7 +39,7 @@ def test_every_cut_within_a_record_is_seen(tmp_path: pathlib.Path):
                 records.read(file, 'tfrecord')
 
 
-def test_every_flipped_bit_of_a_tfrecord_is_seen(tmp_path: pathlib.Path):
+def test_every_flipped_bit_of_a_tfrecord_is_detected(tmp_path: pathlib.Path):
     file = tmp_path / 'file'
     tiny_tfds.write_records(file, EXAMPLES[1:5])
     content = bytearray(file.read_bytes())

@@ -62,7 +62,7 @@ def put(root: pathlib.Path, *names: str, size: int = 1000) -> None:
         (folder / name).write_bytes(bytes(size))
 
 
-def test_no_network_is_found_out_in_seconds_and_says_what_to_fetch(tmp_path: pathlib.Path):
+def test_a_missing_network_is_noticed_in_seconds(tmp_path: pathlib.Path):
     start = time.monotonic()
     message = refused(tmp_path, Builder(f'{NOBODY}/cifar.tar.gz'))
     assert 'there is no connection to 127.0.0.1:9' in message
@@ -71,7 +71,7 @@ def test_no_network_is_found_out_in_seconds_and_says_what_to_fetch(tmp_path: pat
     assert not list(tmp_path.iterdir())
 
 
-def test_what_lies_there_already_needs_no_network(tmp_path: pathlib.Path):
+def test_files_on_disk_need_no_network(tmp_path: pathlib.Path):
     """Under its own name in the folder manual, or as TFDS keeps what it downloaded: both layouts, with its .INFO."""
     urls = [f'{NOBODY}/{name}.gz' for name in 'abc']
     builder = Builder(*urls)
@@ -86,7 +86,7 @@ def test_what_lies_there_already_needs_no_network(tmp_path: pathlib.Path):
 
 
 @pytest.mark.parametrize('code', [200, 404, 405])
-def test_a_server_that_answers_is_there(tmp_path: pathlib.Path, code: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_answers_is_reachable(tmp_path: pathlib.Path, code: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr('urllib.request.getproxies', dict)
     with server(code) as (address, asked):
         words = sources.describe('toy', tmp_path / 'new', Builder(f'{address}/a.gz', f'{address}/b.gz'))
@@ -95,7 +95,7 @@ def test_a_server_that_answers_is_there(tmp_path: pathlib.Path, code: int, monke
     assert not (tmp_path / 'new').exists()
 
 
-def test_a_proxys_refusal_is_no_answer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_refusal_by_a_proxy_is_not_an_answer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     with server(403) as (address, _):
         monkeypatch.setattr('urllib.request.getproxies', dict)
         sources.describe('toy', tmp_path, Builder(f'{address}/a.gz'))
@@ -103,7 +103,7 @@ def test_a_proxys_refusal_is_no_answer(tmp_path: pathlib.Path, monkeypatch: pyte
         assert 'no connection' in refused(tmp_path, Builder(f'{address}/a.gz'))
 
 
-def test_one_configuration_of_several_may_do_with_what_is_there(tmp_path: pathlib.Path):
+def test_one_of_several_configurations_may_need_only_the_files_on_disk(tmp_path: pathlib.Path):
     urls = f'{NOBODY}/small.zip', f'{NOBODY}/large.zip'
     assert 'no connection' in refused(tmp_path, Builder(*urls, configs=('small', 'large')))
     put(tmp_path, 'small.zip')
@@ -111,7 +111,7 @@ def test_one_configuration_of_several_may_do_with_what_is_there(tmp_path: pathli
     assert 'no connection' in refused(tmp_path, Builder(*urls))
 
 
-def test_archives_that_are_fetched_by_hand_are_named(tmp_path: pathlib.Path):
+def test_archives_to_download_by_hand_are_named(tmp_path: pathlib.Path):
     """The real builder of ImageNet: its files are registered with addresses, but nobody downloads them."""
     builder = tensorflow_datasets.builder('imagenet2012', data_dir=tmp_path)
     train, val = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
@@ -134,7 +134,7 @@ def test_some_files_by_hand_and_others_from_the_network(tmp_path: pathlib.Path, 
     sources.describe('toy', tmp_path, builder)
 
 
-def test_instructions_without_a_known_file_are_passed_on(tmp_path: pathlib.Path):
+def test_instructions_without_a_known_file_are_shown(tmp_path: pathlib.Path):
     builder = Builder(instructions='Unpack what\n  the authors sent you.')
     message = refused(tmp_path, builder)
     assert f'put them into {tmp_path}/downloads/manual' in message and 'Unpack what the authors sent you.' in message

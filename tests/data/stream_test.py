@@ -95,7 +95,7 @@ def test_a_folder_by_index_is_the_one_in_memory(tmp_path: pathlib.Path):
     assert_same(*both('folder:16', tmp_path))
 
 
-def test_what_lies_in_memory_can_be_streamed_too(tmp_path: pathlib.Path):
+def test_data_in_memory_can_be_streamed(tmp_path: pathlib.Path):
     assert_same(*both('digits', tmp_path, num_points=50))
 
 
@@ -136,7 +136,7 @@ def test_only_the_points_of_the_order_and_their_partners_are_read():
     assert set(second) == {'image'}  # nothing is mixed: nothing more is sent
 
 
-def test_going_on_in_the_middle_reads_nothing_of_what_was_done():
+def test_resuming_in_the_middle_reads_nothing_of_the_finished_steps():
     index = np.arange(20).reshape(5, 4)
     source = Counted(images_of())
     whole = list(stream.read(steps_of(source, index)))
@@ -156,7 +156,7 @@ def test_reading_ahead_is_bounded_and_stops_when_it_is_closed():
     assert len(source.read) <= 2 * (stream.threads() + 4)
 
 
-def test_an_error_while_reading_is_the_readers_own():
+def test_an_error_while_reading_is_raised_as_it_is():
     class Bad:
         def __getitem__(self, point: int) -> np.ndarray:
             raise ValueError(f'point {point} is gone')
@@ -184,7 +184,7 @@ def test_crops_are_a_function_of_seed_epoch_and_point(tmp_path: pathlib.Path):
     assert np.array_equal(train.images[0], train.images[1])  # the two files are equal, and so are they when evaluated
 
 
-def test_a_partner_is_cut_by_the_crop_of_the_point_that_it_is_mixed_into():
+def test_a_partner_is_seen_through_the_crop_of_its_point():
     ramps = np.zeros((3, 40, 60, 3), np.uint8)
     ramps[..., 0], ramps[..., 1], ramps[..., 2] = np.arange(60), np.arange(40)[:, None], np.arange(3)[:, None, None]
     source = _pictures.CroppedPictures([encoded(ramp) for ramp in ramps], 16, area=(0.1, 0.5))
@@ -292,7 +292,7 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: pathlib.Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('what', ['close', 'leave', 'lose'])
-def test_nothing_is_left_and_nothing_is_said_at_the_end(tmp_path: pathlib.Path, what: str):
+def test_no_process_and_no_warning_is_left_at_the_end(tmp_path: pathlib.Path, what: str):
     with reader(tmp_path, what) as parent:
         out, error = parent.communicate(timeout=60)
     _, *rest = out.splitlines()
@@ -301,7 +301,7 @@ def test_nothing_is_left_and_nothing_is_said_at_the_end(tmp_path: pathlib.Path, 
     assert_none_is_left(parent.pid)
 
 
-def test_what_is_known_of_a_streamed_set_is_kept_without_its_images(tmp_path: pathlib.Path):
+def test_the_cache_of_a_streamed_set_has_no_images(tmp_path: pathlib.Path):
     tiny_tfds.write(tmp_path / 'data')
     data.load('toy', tmp_path / 'data', cache=tmp_path / 'cache', loading=STREAMED)
     [entry] = cache.folder(tmp_path / 'cache').iterdir()

@@ -47,7 +47,7 @@ def test_blur_is_the_gaussian(root: pathlib.Path, name: str, sigma: float):
     assert f'blur of {sigma:g} px' in spoilt.description
 
 
-def test_noise_belongs_to_the_place_of_the_image(root: pathlib.Path):
+def test_noise_depends_only_on_the_position_of_the_image(root: pathlib.Path):
     clean, spoilt = _load(root, 'cifar100'), _load(root, 'tcifar100:noise=8')
     difference = spoilt.train.images.astype(int) - clean.train.images
     inside = (clean.train.images > 40) & (clean.train.images < 215)
@@ -65,7 +65,7 @@ def test_the_kinds_do_not_share_a_cache_entry(root: pathlib.Path):
     assert len({image.tobytes() for image in images}) == 3
 
 
-def test_spoilt_once(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_degraded_once(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     first = _load(root, 'tcifar100')
     monkeypatch.setattr(tcifar100, '_blur', lambda *arguments: pytest.fail('blurred again'))
     monkeypatch.setattr(_tfds, '_read', lambda *args, **keywords: pytest.fail('decoded again'))
@@ -73,13 +73,13 @@ def test_spoilt_once(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize('option', ['blur', 'blur=0', 'fog=1', 'noise=x'])
-def test_other_options_are_one_line(root: pathlib.Path, option: str):
+def test_invalid_options_raise_one_line(root: pathlib.Path, option: str):
     for call in (data.load, data.check):
         with pytest.raises(ValueError, match='tcifar100:blur=PIXELS') as error:
             call(f'tcifar100:{option}', root / 'data')
         assert '\n' not in str(error.value)
 
 
-def test_check_says_what_lies_below(root: pathlib.Path):
+def test_check_names_the_underlying_set(root: pathlib.Path):
     line = data.check('tcifar100', root / 'data', cache=root / 'cache')
     assert line.startswith('tcifar100: a Gaussian blur of 1 px over cifar100: 12 train, 4 test')

@@ -122,7 +122,7 @@ def test_a_second_start_imports_neither_tensorflow_nor_tfds(tmp_path: pathlib.Pa
     assert result.stdout.split(maxsplit=1) == ['12', '[]\n']
 
 
-def test_a_read_only_cache_is_a_line_and_no_more(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+def test_a_read_only_cache_is_reported_in_one_line(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
     tiny_tfds.write(tmp_path / 'data')
     (tmp_path / 'cache').touch()  # a file: not even root can write below it
     assert len(_load(tmp_path).train) == 12
@@ -175,12 +175,12 @@ def test_a_bad_shard_is_named_with_what_to_do(tmp_path: pathlib.Path, file_forma
 
 @pytest.mark.parametrize('file', ['dataset_info.json', 'features.json'])
 @pytest.mark.parametrize('content', ['', '{"splits": [', '[]', '{}', '{"supervisedKeys": null, "featuresDict": 3}'])
-def test_bad_metadata_are_one_line(tmp_path: pathlib.Path, file: str, content: str):
+def test_invalid_metadata_raises_one_line(tmp_path: pathlib.Path, file: str, content: str):
     (tiny_tfds.write(tmp_path / 'data') / file).write_text(content)
     _one_line(lambda: _load(tmp_path), 'prepare it again')
 
 
-def test_a_record_that_is_no_image(tmp_path: pathlib.Path):
+def test_a_record_that_is_not_an_image(tmp_path: pathlib.Path):
     folder = tiny_tfds.write(tmp_path / 'data', shards=(1, 1))
     tiny_tfds.write_records(folder / 'toy-train.tfrecord-00001-of-00002', [b'sound, but no example'])
     _one_line(lambda: _load(tmp_path), 'toy-train.tfrecord-00001-of-00002', 'record 1 of train')
@@ -202,7 +202,7 @@ def test_too_large_for_the_memory(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     assert _load(tmp_path).train.streamed
 
 
-def test_missing_data_fail_at_once_and_say_how_to_provide_them(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_data_fails_at_once_with_the_remedy(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     start = time.monotonic()
     for call in (lambda: _load(tmp_path, 'cifar100'), lambda: data.check('cifar100', tmp_path / 'data')):
@@ -230,7 +230,7 @@ def test_unknown_names_have_a_hint(tmp_path: pathlib.Path, monkeypatch: pytest.M
     _one_line(lambda: _load(tmp_path, 'imagenet_resized/32x32'), 'imagenet_resized/32x32 is not prepared in')
 
 
-def test_what_takes_tensorflow(tmp_path: pathlib.Path):
+def test_which_sets_need_tensorflow(tmp_path: pathlib.Path):
     tiny_tfds.write(tmp_path / 'data')
     for name, needed in (
         ('digits', False),
@@ -279,7 +279,7 @@ def with_tensorflow(monkeypatch: pytest.MonkeyPatch):
     return use
 
 
-def test_a_failed_download_is_one_line_and_leaves_no_empty_folders(tmp_path: pathlib.Path, with_tensorflow):
+def test_a_failed_download_raises_one_line_and_leaves_no_empty_folders(tmp_path: pathlib.Path, with_tensorflow):
     root = tmp_path / 'new' / 'data'
     with_tensorflow(_Builder(root, ConnectionError('no route\nto the host')))
     message = _one_line(lambda: data.load('cifar100', root), 'TFDS: no route')

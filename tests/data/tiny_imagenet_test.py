@@ -62,7 +62,7 @@ def test_it_is_read_as_it_is_packed(tmp_path: pathlib.Path):
     assert '12 train, 4 test, 2 classes, 64x64' in data.check('tiny_imagenet', place, cache=tmp_path / 'cache')
 
 
-def test_missing_and_damaged_are_one_line(tmp_path: pathlib.Path):
+def test_missing_and_damaged_files_raise_one_line(tmp_path: pathlib.Path):
     with pytest.raises(ValueError, match='prepare tiny_imagenet'):
         data.load('tiny_imagenet', tmp_path)
     place = write(tmp_path)
@@ -74,7 +74,7 @@ def test_missing_and_damaged_are_one_line(tmp_path: pathlib.Path):
         data.load('tiny_imagenet', tmp_path, cache=tmp_path / 'cache')
 
 
-def test_prepare_unpacks_what_is_there_and_refuses_what_is_something_else(tmp_path: pathlib.Path, monkeypatch):
+def test_prepare_unpacks_the_archive_and_refuses_another(tmp_path: pathlib.Path, monkeypatch):
     archive = tmp_path / 'data' / f'{tiny_imagenet.FOLDER}.zip'
     archive.parent.mkdir()
     archive.write_bytes(packed(tmp_path / 'original'))
@@ -87,7 +87,7 @@ def test_prepare_unpacks_what_is_there_and_refuses_what_is_something_else(tmp_pa
     assert not archive.exists() and _prepare(tmp_path / 'data') == place
 
 
-def test_a_download_without_a_network_is_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_download_without_a_network_raises_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     def refused(*arguments, **keywords):
         raise OSError('no route')
 
@@ -114,7 +114,7 @@ def packed(root: pathlib.Path) -> bytes:
     return stream.getvalue()
 
 
-def test_it_is_downloaded_again_after_a_connection_that_broke(
+def test_an_interrupted_download_can_be_repeated(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     archive = packed(tmp_path / 'original')
