@@ -1,7 +1,8 @@
-"""NAME: a line on the architecture (authors, year), and where it differs from the paper's.
+"""NAME: one line on the architecture (authors, year), and where it differs from the paper.
 
-Copy this file to `networks/NAME.py`: the names in NAMES then work in every config, in the common tests and in
-`python -m kcd_jax networks`, with no other edit. Files whose names begin with '_' are not families.
+Copy this file to `networks/NAME.py`: the names in NAMES then work in every config, in the shared tests and in
+`python -m kcd_jax networks`, with no other edit. Files whose names begin with '_' are not families. See
+docs/adding_a_network.md.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ NAMES: dict[str, tuple[int, ...]] = {'template': (16, 32)}
 
 
 class Template(nn.Module):
-    """A stem and one convolution a stage.
+    """A stem and one convolution per stage.
 
-    Modules are named as in the public PyTorch code, if there is any: its checkpoints can then be imported. BatchNorm
+    Modules are named as in the public PyTorch code, if there is any, so that its checkpoints can be imported. BatchNorm
     needs no flag: it trains exactly when the caller may change the running statistics.
     """
 
@@ -30,7 +31,7 @@ class Template(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Outputs:
-        """x [B, H, W, 3], normalised, in the dtype of the computation; any H and W from 8."""
+        """x: [B, H, W, 3], normalised, in the dtype of the computation; H and W are at least 8."""
         x = nn.relu(BatchNorm(name='bn1')(Conv(16, 3, name='conv1')(x)))
         feats, preacts = [x], []  # the stem's tap; each stage adds one to both
         for stage, features in enumerate(self.widths, start=1):
@@ -45,5 +46,5 @@ class Template(nn.Module):
 def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization = 'cifar100'
 ) -> Network:
-    """The network `name` of this family; `tail` is what comes after the last tap."""
+    """The network `name` of this family; `tail` matches the parameters after the last feature map."""
     return wrap(name, Template(NAMES[name], num_classes), tail=('fc/*',), dtype=dtype, normalization=normalization)

@@ -1,9 +1,9 @@
-"""Convolutions that run well on XLA's CPU backend and are the plain ones elsewhere.
+"""Convolutions that are fast on XLA's CPU backend, and XLA's own on other backends.
 
-On a CPU XLA's gradient of a convolution stays in layouts that miss the fast kernels (three times slower; in a loop
-body nine), so there the gradients of input and kernel are written as explicit NHWC/HWIO convolutions, a depthwise
-convolution as shifted multiply-adds, and a 1x1 convolution as a matrix product. What only reorders what it reads is
-compiled by itself (`apart`). The backend is asked at trace time. All have the same value and derivative.
+On a CPU, XLA's gradients of a convolution use layouts that miss its fast kernels (3 times slower, 9 times inside a
+loop). There the gradients are written as explicit NHWC/HWIO convolutions, a depthwise convolution as shifted
+multiply-adds, and a 1x1 convolution as a matrix product. Pure reorderings of data are compiled separately (`apart`).
+The backend is determined when a function is traced. All variants have the same values and derivatives.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from jax.experimental.xla_metadata import set_xla_metadata
 from kcd_jax.contracts import Array
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
-_ROWS = 8  # of a depthwise kernel's gradient in one loop: more compile longer and run no faster
+_ROWS = 8  # rows per loop in a depthwise kernel's gradient: more compile longer and run no faster
 
 
 def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` of arrays, compiled as a function of its own on a CPU: its arguments and results are written to memory once.
+    """`fn` of arrays, compiled on a CPU as a separate function whose arguments and results are in memory.
 
-    XLA's CPU backend otherwise computes an argument anew, back to the start of a chain of residual blocks, for each
-    operation that only reads it in another order, and there without vector instructions. It heeds no
-    `optimization_barrier`, but a call that is not to be inlined.
+    Otherwise XLA's CPU backend fuses the producers of an argument into each operation that reads it in another order,
+    back to the start of a chain of residual blocks, and recomputes them without vector instructions. It ignores
+    `optimization_barrier`, but respects a call that must not be inlined.
 
-    `fn` must not add over the batch: the exchange between devices would lie inside the call, where XLA does not keep
-    such exchanges in one order on all devices, and then they wait for each other for ever.
+    `fn` must not sum over the batch: the exchange between devices would be inside the call, where XLA does not keep
+    exchanges in one order on all devices, and they deadlock.
     """
     jitted = jax.jit(fn)
 
@@ -66,15 +66,17 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array
     """A convolution with symmetric padding of kernel // 2.
 
     Args:
-      x: [B, H, W, C]. kernel: [k, k, C / groups, O] of the same dtype, k odd. stride: of both axes.
-      groups: consecutive channels in each.
+      x: [B, H, W, C].
+      kernel: [k, k, C / groups, O] of the same dtype, k odd.
+      stride: of both axes.
+      groups: groups of consecutive channels that are convolved separately.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), O].
     """
     if jax.default_backend() != 'cpu':
         return plain(x, kernel, stride, groups)
-    if kernel.shape[0] == 1 and stride > 1:  # a strided 1x1 only reads every other pixel
+    if kernel.shape[0] == 1 and stride > 1:  # it reads only every stride-th pixel
         x, stride = x[:, ::stride, ::stride], 1
     if groups == 1:
         return pointwise(x, kernel) if kernel.shape[0] == 1 else dense(x, kernel, stride)
@@ -104,10 +106,10 @@ def _dense(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _at_least(size: int, x: Array, padding: list[tuple[int, int]]) -> tuple[Array, list[tuple[int, int]]]:
-    """An image and the padding that is left to do: one that is smaller than the kernel gets its border beforehand.
+    """(image, padding that remains): an image smaller than the kernel is padded here, by concatenation.
 
-    XLA's fast kernels refuse such images (2x2 in the last stage of a ResNet-18 at 64 pixels: fifty times slower), and
-    it takes a `pad` back into the convolution, but no concatenation.
+    XLA's fast kernels do not support such images (2x2 in the last stage of a ResNet-18 at 64 pixels: 50 times slower).
+    A `pad` would be fused back into the convolution; a concatenation is not.
     """
     if min(x.shape[1:3]) >= size:
         return x, padding
@@ -124,7 +126,7 @@ def _dense_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[A
 def _dense_backward(stride: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = saved
     size, pad = kernel.shape[0], kernel.shape[0] // 2
-    reach = [(out - 1) * stride + 1 for out in grad.shape[1:3]]  # pixels that the output's positions span
+    reach = [(out - 1) * stride + 1 for out in grad.shape[1:3]]  # pixels from the first to the last position
     low = size - 1 - pad
     padding = [(low, full - span - low + size - 1) for full, span in zip(x.shape[1:3], reach, strict=True)]
     bordered, padding = _at_least(size, grad, padding) if stride == 1 else (grad, padding)
@@ -140,7 +142,7 @@ def _dense_backward(stride: int, saved: tuple[Array, Array], grad: Array) -> tup
 
 
 def dense_kernel_gradient(x: Array, grad: Array, size: int, stride: int) -> Array:
-    """The gradient [k, k, C, O]: the input convolved by the output's gradient, with the batch as the summed channel."""
+    """The gradient [k, k, C, O]: the input convolved with the output's gradient, summed over the batch as channels."""
     pad, full_sizes = size // 2, x.shape[1:3]
     reach = [(out - 1) * stride + 1 for out in grad.shape[1:3]]
     x, grad = apart(_batch_as_channel)(x, grad)
@@ -166,11 +168,11 @@ dense.defvjp(_dense_forward, _dense_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def depthwise(x: Array, kernel: Array, stride: int) -> Array:
-    """`convolve` of each channel by itself, as k * k shifted multiply-adds; kernel [k, k, 1, C]."""
+    """`convolve` with one group per channel, as k * k shifted multiply-adds; kernel [k, k, 1, C]."""
     return depthwise_forward(x, kernel, stride)
 
 
-# These three are jitted under their own names so that the counter of multiply-accumulates knows them (cost.py).
+# These three are jitted so that the counter of multiply-accumulates (training/macs.py) recognises them by name.
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -198,18 +200,18 @@ def depthwise_kernel_gradient(x: Array, grad: Array, size: int, stride: int) -> 
     pad = size // 2
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     sums = apart(functools.partial(_kernel_gradient_sums, size=size, stride=stride))(padded, grad)
-    # The sum over the batch comes last and outside: one exchange between devices for all gradients of a step.
+    # The sum over the batch is outside `apart`: XLA combines the exchanges of all gradients of a step.
     return jnp.sum(sums, 0).reshape(size, size, 1, -1)
 
 
 def _kernel_gradient_sums(padded: Array, grad: Array, size: int, stride: int) -> Array:
-    """[B, k * k, C]: the sum of each image.
+    """[B, k * k, C]: the sums within each image.
 
-    XLA's CPU backend sums fast over whole arrays only, so the products of up to _ROWS rows are added up in the loop
-    that multiplies, and the shifts along a row come from one loop.
+    XLA's CPU backend reduces fast only over whole arrays, so the loop that multiplies also adds the products of up to
+    _ROWS rows, and one loop serves all shifts along a row.
     """
     batch, height, width, features = grad.shape
-    every = max(count for count in range(1, _ROWS + 1) if height % count == 0)  # rows that are added up in one loop
+    every = max(count for count in range(1, _ROWS + 1) if height % count == 0)  # rows added in one loop
 
     def partial(row: int, column: int) -> Array:
         total = jnp.zeros((), grad.dtype)
@@ -250,5 +252,5 @@ depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def pointwise(x: Array, kernel: Array) -> Array:
-    """`convolve` of size 1 and stride 1 as one matrix product, whose gradients are the faster ones."""
+    """`convolve` of size 1 and stride 1 as one matrix product, which has the faster gradients."""
     return (x.reshape(-1, x.shape[-1]) @ kernel.reshape(kernel.shape[2:])).reshape(*x.shape[:3], kernel.shape[3])

@@ -1,8 +1,8 @@
-"""The layers that every network is made of, and the wrapping of a flax module as a `Network`.
+"""Layers shared by all networks, and `wrap`, which makes a flax module a `Network`.
 
-Modules carry the names of the field's public PyTorch checkpoints ('layer1.0.conv1'), so that importing one is a
-renaming of leaves. Images are NHWC, kernels HWIO, padding is explicit and symmetric as in PyTorch. A layer computes in
-the dtype of its input; parameters and statistics are float32.
+Modules are named as in public PyTorch checkpoints ('layer1.0.conv1'), so that importing one only renames leaves. Images
+are NHWC, kernels HWIO; padding is explicit and symmetric as in PyTorch. A layer computes in the dtype of its input;
+parameters and statistics are float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kcd_jax.networks.convolution import convolve, linear_apart, shifts
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
 BN_EPSILON = 1e-5
 
-# (mean, std) of the channels in [0, 1], by the name of who trained with them.
+# (mean, std) of the channels in [0, 1]; 'cifar100_unix' and 'reviewkd' are those of the papers' own code.
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     'cifar100': ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     'cifar100_unix': ((0.5071, 0.4866, 0.4409), (0.2675, 0.2565, 0.2761)),
@@ -35,7 +35,7 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     'none': ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 
-# Consecutive channels of one array, each part [B, H, W, its channels].
+# One array cut along its channels: each part is [B, H, W, c].
 Parts = tuple[Array, ...]
 
 Normalization = str | tuple[tuple[float, ...], tuple[float, ...]]
@@ -74,9 +74,12 @@ def _six_numbers(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 @struct.dataclass
 class _Drawn(nn.meta.AxisMetadata):
-    """The shape of a parameter, boxed with how it is drawn: it survives `eval_shape`, so that nothing is run to init.
+    """The shape of a parameter and its distribution; survives `eval_shape`, so initialising runs no forward pass.
 
-    `kind` is 'normal' (times scale), 'uniform' (in +-scale) or 'constant' (scale).
+    Attributes:
+      value: an array, or its shape.
+      kind: 'normal' (standard deviation `scale`), 'uniform' (in +-scale) or 'constant'.
+      scale: see `kind`.
     """
 
     value: Any
@@ -99,7 +102,7 @@ class _Drawn(nn.meta.AxisMetadata):
 
 
 def drawn(kind: str, scale: float, shape: tuple[int, ...]) -> Callable[[Array], _Drawn]:
-    """An initialiser for `Module.param` that only says how the parameter is to be drawn."""
+    """An initialiser for `Module.param` that records the distribution; `draw` samples it."""
 
     def initialiser(key: Array) -> _Drawn:
         del key
@@ -109,9 +112,15 @@ def drawn(kind: str, scale: float, shape: tuple[int, ...]) -> Callable[[Array], 
 
 
 def draw(key: Array, boxed: PyTree) -> PyTree:
-    """Draws every parameter of a tree of `_Drawn` boxes, from one stream of each kind: f32, deterministic in the key.
+    """Samples every parameter of a tree of `_Drawn` boxes.
 
-    With a concrete key the leaves are cut from the stream by NumPy: no compilation for each shape.
+    Args:
+      key: one random stream per kind is drawn from it, and the leaves are slices of it. With a concrete key the slicing
+        is done by NumPy, which needs no compilation per shape.
+      boxed: tree of `_Drawn`.
+
+    Returns:
+      The same tree of f32 arrays.
     """
     leaves, treedef = jax.tree.flatten(boxed, is_leaf=lambda leaf: isinstance(leaf, _Drawn))
     traced = isinstance(key, jax.core.Tracer)
@@ -139,11 +148,16 @@ def draw(key: Array, boxed: PyTree) -> PyTree:
 
 
 class Conv(nn.Module):
-    """A convolution [B, H, W, C] -> [B, ceil(H/stride), ceil(W/stride), features], padded by kernel // 2.
+    """A convolution [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), features], padded by kernel // 2.
 
     Attributes:
-      init: 'fan_out' draws the kernel from N(0, sqrt(2 / (kernel^2 * features))) and a zero bias; 'torch' draws both
-        from U(+-1/sqrt(fan_in)).
+      features: output channels.
+      kernel: height and width of the kernel.
+      stride: of both axes.
+      groups: groups of consecutive channels that are convolved separately.
+      bias: whether a bias is added.
+      init: 'fan_out' draws the kernel from N(0, 2 / (kernel^2 * features)) and sets the bias to zero; 'torch' draws
+        both from U(+-1 / sqrt(fan_in)).
     """
 
     features: int
@@ -173,7 +187,9 @@ class Dense(nn.Module):
     """A linear layer [B, D] -> [B, features] with bias.
 
     Attributes:
-      kernel_init, bias_init: (kind, scale) of `drawn`; None is U(+-1/sqrt(D)), PyTorch's default.
+      features: outputs.
+      kernel_init: (kind, scale) of `drawn`; None is U(+-1 / sqrt(D)), PyTorch's default.
+      bias_init: likewise.
     """
 
     features: int
@@ -189,10 +205,13 @@ class Dense(nn.Module):
 
 
 class GroupedConv(nn.Module):
-    """A 1x1 convolution in consecutive groups of channels, from a tuple of the groups' inputs to one of their outputs.
+    """A 1x1 convolution of groups of channels, from a tuple with each group's input to one with each group's output.
 
-    The groups stay apart because to cut them out of one array, and to join them again, costs more than the products.
-    The kernel is drawn as `Conv` draws it with init='torch'.
+    The groups stay separate arrays because slicing and concatenating them costs more than the matrix products. The
+    kernel is initialised like that of `Conv` with init='torch'.
+
+    Attributes:
+      features: output channels of all groups together.
     """
 
     features: int
@@ -256,9 +275,9 @@ def global_mean(x: Array) -> Array:
 
 
 def halve_by_max(x: Array) -> Array:
-    """Max-pooling 2x2 of stride 2, [B, H, W, C] -> [B, H // 2, W // 2, C].
+    """Max-pooling 2x2 with stride 2: [B, H, W, C] -> [B, H // 2, W // 2, C].
 
-    Where values tie the gradient is shared; after a ReLU only zeros tie, whose gradient is zero.
+    Equal maxima share the gradient; after a ReLU only zeros are equal, and their gradient is zero.
     """
     batch, height, width, features = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -266,7 +285,7 @@ def halve_by_max(x: Array) -> Array:
 
 
 def mean_3x3(x: Array, stride: int) -> Array:
-    """Average-pooling 3x3 with one zero of padding, which is counted."""
+    """Average-pooling 3x3 with zero padding of one pixel, which counts in the mean."""
 
     def mean(x: Array) -> Array:
         return sum(view for _, _, view in shifts(x, 3, stride)) * jnp.asarray(1 / 9, x.dtype)
@@ -275,7 +294,7 @@ def mean_3x3(x: Array, stride: int) -> Array:
 
 
 def shuffle_channels(x: Array, groups: int) -> Array:
-    """Channel shuffle: the channels as a matrix of `groups` rows, transposed."""
+    """Channel shuffle: the channels, reshaped to a matrix of `groups` rows, are transposed."""
 
     def shuffle(x: Array) -> Array:
         return x.reshape(*x.shape[:3], groups, x.shape[3] // groups).swapaxes(3, 4).reshape(x.shape)
@@ -284,7 +303,7 @@ def shuffle_channels(x: Array, groups: int) -> Array:
 
 
 def shuffle_parts(parts: Parts) -> Array:
-    """`shuffle_channels` of equally wide parts in as many groups, joined."""
+    """`shuffle_channels` of the concatenated parts, one group per part; all parts have the same width."""
 
     def shuffle(parts: Parts) -> Array:
         return jnp.stack(parts, -1).reshape(*parts[0].shape[:3], -1)
@@ -307,10 +326,12 @@ def wrap(
     """A flax module [B, H, W, 3] -> Outputs as a `Network` that normalises its input and returns float32.
 
     Args:
-      name: the config name. module: called with the normalised image in `dtype`.
+      name: the config name.
+      module: called with the normalised image in `dtype`.
       tail: patterns of the paths in 'params' after the last tap.
-      dtype: of the computation. normalization: a name of `NORMALIZATIONS`, or (mean, std).
-      convs: the kernels' paths of the taps `Outputs.convs`.
+      dtype: of the computation.
+      normalization: see `constants`.
+      convs: paths of the kernels whose maps are `Outputs.convs`.
     """
     pixels = constants(normalization)
 

@@ -1,4 +1,4 @@
-"""MobileNetV2 at half width for 32x32 images (Sandler et al. 2018; the field's variant: ReLU, a strided stem)."""
+"""MobileNetV2 at half width for 32x32 images (Sandler et al. 2018; the variant of CRD's code: ReLU, a strided stem)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, globa
 
 NAMES = ('mobilenetv2',)
 
-# (expansion, channels, blocks, stride of the first block); a tap after the groups of _TAPS.
+# (expansion, channels, blocks, stride of the first block); feature maps are taken after the groups in _TAPS.
 _GROUPS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
 _TAPS = (1, 2, 4, 6)
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, depthwise 3x3, linear 1x1; the input is added where the shape stays."""
+    """1x1 expansion, depthwise 3x3, linear 1x1; the input is added where its shape is unchanged."""
 
     expansion: int
     features: int
@@ -34,7 +34,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Strided stem, seven groups, 1x1 convolution to 1280, global average, classifier. The taps are linear."""
+    """Strided stem, seven groups, 1x1 convolution to 1280, global average, classifier. The feature maps are linear."""
 
     num_classes: int
 

@@ -1,4 +1,4 @@
-"""ShuffleNet with three groups for 32x32 images (Zhang et al. 2018; the field's variant: a ReLU after depthwise)."""
+"""ShuffleNet with three groups for 32x32 images (Zhang et al. 2018; as in CRD's code, with a ReLU after depthwise)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _STAGES = ((240, 4), (480, 8), (960, 4))  # (channels, units)
 class ShuffleUnit(nn.Module):
     """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; strided units concatenate, the others add.
 
-    In and out go parts, one for each of the groups; the first unit takes the stem's output as one. Returns (after
-    ReLU, before it).
+    Inputs and outputs are tuples with one array per group; the first unit takes the stem's output as one. Returns
+    (after ReLU, before it).
     """
 
     features: int

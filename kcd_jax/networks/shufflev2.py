@@ -1,7 +1,7 @@
 """ShuffleNetV2 (Ma et al. 2018): at full width for 32x32 images, and x0.5 for ImageNet.
 
-The two follow different public code and so carry different names, but the units are the same: a strided unit has two
-convolved halves, the others pass one half on; both halves are concatenated and shuffled.
+The two follow different public code, so their layers have different names, but the units are the same: a strided unit
+convolves two halves, the others pass one half on; the halves are concatenated and shuffled.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ _IMAGENET_NAMES = {
 def make(
     name: str, num_classes: int, *, dtype: Any = jnp.float32, normalization: Normalization | None = None
 ) -> Network:
-    """The network `name` of this family; `normalization` defaults to the data set's that it was made for."""
+    """The network `name` of this family; `normalization` defaults to that of its data set."""
     if name == 'shufflev2':
         module, tail = ShuffleV2((116, 232, 464), False, num_classes), ('conv2/*', 'bn2/*', 'linear/*')
     else:

@@ -1,4 +1,4 @@
-"""VGG with BatchNorm for 32x32 images (Simonyan & Zisserman 2015; three blocks pool, a global average ends)."""
+"""VGG with BatchNorm for 32x32 images (Simonyan & Zisserman 2015): pooling after three blocks, a global average."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 class VGG(nn.Module):
     """Five blocks of conv-BN-ReLU; pooling after the first three, and after the fourth for images of 64 pixels.
 
-    The first block counts as the stem: its pre-activation is not among the stages'.
+    The first block counts as the stem: its pre-activation is not in `preacts`.
     """
 
     repeats: tuple[int, int, int, int, int]

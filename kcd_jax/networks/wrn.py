@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko & Komodakis 2016): pre-activation blocks, taps of raw residual sums."""
+"""Wide residual networks (Zagoruyko & Komodakis 2016): pre-activation blocks; feature maps are raw residual sums."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES: dict[str, tuple[int, int]] = {f'wrn_{depth}_{width}': (depth, width) for 
 class WideBlock(nn.Module):
     """BN-ReLU-conv twice and a shortcut; returns (the sum, the first BN's output).
 
-    Where the widths differ, the activated input feeds both the branch and a 1x1 shortcut; else the shortcut is raw.
+    Where the widths differ, a 1x1 shortcut takes the activated input; elsewhere the shortcut is the raw input.
     """
 
     features: int
@@ -37,7 +37,7 @@ class WideBlock(nn.Module):
 class WideResNet(nn.Module):
     """Stem convolution, three groups, a last BN-ReLU, global average, classifier.
 
-    A stage's pre-activation is what normalises its raw sum: the next group's first BN, or the last one.
+    A stage's pre-activation is its normalised raw sum: the output of the next group's first BN, or of the last BN.
     """
 
     blocks: int

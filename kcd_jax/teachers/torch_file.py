@@ -1,14 +1,14 @@
-"""PyTorch's checkpoint files read and written without PyTorch, and without running anything that a file asks for.
+"""Reads and writes PyTorch's checkpoint files without PyTorch, and without running anything that a file asks for.
 
 A checkpoint is a pickle, and a pickle is a program: it names functions and calls them. PyTorch's own loader refuses the
-dangerous ones since 2.6 (`weights_only=True`), but it is a dependency of several hundred megabytes for reading an
-array. The reader here admits what a state_dict is made of and nothing else:
+dangerous ones since 2.6 (`weights_only=True`), but is a dependency of several hundred megabytes. The reader here admits
+what a state dict is made of and nothing else:
 
 - containers and numbers, which a pickle builds by its own opcodes, and `collections.OrderedDict`;
 - tensors: `torch._utils._rebuild_tensor`, `_rebuild_tensor_v2` and `_rebuild_parameter`, replaced by functions of
-  this file that note where the values lie, over the storages of numbers and booleans;
-- as inert husks that keep nothing and do nothing, what training scripts lay beside the weights: `argparse.Namespace`,
-  counters of a learning rate schedule, NumPy scalars, `torch.device`, `torch.Size`.
+  this file that record where the values are, over storages of numbers and booleans;
+- what training scripts store next to the weights (`argparse.Namespace`, counters of a learning rate schedule, NumPy
+  scalars, `torch.device`, `torch.Size`), replaced by inert objects that keep nothing and do nothing.
 
 Every other name is refused before it is looked up, so nothing is imported and nothing is called.
 """
@@ -65,7 +65,7 @@ class StateDict(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class _Tensor:
-    """Where a tensor's values lie: elements of a storage."""
+    """Where a tensor's values are: elements of a storage."""
 
     storage: _Storage
     offset: int
@@ -83,14 +83,14 @@ class _Storage:
 class _Unpickler(pickle.Unpickler):
     """Builds containers and `_Tensor`s; refuses every name that is not listed above.
 
-    Its stand-ins are made anew for each file: whatever a file does to them dies with it.
+    The replacements are created per file, so that what one file does to them cannot affect another.
     """
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, encoding='utf-8')
 
         class Inert:
-            """Takes whatever a pickle can do to an object, and keeps none of it."""
+            """Accepts everything that a pickle can do to an object, and keeps nothing."""
 
             def __new__(cls, *args: Any, **kwargs: Any) -> Inert:
                 return super().__new__(cls)
@@ -119,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name of the file; ValueError for a name that no state_dict needs."""
+        """The replacement of a name in the file; ValueError for a name that no state dict needs."""
         if (module, name) not in self._known:
             raise ValueError(
                 f'it asks for {module}.{name}, which no list of weights needs: refused, nothing was run; '
@@ -130,19 +130,19 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """A storage by its description ('storage', type, key, device, elements, view)."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != 'storage' or pid[1] not in _DTYPES:
-            raise ValueError('it refers to something else than the values of a tensor')
+            raise ValueError('it refers to something other than the values of a tensor')
         key, size = pid[2], pid[4]
         if not isinstance(key, str) or not isinstance(size, int) or size < 0 or (len(pid) > 5 and pid[5] is not None):
-            raise ValueError('a storage of values is described in a way that is not understood')
+            raise ValueError('the description of a storage is not understood')
         return _Storage(key, _DTYPES[pid[1]], size)
 
 
 def _checked(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
-    """A `_Tensor` that lies inside its storage and repeats no element."""
+    """A `_Tensor` whose elements are inside its storage, none of them twice."""
     whole = isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)
     numbers = (offset, *shape, *strides) if whole else (None,)
     if not all(type(number) is int and number >= 0 for number in numbers) or len(shape) != len(strides):
-        raise ValueError('a tensor is described in a way that is not understood')
+        raise ValueError('the description of a tensor is not understood')
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if math.prod(shape) > storage.size or (math.prod(shape) > 0 and last >= storage.size):
         raise ValueError(f'a tensor of shape {shape} lies outside its {storage.size} stored values')
@@ -156,12 +156,12 @@ def decode(data: bytes) -> Any:
       data: a file of `torch.save`, in the zip format or in the one before PyTorch 1.6.
 
     Returns:
-      What was saved: dicts, lists and tuples of arrays, numbers and strings; inert objects where a script had laid a
-      Namespace or the like.
+      What was saved: dicts, lists and tuples of arrays, numbers and strings; inert objects in place of a Namespace or
+      the like.
 
     Raises:
-      ValueError: one line without the file's name, when the file is no such checkpoint, is damaged, or asks for
-        anything but weights.
+      ValueError: in one line without the file's name: the file is no checkpoint, is damaged, or asks for something
+        other than weights.
     """
     try:
         content, storages = _decode_zip(data) if data[:2] == b'PK' else _decode_legacy(data)
@@ -229,7 +229,7 @@ def _storages(content: Any) -> list[_Storage]:
 
 
 def _resolve(content: Any, storages: Mapping[str, bytes]) -> Any:
-    """Puts the arrays where `_Tensor`s stand."""
+    """Replaces every `_Tensor` by its array."""
     if isinstance(content, _Tensor):
         storage = content.storage
         data = storages.get(storage.key)
