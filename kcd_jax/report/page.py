@@ -6,7 +6,6 @@ The page is rendered from the template `page.html`; `content` decides what it sa
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import os
 import re
@@ -21,7 +20,7 @@ from PIL import Image
 
 from kcd_jax.report import content, style
 from kcd_jax.report.comparisons import split
-from kcd_jax.report.records import SUMMARY, Files, collect
+from kcd_jax.report.records import SUMMARY, Files, collect, to_csv
 
 NAME, DATA = 'report.html', 'report.csv'
 _METADATA = {'Date': None, 'Creator': None, 'Format': None, 'Type': None}
@@ -74,15 +73,6 @@ def _replace(path: Path, text: str) -> None:
     part = path.with_name(f'.{path.name}.part')
     part.write_text(text, encoding='utf-8')
     part.replace(path)
-
-
-def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """CSV of mappings with equal keys; None is an empty cell."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(records[0]), lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(records)
-    return out.getvalue()
 
 
 def render(kind: str, title: str, parts: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> str:

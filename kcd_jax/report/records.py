@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -296,3 +298,17 @@ def series(metrics: Sequence[Mapping[str, Any]], kind: str, name: str) -> tuple[
     pairs = [(number(record, 'epoch'), number(record, name)) for record in metrics if record.get('kind') == kind]
     found = [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None]
     return [epoch for epoch, _ in found], [value for _, value in found]
+
+
+def to_csv(records: Sequence[Mapping[str, Any]], write: Callable[[Any], Any] = lambda value: value) -> str:
+    """CSV of mappings with equal keys, with a header; None is an empty cell.
+
+    Args:
+      records: at least one.
+      write: turns a value into what is written.
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(records[0]), lineterminator='\n')
+    writer.writeheader()
+    writer.writerows({key: write(value) for key, value in record.items()} for record in records)
+    return out.getvalue()

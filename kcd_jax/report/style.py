@@ -6,10 +6,8 @@ repeats the distinction.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
@@ -17,6 +15,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from kcd_jax.report.records import to_csv
 
 # Blue, vermilion, green, orange, purple, sky.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9')
@@ -80,13 +80,7 @@ class Drawing:
 
     def to_csv(self) -> str:
         """The numbers drawn, one line each; '' if there are none."""
-        if not self.data:
-            return ''
-        out = io.StringIO()
-        writer = csv.DictWriter(out, list(self.data[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(self.data)
-        return out.getvalue()
+        return to_csv(self.data) if self.data else ''
 
     def of_one_run(self, label: str) -> Drawing:
         """Marks the figure as that of a single run."""

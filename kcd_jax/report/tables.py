@@ -6,15 +6,13 @@ interval by Student's t.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kcd_jax.report.comparisons import Comparison, Summary, split, teacher_network
-from kcd_jax.report.records import collect, number
+from kcd_jax.report.records import collect, number, to_csv
 from kcd_jax.report.statistics import Sample, describe, paired_difference  # noqa: F401 (the doctests)
 
 __all__ = ['Table', 'collect', 'comparison_table', 'tables']
@@ -91,12 +89,8 @@ class Table:
 
     def to_csv(self) -> str:
         """The raw numbers, one line per row: accuracies in percent, costs as fractions, times in seconds."""
-        out = io.StringIO()
         records = self.records or [dict(zip(self.headers, row, strict=True)) for row in self.rows]
-        writer = csv.DictWriter(out, list(records[0]) if records else self.headers, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows({key: _plain(value) for key, value in record.items()} for record in records)
-        return out.getvalue()
+        return to_csv(records, _plain) if records else ','.join(self.headers) + '\n'
 
 
 def _ascii(text: str) -> str:
