@@ -358,9 +358,10 @@ def warn_of_range(name: str, split: str, low: int, high: int) -> None:
 
 
 def printable(text: str) -> str:
-    r"""Text from the file system with bytes that are not UTF-8 written as \xNN."""
+    r"""Text from the file system in one line of UTF-8: other bytes and control characters are written as \xNN."""
     try:
         content = os.fsencode(text)
     except UnicodeEncodeError:  # half of a surrogate pair, which no file name has
         content = text.encode('utf-8', 'backslashreplace')
-    return content.decode('utf-8', 'backslashreplace')
+    shown = content.decode('utf-8', 'backslashreplace')
+    return ''.join(letter if letter >= ' ' else f'\\x{ord(letter):02x}' for letter in shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kcd_jax.data._dataset import printable
 
@@ -58,7 +58,7 @@ def classes(folder: pathlib.Path, passed: Passed) -> list[str]:
     for entry in _entries(folder):
         if is_system(entry.name):
             passed.add(HIDDEN, entry.path)
-        elif entry.is_dir():
+        elif _is(entry.is_dir):
             found.append(entry.name)
         else:
             passed.add('files outside of class folders', entry.path)
@@ -77,9 +77,9 @@ def images(folder: str, passed: Passed, above: tuple[str, ...] = ()) -> Iterator
     for entry in _entries(folder):
         if is_system(entry.name):
             passed.add(HIDDEN, entry.path)
-        elif entry.is_dir():
+        elif _is(entry.is_dir):
             yield from images(entry.path, passed, (*above, real))
-        elif not entry.is_file():
+        elif not _is(entry.is_file):
             passed.add('dangling links' if entry.is_symlink() else 'special files', entry.path)
         elif os.path.splitext(entry.name)[1].lower() in SUFFIXES or _is_image(entry.path):
             yield pathlib.Path(entry.path)
@@ -93,6 +93,14 @@ def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry]:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f'{printable(str(folder))} cannot be read ({error.strerror or error})') from error
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    """The answer of `entry.is_dir` or `entry.is_file`, which raise for a link to itself."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _is_image(path: str) -> bool:

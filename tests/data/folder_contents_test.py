@@ -164,6 +164,19 @@ def test_names_that_are_not_utf_8_are_escaped(root: pathlib.Path, caplog):
     np.testing.assert_array_equal(np.asarray(streamed.train.images), loaded.train.images)
 
 
+def test_names_of_several_lines_are_escaped(root: pathlib.Path, caplog):
+    for split in ('train', 'test'):
+        (root / split / 'cat').rename(root / split / 'c\nat')
+    loaded, _ = load(root, caplog)
+    assert loaded.class_names == ('c\\x0aat', 'dog')
+
+
+def test_a_link_to_itself_is_dangling(root: pathlib.Path, caplog):
+    os.symlink('self', root / 'train' / 'cat' / 'self')
+    loaded, said = load(root, caplog)
+    assert len(loaded.train) == 2 * TRAIN and 'dangling links: 1 (train/cat/self)' in said
+
+
 @pytest.mark.parametrize('stream', [False, True])
 def test_exchanged_folders_change_the_identity(root: pathlib.Path, stream: bool):
     def identity() -> tuple[str, dict[str, str], data.Dataset]:

@@ -16,9 +16,7 @@ from PIL import Image
 from kcd_jax import data
 from kcd_jax.commands import data as program
 from kcd_jax.data import tiny_imagenet
-from kcd_jax.experiments import config as grammar
-from kcd_jax.runtime import sharding
-from kcd_jax.training import train
+from kcd_jax.training.run import Run
 
 ROOT = pathlib.Path(__file__).parents[2]
 WNIDS = ('n02', 'n01')  # not in order, as in the original
@@ -151,8 +149,8 @@ def test_an_interrupted_download_can_be_repeated(
 
 def test_its_config_is_accepted(tmp_path: pathlib.Path):
     write(tmp_path, number=300)
-    config = grammar.load(f'{ROOT}/configs/tiny_imagenet_kd.py:data.dir={tmp_path}')
-    lines = '\n'.join(train.check_run(config, sharding.make_mesh()))
+    run = Run.from_config(f'{ROOT}/configs/tiny_imagenet_kd.py:data.dir={tmp_path}')
+    lines = '\n'.join(run.check())
     assert '600 training points, 2 classes' in lines and '0.01 from epoch 41, 0.001 from epoch 71' in lines
 
 
@@ -161,8 +159,7 @@ def test_the_imagenet_recipe_is_the_papers(tmp_path: pathlib.Path):
 
     photographs.folder(tmp_path, train=400, test=4, classes=2, size=(40, 40))
     words = f'dataset=folder:32,data.dir={tmp_path},stream=true'
-    config = grammar.load(f'{ROOT}/configs/imagenet_kd.py:{words}')
-    lines = '\n'.join(train.check_run(config, sharding.make_mesh()))
+    lines = '\n'.join(Run.from_config(f'{ROOT}/configs/imagenet_kd.py:{words}').check())
     assert '0.1 from epoch 1, 0.01 from epoch 31, 0.001 from epoch 61' in lines
     assert 'policy     kcd: 400 from epoch 1, 377 from epoch 2, 355 from epoch 17' in lines
     assert 'streamed by threads' in lines
