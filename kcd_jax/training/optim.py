@@ -18,29 +18,26 @@ from kcd_jax.contracts import PyTree
 
 LearningRate = Callable[[int], float]
 
-# The papers' CIFAR recipe: a tenth for the 151st, 181st and 211th of 240 epochs, counted from 1.
-PAPERS_EPOCHS = 240
-PAPERS_DROPS = (150, 180, 210)
-
 
 def sgd(momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False) -> optax.GradientTransformation:
-    """PyTorch's SGD without the learning rate: g += wd * w; m = g at first, then mu * m + g; the update is m.
+    """PyTorch's SGD without the learning rate: g += wd * w; m = mu * m + g (m = g at first); the update is m.
 
-    With Nesterov's momentum the update is g + mu * m. The weight decay reaches every parameter that is passed, scales
-    and biases included.
+    With Nesterov's momentum the update is g + mu * m. Weight decay applies to every parameter that is passed,
+    including scales and biases.
 
     Args:
-      momentum: mu in [0, 1). weight_decay: wd >= 0.
+      momentum: mu in [0, 1).
+      weight_decay: wd >= 0.
+      nesterov: whether to use Nesterov's momentum.
 
     Raises:
       ValueError: either is out of range; Nesterov without momentum.
     """
     if not 0 <= momentum < 1:
-        raise ValueError(f'momentum is {momentum}; use a number in [0, 1)')
-    if weight_decay < 0:
-        raise ValueError(f'weight_decay is {weight_decay}; use 0 or more')
+        raise ValueError(f'optim.momentum is {momentum}; use a number in [0, 1)')
+    _refuse_negative('optim.weight_decay', weight_decay)
     if nesterov and momentum == 0:
-        raise ValueError('nesterov needs a momentum above 0')
+        raise ValueError('optim.nesterov needs an optim.momentum above 0')
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov))
 
 
@@ -51,8 +48,23 @@ def adam(
 
     g += wd * w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     the update is m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
-    `optax.scale_by_adam` raises an int32 to a float power, which strict dtype promotion refuses; its state is kept.
+    `optax.scale_by_adam` raises an int32 to a float power, which strict dtype promotion refuses; the state is optax's.
+
+    Args:
+      b1: decay rate of the first moment, in (0, 1).
+      b2: decay rate of the second moment, in (0, 1).
+      eps: added to the root of the second moment, > 0.
+      weight_decay: wd >= 0.
+
+    Raises:
+      ValueError: a value is out of range.
     """
+
+    for name, value in (('b1', b1), ('b2', b2)):
+        if not 0 < value < 1:
+            raise ValueError(f'optim.{name} is {value}; use a number in (0, 1)')
+    _refuse_unless_positive('optim.eps', eps)
+    _refuse_negative('optim.weight_decay', weight_decay)
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -70,9 +82,6 @@ def adam(
         )
         return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
-    for name, value in (('b1', b1), ('b2', b2)):
-        if not 0 < value < 1:
-            raise ValueError(f'{name} is {value}; use a number in (0, 1)')
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.GradientTransformation(init, update))
 
 
@@ -84,7 +93,17 @@ def apply(
     params: PyTree,
     **extra: Any,
 ) -> tuple[PyTree, PyTree]:
-    """One update w -= lr * u; returns (params, state). `lr` is f32[]; `extra` reaches what takes it."""
+    """One update w <- w - lr * u.
+
+    Args:
+      transform: from `sgd`, `adam` or optax, without the learning rate.
+      lr: f32[].
+      grads, state, params: as `transform.update` takes them.
+      **extra: further arguments of transformations that take some.
+
+    Returns:
+      (params, state).
+    """
     updates, state = optax.with_extra_args_support(transform).update(grads, state, params, **extra)
     return jax.tree.map(lambda w, u: w - lr.astype(w.dtype) * u, params, updates), state
 
@@ -93,32 +112,71 @@ def apply(
 
 
 def constant(lr: float) -> LearningRate:
-    """The same rate in every epoch."""
+    """The same rate in every epoch.
+
+    Args:
+      lr: > 0.
+
+    Raises:
+      ValueError: `lr` is not a finite number above 0.
+    """
     return step_drops(lr, ())
 
 
 def step_drops(lr: float, drops: Sequence[int], factor: float = 0.1) -> LearningRate:
-    """`lr` times `factor` for every drop that has come.
+    """`lr` times `factor` for every drop so far.
 
     Args:
-      lr: > 0. drops: epochs counted from 0, the first ones at the lower rate: (150, 180, 210) is the papers' "after
-        epoch 150, 180, 210", counted from 1. factor: of each drop.
+      lr: initial rate, > 0.
+      drops: epochs from 0, each the first one at the lower rate. (150, 180, 210) is what the papers call "after epoch
+        150, 180, 210", counting from 1.
+      factor: of each drop, > 0.
+
+    Raises:
+      ValueError: `lr` or `factor` is not a finite number above 0.
     """
-    if not lr > 0:
-        raise ValueError(f'the learning rate is {lr}; use a number above 0')
+    _refuse_unless_positive('optim.lr', lr)
+    _refuse_unless_positive('optim.factor', factor)
     return lambda epoch: lr * factor ** sum(epoch >= drop for drop in drops)
 
 
-def papers_drops(epochs: int) -> tuple[int, ...]:
-    """The papers' drops (150, 180, 210 of 240 epochs) for another number of epochs, rounded to the nearest."""
-    return tuple((2 * drop * epochs + PAPERS_EPOCHS) // (2 * PAPERS_EPOCHS) for drop in PAPERS_DROPS)
-
-
 def cosine(lr: float, epochs: int, final: float = 0.0) -> LearningRate:
-    """From `lr` in epoch 0 along half a cosine to `final`, which epoch `epochs` would have."""
+    """final + (lr - final) * (1 + cos(pi * epoch / epochs)) / 2: from `lr` in epoch 0 to `final` in epoch `epochs`.
+
+    Args:
+      lr: initial rate, > 0.
+      epochs: length of the half cosine, >= 1.
+      final: rate that epoch `epochs` and later ones have.
+
+    Raises:
+      ValueError: `lr` is not a finite number above 0, or `epochs` is below 1.
+    """
+    _refuse_unless_positive('optim.lr', lr)
+    if epochs < 1:
+        raise ValueError(f'epochs is {epochs}; use 1 or more')
     return lambda epoch: final + 0.5 * (lr - final) * (1 + math.cos(math.pi * min(epoch, epochs) / epochs))
 
 
 def warmup(rule: LearningRate, epochs: int) -> LearningRate:
-    """`rule`, with its first `epochs` epochs at 1/(epochs + 1), 2/(epochs + 1), ... of it."""
+    """`rule` with its first `epochs` epochs scaled by 1 / (epochs + 1), 2 / (epochs + 1), ...
+
+    Args:
+      rule: the rate by epoch without warm-up.
+      epochs: of the warm-up, >= 0.
+
+    Raises:
+      ValueError: `epochs` is negative.
+    """
+    if epochs < 0:
+        raise ValueError(f'optim.warmup is {epochs}; use 0 or more')
     return lambda epoch: rule(epoch) * min(1.0, (epoch + 1) / (epochs + 1))
+
+
+def _refuse_negative(key: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f'{key} is {value}; use 0 or more')
+
+
+def _refuse_unless_positive(key: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f'{key} is {value}; use a number above 0')
