@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -116,24 +116,24 @@ def keywords(kind: str, name: str) -> dict[str, Setting]:
       name: its name.
     """
     module = module_of(kind, name)
-    meanings = _arguments(inspect.getdoc(module.make) or '')
+    found = plugins.hyper_parameters(module)
+    meanings = _arguments(inspect.getdoc(module.make) or '', list(found))
     declared = getattr(module.make, 'settings', {})  # of a make with the decorator `settings.ranges`
-    found = {key: declared.get(key, Setting(default, '')) for key, default in plugins.hyper_parameters(module).items()}
-    return {key: dataclasses.replace(known, meaning=meanings.get(key, '')) for key, known in found.items()}
+    known = {key: declared.get(key, Setting(default, '')) for key, default in found.items()}
+    return {key: dataclasses.replace(one, meaning=meanings.get(key, '')) for key, one in known.items()}
 
 
-def _arguments(docstring: str) -> dict[str, str]:
-    """{argument: its text} of the section Args of a docstring."""
+def _arguments(docstring: str, names: Sequence[str]) -> dict[str, str]:
+    """{argument: its text} of the section Args of a docstring; several may share a line or a text."""
     section = re.search(r'^Args:\n(.*?)(?=^\S|\Z)', docstring, re.DOTALL | re.MULTILINE)
+    lines = (f'\0 {line[2:]}' if line[:3].strip() else line for line in (section[1] if section else '').splitlines())
+    text = ' '.join(' '.join(lines).split())
+    one = f'(?:{"|".join(map(re.escape, names))})' if names else '(?!)'
+    starts = list(re.finditer(rf'(?:(?<=\0 )|(?<=[.;] ))({one}(?:, {one})*): ', text))
     found: dict[str, str] = {}
-    names: list[str] = []
-    for line in (section[1] if section else '').splitlines():
-        start = re.match(r'  ((?:\w+)(?:, \w+)*): (.*)', line)
-        if start:
-            names = start[1].split(', ')
-            found.update(dict.fromkeys(names, start[2].strip()))
-        elif line.strip():
-            found.update({name: f'{found[name]} {line.strip()}' for name in names})
+    for place, start in enumerate(starts):
+        end = starts[place + 1].start() if place + 1 < len(starts) else len(text)
+        found.update(dict.fromkeys(start[1].split(', '), text[start.end() : end].strip(' \0')))
     return found
 
 
