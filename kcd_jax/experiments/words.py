@@ -1,0 +1,97 @@
+"""The words of the config grammar: splitting them, finding the key that each means, and setting it by its type."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from kcd_jax import methods, plugins, policies
+from kcd_jax.experiments import schema
+
+# Sections whose keys may be written without the section's name.
+_BARE = ('policy', 'method', 'weights', 'optim', 'data', 'augment')
+
+
+def split_words(arg: str) -> list[str]:
+    """Splits at the commas outside brackets, so that `compare=(kd,kcd)` and `drops=(0.6,0.75)` are one word."""
+    words, depth, word = [], 0, ''
+    for char in arg:
+        depth += char in '([{'
+        depth -= char in ')]}'
+        if char == ',' and depth == 0:
+            words.append(word.strip())
+            word = ''
+        else:
+            word += char
+    return [w for w in (*words, word.strip()) if w]
+
+
+def place(config: ConfigDict, key: str) -> str:
+    """The dotted key that a word means: itself, or the only section that has a key of this name."""
+    if key == 'dataset':
+        return 'data.name'
+    if '.' in key or key in config:
+        return key
+    places = [f'{section}.{key}' for section in _BARE if key in config[section] and key != 'name']
+    if len(places) > 1:
+        raise ValueError(f'{key} could mean {" or ".join(places)}; write the one that is meant in full')
+    if places:
+        return places[0]
+    owners = [
+        f'{kind}={name}'
+        for kind, package in (('policy', policies), ('method', methods))
+        for name in package.names()
+        if key in schema.keywords(kind, name)
+    ]
+    chosen = f'method={config.method.name},policy={config.policy.name}'
+    if owners:
+        raise ValueError(f'{key} is a keyword of {", ".join(owners)}, and this is {chosen}; name the one that is meant')
+    known = sorted({*config, *(part for section in _BARE for part in config[section])} - {'name'})
+    raise ValueError(plugins.unknown('config key', key, known))
+
+
+def set_key(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key to a value, or to what a text says in the type that the key has."""
+    *path, last = key.split('.')
+    node = config
+    for depth, part in enumerate((*path, last)):
+        if not isinstance(node, ConfigDict) or part not in node:
+            known = sorted(node) if isinstance(node, ConfigDict) else []
+            raise ValueError(plugins.unknown('config key', '.'.join((*path, last)[: depth + 1]), known))
+        if depth < len(path):
+            node = node[part]
+    present = node[last]
+    if isinstance(present, ConfigDict):
+        raise ValueError(f'{key} is a section of the config; set one of {", ".join(f"{key}.{k}" for k in present)}')
+    if isinstance(value, str):
+        value = _parsed(value, type(present))
+    if isinstance(present, bool) != isinstance(value, bool) and isinstance(present, int):
+        raise ValueError(f'{key} takes {"True or False" if isinstance(present, bool) else "an integer"}, not {value!r}')
+    try:
+        node[last] = value
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{key} takes a value of type {type(present).__name__}, not {value!r}') from error
+
+
+def _parsed(text: str, wanted: type) -> Any:
+    """The value that a text stands for where a value of type `wanted` is expected."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value = text
+    if wanted is str:
+        return value if isinstance(value, str) else text.lower() if isinstance(value, bool) else text
+    if wanted is bool and text.lower() in ('true', 'false'):
+        return text.lower() == 'true'
+    if wanted is float and isinstance(value, str):
+        try:
+            return float(value)  # nan and inf, which the ranges refuse by name
+        except ValueError:
+            return value
+    if wanted is tuple:
+        if isinstance(value, str):
+            return tuple(word.strip() for word in value.strip('()[]').split(',') if word.strip())
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return value
