@@ -32,7 +32,10 @@ GROUPS = {
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(
-        prog='python -m benchmarks', description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='python -m kcd_jax bench',
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='example:\n  python -m kcd_jax bench --quick --json=bench.json',
     )
     parser.add_argument(
         '--rows', default='', metavar='GROUPS', help=f'separated by commas; default all: {", ".join(GROUPS)}'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from kcd_jax.main import joined
+from kcd_jax.commands import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIGITS = 'configs/digits_kd.py'
@@ -40,6 +41,10 @@ def one_line(process, code, says):
         ((f'--config={DIGITS}', '--config.epochs=many'), 'epochs'),
         (('--config', 'configs/nothing.py'), 'there is no config file'),
         ((), 'no --config'),
+        ((f'--config={DIGITS}:policy=kcd,alpha=0.9',), 'alpha could mean policy.alpha or weights.alpha'),
+        ((f'--config={DIGITS}', '--config.method.name=crd'), '--config=FILE:method=crd'),
+        ((f'--config={DIGITS}', '--config.epochs'), '--config.epochs needs a value'),
+        ((f'--config={DIGITS}:temperature=0',), 'weights.temperature is 0'),
         ((f'--config={DIGITS}', '--wrkdir=x'), 'wrkdir'),
         ((f'--config={DIGITS}', '--config.policy.reuse=nowhere'), 'nowhere holds no knowledge/stage_*.npz'),
     ],
@@ -48,12 +53,46 @@ def test_bad_words_are_one_line(args, says):
     one_line(main(*args), 2, says)
 
 
+def test_settings_are_split_from_the_flags():
+    rest, settings = train.split_settings(['--config=a.py', '--config.optim.lr=1', '--config.seed', '2', '--check'])
+    assert rest == ['--config=a.py', '--check'] and settings == [('optim.lr', '1'), ('seed', '2')]
+
+
 def test_reuse_is_short_for_the_words_of_its_policy():
-    given = ['main', '--config', f'{DIGITS}:quicktest', '--config.policy.reuse=runs/a', '--check']
-    words = f'--config={DIGITS}:quicktest,policy=reuse'
-    assert joined(given) == ['main', words, '--config.policy.run=runs/a', '--check']
-    assert joined([f'--config={DIGITS}', '--config.policy.reuse=a'])[0] == f'--config={DIGITS}:policy=reuse'
-    assert joined(['--config', DIGITS]) == [f'--config={DIGITS}']
+    for words in ('', ':quicktest', ':'):
+        config = train.read_config(f'{DIGITS}{words}', [('policy.reuse', 'runs/a,b')])
+        assert (config.policy.name, config.policy.run) == ('reuse', 'runs/a,b')
+
+
+def test_the_folder_does_not_depend_on_what_is_compared():
+    one, five = (train.read_config(f'{DIGITS}:trials={n}', []) for n in (1, 5))
+    other = train.read_config(f'{DIGITS}:trials=1,ratio=0.5', [])
+    folders = [train.default_workdir(f'{DIGITS}:x', config) for config in (one, five, other)]
+    assert folders[0] == folders[1] != folders[2] and folders[0].parts[0] == 'runs'
+    assert folders[0].name.startswith('digits_kd-')
+
+
+@pytest.mark.parametrize('command', ['train', 'sweep', 'teacher', 'data', 'networks', 'cost', 'report', 'bench'])
+def test_every_command_has_help_with_an_example(command):
+    """One line for each flag, exit code 0, and no other output."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'kcd_jax', command, '--help'], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert 'usage: ' in done.stdout and 'example' in done.stdout.lower()
+    assert re.search(r'python -m (kcd_jax|benchmarks)', done.stdout.partition('xample')[2])
+
+
+def test_the_list_of_commands():
+    def run(*args):
+        command = [sys.executable, '-m', 'kcd_jax', *args]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+    listed = run('--help')
+    assert listed.returncode == 0 and all(name in listed.stdout for name in ('train', 'sweep', 'bench'))
+    assert run().returncode == 2
+    one_line(run('trian'), 2, "unknown command 'trian' (did you mean train?)")
+    one_line(run('train', '--config=configs/nothing.py'), 2, 'there is no config file')
 
 
 @pytest.mark.slow
@@ -80,7 +119,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
 def test_check_prints_what_will_be_done_and_does_nothing(tmp_path):
     process = main(f'--config={DIGITS}', '--check', f'--workdir={tmp_path}/run')
     assert process.returncode == 0, process.stderr
-    for word in ('--- student', '--- kcd', '300 training points', 'scheduled 14,790 of 18,000'):
+    for word in ('--- student: method none', '--- kcd: method kd, policy kcd, resnet14 -> resnet8x0_25 on digits',
+                 '300 training points', 'scheduled 14,790 of 18,000'):  # fmt: skip
         assert word in process.stdout, word
     assert not (tmp_path / 'run').exists()
 
