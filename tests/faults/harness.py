@@ -171,6 +171,7 @@ class Bench:
         self.scratch, self.words, self.processes = scratch, words, processes
         self.env = {
             **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu',
+            'TF_CPP_MIN_LOG_LEVEL': '3',  # as the command sets it; importing JAX here has put 1 there
             'JAX_COMPILATION_CACHE_DIR': str(scratch / 'xla'), 'KCD_JAX_CACHE': str(scratch / 'cache'), **(env or {}),
         }  # fmt: skip
         self.whole = scratch / 'whole'
