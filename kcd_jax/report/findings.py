@@ -28,10 +28,9 @@ def _minus(words: str) -> str:
 
 
 def _said(sample: Sample) -> str:
-    over = (
-        f'[95 % interval] percentage points over {sample.n} seeds' if sample.n > 1 else 'percentage points on one seed'
-    )
-    return f'{_minus(difference(sample))} {over}'
+    shown, _, interval = _minus(difference(sample)).partition(' ')
+    over = f'over {sample.n} seeds, 95 % interval {interval}' if interval else 'on one seed'
+    return f'{shown} percentage points {over}'
 
 
 def _gap_tile(name: str, sample: Sample, note: str) -> tuple[str, str, str]:
@@ -68,8 +67,8 @@ def findings(comparison: Comparison) -> tuple[list[Block], list[Block]]:
         if len(found) > 1:
             low, high = (pick(found, key=lambda gap: gap[0].mean) for pick in (min, max))
             lines.append(
-                f'Of {len(found)} rows against their reference: highest {high[1].label}, {_said(high[0])} from '
-                f'{high[2].label}; lowest {low[1].label}, {_said(low[0])} from {low[2].label}. '
+                f'Of {len(found)} rows against their reference: highest {high[1].label} against {high[2].label}, '
+                f'{_said(high[0])}; lowest {low[1].label} against {low[2].label}, {_said(low[0])}. '
                 'The highest of many is partly luck.'
             )
             for word, (sample, one, base) in (('Highest', high), ('Lowest', low)):

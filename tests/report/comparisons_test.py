@@ -181,7 +181,7 @@ def test_finding_of_many_rows_names_the_highest_and_the_lowest():
     sentence = finding['text']
     assert 'Of 9 rows against their reference: highest VID' in sentence and 'lowest AT' in sentence
     one = '\N{MINUS SIGN}1.00'
-    assert f'{one} [{one}, {one}] [95 % interval] percentage points over 2 seeds from KD' in sentence
+    assert f'lowest AT against KD, {one} percentage points over 2 seeds, 95 % interval [{one}, {one}]' in sentence
     assert 'partly luck' in sentence and tiles[0]['name'] == 'KD, last epoch'
 
 

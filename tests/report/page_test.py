@@ -66,9 +66,9 @@ def test_report_of_an_experiment(experiment):
     assert headings(root)[0] == 'Result' and 'Reproduce' in headings(root)
     words = ' '.join(root.itertext())
     assert '76.00 ± 1.00' in words
-    assert '+1.00 [\N{MINUS SIGN}1.48, +3.48] [95 % interval] percentage points over 3 seeds' in words
+    assert '+1.00 percentage points over 3 seeds, 95 % interval [\N{MINUS SIGN}1.48, +3.48]' in words
     # KC-KD minus random by seed: 2, 2, 2.
-    assert 'against Random KD (a random selection of the same size): +2.00 [+2.00, +2.00]' in words
+    assert 'against Random KD (a random selection of the same size): +2.00 percentage points' in words
     assert 'a1b2c3d' in words and 'python -m kcd_jax.main --config=configs/digits_kd.py' in words
     assert root.find('.//main').find(".//ul[@class='gallery']") is None
 
