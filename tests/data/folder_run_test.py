@@ -106,7 +106,7 @@ def test_a_file_that_disappears_during_training_raises_one_line_and_the_run_resu
         *_, line = process.stderr.read().splitlines()
         assert line.startswith(f'error: {lost} cannot be decoded')
         refused = run(images, f'--workdir={workdir}')  # other points than those it began with
-        assert refused.returncode == 2 and 'another configuration' in refused.stderr.splitlines()[-1]
+        assert refused.returncode == 2 and 'another run: the data (' in refused.stderr.splitlines()[-1]
     finally:
         process.kill()
         process.stderr.close()
