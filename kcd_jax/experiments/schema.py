@@ -174,7 +174,8 @@ A command names a config file and settings: `--config=FILE:word,word,...` and `-
 - `method=NAME` and `policy=NAME`. With a method but no policy, the run trains on all points (`policy=none`); with
   neither, the file's own choice holds.
 - `KEY=VALUE` for any key below. The last part of a key is enough if it means one thing: `ratio=0.5`, `epochs=60`. If it
-  could mean two things, it is refused with the full keys. Keys of the teacher are written in full (`teacher.epochs`).
+  could mean two things, it is refused with the full keys. Keys of the teacher and of the
+  checkpoints are written in full (`teacher.epochs`, `checkpoint.keep`).
 - `dataset=NAME` is short for `data.name=NAME`; `quicktest` shrinks the run to under half a minute.
 """
 
@@ -184,9 +185,9 @@ def reference_page() -> str:
     found = settings()
     parts = [_HEAD]
 
-    def table(title: str, rows: Iterator[tuple[str, Setting]], text: str = '') -> None:
+    def table(title: str, rows: Iterator[tuple[str, Setting]], text: str = '', level: str = '##') -> None:
         lines = [f'| `{key}` | `{_default(one)}` | {one.range} | {_cell(one.meaning)} |' for key, one in rows]
-        heading = [f'## {title}', '', *([text, ''] if text else [])]
+        heading = [f'{level} {title}', '', *([text, ''] if text else [])]
         parts.append('\n'.join([*heading, '| key | default | values | meaning |', '|---|---|---|---|', *lines]) + '\n')
 
     def section(prefix: str) -> Iterator[tuple[str, Setting]]:
@@ -203,7 +204,7 @@ def reference_page() -> str:
     table('Weights', section('weights'), weights)
     for kind, names in (('method', methods.names()), ('policy', policies.names())):
         plural = 'Methods' if kind == 'method' else 'Policies'
-        parts.append(f'# {plural}\n\nKeywords of `{kind}=NAME`.\n')
+        parts.append(f'## {plural}\n\nKeywords of `{kind}=NAME`.\n')
         for name in names:
             module = module_of(kind, name)
             text = _cell((module.__doc__ or '').strip().splitlines()[0])
@@ -212,9 +213,9 @@ def reference_page() -> str:
                 text += '\n\nWeights: ' + ', '.join(f'{part} {value:g}' for part, value in own.items()) + '.'
             rows = [(f'{kind}.{key}', one) for key, one in keywords(kind, name).items()]
             if rows:
-                table(name, iter(rows), text)
+                table(name, iter(rows), text, '###')
             else:
-                parts.append(f'## {name}\n\n{text}\n')
+                parts.append(f'### {name}\n\n{text}\n')
     return '\n'.join(parts)
 
 
