@@ -62,17 +62,9 @@ def training_step(
     return jitted.lower(*arguments).compile()
 
 
-def _table(num_points: int, mesh: Mesh) -> ValueTable:
+def table_shapes(num_points: int, mesh: Mesh) -> ValueTable:
+    """The sharded value table as shapes."""
     return _placed(jax.eval_shape(lambda: ValueTable.create(num_points)), sharding.batch(mesh))
-
-
-def recording(num_points: int, batch: int, mesh: Mesh) -> jax.stages.Compiled:
-    """Recording a batch of values in the sharded table, as the step does it."""
-    split = sharding.batch(mesh)
-    index = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=split)
-    value = jax.ShapeDtypeStruct((batch,), jnp.float32, sharding=split)
-    jitted = jax.jit(knowledge.record, donate_argnums=0, out_shardings=split)
-    return jitted.lower(_table(num_points, mesh), index, value).compile()
 
 
 def condensation(num_points: int, mesh: Mesh) -> jax.stages.Compiled:
@@ -87,7 +79,7 @@ def condensation(num_points: int, mesh: Mesh) -> jax.stages.Compiled:
     number = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
     key = _placed(jax.eval_shape(lambda: jax.random.PRNGKey(0)), whole)
     jitted = jax.jit(condense, out_shardings=whole)
-    return jitted.lower(_table(num_points, mesh), number, key, number).compile()
+    return jitted.lower(table_shapes(num_points, mesh), number, key, number).compile()
 
 
 def memory(compiled: jax.stages.Compiled) -> dict[str, int]:

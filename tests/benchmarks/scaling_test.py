@@ -16,19 +16,22 @@ from benchmarks.scaling.collectives import Collective
 ROOT = pathlib.Path(__file__).parents[2]
 
 PROGRAM = """
-import dataclasses, json, jax
+import dataclasses, json, jax, jax.numpy as jnp
 jax.config.update('jax_num_cpu_devices', 8)
 from benchmarks.scaling import collectives, programs
 from benchmarks.timed_run import black_data
-from kcd_jax import networks
+from kcd_jax import knowledge, networks
 from kcd_jax.runtime import sharding
 from kcd_jax.training import ledger, state
 networks.__path__.append('tests/tiny')
 mesh = sharding.make_mesh()
 points = black_data(50_000, (8, 8, 3), 10)
+rows = sharding.batch(mesh)
+index, value = (jax.ShapeDtypeStruct((64,), dtype, sharding=rows) for dtype in (jnp.int32, jnp.float32))
+record = jax.jit(knowledge.record, donate_argnums=0, out_shardings=rows)
 compiled = {
     'step': programs.training_step('tiny_teacher-tiny', points, 64, mesh),
-    'recording': programs.recording(50_000, 64, mesh),
+    'recording': record.lower(programs.table_shapes(50_000, mesh), index, value).compile(),
     'condensation': programs.condensation(50_000, mesh),
 }
 found = {name: collectives.read(program.as_text()) for name, program in compiled.items()}
