@@ -1,10 +1,10 @@
-"""NAME: a line on the idea (authors, venue, "title").
+"""NAME: one line on the idea (authors, venue, "title").
 
-The formula, what B, K and the symbols are, which weights belong to it, and where this differs from the authors' code
-and why.
+The formula with its equation number, the meaning of B, K and the symbols, the weights that belong to it, and where
+this differs from the authors' code and why.
 
-Copy this file to `methods/NAME.py`; `--config.method.name=NAME` and the common tests find it there. Files whose names
-begin with '_' are not methods. A worked page: docs/adding_a_method.md.
+Copy this file to `methods/NAME.py`; `method=NAME` and the common tests find it there. Files whose names begin with '_'
+are not methods. See docs/adding_a_method.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Weights
 from kcd_jax.methods import _parts
+from kcd_jax.settings import ranges
 
 # gamma * CE + alpha * KD + beta * extra, as in the paper's table.
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
@@ -21,10 +22,11 @@ WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 
 
 def embedding_loss(projected: Array, target: Array, scale: float) -> Array:
-    """f32[B]: one number a point, so that policies can weigh points. A batch mean is the mean of these."""
+    """f32[B]: one number per point, so that policies can weight points. A batch mean is the mean of these."""
     return jnp.mean(((projected - target) / scale) ** 2, axis=-1)
 
 
+@ranges(scale={'above': 0})
 def make(*, scale: float = 1.0) -> Method:
     """Builds the method. The keywords are its only hyper-parameters: the config reads them from here.
 
@@ -33,7 +35,7 @@ def make(*, scale: float = 1.0) -> Method:
     """
 
     def init(key, setup):
-        """The trainable parts, and what is kept besides; refuse unsuitable networks here, in one line."""
+        """(trainable parameters, other state). Refuse unsuitable networks here, in one line."""
         if setup.student.embed is None:
             raise ValueError('template needs a pooled vector (Outputs.embed), and the student has none; use kd')
         sizes = setup.student.embed.shape[-1], setup.teacher.embed.shape[-1]

@@ -54,7 +54,8 @@ def make(*, target: float = 1.0, others: float = 8.0, temperature: float = 4.0, 
     """Builds the method.
 
     Args:
-      target: the paper's alpha. others: its beta.
+      target: weight of the target-class part, the paper's alpha.
+      others: weight of the other classes' part, the paper's beta.
       temperature: of both parts.
       warmup: epochs over which the term grows to its full weight; 0: at once.
     """

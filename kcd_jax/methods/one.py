@@ -43,7 +43,8 @@ def make(*, temperature: float = 3.0, ramp: int = 80) -> Method:
     """Builds the method.
 
     Args:
-      temperature: of the KL. ramp: epochs until the KL has its full weight.
+      temperature: of the KL.
+      ramp: epochs until the KL has its full weight.
     """
 
     def init(key, setup):

@@ -117,9 +117,12 @@ def make(
     """Builds the method.
 
     Args:
-      objective: the global term, 'nce' or 'dual'. global_weight, local_weight: the two lambdas.
+      objective: the global term, 'nce' or 'dual'.
+      global_weight, local_weight: the two lambdas.
       num_negatives, score_temperature, bank_momentum, size: as for `crd`.
-      regulariser, iterations: of Sinkhorn. group: points among which mass is moved.
+      regulariser: of Sinkhorn.
+      iterations: of Sinkhorn.
+      group: points among which mass is moved.
     """
     side = functools.partial(GLOBAL_TERMS[objective], temperature=score_temperature)
 

@@ -1,7 +1,7 @@
-"""How to add a policy: copy this file to `policies/NAME.py`; `--config.policy.name=NAME` then finds it.
+"""How to add a policy: copy this file to `policies/NAME.py`; `policy=NAME` then finds it.
 
-The keywords of `make` are its hyper-parameters: they appear in the config and on the command line by themselves, and
-the common tests run on the defaults. This one keeps a random half of the points, drawn anew after every epoch.
+The keywords of `make` are its hyper-parameters: the config and the command line read them from its signature, and the
+common tests run on the defaults. This policy keeps a random half of the points, drawn anew for every epoch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def make(*, ratio: float = 0.5) -> Policy:
     """
 
     def when(epoch: int, epochs: int) -> bool:
-        """On the host: is there a new plan after `epoch` finished epochs? Asked with 0 before the first one."""
+        """Whether there is a new plan after `epoch` finished epochs. Plain Python; called with 0 before the first."""
         return epoch < epochs
 
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int):

@@ -130,12 +130,16 @@ def make(
 
     Args:
       preset: 'paper' or 'reference', see above. `schedule`, `first` and `dropped` replace one trait of it; '' keeps it.
-      ratio: share of the points kept at the end, in (0, 1]. stages: condensations; they divide the epochs.
+      ratio: share of the points kept at the end, in (0, 1].
+      stages: number of condensations; it must divide the epochs.
       alpha: exponent of the visits (Eq. 13); 0 is "w/o CAR" of Table 4.
       epsilon_max: largest share of a dropped point (Eq. 15), in [0, 1].
-      schedule: 'exponential' | 'linear'. first: 'epoch' | 'stage' | 'none'. dropped: 'complement' | 'window'.
-      ranking: 'value' | 'random' ("w/ random" of Table 4) | 'reversed' (the least valuable first: what the sign is
-        worth). records: 'mean' (Eq. 12) | 'last' ("w/o OVR").
+      schedule: how the sizes fall, 'exponential' | 'linear'.
+      first: when the first condensation happens, after one epoch ('epoch'), after one stage ('stage'), or before
+        training ('none').
+      dropped: where partners come from, 'complement' | 'window'.
+      ranking: 'value' | 'random' ("w/ random" of Table 4) | 'reversed' (the least valuable first).
+      records: 'mean' (Eq. 12) | 'last' ("w/o OVR").
       augment: 'low' | 'high' | 'random' | 'none', the part of the kept points that is mixed (Table 7).
       epsilon: 'ramp' | 'constant' ("KA" of Table 4).
       value: 'entropy' of the student (Eq. 7) | 'loss' | 'teacher_entropy'.

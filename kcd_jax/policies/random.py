@@ -1,4 +1,4 @@
-"""A random choice of the same sizes as KCD's: the baseline that every selection must be shown beside."""
+"""A random selection of the same sizes as KCD's: the baseline for every other selection."""
 
 from __future__ import annotations
 
