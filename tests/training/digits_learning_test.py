@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import pathlib
-
-import jax
 import numpy as np
 import pytest
 
-from kcd_jax.experiments import experiment
-from kcd_jax.runtime import sharding
-from kcd_jax.training import train
+from kcd_jax.experiments import config as grammar
+from tests.digits import ROOT, one_device
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -23,19 +18,16 @@ def folder(tmp_path_factory):
 
 def accuracies(folder, name, config, seeds) -> np.ndarray:
     """Last-epoch accuracies of the first seeds on one device, with one teacher for all."""
-    config.checkpoint.seconds, config.eval_every = 1e9, 60
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    result = []
-    for seed in range(seeds):
-        config.seed = seed
-        run = train.train(config, folder / f'{name}_{seed}', teacher_dir=folder / 'teacher', mesh=mesh)
-        result.append(run.summary['accuracy'])
-    return np.asarray(result)
+    config.checkpoint.seconds, config.eval_every, config.survey = 1e9, 60, False
+    run = grammar.run_of(config)
+    options = {'teacher_dir': folder / 'teacher', 'mesh': one_device()}
+    results = [run.with_seed(seed).train(folder / f'{name}_{seed}', **options) for seed in range(seeds)]
+    return np.asarray([result.accuracy for result in results])
 
 
 def test_distillation_beats_the_student_alone_by_more_than_two_standard_errors(folder):
-    config = experiment.load_config(f'{ROOT}/configs/digits_kd.py')
-    runs = {name: accuracies(folder, name, experiment.variant(config, name), 5) for name in ('student', 'kd')}
+    config = grammar.load(f'{ROOT}/configs/digits_kd.py')
+    runs = {name: accuracies(folder, name, grammar.variant(config, name), 5) for name in ('student', 'kd')}
     difference = runs['kd'] - runs['student']
     assert difference.mean() > 2 * difference.std(ddof=1) / np.sqrt(len(difference))
 
@@ -45,6 +37,6 @@ def test_keeping_the_least_valuable_points_is_worse_by_more_than_two_standard_de
     runs = {}
     for ranking in ('value', 'reversed'):
         words = f'method=kd,policy=kcd,num_points=600,ratio=0.2,augment=none,ranking={ranking}'
-        runs[ranking] = accuracies(folder, ranking, experiment.load_config(f'{ROOT}/configs/digits_kd.py:{words}'), 3)
+        runs[ranking] = accuracies(folder, ranking, grammar.load(f'{ROOT}/configs/digits_kd.py:{words}'), 3)
     spread = np.sqrt((runs['value'].var(ddof=1) + runs['reversed'].var(ddof=1)) / 2)
     assert runs['value'].mean() - runs['reversed'].mean() > 2 * spread, runs

@@ -14,10 +14,10 @@ import time
 import numpy as np
 import pytest
 
-from kcd_jax.experiments import experiment
+from kcd_jax.experiments import config as grammar
 from kcd_jax.runtime import sharding
-from kcd_jax.training import train
-from tests.digits import assert_same_run, final_state, metrics
+from kcd_jax.training.run import Run
+from tests.digits import assert_same_run, final_state, know_tiny_networks, metrics, sigterm
 from tests.runtime.distributed_test import LAUNCHER, ROOT, launch
 
 PROGRAM = 'tests.tiny.program'
@@ -32,14 +32,8 @@ def teacher(tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp('teacher')
     with pytest.MonkeyPatch.context() as patch:
         know_tiny_networks(patch)
-        train.train(train.teacher_config(config_of('')), folder, name='teacher')
+        run_of('').teacher.train(folder)
     return folder
-
-
-def know_tiny_networks(patch: pytest.MonkeyPatch) -> None:
-    from kcd_jax import networks
-
-    patch.setattr(networks, '__path__', [*networks.__path__, str(ROOT / 'tests' / 'tiny')])
 
 
 def words(teacher: object) -> str:
@@ -48,8 +42,8 @@ def words(teacher: object) -> str:
     return f'{path},eval_every=6,batch=24,checkpoint.seconds=1e9,teacher.checkpoint={teacher}'
 
 
-def config_of(teacher: object):
-    return experiment.load_config(words(teacher))
+def run_of(teacher: object) -> Run:
+    return grammar.run_of(grammar.load(words(teacher)))
 
 
 @pytest.fixture(scope='module')
@@ -65,7 +59,7 @@ def whole(teacher, tmp_path_factory) -> pathlib.Path:
 def test_two_processes_keep_the_promises_to_four_devices_of_one(whole, teacher, tmp_path, monkeypatch):
     """One writer; the same points at every step; the first table within 1e-4; 99 % of the first kept set the same."""
     know_tiny_networks(monkeypatch)
-    alone = train.train(config_of(teacher), tmp_path, mesh=sharding.make_mesh()).workdir
+    alone = run_of(teacher).train(tmp_path, mesh=sharding.make_mesh()).workdir
     records = metrics(whole / RUN)
     assert [(r['kind'], r['step']) for r in records] == [(r['kind'], r['step']) for r in metrics(alone)]
     assert len(list((whole / 'results').glob('*.json'))) == 1
@@ -114,32 +108,22 @@ def command_line(pid: int) -> bytes:
     return pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
 
 
-@pytest.mark.parametrize(('processes', 'devices'), [(2, 2), (1, 8)])
-def test_a_checkpoint_of_four_devices_goes_on_elsewhere(teacher, tmp_path, monkeypatch, processes, devices):
-    """Cut at epoch 3 on four devices of one process: the table that was saved is the one that is gone on from."""
+def test_a_checkpoint_of_four_devices_goes_on_on_two_processes(teacher, tmp_path, monkeypatch):
+    """Cut in epoch 4 on four devices of one process: the table that was saved is the one that is gone on from."""
     know_tiny_networks(monkeypatch)
-    original = train.Loop.evaluate
-
-    def cut(self, current, epoch):
-        result = original(self, current, epoch)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return result
-
-    config, folder = experiment.load_config(f'{words(teacher)},eval_every=3'), tmp_path / RUN
-    with monkeypatch.context() as patch, pytest.raises(train.Preempted):
-        patch.setattr(train.Loop, 'evaluate', cut)
-        experiment.run(config, tmp_path)
+    folder = tmp_path / RUN
+    with sigterm(3, 2):
+        run_of(teacher).train(folder)
     saved = final_state(folder)
-    args = f'--config={words(teacher)},eval_every=3', f'--workdir={tmp_path}'
-    found = launch(PROGRAM, *args, processes=processes, devices=devices)
+    found = launch(PROGRAM, f'--config={words(teacher)}', f'--workdir={tmp_path}')
     assert found.returncode == 0, found.stderr
     assert f'going on from step {int(saved["step"])}, epoch 4 of 6' in found.stdout
     assert [r['epoch'] for r in metrics(folder) if r['kind'] == 'train'] == [1, 2, 3, 4, 5, 6]
-    with np.load(folder / 'knowledge' / 'stage_2.npz') as stage:  # of epoch 3, written before the cut
+    with np.load(folder / 'knowledge' / 'stage_2.npz') as stage:  # after epoch 3, written before the cut
         np.testing.assert_array_equal(stage['order'], saved['plan/order'])
     final = final_state(folder)
     visits = final['table/count'] - saved['table/count']
-    assert visits.min() >= 0 and visits.sum() == (int(final['step']) - int(saved['step'])) * config.batch
+    assert visits.min() >= 0 and visits.sum() == (int(final['step']) - int(saved['step'])) * 24
 
 
 def test_auto_without_a_cluster_is_one_line(teacher):
@@ -172,7 +156,11 @@ def test_a_mistake_of_one_process_ends_all_with_one_line(teacher, tmp_path):
     (tmp_path / 'file').touch()
     base = f'--config={words(teacher)}'
     cases = [
-        ([], ['--config.optim.lr=0.2'], 'process 1: another configuration than on process 0: optim.lr is 0.05 there'),
+        (
+            [],
+            ['--config.optim.lr=0.2'],
+            'process 1: another configuration than on process 0: recipe.optim.lr is 0.05 there',
+        ),
         ([f'--workdir={tmp_path}/file/below'], [], 'cannot be written (Not a directory); choose another --workdir'),
     ]
     for first, second, says in cases:

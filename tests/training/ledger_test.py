@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax import data, knowledge
+from kcd_jax import data, knowledge, networks, policies
 from kcd_jax.contracts import Network
-from kcd_jax.experiments import experiment
-from kcd_jax.runtime import sharding
-from kcd_jax.training import check, layer_macs, ledger, macs, train
+from kcd_jax.experiments import config as grammar
+from kcd_jax.training import layer_macs, ledger, macs
+from kcd_jax.training.run import Run
+from tests.digits import one_device, run_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, POINTS, SIDE = 20, 300, 16
@@ -36,29 +37,32 @@ def by_hand(name: str, classes: int = 10) -> dict[str, int]:
     }
 
 
-@pytest.fixture(scope='module')
-def digits():
+def made_up(points: int, classes: int, side: int) -> data.Dataset:
+    """Noise."""
     rng = np.random.default_rng(0)
 
     def split(count):
-        images = rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
-        return data.Split(images, rng.integers(0, 10, count, np.int32))
+        images = np.broadcast_to(rng.integers(0, 256, (1, side, side, 3), np.uint8), (count, side, side, 3))
+        return data.Split(images, rng.integers(0, classes, count, np.int32))
 
     pixels = data.Normalization((0.5,) * 3, (0.25,) * 3)
-    classes = tuple(map(str, range(10)))
-    return data.Dataset('made-up', split(POINTS), split(20), classes, 10, (SIDE, SIDE, 3), pixels, 'made-up images')
+    names = tuple(map(str, range(classes)))
+    return data.Dataset('made-up', split(points), split(20), names, classes, (side, side, 3), pixels, 'made-up images')
+
+
+@pytest.fixture(scope='module')
+def digits():
+    return made_up(POINTS, 10, SIDE)
 
 
 @pytest.fixture
 def resolved(tiny_networks, digits):
-    """(run, config) of words after the digits config's colon."""
+    """The run of words after the digits config's colon."""
 
-    def resolve(words: str):
-        path = f'{ROOT}/configs/digits_kd.py:tiny_teacher-tiny,epochs=6,stages=3,{words}'
-        if 'kcd' not in words and 'policy=random' not in words:
-            path = path.replace('stages=3,', '')
-        config = experiment.load_config(path)
-        return check.resolve(config, digits, device_count=1), config
+    def resolve(words: str) -> Run:
+        stages = 'stages=3,' if 'kcd' in words or 'policy=random' in words else ''
+        config = grammar.load(f'{ROOT}/configs/digits_kd.py:tiny_teacher-tiny,epochs=6,{stages}{words}')
+        return grammar.run_of(config, lambda *_: digits)
 
     return resolve
 
@@ -86,8 +90,6 @@ def with_gradient(network, rows):
 
 
 def test_the_count_of_a_network_is_the_textbooks(tiny_networks):
-    from kcd_jax import networks
-
     for name in TINY:
         network = networks.get(name)(10)
         assert (
@@ -99,17 +101,15 @@ def test_the_count_of_a_network_is_the_textbooks(tiny_networks):
 
 @pytest.mark.parametrize('name', ['wrn_16_2', 'shufflev1', 'mobilenetv2'])
 def test_the_jaxpr_and_the_layers_agree_on_shipped_networks(name):
-    from kcd_jax import networks
-
     network = networks.get(name)(100)
     found = layer_macs.forward_macs(network, (32, 32, 3))
     assert found == {'wrn_16_2': 101_118_464, 'shufflev1': 38_691_456, 'mobilenetv2': 6_523_648}[name]
 
 
 def test_the_parts_of_plain_distillation(resolved):
-    run, config = resolved('method=kd,policy=none')
+    run = resolved('method=kd,policy=none')
     (phase,) = run.phases
-    step = ledger.step_cost(run, config, phase)
+    step = ledger.step_cost(run, phase)
     student, teacher = by_hand('tiny'), by_hand('tiny_teacher')
     assert step.macs == {
         'teacher_forward': BATCH * sum(teacher.values()),
@@ -119,7 +119,7 @@ def test_the_parts_of_plain_distillation(resolved):
         'scoring_forward': 0,
         'method': 0,
     }
-    assert step.total == macs.by_scope(ledger.trace(run, config, phase)).total()
+    assert step.total == macs.by_scope(ledger.trace(run, phase)).total()
     assert step.samples == dict.fromkeys(ledger.PASSES, BATCH) | {'scoring_forward': 0}
 
 
@@ -128,45 +128,45 @@ WITH_ALL_PASSES = ['method=kd,policy=unix', 'method=at,policy=unix,k=12,alpha=1'
 
 @pytest.mark.parametrize('words', WITH_ALL_PASSES)
 def test_the_parts_are_those_of_programs_of_their_own(resolved, words):
-    run, config = resolved(words)
+    run = resolved(words)
     phase = run.phases[-1]
-    step = ledger.step_cost(run, config, phase)
+    step = ledger.step_cost(run, phase)
     moved = step.samples['student_backward']
     expected = {
-        'teacher_forward': alone(run.teacher, step.samples['teacher_forward']),
-        'student_forward': alone(run.student, step.samples['student_forward']),
-        'student_backward': with_gradient(run.student, moved) - alone(run.student, moved),
-        'scoring_forward': alone(run.student, step.samples['scoring_forward']),
+        'teacher_forward': alone(run.teacher_network, step.samples['teacher_forward']),
+        'student_forward': alone(run.student_network, step.samples['student_forward']),
+        'student_backward': with_gradient(run.student_network, moved) - alone(run.student_network, moved),
+        'scoring_forward': alone(run.student_network, step.samples['scoring_forward']),
     }
     assert {part: step.macs[part] for part in ledger.PASSES} == expected
-    whole = macs.by_scope(ledger.trace(run, config, phase)).total()
+    whole = macs.by_scope(ledger.trace(run, phase)).total()
     assert whole == sum(expected.values()) + step.macs['method']
 
 
 def test_samples_of_methods_with_views_and_several_updates(resolved):
-    run, config = resolved('method=sskd,policy=none')
-    head, main = (ledger.step_cost(run, config, phase).samples for phase in run.phases)
+    run = resolved('method=sskd,policy=none')
+    head, main = (ledger.step_cost(run, phase).samples for phase in run.phases)
     views = {'teacher_forward': 4 * BATCH, 'student_forward': 4 * BATCH, 'scoring_forward': 0}
     assert head == {**views, 'student_backward': 0} and main == {**views, 'student_backward': 4 * BATCH}
-    run, config = resolved('method=kdgan,policy=none')
-    step = ledger.step_cost(run, config, run.phases[0])
+    run = resolved('method=kdgan,policy=none')
+    step = ledger.step_cost(run, run.phases[0])
     # The discriminator's update and the student's share one forward; the discriminator is the method's own part.
     assert step.samples['student_forward'] == BATCH and step.macs['method'] > 0
 
 
 def test_a_policy_of_the_whole_set_costs_its_steps(resolved):
-    run, config = resolved('method=kd,policy=kcd')
-    found = ledger.expected(run, config)
+    run = resolved('method=kd,policy=kcd')
+    found = ledger.expected(run)
     assert found.steps == sum(run.steps) < 6 * (POINTS // BATCH)
     assert found.relative == pytest.approx(found.steps / (6 * (POINTS // BATCH)), abs=1e-12)
-    assert found.relative == pytest.approx(check.cost(run, config, POINTS)['relative_processed'], abs=1e-12)
-    assert found.samples['teacher_forward'] == check.cost(run, config, POINTS)['processed_samples']
+    assert found.relative == pytest.approx(ledger.sample_counts(run)['relative_processed'], abs=1e-12)
+    assert found.samples['teacher_forward'] == ledger.sample_counts(run)['processed_samples']
 
 
 @pytest.mark.parametrize('words', ['policy=unix', 'policy=unix,k=8', 'policy=unix,k=12,score=random', 'policy=short'])
 def test_the_relative_cost_is_the_papers_formula_with_the_counted_backward(resolved, words):
-    run, config = resolved(f'method=kd,{words}')
-    found = ledger.expected(run, config)
+    run = resolved(f'method=kd,{words}')
+    found = ledger.expected(run)
     student, teacher = (sum(by_hand(name).values()) for name in TINY)
     backward = 2 - by_hand('tiny')['conv1'] / student
     share = knowledge.computation(run.rows, BATCH, teacher / student, scoring=run.policy.scores, backward=backward)
@@ -175,17 +175,50 @@ def test_the_relative_cost_is_the_papers_formula_with_the_counted_backward(resol
 
 def test_the_methods_own_part_on_everything_is_not_taken_in_proportion(resolved):
     """SP compares every row with every other: the whole batch costs more than in proportion to the rows."""
-    run, config = resolved('method=sp,policy=unix,k=10')
-    ours, whole = ledger.expected(run, config).macs['method'], ledger.full(run, config)['method']
+    run = resolved('method=sp,policy=unix,k=10')
+    ours, whole = ledger.expected(run).macs['method'], ledger.full(run)['method']
     assert 0 < 2 * ours < whole
-    run, config = resolved('method=sp,policy=none')
-    assert ledger.expected(run, config).macs == ledger.full(run, config)
+    run = resolved('method=sp,policy=none')
+    assert ledger.expected(run).macs == ledger.full(run)
 
 
 def test_lines_show_every_part(resolved):
-    run, config = resolved('method=kd,policy=unix')
-    text = '\n'.join(ledger.lines(ledger.expected(run, config)))
+    run = resolved('method=kd,policy=unix')
+    text = '\n'.join(ledger.lines(ledger.expected(run)))
     assert all(part in text for part in ledger.PARTS) and '% of the method on every point' in text
+
+
+def test_equal_names_of_different_networks_do_not_share_a_cost(tiny_networks, digits):
+    """Parameters of equal shapes say nothing of strides: what was built in Python is traced for each run."""
+    small = networks.get('tiny')(10)
+
+    def twice(variables, image, train):
+        return small.apply(variables, jnp.repeat(jnp.repeat(image, 2, axis=1), 2, axis=2), train)
+
+    large = dataclasses.replace(small, apply=twice)
+    costs = [ledger.step_cost(run, run.phases[0]).macs for run in (Run(student, digits) for student in (small, large))]
+    assert costs[1]['student_forward'] > 3 * costs[0]['student_forward']
+
+
+@pytest.mark.parametrize(
+    ('policy', 'keywords', 'scheduled', 'processed'),
+    [
+        ('kcd', {'preset': 'paper'}, (9_811_200, 81.76), (9_801_920, 81.71)),
+        ('kcd', {'preset': 'reference'}, (10_500_000, 87.50), (10_496_000, 87.49)),
+        ('none', {}, (12_000_000, 100.0), (11_996_160, 100.0)),
+        ('random', {}, (9_811_200, 81.76), (9_801_920, 81.71)),
+    ],
+)
+def test_the_samples_of_240_epochs_of_cifar_100(tiny_networks, policy, keywords, scheduled, processed):
+    """KCD Eq. 16 with the resolutions of docs/METHODS.md 5.4; nothing is trained."""
+    teacher = Run('tiny_teacher', made_up(100, 100, 8))
+    run = Run('tiny', made_up(50_000, 100, 8), teacher, policy=policies.get(policy).make(**keywords))
+    counts = ledger.sample_counts(run)
+    assert (counts['scheduled_samples'], counts['scheduled_full']) == (scheduled[0], 12_000_000)
+    assert (counts['processed_samples'], counts['processed_full']) == (processed[0], 11_996_160)
+    assert round(100 * counts['relative_scheduled'], 2) == scheduled[1]
+    assert round(100 * counts['relative_processed'], 2) == processed[1]
+    assert f'{scheduled[0]:,} of 12,000,000 points ({scheduled[1]:.2f} %)' in ledger.samples_line(counts)
 
 
 # ------------------------------------------------------------------------------------- against an instrumented run
@@ -227,31 +260,29 @@ class Calls:
 @pytest.mark.parametrize(
     'words',
     [
-        pytest.param('policy=unix,k=12', marks=pytest.mark.slow),
-        pytest.param('policy=kcd,stages=3', marks=pytest.mark.slow),
-        pytest.param('policy=infobatch', marks=pytest.mark.slow),
+        pytest.param('unix,k=12', marks=pytest.mark.slow),
+        pytest.param('kcd,stages=3', marks=pytest.mark.slow),
+        pytest.param('infobatch', marks=pytest.mark.slow),
     ],
 )
 def test_the_ledger_of_a_run_equals_an_independent_count(tiny_networks, monkeypatch, tmp_path, words):
-    calls, step_spec_of = Calls(), check.step_spec_of
+    calls, step_spec = Calls(), Run.step_spec
 
-    def watched(run, config, *rest):
-        spec = step_spec_of(run, config, *rest)
+    def watched(run, *constrain):
+        spec = step_spec(run, *constrain)
         if spec.teacher is None:  # the teacher's own training
             return spec
         return dataclasses.replace(
             spec, student=calls.watched(spec.student, 'student'), teacher=calls.watched(spec.teacher, 'teacher')
         )
 
-    monkeypatch.setattr(check, 'step_spec_of', watched)
-    config = experiment.load_config(
-        f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,method=kd,eval_every=6,{words}'
-    )
-    mesh = sharding.make_mesh(jax.devices()[:1])
-    summary = train.train(config, tmp_path / 'run', teacher_dir=tmp_path / 'teacher', mesh=mesh).summary
+    monkeypatch.setattr(Run, 'step_spec', watched)
+    policy, _, keywords = words.partition(',')
+    run = run_for(keywords, policy=policy)
+    summary = run.train(tmp_path / 'run', mesh=one_device()).summary
     jax.effects_barrier()
 
-    k = config.policy.get('k', BATCH)
+    k = run.policy.keywords.get('k', BATCH)
     passes = {
         'teacher_forward': calls.rows['teacher', 'forward', k],
         'student_forward': calls.rows['student', 'forward', k],
