@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
+from kcd_jax import networks
+from kcd_jax.contracts import Network, PyTree
 from kcd_jax.runtime import distributed
-from kcd_jax.teachers import teacher as teachers
 from kcd_jax.teachers.teacher import Teacher
 
 
@@ -28,7 +32,15 @@ def on_all_processes(restore: Callable[[], Teacher], dtype: Any) -> Teacher:
     about = None if found is None else [found.card, found.source, found.identity]
     card, source, identity = json.loads(distributed.from_first(json.dumps(about, default=str).encode()))
     if found is None:
-        network, variables = teachers.like(card, tuple(card['image_shape']), dtype)
+        network, variables = _like(card, dtype)
     else:
         network, variables = found.network, found.variables
     return Teacher(network, distributed.arrays_from_first(variables), card, source, identity)
+
+
+def _like(card: Mapping[str, Any], dtype: Any) -> tuple[Network, PyTree]:
+    """(network, variables of zeros) of the teacher that a card describes."""
+    network = networks.get(card['network'])(card['num_classes'], dtype=dtype)
+    image_shape = tuple(card['image_shape'])
+    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
+    return network, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
