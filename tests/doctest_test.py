@@ -35,7 +35,7 @@ def test_what_others_rely_on_has_examples():
         'knowledge.summary': ('summarize',),
         'knowledge.schedule': ('keep_counts', 'epoch_sizes', 'relative_cost'),
         'knowledge.condenser': ('Condenser',),
-        'spec': ('ValueTable.create',),
+        'contracts': ('ValueTable.create',),
         'methods': ('get',),
         'policies': ('get',),
         'networks': ('get',),

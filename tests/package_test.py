@@ -18,6 +18,7 @@ def test_importing_the_package_is_cheap():
 def test_public_names():
     assert kcd_jax.Condenser is kcd_jax.knowledge.Condenser
     assert 'kcd' in kcd_jax.policies.names() and {'Condenser', 'knowledge'} <= set(dir(kcd_jax))
+    assert all(hasattr(kcd_jax, name) for name in kcd_jax.__all__) and set(kcd_jax.__all__) <= set(dir(kcd_jax))
     assert all(hasattr(kcd_jax.knowledge, name) for name in kcd_jax.knowledge.__all__)
     with pytest.raises(AttributeError, match='no attribute'):
         kcd_jax.condense  # noqa: B018

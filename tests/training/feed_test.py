@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import pathlib
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +12,9 @@ import pytest
 from kcd_jax import data, policies
 from kcd_jax.contracts import full_plan, table_rows
 from kcd_jax.runtime import sharding
-from kcd_jax.training import feed, step, train
-from tests.digits import config_for, final_state
+from kcd_jax.training import feed, step, trainer
+from kcd_jax.training.run import Run
+from tests.digits import RECIPE, assert_same_run, object_run, one_device, run_for, sigterm, stage
 
 NUM_POINTS, BATCH = 90, 8
 
@@ -117,33 +115,26 @@ def test_every_held_out_image_is_evaluated_once(split: data.Split, number: int):
 # ------------------------------------------------------------------------------------------------------ in the loop
 
 
-def stage(folder: pathlib.Path, number: int) -> dict[str, np.ndarray]:
-    with np.load(folder / 'knowledge' / f'stage_{number}.npz') as arrays:
-        return dict(arrays)
-
-
-def test_a_streamed_run_is_the_resident_one_and_goes_on_to_the_bit(tiny_networks, tmp_path, monkeypatch):
-    resident = train.train(config_for(), tmp_path / 'resident', teacher_dir=tmp_path / 'teacher')
-    config = config_for(f'stream=true,teacher.checkpoint={tmp_path}/teacher')
-    dataset = train.load_data(config)
-    source = Counted(dataset.train.images.source)
-    row = {int(point): row for row, point in enumerate(dataset.train.images.index)}
-    monkeypatch.setattr(train, 'load_data', lambda config: dataclasses.replace(
-        dataset, train=dataclasses.replace(
-            dataset.train, images=dataclasses.replace(dataset.train.images, source=source)
-        )
-    ))  # fmt: skip
-    original = train.Loop.train_epoch
+def test_a_streamed_run_is_the_resident_one_and_resumes_bit_for_bit(tiny_networks, tmp_path, monkeypatch):
+    resident = run_for().train(tmp_path / 'resident', teacher_dir=tmp_path / 'teacher')
+    run = run_for(f'stream=true,teacher.checkpoint={tmp_path}/teacher')
+    images = run.data.train.images
+    source = Counted(images.source)
+    row = {int(point): row for row, point in enumerate(images.index)}
+    train = dataclasses.replace(run.data.train, images=dataclasses.replace(images, source=source))
+    run = run.replace(data=dataclasses.replace(run.data, train=train))
+    original = trainer.Trainer.train_epoch
     read: list[list[int]] = []
 
-    def by_epoch(self, current, epoch, between):
+    def by_epoch(self, *arguments):
         source.read.clear()
-        current = original(self, current, epoch, between)
+        result = original(self, *arguments)
         read.append([row[point] for point in source.read])
-        return current
+        return result
 
-    monkeypatch.setattr(train.Loop, 'train_epoch', by_epoch)
-    whole = train.train(config, tmp_path / 'whole')
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, 'train_epoch', by_epoch)
+        whole = run.train(tmp_path / 'whole')
 
     # The same points in the same order: every point's visits, and its value after the first epoch.
     one, other = stage(resident.workdir, 1), stage(whole.workdir, 1)
@@ -157,63 +148,44 @@ def test_a_streamed_run_is_the_resident_one_and_goes_on_to_the_bit(tiny_networks
     assert len(kept) == 210 and len(set(read[-1])) == len(read[-1])
     partners = set(plan['partner'][plan['epsilon'] > 0].tolist())
     assert set(read[-1]) <= kept | partners
-    assert len(set(read[-1]) & kept) == 210 // config.batch * config.batch
+    assert len(set(read[-1]) & kept) == 210 // run.recipe.batch * run.recipe.batch
 
-    # Cut in the middle of an epoch, and gone on.
-    def cut(self, current, epoch, between):
-        seen = []
-
-        def counting(state):
-            seen.append(1)
-            if epoch == 4 and len(seen) == 5:
-                os.kill(os.getpid(), signal.SIGTERM)
-            between(state)
-
-        return original(self, current, epoch, counting)
-
-    monkeypatch.setattr(train.Loop, 'train_epoch', cut)
-    with pytest.raises(train.Preempted):
-        train.train(config, tmp_path / 'cut')
-    monkeypatch.setattr(train.Loop, 'train_epoch', by_epoch)
-    source.read.clear()
-    train.train(config, tmp_path / 'cut')
-    arrays, again = final_state(whole.workdir), final_state(tmp_path / 'cut')
-    assert arrays.keys() == again.keys()
-    for path, array in arrays.items():
-        np.testing.assert_array_equal(array, again[path], err_msg=path)
+    with sigterm(4, 5):  # in the middle of an epoch
+        run.train(tmp_path / 'cut')
+    run.train(tmp_path / 'cut')
+    assert_same_run(whole.workdir, tmp_path / 'cut')
 
 
-def test_a_pool_of_all_images_is_refused_when_streamed(tiny_networks, tmp_path):
-    config = config_for('stream=true,preset=reference')
+def test_a_pool_of_all_images_is_refused_when_streamed(tiny_networks):
     with pytest.raises(ValueError, match="preset='paper', or data that is kept in memory") as error:
-        train.check_run(config, sharding.make_mesh())
+        run_for('stream=true,preset=reference').check()
     assert '\n' not in str(error.value)
-    for words, found in (('stream=perhaps', 'auto, true, false'), ('augment.area=(0.5,2.0)', '(0.08, 1.0)')):
-        with pytest.raises(ValueError) as error:
-            train.check_run(config_for(words), sharding.make_mesh())
-        assert found in str(error.value)
+    with pytest.raises(ValueError, match='auto, true, false'):
+        run_for('stream=perhaps')
 
 
-def test_check_says_that_points_are_streamed(tiny_networks):
-    lines = '\n'.join(train.check_run(config_for('stream=true'), sharding.make_mesh()))
-    assert 'the points are streamed by threads, one a core' in lines
-    assert 'streamed' not in '\n'.join(train.check_run(config_for(), sharding.make_mesh()))
+def test_check_reports_that_points_are_streamed(tiny_networks):
+    lines = '\n'.join(run_for('stream=true').check())
+    assert 'points are streamed by threads, one per core' in lines
+    assert 'streamed' not in '\n'.join(run_for().check())
 
 
 def test_objects_of_ones_own_are_trained_on(tiny_networks, tmp_path):
-    config = config_for('num_points=100', epochs=3)
-    config.policy.stages, config.teacher.epochs, config.eval_every = 3, 1, 3
-
     class Bright:
         """Class 1 is bright."""
 
+        def __init__(self, points):
+            self.points = points
+
         def __len__(self):
-            return 160
+            return self.points
 
         def __getitem__(self, i):
             return {'image': np.full((16, 16), 40 + 160 * (i % 2) + i % 16, np.uint8), 'label': i % 2}
 
-    dataset = data.from_objects(Bright(), Bright(), class_names=('dark', 'bright'))
-    result = train.train(config, tmp_path / 'run', dataset=dataset)
+    dataset = data.from_objects(Bright(100), Bright(160), class_names=('dark', 'bright'))
+    recipe = {**RECIPE, 'epochs': 3, 'eval_every': 3}
+    teacher = Run('tiny_teacher', dataset, recipe={**recipe, 'survey': False})
+    result = object_run(teacher, data=dataset, recipe=recipe).train(tmp_path, mesh=one_device())
     assert result.summary['num_points'] == 100 and result.summary['num_classes'] == 2
-    assert result.summary['dataset'] == 'custom' and result.summary['accuracy'] > 0.9
+    assert result.summary['dataset'] == 'custom' and result.accuracy > 0.9
