@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -25,6 +26,8 @@ def kd_per_point(student_logits: Array, teacher_logits: Array, temperature: floa
     Returns:
       f32[B] in nats times T^2, >= 0 up to rounding; its mean over the rows is the published 'batchmean'.
     """
+    chex.assert_rank(student_logits, 2)
+    chex.assert_equal_shape([student_logits, teacher_logits])
     log_p = jax.nn.log_softmax(student_logits.astype(jnp.float32) / temperature)
     log_q = jax.nn.log_softmax(teacher_logits.astype(jnp.float32) / temperature)
     return temperature**2 * jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
@@ -32,6 +35,8 @@ def kd_per_point(student_logits: Array, teacher_logits: Array, temperature: floa
 
 def cross_entropy_per_point(logits: Array, label: Array, label_b: Array, lam: Array) -> Array:
     """(1 - lam) * CE(label) + lam * CE(label_b), f32[B] in nats; lam is the partner's share of the label."""
+    chex.assert_rank(logits, 2)
+    chex.assert_equal_shape([label, label_b, lam])
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
 
     def cross_entropy(label: Array) -> Array:

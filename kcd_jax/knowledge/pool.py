@@ -1,6 +1,7 @@
-"""The mixing of the authors' code, exact to the bit: images blended in place, as uint8, for good.
+"""The mixing of the authors' code, bit for bit: uint8 images are blended in a pool, permanently.
 
-On the host in NumPy: the float32 products and the sum are rounded one by one, which a fused multiply-add would change.
+It runs in NumPy on the host, because the float32 products and their sum must be rounded one by one; a fused
+multiply-add would change the result. Only the rows that are mixed pass through the host.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
 
 
 def stage_length(epochs: int, stages: int) -> int:
-    """Epochs of a stage; ValueError with the nearest possible values when `stages` does not divide `epochs`."""
+    """Epochs per stage; ValueError with the nearest possible values when `stages` does not divide `epochs`."""
     if 1 <= stages <= epochs and epochs % stages == 0:
         return epochs // stages
     divisors = [d for d in range(1, epochs + 1) if epochs % d == 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -53,6 +54,7 @@ def record(table: ValueTable, index: Array, value: Array) -> ValueTable:
     >>> table.value.tolist(), table.count.tolist()
     ([1.5, 0.0, 0.5], [2, 0, 1])
     """
+    chex.assert_equal_shape([index, value])
     count = table.count.at[index].add(1, mode='drop')
     step = (value.astype(jnp.float32) - table.value[index]) / count[index].astype(jnp.float32)
     return table.replace(value=table.value.at[index].add(step, mode='drop'), count=count)
@@ -70,6 +72,7 @@ def record_last(table: ValueTable, index: Array, value: Array) -> ValueTable:
     >>> table.value.tolist(), table.count.tolist()
     ([0.0, 0.25], [0, 2])
     """
+    chex.assert_equal_shape([index, value])
     count = table.count.at[index].add(1, mode='drop')
     cleared = table.value.at[index].set(-jnp.inf, mode='drop')
     return table.replace(value=cleared.at[index].max(value.astype(jnp.float32), mode='drop'), count=count)

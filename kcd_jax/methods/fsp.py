@@ -6,7 +6,7 @@ bottom_i; loss = sum over pairs of mean((G_s - G_t)^2). Channels of student and 
 Two phases, as published and as in the public code: first the FSP loss alone moves the student up to its last map, at
 the main optimiser's first learning rate, held constant; then ordinary training, in which the term has weight 0 (the
 public command's beta = 50 is never used; `config.weights.beta` would set it). The first phase is `init_fraction` of
-the epochs, added to them (30 beside 240). The classifier is untrained then, so the phase records no values.
+the epochs, added to them (30 in addition to 240). The classifier is untrained then, so the phase records no values.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Every image gives four views, rotated by 0, 90, 180 and 270 degrees counter-cloc
 [3B, B], the cosines of the augmented rows with the normal ones; the target of row (i, r) is column i.
 
 Phase 1 trains the teacher's head on CE(S, target), without a temperature, the teacher itself frozen: `head_fraction`
-of the epochs, added to them (60 beside 240), learning rate 0.05, a tenth from the half and again from three quarters
-on. Phase 2:
+of the epochs, added to them (60 on top of 240), learning rate 0.05, a tenth from one half on and again from three
+quarters on. Phase 2:
 
   L = 0.1 CE + 0.9 KD (normal rows: the objective's weights)
     + transformed * KD_T (augmented rows, all kept) + similarity * T_s^2 KL_{T_s}(S_t || S_s) over the kept rows.

@@ -1,7 +1,7 @@
 """How points reach the devices: from their own copy, or streamed batch by batch.
 
-The two feeders of training have the same face: `epoch` yields (steps, supply), and `step.run_chunk` takes so many steps
-over what was supplied. Order, batches and everything that follows are the same.
+Both feeders of training have the same interface: `epoch` yields (steps, supply), and `step.run_chunk` takes that many
+steps over the supply. Order, batches and everything that follows are the same.
 """
 
 from __future__ import annotations

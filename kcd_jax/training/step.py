@@ -34,7 +34,7 @@ from kcd_jax.contracts import (
 from kcd_jax.training import augment, optim
 from kcd_jax.trees import leaf_paths, matches, merge, select
 
-TOP5_CLASSES = 20  # the fewest classes for which the five best are worth a figure
+TOP5_CLASSES = 20  # report top-5 accuracy only from this many classes on
 
 
 @struct.dataclass

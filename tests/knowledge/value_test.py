@@ -96,3 +96,9 @@ def test_record_on_a_split_table_is_the_same():
     assert not table.value.sharding.is_fully_replicated
     np.testing.assert_array_equal(table.count, whole.count)
     np.testing.assert_allclose(table.value, whole.value, rtol=1e-6)
+
+
+@pytest.mark.parametrize('record', [knowledge.record, knowledge.record_last])
+def test_values_of_another_shape_than_the_points_are_refused(record):
+    with pytest.raises(AssertionError):
+        record(knowledge.ValueTable.create(3, 4), jnp.array([0, 1]), jnp.ones(1))
