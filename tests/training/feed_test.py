@@ -184,7 +184,7 @@ def test_objects_of_ones_own_are_trained_on(tiny_networks, tmp_path):
             return {'image': np.full((16, 16), 40 + 160 * (i % 2) + i % 16, np.uint8), 'label': i % 2}
 
     dataset = data.from_objects(Bright(100), Bright(160), class_names=('dark', 'bright'))
-    recipe = {**RECIPE, 'epochs': 3, 'eval_every': 3}
+    recipe = {**RECIPE, 'epochs': 12, 'eval_every': 12}
     teacher = Run('tiny_teacher', dataset, recipe={**recipe, 'survey': False})
     result = object_run(teacher, data=dataset, recipe=recipe).train(tmp_path, mesh=one_device())
     assert result.summary['num_points'] == 100 and result.summary['num_classes'] == 2
