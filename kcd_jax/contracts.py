@@ -210,9 +210,7 @@ class TrainState:
 # ------------------------------------------------------------------------------------------------------- randomness
 
 # One base key; `fold_in(fold_in(key, PURPOSE[...]), counter)` gives each stream.
-PURPOSE = {
-    name: number for number, name in enumerate(('student', 'method', 'step', 'order', 'replan', 'data', 'policy'))
-}
+PURPOSE = {name: number for number, name in enumerate('student method step order replan data policy view'.split())}
 
 
 def run_key(seed: int) -> Array:

@@ -60,9 +60,13 @@ class StepSpec:
     """What is static in a training step.
 
     Attributes:
-      batch: rows of the global batch. crop, flip, area: augmentation, as `augment.augment` takes it. weights: of the
-        main update. logits: 'plain' or 'standardised', for the KD term. teacher: None when no teacher forward is
-        needed.
+      teacher: None when no teacher forward is needed.
+      weights: of the main update.
+      batch: rows of the global batch.
+      crop: pixels of padding of the random crop, 0 for none.
+      flip: whether images are mirrored at random.
+      area: bounds of the random resized crop's share of the image, () for none.
+      logits: 'plain' or 'standardised', for the KD term.
       constrain: pins an array's rows to the mesh (identity without one).
     """
 
@@ -111,12 +115,26 @@ def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: Step
 # ---------------------------------------------------------------------------------------------------- training step
 
 
-def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec, key: Array) -> Batch:
-    """Mixes with the partners (KCD Eq. 14) and augments."""
-    image = augment.to_float(raw.image)
-    if spec.policy.mixes:
-        image = augment.mix(image, augment.to_float(raw.partner_image), state.plan.epsilon[raw.index])
-    image = augment.augment(key, image, crop_pad=spec.crop, flip=spec.flip, views=spec.method.views, area=spec.area)
+def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
+    """The batch as the networks see it: mixed with the partners (KCD Eq. 14), through the views of this epoch."""
+    method, mixes = spec.method, spec.policy.mixes
+    view = augment.draw_view(
+        stream(state.key, 'view', state.epoch),
+        raw.index,
+        num_views=method.num_views,
+        pad=spec.crop,
+        flip=spec.flip,
+        resized=bool(spec.area),
+    )
+    image = augment.apply_view(
+        view,
+        raw.image,
+        raw.partner_image if mixes else None,
+        state.plan.epsilon[raw.index] if mixes else None,
+        pad=spec.crop,
+        views=method.views,
+        area=spec.area,
+    )
     return Batch(
         index=raw.index,
         image=spec.constrain(image),
@@ -152,9 +170,9 @@ def train_step(
       The state after it (`metrics` are sums over the epoch, reset at the epoch's first step) and the loss f32[].
     """
     step_key = stream(state.key, 'step', state.step)
-    augment_key, policy_key, *update_keys = jax.random.split(step_key, 2 + len(phase.updates))
+    policy_key, *update_keys = jax.random.split(step_key, 1 + len(phase.updates))
     clock = Clock(state.step, state.epoch, lrs['phase_epoch'])
-    batch = _prepare(state, raw, spec, augment_key)
+    batch = _prepare(state, raw, spec)
     train = bool(phase.train_mode)
     views = spec.method.num_views
     model_state = state.model_state

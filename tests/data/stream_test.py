@@ -307,3 +307,23 @@ def test_the_cache_of_a_streamed_set_has_no_images(tmp_path: pathlib.Path):
     [entry] = cache.folder(tmp_path / 'cache').iterdir()
     arrays = json.loads((entry / 'index.json').read_text())['arrays']
     assert not [name for name in arrays if 'images' in name]
+
+
+class Cropping(Counted):
+    """A source that cuts at random: the first draw is written into the image's corner."""
+
+    def crop(self, point: int, random: np.random.RandomState) -> np.ndarray:
+        image = self[point].copy()
+        image[0, 0] = random.randint(0, 256)
+        return image
+
+
+def test_a_partner_is_cut_as_the_point_that_it_is_mixed_into():
+    index, partner = np.array([[3, 4], [5, 6]]), np.array([[9, 4], [5, 3]])
+    steps = steps_of(Cropping(images_of()), index, partner, seed=1, epoch=2)
+    for number in (0, 1):
+        found = steps[number]
+        np.testing.assert_array_equal(found['image'][:, 0, 0], found['partner'][:, 0, 0])
+        np.testing.assert_array_equal(found['partner'][:, 1:], images_of()[partner[number]][:, 1:])
+    corners = {int(steps_of(Cropping(images_of()), index, seed=s)[0]['image'][0, 0, 0, 0]) for s in (0, 2**32, 2**33)}
+    assert len(corners) == 3, 'the high bits of a seed count'

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kcd_jax.contracts import stream
 from kcd_jax.training import augment
+
+AREA = (0.08, 1.0)
 
 
 def _images(rows: int = 64, size: int = 8) -> np.ndarray:
@@ -62,71 +65,130 @@ def test_mix_has_a_share_for_each_row_and_none_is_exact():
     np.testing.assert_array_equal(result[1], partner[1])
 
 
-def test_flip_mirrors_about_half_of_the_rows():
-    images = _images(400)
-    result = np.asarray(jax.jit(augment.flip)(jax.random.key(0), jnp.asarray(images)))
-    same = (result == images).all(axis=(1, 2, 3))
-    mirrored = (result == images[:, :, ::-1]).all(axis=(1, 2, 3))
-    assert (same ^ mirrored).all()
-    assert 160 < mirrored.sum() < 240  # four standard deviations
+def test_mirror_turns_the_chosen_rows():
+    images, mirrored = _images(6), np.array([True, False, True, True, False, False])
+    result = np.asarray(jax.jit(augment.mirror)(jnp.asarray(images), jnp.asarray(mirrored)))
+    for row, image, turned in zip(result, images, mirrored, strict=True):
+        np.testing.assert_array_equal(row, image[:, ::-1] if turned else image)
 
 
 @pytest.mark.parametrize('pad', [1, 2, 4])
-def test_crop_is_a_window_of_the_image_in_black(pad: int):
-    images = _images(400)
-    result = np.asarray(jax.jit(augment.crop, static_argnums=2)(jax.random.key(1), jnp.asarray(images), pad))
-    corners = np.bincount(_corners(result, images, pad), minlength=(2 * pad + 1) ** 2)
-    if pad < 4:  # each corner is expected 400 / 9 or 16 times
-        assert corners.min() > 0
-    assert corners.max() < 400 / len(corners) + 5 * np.sqrt(400 / len(corners))
-    for axis_counts in (corners.reshape(2 * pad + 1, -1).sum(axis=0), corners.reshape(2 * pad + 1, -1).sum(axis=1)):
-        assert axis_counts.min() > 0.5 * 400 / (2 * pad + 1)
+def test_crop_is_the_window_at_its_corner(pad: int):
+    corners = np.stack(np.meshgrid(*[np.arange(2 * pad + 1)] * 2, indexing='ij'), axis=-1).reshape(-1, 2)
+    images = _images(len(corners))
+    result = np.asarray(augment.crop(jnp.asarray(images), jnp.asarray(corners, jnp.int32), pad))
+    np.testing.assert_array_equal(_corners(result, images, pad), np.arange(len(corners)))
+    np.testing.assert_array_equal(result[len(corners) // 2], images[len(corners) // 2])  # (pad, pad): the image itself
 
 
-def test_another_key_draws_otherwise_and_the_same_key_the_same():
-    image = jnp.asarray(_images())
-    first, again, other = (augment.crop(jax.random.key(k), image) for k in (3, 3, 4))
-    np.testing.assert_array_equal(first, again)
-    assert (np.asarray(first) != np.asarray(other)).any()
+# ------------------------------------------------------------------------------------------------------------- views
+
+KEY = stream(jax.random.PRNGKey(0), 'view', 0)
+DRAW = jax.jit(augment.draw_view, static_argnames=('num_views', 'pad', 'flip', 'resized'))
 
 
-def test_nothing_to_do_returns_the_image():
-    image = augment.to_float(jnp.asarray(_images(4)))
-    np.testing.assert_array_equal(augment.augment(jax.random.key(0), image, crop_pad=0, flip=False), image)
+def test_views_are_uniform():
+    number, pad = 40_000, 2
+    view = DRAW(KEY, jnp.arange(number, dtype=jnp.int32), num_views=2, pad=pad, resized=True)
+    rows, part = np.asarray(view.rows), np.asarray(view.part)
+    assert rows.shape == (number, 5) and rows.dtype == np.int32 and part.shape == (number, 4)
+
+    def assert_uniform(values: np.ndarray, bins: int) -> None:
+        expected = number / bins
+        counts = np.bincount(values, minlength=bins)
+        assert len(counts) == bins
+        chi_square = np.sum((counts - expected) ** 2) / expected
+        assert chi_square < bins - 1 + 5 * np.sqrt(2 * bins)  # five standard deviations above its mean
+
+    assert_uniform(rows[:, 0], 2)
+    side = 2 * pad + 1
+    for column in (1, 3):
+        assert_uniform(rows[:, column] * side + rows[:, column + 1], side**2)
+    assert_uniform(rows[:, 1] * side + rows[:, 3], side**2)  # the views of a point are independent
+    assert_uniform(rows[:, 0] * side + rows[:, 1], 2 * side)
+    for column in part.T:
+        assert_uniform((column * 16).astype(np.int64), 16)
 
 
-def test_flip_then_views_then_an_own_crop_for_each_view():
-    images = _images(40)
-
-    def views(image: jax.Array) -> jax.Array:
-        return jnp.stack([image, image[:, ::-1]], axis=1).reshape(-1, *image.shape[1:])
-
-    key = jax.random.key(5)
-    result = np.asarray(augment.augment(key, jnp.asarray(images), crop_pad=2, flip=True, views=views))
-    flipped = np.asarray(augment.augment(key, jnp.asarray(images), crop_pad=0, flip=True))
-    assert (flipped != images).any()
-    original = _corners(result[::2], flipped, 2)
-    upside_down = _corners(result[1::2], flipped[:, ::-1], 2)
-    assert (original != upside_down).any()
+def test_another_epoch_or_seed_draws_other_views():
+    index = jnp.arange(64, dtype=jnp.int32)
+    keys = [stream(jax.random.PRNGKey(seed), 'view', epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    drawn = [np.asarray(DRAW(key, index).rows) for key in keys]
+    for number, one in enumerate(drawn):
+        for other in drawn[:number]:
+            assert (one != other).any(axis=1).sum() > 50
 
 
-def _pipeline(key: jax.Array, image: jax.Array, partner: jax.Array, epsilon: jax.Array) -> jax.Array:
-    mixed = augment.mix(augment.to_float(image), augment.to_float(partner), epsilon)
-    return augment.augment(
-        key, mixed, crop_pad=4, flip=True, views=lambda x: jnp.stack([x, 1 - x], axis=1).reshape(-1, *x.shape[1:])
+@given(st.permutations(range(24)), st.sampled_from([1, 5, 24]))
+@settings(max_examples=8)
+def test_a_view_depends_on_the_point_alone(points: list[int], batch: int):
+    whole = jax.tree.map(np.asarray, DRAW(KEY, jnp.arange(24, dtype=jnp.int32), num_views=4, resized=True))
+    for start in range(0, 24, batch):
+        index = np.asarray(points[start : start + batch], np.int32)
+        found = DRAW(KEY, jnp.asarray(index), num_views=4, resized=True)
+        np.testing.assert_array_equal(found.rows, whole.rows[index])
+        np.testing.assert_array_equal(found.part, whole.part[index])
+
+
+def test_more_views_keep_the_first_one():
+    index = jnp.arange(10, dtype=jnp.int32)
+    one, four = DRAW(KEY, index, num_views=1), DRAW(KEY, index, num_views=4)
+    np.testing.assert_array_equal(one.rows, four.rows[:, :3])
+
+
+def test_without_flip_and_crop_the_image_is_returned():
+    images = jnp.asarray(_images(4))
+    view = augment.draw_view(KEY, jnp.arange(4, dtype=jnp.int32), pad=0, flip=False)
+    np.testing.assert_array_equal(view.rows, np.zeros((4, 3)))
+    np.testing.assert_array_equal(augment.apply_view(view, images, pad=0), augment.to_float(images))
+
+
+def _rotations(image: jax.Array) -> jax.Array:
+    return jnp.stack([image, image[:, ::-1]], axis=1).reshape(-1, *image.shape[1:])
+
+
+def test_flip_then_the_methods_views_then_a_crop_for_each():
+    images, pad = _images(40), 2
+    view = DRAW(KEY, jnp.arange(40, dtype=jnp.int32), num_views=2, pad=pad)
+    result = np.asarray(augment.apply_view(view, jnp.asarray(images), pad=pad, views=_rotations))
+    rows, scaled = np.asarray(view.rows), np.asarray(augment.to_float(jnp.asarray(images)))
+    assert 0 < rows[:, 0].sum() < 40
+    for point, (flip, *corners) in enumerate(rows):
+        image = scaled[point, :, ::-1] if flip else scaled[point]
+        for number, seen in enumerate((image, image[::-1])):
+            y, x = corners[2 * number : 2 * number + 2]
+            window = _windows(seen, pad).reshape(2 * pad + 1, 2 * pad + 1, *seen.shape)[y, x]
+            np.testing.assert_array_equal(result[2 * point + number], window)
+
+
+def test_a_partner_is_seen_through_the_same_view():
+    """Mixing and then looking is looking at both and then mixing."""
+    image, partner = jnp.asarray(_images(16)), jnp.asarray(_images(16)[::-1].copy())
+    epsilon = jnp.linspace(0, 1, 16)
+    view = DRAW(KEY, jnp.arange(16, dtype=jnp.int32), resized=True)
+    mixed, alone, other = (
+        augment.apply_view(view, *images, pad=4, area=AREA)
+        for images in ((image, partner, epsilon), (image,), (partner,))
     )
+    np.testing.assert_allclose(mixed, augment.mix(alone, other, epsilon), atol=1e-6)
+
+
+def _pipeline(key: jax.Array, index: jax.Array, image: jax.Array, partner: jax.Array, epsilon: jax.Array) -> jax.Array:
+    view = augment.draw_view(key, index, num_views=2)
+    return augment.apply_view(view, image, partner, epsilon, pad=4, views=_rotations)
 
 
 def test_the_same_on_one_and_four_devices_with_no_traffic():
     images, epsilon = _images(32), np.linspace(0, 1, 32, dtype=np.float32)
+    index = np.random.default_rng(1).permutation(1000)[:32].astype(np.int32)
     results = []
     for devices in (1, 4):
         mesh = Mesh(np.array(jax.devices()[:devices]), ('data',))
         rows = NamedSharding(mesh, PartitionSpec('data'))
         everywhere = NamedSharding(mesh, PartitionSpec())
         arguments = (
-            jax.device_put(jax.random.key(7), everywhere),
-            *(jax.device_put(x, rows) for x in (images, images[::-1].copy(), epsilon)),
+            jax.device_put(KEY, everywhere),
+            *(jax.device_put(x, rows) for x in (index, images, images[::-1].copy(), epsilon)),
         )
         program = jax.jit(_pipeline, out_shardings=rows).lower(*arguments).compile()
         for collective in ('all-gather', 'all-reduce', 'all-to-all', 'collective-permute'):
@@ -136,9 +198,6 @@ def test_the_same_on_one_and_four_devices_with_no_traffic():
     assert results[0].shape == (64, 8, 9, 3)
     assert results[0].min() >= 0.0
     assert results[0].max() <= 1.0
-
-
-AREA = (0.08, 1.0)
 
 
 def _ramp(rows: int, height: int = 24, width: int = 36) -> np.ndarray:
@@ -151,7 +210,8 @@ def _ramp(rows: int, height: int = 24, width: int = 36) -> np.ndarray:
 def test_a_resized_crop_is_a_part_of_the_image():
     rows, height, width = 200, 24, 36
     images = jnp.asarray(_ramp(rows, height, width))
-    result = np.asarray(augment.resized_crop(jax.random.PRNGKey(0), images, AREA, augment.ASPECT))
+    part = jax.random.uniform(jax.random.PRNGKey(0), (rows, 4))
+    result = np.asarray(augment.resized_crop(images, part, AREA))
     assert result.shape == images.shape
     np.testing.assert_allclose(result[..., 2], 7.0, atol=1e-4)
     inner = result[:, 4:-4, 4:-4]
@@ -171,15 +231,5 @@ def test_a_resized_crop_is_a_part_of_the_image():
 
 def test_a_resized_crop_of_everything_is_the_image():
     images = jnp.asarray(_ramp(3, 24, 24))
-    result = augment.resized_crop(jax.random.PRNGKey(0), images, (1.0, 1.0), (1.0, 1.0))
+    result = augment.resized_crop(images, jnp.full((3, 4), 0.5), (1.0, 1.0), (1.0, 1.0))
     np.testing.assert_allclose(result, images, atol=1e-4)
-
-
-def test_augment_cuts_before_it_pads():
-    image = augment.to_float(jnp.asarray(_images(8)))
-    key = jax.random.PRNGKey(3)
-    plain = augment.augment(key, image, crop_pad=0, flip=False)
-    cut = augment.augment(key, image, crop_pad=0, flip=False, area=AREA)
-    np.testing.assert_array_equal(plain, image)
-    assert cut.shape == image.shape and not np.allclose(cut, image)
-    np.testing.assert_array_equal(cut, augment.augment(key, image, crop_pad=0, flip=False, area=AREA))

@@ -195,8 +195,7 @@ def test_a_step_records_the_entropy_of_the_image_that_it_trained_on(tiny_loop):
     before, after = loop.step()
     index = np.asarray(loop.order[: loop.spec.batch])
     raw = step.fetch(loop.points, before, loop.order, loop.spec)
-    key = jax.random.split(step.stream(before.key, 'step', before.step), 3)[0]
-    batch = step._prepare(before, raw, loop.spec, key)
+    batch = step._prepare(before, raw, loop.spec)
     outputs, _ = loop.spec.student.apply({'params': before.params['student'], **before.model_state}, batch.image, True)
     expected = prediction_entropy(outputs.logits)
     np.testing.assert_allclose(after.table.value[index], expected, rtol=1e-5)  # jitted against not: fused differently
