@@ -171,3 +171,8 @@ def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
 def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
     """Arrays split over the devices along their first axis; each process passes its own rows (`local_rows`)."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch(mesh), x), tree)
+
+
+def put_columns(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """An array [S, B, ...] split over the devices along its second axis; of one process."""
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(None, AXIS)))

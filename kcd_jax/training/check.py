@@ -45,11 +45,15 @@ def lines(run: Run, device_count: int) -> list[str]:
 def _teacher_line(run: Run) -> str:
     if run.teacher_network is None:
         return 'none'
-    name = run.teacher_network.name
-    if isinstance(run.teacher, Run):
-        first = run.teacher
-        return f'{name}, trained first: {first.recipe.epochs} epochs on {first.num_points:,} points'
-    return f'{name}, from {run.teacher.source}'
+    name, teaching = run.teacher_network.name, run.recipe.teaching
+    line = (
+        f'{name}, from {run.teacher.source}'
+        if not isinstance(run.teacher, Run)
+        else (f'{name}, trained first: {run.teacher.recipe.epochs} epochs on {run.teacher.num_points:,} points')
+    )
+    if run.teacher_in_step:
+        return f'{line}; runs inside the step: {run.teacher_in_step}'
+    return f'{line}; answers before the steps, cache: {teaching.cache}'
 
 
 def _memory_line(run: Run) -> str:

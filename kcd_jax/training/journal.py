@@ -164,7 +164,7 @@ def summary(
         'best_epoch': best['epoch'],
         'class_accuracy': class_accuracy,
         'teacher': teacher,
-        'cost': ledger.summary(trainer.tally, run),
+        'cost': ledger.summary(trainer.tally, run, trainer.teacher_rows),
         'seconds': {**trainer.seconds, 'total': seconds},
         'condensations': journal.condensations,
         'run': description,

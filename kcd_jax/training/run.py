@@ -236,6 +236,7 @@ class Run:
             policy=self.policy,
             weights=self.weights,
             batch=self.recipe.batch,
+            num_classes=self.data.num_classes,
             crop=augment.crop,
             flip=augment.flip,
             area=() if self.data.train.draws_crops else augment.area,

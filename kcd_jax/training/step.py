@@ -55,6 +55,25 @@ class RawBatch:
     label: Array
 
 
+@struct.dataclass
+class Taught:
+    """The teacher's answers for the steps of a slice of an epoch.
+
+    Attributes:
+      rows: f32[S, V * B, width] by step, K logits and perhaps the embedding; split over the devices by rows.
+      first: i32[], the step of the epoch that `rows[0]` belongs to.
+    """
+
+    rows: Array
+    first: Array
+
+    def outputs(self, done: Array, num_classes: int) -> Outputs:
+        """The teacher's outputs for step `done` of the epoch."""
+        rows = jax.lax.dynamic_index_in_dim(self.rows, done - self.first, keepdims=False)
+        embed = rows[:, num_classes:] if rows.shape[1] > num_classes else None
+        return Outputs(logits=rows[:, :num_classes], embed=embed)
+
+
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
     """What is static in a training step.
@@ -76,6 +95,7 @@ class StepSpec:
     policy: Policy
     weights: Weights
     batch: int
+    num_classes: int = 0
     crop: int = 4
     flip: bool = True
     area: tuple[float, ...] = ()
@@ -99,13 +119,18 @@ def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
     return knowledge.order_by(bits)
 
 
+def pool_of(policy_state: PyTree) -> Array | None:
+    """u8[N, H, W, 3]: the images of a policy that mixes for good, in place of the data set's; None without one."""
+    return policy_state.get('pool') if isinstance(policy_state, Mapping) else None
+
+
 def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: StepSpec) -> RawBatch:
     """The next batch of the epoch: gathered from resident points (or the policy's own pool), or as it was streamed."""
     if isinstance(points, RawBatch):
         return points
     index = jax.lax.dynamic_slice(order, (state.done * spec.batch,), (spec.batch,))
     index = spec.constrain(index)
-    pool = state.policy_state.get('pool') if isinstance(state.policy_state, Mapping) else None
+    pool = pool_of(state.policy_state)
     images = points.images if pool is None else pool
     image = spec.constrain(images[index])
     partner = spec.constrain(images[state.plan.partner[index]]) if spec.policy.mixes else image
@@ -156,7 +181,13 @@ def _restore_outside(new: PyTree, old: PyTree, patterns: tuple[str, ...]) -> PyT
 
 
 def train_step(
-    state: TrainState, raw: RawBatch, lrs: Mapping[str, Array], teacher_variables: PyTree, spec: StepSpec, phase: Phase
+    state: TrainState,
+    raw: RawBatch,
+    lrs: Mapping[str, Array],
+    teacher_variables: PyTree,
+    spec: StepSpec,
+    phase: Phase,
+    taught: Taught | None = None,
 ) -> tuple[TrainState, Array]:
     """One step: mix, augment, teacher forward, student forward, the phase's updates in turn, record the value.
 
@@ -196,6 +227,8 @@ def train_step(
         with jax.named_scope('teacher_forward'):
             teacher, _ = spec.teacher.apply(teacher_variables, batch.image, False)
         teacher = jax.lax.stop_gradient(teacher)
+    elif taught is not None:
+        teacher = taught.outputs(state.done, spec.num_classes)
 
     params, method_state, opt_state = dict(state.params), state.method_state, dict(state.opt_state)
     kept_state, recorded, per_point, terms, bad = model_state, None, None, {}, jnp.zeros((), jnp.bool_)
@@ -301,6 +334,7 @@ def run_chunk(
     lrs: Mapping[str, Array],
     points: Points | RawBatch,
     teacher_variables: PyTree,
+    taught: Taught | None = None,
     *,
     spec: StepSpec,
     phase: Phase,
@@ -314,7 +348,7 @@ def run_chunk(
     """
 
     def step(state: TrainState, _: Any = None) -> tuple[TrainState, Array]:
-        return train_step(state, fetch(points, state, order, spec), lrs, teacher_variables, spec, phase)
+        return train_step(state, fetch(points, state, order, spec), lrs, teacher_variables, spec, phase, taught)
 
     if length == 1:
         return step(state)

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import Array, PyTree
+from kcd_jax.contracts import Array, Plan, PyTree, TrainState, stream
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.cache import Cache
-from kcd_jax.training import augment
+from kcd_jax.training import augment, feed, step
 from kcd_jax.training.run import Run
 
 ROWS = 256  # images per call of the teacher
@@ -214,3 +214,83 @@ class TeacherPass:
         most = max(SLICE_BYTES // (batch * self.num_views * self.width * 4), 1)
         whole = max(self.run.num_points // batch, 1)
         return chunk * max(math.ceil(min(most, whole) / chunk), 1)
+
+
+class Answers:
+    """The teacher's answers for the steps of an epoch, slice by slice, as the step takes them."""
+
+    def __init__(self, teacher_pass: TeacherPass, supply: feed.Resident | feed.Streamed):
+        """`supply`: what feeds the steps."""
+        self.teacher_pass, self._feed = teacher_pass, supply
+        self._steps = teacher_pass.slice_steps(getattr(supply, 'chunk', 1))
+
+    def epoch(
+        self,
+        supplies: Iterator[tuple[int, step.Points | step.RawBatch]],
+        current: TrainState,
+        order: Array,
+        plan: Plan,
+        done: int,
+        steps: int,
+    ) -> Iterator[tuple[int, step.Points | step.RawBatch, step.Taught]]:
+        """What feeds the steps, with the answers that they need.
+
+        Args:
+          supplies: of the feed's `epoch`.
+          current: the state before the first of the steps; it is read before it is donated.
+          order, plan: of the epoch.
+          done: steps of the epoch that are finished.
+          steps: of the whole epoch.
+        """
+        batch = self.teacher_pass.run.recipe.batch
+        key = stream(current.key, 'view', current.epoch)
+        pool = step.pool_of(current.policy_state)
+        order, partner, epsilon = jax.device_get((order, plan.partner, plan.epsilon))
+        own = epsilon == 0
+        if pool is not None:
+            own &= ~np.asarray(_altered(pool, self._feed.points.images))
+        index = order[: steps * batch].reshape(steps, batch)
+        held: list[tuple[int, step.RawBatch]] = []
+        for start in range(done, steps, self._steps):
+            stop = min(start + self._steps, steps)
+            points = index[start:stop].reshape(-1)
+            if isinstance(self._feed, feed.Resident):
+                images = self._feed.points.images if pool is None else pool
+                partners, slot, partner_slot = images, points, partner[points]
+            else:
+                held = [next(supplies) for _ in range(start, stop)]
+                images, partners = (
+                    _stacked([getattr(raw, name) for _, raw in held], self._steps)
+                    for name in ('image', 'partner_image')
+                )
+                slot = partner_slot = np.arange(len(points), dtype=np.int32)
+            asked = Asked(points, images, partners, slot, partner_slot, epsilon[points], own[points])
+            answers = self._placed(self.teacher_pass.rows(asked, key), start)
+            if held:
+                yield from ((length, raw, answers) for length, raw in held)
+                continue
+            taken = start
+            while taken < stop:
+                length, points_of_all = next(supplies)
+                taken += length
+                yield length, points_of_all, answers
+
+    def _placed(self, rows: np.ndarray, first: int) -> step.Taught:
+        """Answers f32[S * B, V, width] on the devices, padded to a whole slice whose first step is `first`."""
+        asking = self.teacher_pass
+        batch = asking.run.recipe.batch
+        padded = np.zeros((self._steps, batch * asking.num_views, asking.width), np.float32)
+        padded[: len(rows) // batch] = rows.reshape(-1, batch * asking.num_views, asking.width)
+        placed = sharding.put_columns(padded, asking.mesh)
+        return step.Taught(placed, sharding.put(np.int32(first), sharding.replicated(asking.mesh)))
+
+
+@jax.jit
+def _altered(pool: Array, images: Array) -> Array:
+    """bool[N]: which images of a policy's pool are no longer the data set's own."""
+    return jnp.any(pool != images, axis=(1, 2, 3))
+
+
+def _stacked(batches: list[Array], count: int) -> Array:
+    """u8[count * B, H, W, 3]: the batches one after the other, the last one repeated to fill up."""
+    return jnp.concatenate([*batches, *[batches[-1]] * (count - len(batches))])

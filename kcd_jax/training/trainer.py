@@ -32,6 +32,7 @@ from kcd_jax.runtime import sharding
 from kcd_jax.training import feed, ledger, scoring, state, step
 from kcd_jax.training.evaluate import Evaluator
 from kcd_jax.training.run import Run
+from kcd_jax.training.teacher_pass import Answers, TeacherPass
 
 ACCELERATOR_CHUNK = 100  # steps per program: enough to hide the dispatch, few enough to react to SIGTERM
 
@@ -84,7 +85,11 @@ class Trainer:
             self.feed = feed.Resident(dataset.train, setup.labels, chunk, mesh)
         uses_teacher = run.teacher_network is not None
         self.teacher_variables = sharding.put(teacher_variables, replicated) if uses_teacher else {}
+        self._answers: Answers | None = None
         self._spec = run.step_spec(functools.partial(sharding.constrain_batch, mesh))
+        if uses_teacher and not run.teacher_in_step:
+            self._answers = Answers(TeacherPass(run, self.teacher_variables, mesh), self.feed)
+            self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = jax.jit(step.epoch_order, out_shardings=replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers)
         self._teacher_logits = None
@@ -131,9 +136,15 @@ class Trainer:
         rates = self._rates(phase, phase_epoch)
         started, compiled, elsewhere = time.perf_counter(), self.seconds['compile'], 0.0
         losses: list[jax.Array] = []
-        with contextlib.closing(self.feed.epoch(order, plan, epoch, done, steps)) as supplies:
-            for length, supply in supplies:
-                arguments = (current, order, rates, supply, self.teacher_variables)
+        supplies = self.feed.epoch(order, plan, epoch, done, steps)
+        if self._answers is None:
+            taught = ((length, supply, None) for length, supply in supplies)
+        else:
+            taught = self._answers.epoch(supplies, current, order, plan, done, steps)
+        with contextlib.closing(supplies):
+            for length, supply, answers in taught:
+                variables = self.teacher_variables if answers is None else {}
+                arguments = (current, order, rates, supply, variables, answers)
                 current, loss = self._program(phase, length, arguments)(*arguments)
                 done += length
                 self.tally.add(self._step_costs[phase.name], length)
@@ -168,7 +179,9 @@ class Trainer:
             function = functools.partial(step.run_chunk, spec=self._spec, phase=phase, length=length)
             jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
             traced = jitted.trace(*arguments)
-            self._step_costs[phase.name] = ledger.step_cost(self.run, phase, traced.jaxpr, length)
+            # A teacher that answers before the steps is in no step's program, and costs what it would in one.
+            program = (traced.jaxpr, length) if self._answers is None else ()
+            self._step_costs[phase.name] = ledger.step_cost(self.run, phase, *program)
             self._programs[phase.name, length] = traced.lower().compile()
             self.seconds['compile'] += time.perf_counter() - start
         return self._programs[phase.name, length]
@@ -196,6 +209,11 @@ class Trainer:
     def visits_by_class(self, current: TrainState) -> list[int]:
         """[K]: visits so far, summed over the points of each class (UNIX Fig. 5, 6)."""
         return sharding.to_host(self._by_class(current.table.count, self._labels)).tolist()
+
+    @property
+    def teacher_rows(self) -> dict[str, int]:
+        """{'computed', 'served', 'mixed', 'padding': rows so far} of a teacher that answers before the steps."""
+        return {} if self._answers is None else self._answers.teacher_pass.counts
 
     # -- condensation ---------------------------------------------------------------------------------------------
 

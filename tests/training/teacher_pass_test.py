@@ -1,0 +1,124 @@
+"""The teacher pass: no cache, a cold one, a warm one, in memory or on disk, the training is the same bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kcd_jax import data, methods, policies
+from kcd_jax.training import teacher_pass
+from kcd_jax.training.recipe import Recipe
+from kcd_jax.training.run import Run
+from tests.digits import assert_same_run, metrics
+
+SETTINGS = {'epochs': 4, 'batch': 20, 'augment': {'crop': 1}, 'eval_every': 4, 'survey': False}
+
+
+@pytest.fixture(scope='module')
+def digits():
+    return data.load('digits', num_points=120)
+
+
+@pytest.fixture(scope='module')
+def teacher_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp('teacher')
+
+
+@pytest.fixture
+def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_pass, '_SHARED', {})
+
+    def train(name, dataset=None, method='kd', policy='kcd', keywords=None, **teaching):
+        taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS), seed=1000)
+        run = Run(
+            student='tiny',
+            teacher=taught,
+            data=dataset or digits,
+            method=methods.get(method).make(),
+            policy=policies.get(policy).make(**(keywords or ({'stages': 2} if policy == 'kcd' else {}))),
+            recipe=Recipe(**SETTINGS, teaching=teaching),
+        )
+        return run.train(tmp_path / name, teacher_dir=teacher_dir)
+
+    return train
+
+
+def test_every_kind_of_cache_gives_the_same_training(train, tmp_path):
+    off = train('off', cache='off')
+    for name, cache in (
+        ('cold', 'memory'),
+        ('warm', 'memory'),
+        ('filling', f'{tmp_path}/c'),
+        ('full', f'{tmp_path}/c'),
+    ):
+        if name == 'full':
+            teacher_pass._SHARED.clear()  # another process finds the files
+        found = train(name, cache=cache)
+        assert_same_run(off.workdir, found.workdir)
+        rows = found.summary['cost']['computed']['teacher_rows']
+        asked = found.summary['cost']['samples']['teacher_forward']
+        assert rows['computed'] + rows['served'] == asked
+        if name in ('warm', 'full'):
+            assert rows['computed'] == rows['mixed'] > 0  # only mixed points are asked again
+    assert off.summary['cost']['computed']['teacher_rows']['served'] == 0
+
+
+def test_a_teacher_inside_the_step_gives_the_same_losses_up_to_rounding(train):
+    inside, before = train('inside', in_step=True), train('before')
+    for one, other in zip(metrics(inside.workdir), metrics(before.workdir), strict=True):
+        if one['kind'] == 'train' and one['epoch'] == 1:
+            for name in ('loss', 'kd', 'teacher_entropy'):
+                assert one[name] == pytest.approx(other[name], rel=1e-4)  # two programs round differently
+    assert inside.summary['cost']['macs'] == before.summary['cost']['macs']
+
+
+@pytest.mark.parametrize('method', ['sskd', 'crd'])
+def test_views_and_embeddings_come_from_the_cache(train, method):
+    off = train('off', method=method, policy='none', cache='off')
+    assert_same_run(off.workdir, train('memory', method=method, policy='none').workdir)
+
+
+def test_points_that_a_pool_altered_are_not_cached(train):
+    keywords = {'preset': 'reference', 'stages': 2}
+    off = train('off', keywords=keywords, cache='off')
+    train('cold', keywords=keywords)
+    assert_same_run(off.workdir, train('warm', keywords=keywords).workdir)
+
+
+def test_streamed_points_are_answered_too(train, digits):
+    streamed = data.by_index(digits)
+    off = train('off', streamed, cache='off')
+    assert_same_run(off.workdir, train('memory', streamed).workdir)
+
+
+@pytest.mark.parametrize(
+    ('method', 'policy', 'why'),
+    [
+        ('kd', 'none', ''),
+        ('at', 'none', 'reads its feats'),
+        ('kd', 'unix', 'mixes inside the batch'),
+        ('crd', 'kcd', ''),
+    ],
+)
+def test_check_says_where_the_teacher_runs(tiny_networks, digits, method, policy, why):
+    taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS))
+    keywords = {'stages': 2} if policy == 'kcd' else {'k': 8} if policy == 'unix' else {}
+    run = Run(
+        student='tiny', teacher=taught, data=digits, method=methods.get(method).make(),
+        policy=policies.get(policy).make(**keywords), recipe=Recipe(**SETTINGS),
+    )  # fmt: skip
+    line = next(line for line in run.check(4) if line.startswith('teacher'))
+    assert (why in line and 'inside the step' in line) if why else 'answers before the steps' in line
+
+
+def test_positions_are_distinct_for_every_view_of_every_point(tiny_networks, digits):
+    asking = object.__new__(teacher_pass.TeacherPass)
+    asking._crop, asking.num_views, asking.views_per_row = 1, 2, 2 * 9
+    views = np.array(
+        [[f, a, b, c, d] for f in (0, 1) for a in range(3) for b in range(3) for c in (0, 2) for d in (1, 2)]
+    )
+    index = np.arange(len(views)) % 5
+    found = asking._positions(index, views)
+    seen = {(int(p), v, tuple(row[[0, 1 + 2 * v, 2 + 2 * v]])) for p, row in zip(index, views) for v in range(2)}
+    assert len(set(found.reshape(-1).tolist())) == len(seen)
+    assert found.min() >= 0 and found.max() < 5 * 2 * asking.views_per_row
