@@ -306,10 +306,10 @@ def refuse_near_chance(
     if steps is not None and steps < SMOKE_STEPS:
         return f'{found}, after {steps} steps: this run tests the program, and its numbers mean nothing'
     if allow_weak:
-        return f'{found}: used as teacher.allow_weak says'
+        return f'{found}: used as teaching.allow_weak says'
     raise ValueError(
         f'{found}; check its normalization, the order of its labels and its data set, train it longer, or set '
-        'teacher.allow_weak=True'
+        'teaching.allow_weak=True'
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import ledger, state
 from kcd_jax.training.run import Run
 
@@ -71,11 +72,16 @@ def _memory_line(run: Run) -> str:
 
 
 def _warnings(run: Run) -> list[str]:
+    found = []
+    if run.uses_teacher and isinstance(run.teacher, Teacher):
+        found += [f'note       {line}' for line in run.teacher.fits(run.data)]
     recorded = sum(phase.record for phase, _ in run.epochs)
     replans = sum(bool(run.policy.when(epoch, recorded)) for epoch in range(recorded))
     if run.policy.replan is not None and not replans:
-        return [f'warning    policy {run.policy.name} never selects within {recorded} epochs: it trains on every point']
-    return []
+        found.append(
+            f'warning    policy {run.policy.name} never selects within {recorded} epochs: it trains on every point'
+        )
+    return found
 
 
 def _changes(values: Any, text: Any) -> str:

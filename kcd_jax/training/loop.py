@@ -73,6 +73,8 @@ def train(
       Preempted: a signal came to any process; the state is saved.
       Diverged: the loss is not finite.
     """
+    if run.data.shape_only:
+        raise ValueError(f'the data {run.data.name} has shapes only; load it (kcd_jax.data.load) to train on it')
     workdir = pathlib.Path(workdir).expanduser()
     mesh = mesh or sharding.make_mesh()
     start = time.perf_counter()
@@ -106,6 +108,8 @@ def train(
             run.validate(mesh.size)
         trainer, notes = Trainer(run, variables, mesh), Journal(run, log)
         if card is not None:
+            for line in run.teacher.fits(run.data):
+                log.say(line)
             card['accuracy'] = trainer.evaluate_teacher()
             _judge(card, run, taught_for, trainer.evaluator.count, log)
 
@@ -175,7 +179,9 @@ def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int
     """Tells the teacher's accuracy; ValueError for one that is no better than chance."""
     held_out = f'{count:,} {"validation" if run.data.validation else "test"} images'
     log.say(f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {held_out}')
-    warning = teachers.refuse_near_chance(card['accuracy'], run.data.num_classes, taught_for, num_images=count)
+    warning = teachers.refuse_near_chance(
+        card['accuracy'], run.data.num_classes, taught_for, num_images=count, allow_weak=run.recipe.teaching.allow_weak
+    )
     if warning:
         log.say(warning)
 

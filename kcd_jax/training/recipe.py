@@ -80,6 +80,7 @@ class Checkpoint:
 class Teaching:
     """How the teacher is asked. None of it but `cache_dtype` changes a number of the run beyond rounding."""
 
+    allow_weak: bool = setting(False, 'use a teacher that is no better than guessing')
     in_step: bool = setting(False, 'run the teacher inside the training step, even where it could answer before')
     cache: str = setting('memory', "where its answers are kept for all runs: 'off', 'memory' or a folder")
     cache_gb: float = setting(4.0, 'bound on the answers that are kept, in GiB', low=0, high=1e6)

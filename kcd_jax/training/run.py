@@ -257,6 +257,7 @@ class Run:
         """
         batch, shape = self.recipe.batch, self.data.image_shape
         sharding.check(batch, device_count)
+        data.stream.check_workers(self.recipe.workers)
         crop = self.recipe.augment.crop
         if crop >= min(shape[:2]):
             raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')
