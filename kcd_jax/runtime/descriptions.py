@@ -15,7 +15,8 @@ from kcd_jax.runtime import files
 
 # Keys that may change between a run and its continuation: they change none of its numbers.
 FREE_KEYS = (
-    'name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*', 'recipe.teaching.allow_weak', 'recipe.teaching.cache', 'recipe.teaching.cache_gb',
+    'name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*',
+    'recipe.teaching.allow_weak', 'recipe.teaching.cache', 'recipe.teaching.cache_gb',
 )  # fmt: skip
 # Places, which do not count when the content that was found there has an identity.
 PLACES = {'teacher.checkpoint': 'teacher.identity'}
