@@ -1,7 +1,4 @@
-"""The generated blocks of the README and the pages: tables of results/.
-
-    python -m tests.blocks      writes all of them anew from results/
-"""
+"""The generated blocks of the README and the pages; `python -m tests.blocks` writes all of them from results/."""
 
 from __future__ import annotations
 

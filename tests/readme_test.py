@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from kcd_jax.__main__ import COMMANDS
+from kcd_jax.experiments import config as grammar
 from tests.blocks import BLOCK, DOCUMENTS, ROOT, content
 
 # Paths that stand for the reader's own.
@@ -34,6 +36,20 @@ def test_named_files_exist(path):
     named = re.findall(r'(?<![\w/.])(?:configs|launch|docs|results|kcd_jax|tests|notebooks)/[\w./]*\w', words)
     for name in {*named} - EXAMPLES:
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_commands_exist(path):
+    """Commands, modules, and configs with their words; `...`, FILE and the reader's own parts stand for others."""
+    words = path.read_text(encoding='utf-8')
+    assert {*re.findall(r'python -m kcd_jax ([a-z][\w-]*)', words)} <= {*COMMANDS}
+    for module in re.findall(r'python -m ((?:benchmarks|tests|kcd_jax)[\w.]*)', words):
+        file = ROOT / module.replace('.', '/')
+        assert file.with_suffix('.py').exists() or (file / '__main__.py').exists(), module
+    for quoted, bare in re.findall(r"--config=(?:'([^']+)'|([^\s'`;)]+))", words):
+        config = quoted or bare
+        if not config.startswith(('FILE', '...')) and '=mine' not in config:
+            grammar.load(str(ROOT / config))
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
