@@ -1,6 +1,6 @@
 """The objective of every update: gamma * CE + alpha * KD(T) + beta * extra, per point.
 
-Everything is computed in float32, whatever the dtype of the logits, and stays finite for any finite logits.
+Everything is computed in float32, whatever the dtype of the logits, and is finite for any finite logits.
 """
 
 from __future__ import annotations
@@ -69,23 +69,23 @@ def compose(
     extra: Array,
     logits: str = 'plain',
 ) -> tuple[Array, dict[str, Array]]:
-    """gamma * CE + alpha * KD(T) + beta * extra of every point; a term whose weight is 0 is not computed at all.
+    """gamma * CE + alpha * KD(T) + beta * extra of every point; terms with weight 0 are not computed.
 
     Args:
       weights: Python floats, so that the choice of terms is static.
-      student_logits, teacher_logits: [B, K]; the teacher's may be None when alpha is 0.
-      batch: its label, label_b and lam are read; the point's weight is applied in `batch_loss`.
-      extra: f32[B], the method's own term before beta.
+      student_logits, teacher_logits: [B, K]; the teacher's may be None if alpha is 0.
+      batch: its label, label_b and lam are used; point weights are applied in `batch_loss`.
+      extra: f32[B], the method's own term, not yet multiplied by beta.
       logits: 'plain', or 'standardised' for the KD term only.
 
     Returns:
-      (f32[B], {'ce' | 'kd' | 'extra': f32[B] before their factors}).
+      (f32[B], {'ce' | 'kd' | 'extra': f32[B], unweighted}).
 
     Raises:
-      ValueError: alpha without a teacher, or an unknown kind of logits.
+      ValueError: alpha is not 0 without a teacher, or `logits` is unknown.
     """
     if logits not in LOGITS:
-        raise ValueError(f'logits={logits!r} is not known; use one of {", ".join(LOGITS)}')
+        raise ValueError(f'logits is {logits!r}; use one of {", ".join(LOGITS)}')
     terms: dict[str, Array] = {}
     per_point: Any = jnp.zeros(student_logits.shape[0], jnp.float32)
     if weights.gamma:
@@ -93,9 +93,7 @@ def compose(
         per_point = per_point + weights.gamma * terms['ce']
     if weights.alpha:
         if teacher_logits is None:
-            raise ValueError(
-                f'alpha = {weights.alpha} needs a teacher, and this method runs without one; use alpha = 0'
-            )
+            raise ValueError(f'weights.alpha is {weights.alpha}, but this method has no teacher; use weights.alpha=0')
         prepare = standardise if logits == 'standardised' else lambda z: z
         terms['kd'] = kd_per_point(prepare(student_logits), prepare(teacher_logits), weights.temperature)
         per_point = per_point + weights.alpha * terms['kd']
@@ -106,5 +104,5 @@ def compose(
 
 
 def batch_loss(per_point: Array, weight: Array) -> Array:
-    """mean over the rows of weight * loss; never divided by the weights' sum, so that a weight scales its point."""
+    """The mean over rows of weight * loss; not divided by the sum of the weights, so each one scales its point."""
     return jnp.mean(weight * per_point)

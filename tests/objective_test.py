@@ -47,7 +47,7 @@ def dkd():
 
 
 @pytest.mark.parametrize('temperature', [4, 1])
-def test_kd_is_the_public_codes(kd, temperature):
+def test_kd_matches_the_public_code(kd, temperature):
     teacher = jnp.asarray(kd['kd/logits_t'])
     loss, grad = jax.value_and_grad(lambda z: jnp.mean(objective.kd_per_point(z, teacher, float(temperature))))(
         jnp.asarray(kd['kd/logits_s'])
@@ -56,7 +56,7 @@ def test_kd_is_the_public_codes(kd, temperature):
     np.testing.assert_allclose(grad, kd[f'kd/T{temperature}/grad_logits_s'], rtol=RTOL, atol=ATOL)
 
 
-def test_the_total_is_the_public_codes(kd):
+def test_the_total_matches_the_public_code(kd):
     points = batch(kd['kd/labels'])
 
     def total(z):
@@ -70,7 +70,7 @@ def test_the_total_is_the_public_codes(kd):
 
 
 @pytest.mark.parametrize('temperature', [2, 3])
-def test_standardised_kd_is_the_public_codes(dkd, temperature):
+def test_standardised_kd_matches_the_public_code(dkd, temperature):
     points = batch(dkd['dkd/labels'])
     weights = Weights(gamma=0.0, alpha=1.0, temperature=float(temperature))
 
@@ -128,7 +128,7 @@ def test_the_loss_is_a_mean_over_rows_and_not_over_weights():
 
 def test_alpha_without_a_teacher_and_unknown_logits_are_refused():
     points, logits = batch([0, 1]), jnp.zeros((2, 3))
-    with pytest.raises(ValueError, match='needs a teacher'):
+    with pytest.raises(ValueError, match='this method has no teacher; use weights.alpha=0'):
         objective.compose(Weights(1.0, 0.5, 0.0), logits, None, points, jnp.zeros(2))
     with pytest.raises(ValueError, match='plain, standardised'):
         objective.compose(Weights(), logits, logits, points, jnp.zeros(2), 'standardized')

@@ -1,7 +1,7 @@
 """Knowledge condensation: how much each training point still teaches, and which points to train on (KCD, ECCV 2022).
 
-One group of the paper's equations a file, pure and jittable: `value` (Eq. 7, 12), `ranking` (Eq. 13, 8), `summary`
-(Eq. 14, 15), `schedule` (thresholds, Eq. 16). `condenser` is the plug-in for any training loop.
+Each file implements one group of the paper's equations: `value` (Eq. 7, 12), `ranking` (Eq. 13, 8), `summary` (Eq. 14,
+15) as pure, jittable functions, and `schedule` (thresholds, Eq. 16). `condenser` adds them to any training loop.
 """
 
 from __future__ import annotations

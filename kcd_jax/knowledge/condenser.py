@@ -1,4 +1,4 @@
-"""Condensation for a training loop of your own, in three lines.
+"""Condensation for any training loop, in three lines.
 
 condenser = Condenser(num_points=50_000)
 state = condenser.init()
@@ -28,10 +28,12 @@ SCHEDULE_OF_PRESET = {'paper': 'exponential', 'reference': 'linear'}
 
 @struct.dataclass
 class CondenserState:
-    """What the condenser knows: the value table, the plan in force, and (preset 'reference') its pool of images.
+    """State of a `Condenser`.
 
     Attributes:
-      table: values and visits. plan: of the present stage. pool: u8[num_points, H, W, 3], or None.
+      table: values and visits.
+      plan: of the current stage.
+      pool: u8[num_points, H, W, 3], or None.
     """
 
     table: ValueTable
@@ -43,17 +45,17 @@ class Condenser:
     """Knowledge condensation as a plug-in (KCD, ECCV 2022).
 
     Args:
-      num_points: training points; a point's index is its number, 0 ... num_points - 1.
-      ratio: share of the points kept in the last stage, in (0, 1].
-      stages: condensations.
+      num_points: training points, with indices 0 ... num_points - 1.
+      ratio: fraction of the points kept in the last stage, in (0, 1].
+      stages: number of condensations.
       alpha: exponent of the visits (Eq. 13).
-      epsilon_max: largest share of a dropped point that is mixed in (Eq. 15).
-      preset: 'paper' (sizes fall exponentially, partners from all dropped points, mixed afresh from the originals) or
-        'reference' (the authors' code: sizes fall linearly, partners from the newly dropped window, mixing stays in a
-        pool of uint8 images).
+      epsilon_max: largest share of a dropped point in a mixed image (Eq. 15).
+      preset: 'paper' (sizes shrink exponentially, partners from all dropped points, mixed from the original images) or
+        'reference' (the authors' code: sizes shrink linearly, partners from the newly dropped points, mixed permanently
+        in a pool of uint8 images).
 
     Raises:
-      ValueError: a value outside its range.
+      ValueError: a value is out of range.
 
     >>> condenser = Condenser(num_points=10, ratio=0.5, stages=2)
     >>> state = condenser.init()
@@ -76,7 +78,7 @@ class Condenser:
         if preset not in SCHEDULE_OF_PRESET:
             raise ValueError(f'preset is {preset!r}; known: {", ".join(SCHEDULE_OF_PRESET)}')
         if not 0 <= epsilon_max <= 1:
-            raise ValueError(f'epsilon_max is {epsilon_max}; it is a share of pixels, from 0 to 1')
+            raise ValueError(f'epsilon_max is {epsilon_max}; use a number from 0 to 1')
         self.num_points = num_points
         self.alpha = alpha
         self.epsilon_max = epsilon_max
@@ -88,7 +90,7 @@ class Condenser:
         self._mix = jax.jit(_mix)
 
     def init(self, images: Array | np.ndarray | None = None) -> CondenserState:
-        """The state before training: every point kept.
+        """The state before training, with all points kept.
 
         Args:
           images: u8[num_points, H, W, 3]; needed, and copied, by preset 'reference' only.
@@ -103,7 +105,7 @@ class Condenser:
         if images is None or images.dtype != np.uint8 or images.shape[0] != self.num_points:
             found = 'none' if images is None else f'{images.dtype}{list(images.shape)}'
             raise ValueError(
-                f"preset 'reference' mixes in a pool of images; give init uint8 images of all {self.num_points} "
+                f"preset 'reference' mixes in a pool of images; pass init uint8 images of all {self.num_points} "
                 f'points, not {found}'
             )
         return CondenserState(table, plan, jnp.array(images, copy=True))
@@ -113,7 +115,7 @@ class Condenser:
         return state.replace(table=self._record(state.table, index, logits))
 
     def summarize(self, state: CondenserState, stage: int) -> tuple[Plan, CondenserState]:
-        """The plan of the next stage, from what has been recorded. Call it between epochs, outside jit.
+        """The plan of the next stage, from the recorded values. Call it between epochs, outside jit.
 
         Train on `plan.order[:plan.num_keep]`, shuffled, until the next condensation.
 
@@ -140,12 +142,12 @@ class Condenser:
         """The images to train on: (1 - epsilon) * image + epsilon * partner's image (Eq. 14); jittable.
 
         Args:
-          plan: of `summarize` (before the first condensation: `state.plan`).
-          images: [num_points, H, W, 3] of all points, uint8 or float; with preset 'reference' pass `state.pool`.
+          plan: from `summarize`; before the first condensation, `state.plan`.
+          images: [num_points, H, W, 3] of all points, uint8 or float; with preset 'reference', `state.pool`.
           index: i32[B], the points of the batch.
 
         Returns:
-          f32[B, H, W, 3]: in [0, 1] for uint8 images, else in the images' own range.
+          f32[B, H, W, 3]: in [0, 1] for uint8 images, else in the range of `images`.
         """
         return self._mix(plan, images, index)
 

@@ -1,7 +1,7 @@
-"""The mixing of the authors' code, bit for bit: uint8 images are blended in a pool, permanently.
+"""The mixing of the authors' code, bit for bit: uint8 images are blended permanently in a pool.
 
-It runs in NumPy on the host, because the float32 products and their sum must be rounded one by one; a fused
-multiply-add would change the result. Only the rows that are mixed pass through the host.
+It runs in NumPy on the host, because the float32 products and their sum must each be rounded; a fused multiply-add
+would change the result. Only the mixed rows pass through the host.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def blend(kept: np.ndarray, dropped: np.ndarray, keep_rates: np.ndarray) -> np.n
     """trunc(rate * kept + (1 - rate) * dropped), in float32 in this order.
 
     Args:
-      kept, dropped: u8[m, H, W, 3], by slot. keep_rates: f32[m], by slot.
+      kept, dropped: u8[m, H, W, 3], by slot.
+      keep_rates: f32[m], by slot.
 
     Returns:
       u8[m, H, W, 3].
@@ -51,13 +52,15 @@ def _scatter(pool: Array, rows: Array, images: Array) -> Array:
 
 
 def blend_pool(pool: Array, kept: np.ndarray, dropped: np.ndarray, keep_rates: np.ndarray) -> Array:
-    """The pool with the rows `kept` blended with the rows `dropped`; only these rows are fetched and sent back.
+    """The pool with the rows `kept` blended with the rows `dropped`; only these rows are transferred.
 
     Args:
-      pool: u8[N, H, W, 3]. kept, dropped: i32[m] rows, by slot. keep_rates: f32[m], by slot.
+      pool: u8[N, H, W, 3].
+      kept, dropped: i32[m] rows, by slot.
+      keep_rates: f32[m], by slot.
 
     Returns:
-      The new pool, placed as the old one.
+      The new pool, with the sharding of the old one.
     """
     if not len(kept):
         return pool
@@ -67,10 +70,10 @@ def blend_pool(pool: Array, kept: np.ndarray, dropped: np.ndarray, keep_rates: n
 
 
 def window(order: np.ndarray, num_keep: int, before: int) -> tuple[np.ndarray, np.ndarray]:
-    """(kept, dropped) rows by slot: the ranks num_keep ... before - 1 go into the last of the kept ones.
+    """(kept, dropped) rows by slot: the ranks num_keep ... before - 1 are mixed into the last kept ones.
 
-    The authors' code uses this window of newly dropped ranks, not all that is dropped. Where the window is longer than
-    what is kept, its head is used; `before` below `num_keep` is an empty window.
+    The authors' code uses this window of newly dropped ranks, not all dropped points. If the window is longer than the
+    kept part, only its beginning is used; it is empty if `before` is below `num_keep`.
     """
     num_mixed = max(0, min(before - num_keep, num_keep))
     return order[num_keep - num_mixed : num_keep], order[num_keep : num_keep + num_mixed]

@@ -11,7 +11,7 @@ import numpy as np
 
 from kcd_jax.contracts import Array, ValueTable
 
-# Visits that have a weight of their own; more visits weigh as much as this many.
+# Visits above this number get its weight.
 MAX_VISITS = 16384
 
 _FIRST = np.uint32(0)
@@ -23,7 +23,7 @@ _SIGN = np.uint32(0x80000000)
 def frequency_weights(alpha: float) -> np.ndarray:
     """f32[MAX_VISITS + 1]: F^alpha for F = 0, 1, ... (entry 0 is never used).
 
-    Computed in NumPy float64: the powers of NumPy and XLA differ in the last bit, and a plan must not depend on that.
+    Computed in NumPy float64: powers by NumPy and XLA differ in the last bit, and a plan must not depend on that.
     """
     visits = np.arange(MAX_VISITS + 1, dtype=np.float64)
     visits[0] = 1.0
@@ -31,12 +31,12 @@ def frequency_weights(alpha: float) -> np.ndarray:
 
 
 def score_keys(table: ValueTable, alpha: float) -> Array:
-    """u32[N]: the smaller, the more valuable. 0: never visited, or not a number; the largest: padding.
+    """u32[N]: sort keys, smallest for the most valuable point; 0 if never visited or NaN, the largest for padding.
 
-    In between lie the bits of the score F^alpha * V, mapped so that they descend as the score rises. `alpha` is static.
+    Other keys are the bits of the score F^alpha * V, mapped so that they decrease with the score. `alpha` is static.
     """
     weights = jnp.asarray(frequency_weights(alpha))
-    # Some devices flush subnormal numbers and some do not: all do here. It also makes -0 and 0 a tie.
+    # Flush subnormal numbers, as only some devices do; this also makes -0 and 0 equal.
     value = jnp.where(jnp.abs(table.value) < jnp.finfo(jnp.float32).tiny, jnp.float32(0), table.value)
     score = value * weights[jnp.clip(table.count, 0, MAX_VISITS)]
     bits = jax.lax.bitcast_convert_type(score, jnp.uint32)
@@ -71,8 +71,8 @@ def rank(table: ValueTable, alpha: float) -> Array:
 def order_by(key: Array) -> Array:
     """The indices that sort the keys in ascending order; equal keys stay in index order.
 
-    The CPU sorts packed 64-bit numbers, every other platform pairs of 32-bit numbers. The choice follows the platform
-    that the program is lowered for, and both give the same order.
+    CPUs sort packed 64-bit numbers, other platforms pairs of 32-bit numbers. The choice follows the platform that the
+    program is lowered for; both give the same order.
 
     Args:
       key: u32[N].
@@ -86,13 +86,13 @@ def order_by(key: Array) -> Array:
 
 
 def _sort_pairs(key: Array) -> Array:
-    """No 64-bit type: XLA promises no 64-bit sort on a TPU."""
+    """Sorts without 64-bit types, which XLA may not sort on a TPU."""
     index = jnp.arange(key.shape[0], dtype=jnp.int32)
     return jax.lax.sort((key, index), num_keys=2, is_stable=False)[1]
 
 
 def _sort_packed(key: Array) -> Array:
-    """Key and index in one 64-bit number: XLA's CPU backend sorts one array 2 to 4 times faster than two."""
+    """Sorts key and index as one 64-bit number: XLA's CPU backend sorts one array 2 to 4 times faster than two."""
     with jax.enable_x64(True):
         index = jnp.arange(key.shape[0], dtype=jnp.uint64)
         packed = (key.astype(jnp.uint64) << jnp.uint64(32)) | index
@@ -103,7 +103,7 @@ def _sort_packed(key: Array) -> Array:
 def random_order(key: Array, rows: int, num_points: int) -> Array:
     """i32[rows]: a random permutation of the points, padding last; the same on any number of devices.
 
-    `jax.random.permutation` over the rows would depend on the padding.
+    Unlike with `jax.random.permutation`, the order of the points does not depend on the padding.
     """
     bits = jax.random.bits(key, (rows,), jnp.uint32) >> jnp.uint32(1)
     return order_by(jnp.where(jnp.arange(rows) < num_points, bits, _LAST))
@@ -119,7 +119,8 @@ def likelihood(order: Array, num_points: int | None = None) -> Array:
     """p = 1 - R / N by point: how likely a point is to be valuable (KCD Eq. 8); 0 for padding.
 
     Args:
-      order: i32[N] of `rank`. num_points: points without the padding, default N.
+      order: i32[N] of `rank`.
+      num_points: points without the padding, default N.
 
     Returns:
       f32[N] by point, in [0, 1].
@@ -131,7 +132,7 @@ def likelihood(order: Array, num_points: int | None = None) -> Array:
 def value_label(order: Array, num_keep: int | Array) -> Array:
     """y = 1 iff R < num_keep, by point (KCD Eq. 8).
 
-    The paper's "y = 1 iff p >= tau" would keep (1 - tau) N points; its cost (Eq. 16) and text need tau N: this.
+    The paper's "y = 1 iff p >= tau" would keep (1 - tau) N points; its text and its cost (Eq. 16) imply tau N, as here.
 
     Returns:
       i32[N] by point, 0 or 1.

@@ -1,4 +1,4 @@
-"""How many points are kept when, and what that costs (KCD Sec. 3.5, Eq. 16). Plain Python, known before training."""
+"""How many points are kept in each epoch, and the resulting cost (KCD Sec. 3.5, Eq. 16), in plain Python."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ FIRSTS = ('epoch', 'stage', 'none')
 
 
 def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
-    """ValueError that names the known values unless `value` is one of them."""
+    """Raises ValueError with the known values unless `value` is one of them."""
     if value not in known:
         raise ValueError(f'{name} is {value!r}; known: {", ".join(known)}')
 
 
 def check_ratio(ratio: float) -> None:
-    """ValueError unless 0 < ratio <= 1."""
+    """Raises ValueError unless 0 < ratio <= 1."""
     if not 0 < ratio <= 1:
-        raise ValueError(f'ratio is {ratio}; it is the share of the points kept at the end, above 0 and at most 1')
+        raise ValueError(f'ratio is {ratio}; use a fraction of the points, above 0 and at most 1')
 
 
 def check_schedule(ratio: float, stages: int, schedule: str) -> None:
-    """ValueError unless `keep_counts` accepts these for some number of points."""
+    """Raises ValueError unless `keep_counts` accepts these for some number of points."""
     check_ratio(ratio)
     check_choice('schedule', schedule, SCHEDULES)
     if stages < 1:
@@ -32,14 +32,17 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
     """Points kept after condensations 1 ... stages.
 
     exponential (the paper): round(N * tau^t) with tau = ratio^(1 / stages), the last one round(ratio * N). linear (the
-    authors' code, with its truncations): n <- max(n - int(N * (1 - ratio) / stages), int(ratio * N)), n = N at first;
-    its last size may lie a few points above ratio * N.
+    authors' code, with its truncations): n <- max(n - int(N * (1 - ratio) / stages), int(ratio * N)), starting from N;
+    the last size may exceed ratio * N by a few points.
 
     Args:
-      num_points: N. ratio: share kept at the end, in (0, 1]. stages: at least 1. schedule: 'exponential' | 'linear'.
+      num_points: N.
+      ratio: fraction kept at the end, in (0, 1].
+      stages: at least 1.
+      schedule: 'exponential' | 'linear'.
 
     Raises:
-      ValueError: a value outside its range, or so few points that none would be kept.
+      ValueError: a value is out of range, or no point would be kept.
 
     >>> keep_counts(50_000, ratio=0.7, stages=6)
     [47114, 44395, 41833, 39419, 37144, 35000]
@@ -59,7 +62,7 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
 
 
 def stage_length(epochs: int, stages: int) -> int:
-    """Epochs per stage; ValueError with the nearest possible values when `stages` does not divide `epochs`."""
+    """Epochs per stage; ValueError with the nearest valid values if `stages` does not divide `epochs`."""
     if 1 <= stages <= epochs and epochs % stages == 0:
         return epochs // stages
     divisors = [d for d in range(1, epochs + 1) if epochs % d == 0]
@@ -72,10 +75,10 @@ def stage_length(epochs: int, stages: int) -> int:
 
 
 def replan_index(epoch: int, epochs: int, stages: int, first: str) -> int | None:
-    """Which condensation, from 0, follows `epoch` finished epochs; None when there is none.
+    """Index of the condensation that follows `epoch` finished epochs; None if there is none.
 
     first = 'epoch': after epoch 1, 1 + T, 1 + 2T, ... (the paper's Algorithm 1, whose E-step runs at i % T = 0);
-    'stage': after T, 2T, ... (the authors' code); 'none': before the first epoch, then after T, 2T, ... (what Eq. 16
+    'stage': after T, 2T, ... (the authors' code); 'none': before the first epoch, then after T, 2T, ... (as Eq. 16
     counts). Never after the last epoch.
     """
     check_choice('first', first, FIRSTS)
@@ -92,7 +95,7 @@ def replans(epochs: int, stages: int, first: str) -> list[int]:
 
 
 def stage_of(epoch: int, epochs: int, stages: int, first: str) -> int | None:
-    """The condensation, from 0, in force after `epoch` finished epochs; None before the first."""
+    """Index of the latest condensation after `epoch` finished epochs; None before the first."""
     return next(
         (stage for e in range(epoch, -1, -1) if (stage := replan_index(e, epochs, stages, first)) is not None), None
     )
@@ -101,7 +104,7 @@ def stage_of(epoch: int, epochs: int, stages: int, first: str) -> int | None:
 def epoch_sizes(
     num_points: int, ratio: float, stages: int, epochs: int, schedule: str = 'exponential', first: str = 'epoch'
 ) -> list[int]:
-    """Points of each epoch. Arguments and errors as `keep_counts`, `stage_length` and `replan_index`.
+    """Points of each epoch. Arguments and errors are those of `keep_counts`, `stage_length` and `replan_index`.
 
     >>> epoch_sizes(1000, ratio=0.5, stages=2, epochs=6)
     [1000, 707, 707, 707, 500, 500]
@@ -116,19 +119,22 @@ def epoch_sizes(
 
 
 def processed(sizes: Sequence[int], batch: int) -> tuple[int, int]:
-    """(samples, steps) that epochs of these sizes take when the last partial batch is dropped."""
+    """(samples, steps) of epochs of these sizes if the last partial batch is dropped."""
     steps = sum(size // batch for size in sizes)
     return steps * batch, steps
 
 
 def relative_cost(keep_counts: Sequence[int], epochs_per_stage: int, num_points: int, first: str = 'epoch') -> float:
-    """C: samples of the run over those of every epoch on all points (KCD Eq. 16).
+    """C: samples of the run relative to training on all points in every epoch (KCD Eq. 16).
 
     The paper's sum has one term too many and counts a reduction before the first epoch (first = 'none': 0.8163 at ratio
     0.7); its Algorithm 1 gives 0.8176 (first = 'epoch'), the authors' code, linear and first = 'stage', 0.875.
 
     Args:
-      keep_counts: sizes after each condensation. epochs_per_stage: T. num_points: N. first: as `replan_index`.
+      keep_counts: sizes after each condensation.
+      epochs_per_stage: T.
+      num_points: N.
+      first: as for `replan_index`.
 
     >>> counts = keep_counts(50_000, ratio=0.7, stages=6)
     >>> round(relative_cost(counts, 40, 50_000), 5), round(relative_cost(counts, 40, 50_000, first='none'), 5)

@@ -1,8 +1,8 @@
-"""Summary: which points are kept, which of them are augmented, with what and how much (KCD Eq. 14, 15).
+"""Summary: which points are kept, and which of them are mixed with which dropped point (KCD Eq. 14, 15).
 
-The kept points K1 are the first `num_keep` of the order, the dropped K0 the ones behind them. A kept point that is
-augmented has a *slot* i = 0 ... m - 1: it is mixed with the i-th most valuable dropped point, by the share epsilon(i).
-The paper fills the slots with the low end of K1, in order; the other ways are its ablations (Table 7).
+The kept points K1 are the first `num_keep` of the order; the dropped points K0 follow. An augmented kept point has a
+*slot* i = 0 ... m - 1: it is mixed with the i-th most valuable dropped point, with share epsilon(i). The paper assigns
+the slots to the low end of K1, in order; the alternatives are its ablations (Table 7).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from kcd_jax.knowledge.ranking import order_by, positions
 
 
 def num_mixed(num_keep: int | Array, num_dropped: int | Array) -> Array:
-    """i32[]: kept points that are augmented, as many as are dropped, and at most all of the kept ones.
+    """i32[]: number of augmented points, min(num_keep, num_dropped).
 
-    The paper asks for as many as are dropped (Eq. 14); below a ratio of one half that is more than are kept.
+    The paper augments as many points as it drops (Eq. 14); below a ratio of one half that is more than it keeps.
     """
     return jnp.minimum(jnp.asarray(num_keep, jnp.int32), jnp.asarray(num_dropped, jnp.int32))
 
 
 def low_slots(order: Array, num_keep: Array, num_slots: Array) -> Array:
-    """i32[N] by point: slots for the last `num_slots` of the kept points, the best of them first (the paper's K1L).
+    """i32[N] by point: slots for the last `num_slots` kept points, in order of rank (the paper's K1L).
 
-    Values outside [0, num_slots) are points without a slot.
+    Points with values outside [0, num_slots) have no slot.
     """
     return positions(order) - (num_keep - num_slots)
 
 
 def high_slots(order: Array, num_keep: Array, num_slots: Array) -> Array:
-    """i32[N] by point: slots for the first of the kept points (K1H of KCD Table 7); as `low_slots`."""
+    """i32[N] by point: slots for the first kept points (K1H of KCD Table 7); as `low_slots`."""
     del num_keep, num_slots
     return positions(order)
 
@@ -39,7 +39,7 @@ def high_slots(order: Array, num_keep: Array, num_slots: Array) -> Array:
 def random_slots(key: Array, order: Array, num_keep: Array) -> Array:
     """i32[N] by point: the kept points in random order ("K1 at random" of KCD Table 7); as `low_slots`.
 
-    Without replacement, where the authors' commented-out code draws with replacement.
+    Drawn without replacement; the authors' commented-out code draws with replacement.
     """
     bits = jax.random.bits(key, order.shape, jnp.uint32) >> jnp.uint32(1)
     kept = positions(order) < num_keep
@@ -47,8 +47,8 @@ def random_slots(key: Array, order: Array, num_keep: Array) -> Array:
 
 
 def ramp_epsilon(slot: Array, num_slots: Array, epsilon_max: float) -> Array:
-    """Share of the dropped point, epsilon_max * (i + 1) / m: it grows to epsilon_max at the last slot (KCD Eq. 15)."""
-    # The barrier keeps XLA from dividing by a scalar through its rounded reciprocal: the last bit would differ.
+    """Share of the dropped point, epsilon_max * (i + 1) / m; it reaches epsilon_max at the last slot (KCD Eq. 15)."""
+    # The barrier keeps XLA from multiplying by a rounded reciprocal instead, which would change the last bit.
     divisor = jax.lax.optimization_barrier(jnp.broadcast_to(jnp.maximum(num_slots, 1).astype(jnp.float32), slot.shape))
     return jnp.float32(epsilon_max) * jnp.minimum((slot + 1).astype(jnp.float32) / divisor, 1.0)
 
@@ -72,15 +72,17 @@ def unmixed_plan(order: Array, num_keep: int | Array) -> Plan:
 
 
 def mixing_plan(order: Array, num_keep: int | Array, slot: Array, num_slots: Array, epsilon: Array) -> Plan:
-    """The first `num_keep` of `order`; the point of slot i is mixed with the i-th of the dropped, by its `epsilon`.
+    """The first `num_keep` of `order`; the point of slot i is mixed with the i-th dropped one, with share `epsilon`.
 
     Args:
-      order: i32[N]. num_keep: i32[].
+      order: i32[N].
+      num_keep: i32[].
       slot: i32[N] by point; outside [0, num_slots) a point is not augmented.
-      num_slots: i32[], m. epsilon: f32[N] by point, read where there is a slot.
+      num_slots: i32[], m.
+      epsilon: f32[N] by point, used for points with a slot.
 
     Returns:
-      The plan. A point that is not augmented is its own partner with epsilon 0.
+      The plan. A point that is not augmented is its own partner, with epsilon 0.
     """
     plan = unmixed_plan(order, num_keep)
     mixed = (slot >= 0) & (slot < num_slots)
@@ -94,22 +96,22 @@ def mixing_plan(order: Array, num_keep: int | Array, slot: Array, num_slots: Arr
 def summarize(order: Array, num_keep: int | Array, epsilon_max: float, num_points: int | None = None) -> Plan:
     """Partition and adaptive augmentation (KCD Eq. 14, 15).
 
-    The first `num_keep` points are kept. The last m = min(dropped, kept) of them, the best first, are mixed with the m
-    most valuable dropped points, the best first, by the share epsilon_max * (i + 1) / m, i = 0 ... m - 1. The mixing is
-    convex, (1 - epsilon) * kept + epsilon * dropped: the sum of Eq. 14 as printed would brighten an image by epsilon.
-    At ratio 1 nothing is dropped and epsilon is 0 everywhere.
+    The first `num_keep` points are kept. The last m = min(dropped, kept) of them are mixed, in order of rank, with the
+    m most valuable dropped points, with share epsilon_max * (i + 1) / m for i = 0 ... m - 1. The mixing is convex,
+    (1 - epsilon) * kept + epsilon * dropped; the sum of Eq. 14 as printed would brighten images by epsilon. At ratio 1
+    nothing is dropped and epsilon is 0 everywhere.
 
     Args:
       order: i32[N], the point at each rank.
       num_keep: points kept, 1 <= num_keep <= num_points; may be traced, so that all stages share one compilation.
       epsilon_max: largest share of the dropped point, static.
-      num_points: points without the padding rows, which `rank` puts last; default N.
+      num_points: points without the padding rows, which `rank` puts last; None: N.
 
     Returns:
       The plan of the next stage.
 
     >>> plan = summarize(jnp.array([2, 1, 3, 0]), num_keep=3, epsilon_max=0.25)
-    >>> plan.order[: plan.num_keep].tolist(), plan.partner.tolist()  # point 3, the last of the kept, takes from point 0
+    >>> plan.order[: plan.num_keep].tolist(), plan.partner.tolist()  # point 3, the last kept one, is mixed with point 0
     ([2, 1, 3], [0, 1, 2, 0])
     >>> plan.epsilon.tolist()
     [0.0, 0.0, 0.0, 0.25]

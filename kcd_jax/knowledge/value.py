@@ -1,4 +1,4 @@
-"""The value of a training point: its prediction entropy (KCD Eq. 7), averaged online over the visits (Eq. 12)."""
+"""The value of a training point: its prediction entropy (KCD Eq. 7), averaged online over its visits (Eq. 12)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _LOWEST_SHIFTED_LOGIT = -1e4
 def prediction_entropy(logits: Array) -> Array:
     """Entropy of the predicted distribution, H = -sum_k p_k log p_k with p = softmax(logits) at T = 1 (KCD Eq. 7).
 
-    The authors' code multiplies p by log p, which is NaN once a logit lies about 90 below the largest and then destroys
-    the whole ranking; this works on the log-softmax.
+    Computed from the log-softmax. The authors' code multiplies p by log p, which is NaN once a logit is about 90 below
+    the largest; a single NaN destroys the whole ranking.
 
     Args:
       logits: [B, K], any float dtype; computed in float32.
@@ -38,8 +38,8 @@ def prediction_entropy(logits: Array) -> Array:
 def record(table: ValueTable, index: Array, value: Array) -> ValueTable:
     """Online value recording: V <- V + (value - V) / F, the running mean over the F visits (KCD Eq. 12).
 
-    A point that occurs d times in one call is visited d times; the mean is the same as in any other order. Only
-    `index` and `value` move between devices, never the table.
+    A point that occurs d times in one call counts as d visits; the mean does not depend on the order. Only `index` and
+    `value` move between devices, never the table.
 
     Args:
       table: N rows.
@@ -61,10 +61,10 @@ def record(table: ValueTable, index: Array, value: Array) -> ValueTable:
 
 
 def record_last(table: ValueTable, index: Array, value: Array) -> ValueTable:
-    """Keeps the newest value instead of the mean (the ablation "w/o OVR" of KCD Table 4); visits count all the same.
+    """Records the newest value instead of the mean (the ablation "w/o OVR" of KCD Table 4); visits are still counted.
 
-    Args and Returns as `record`. Where a point occurs more than once in a call, the largest of its values is kept, so
-    that the result does not depend on the order in which a device writes.
+    Args and Returns as for `record`. If a point occurs more than once in a call, its largest value is recorded, so that
+    the result does not depend on the order of a device's writes.
 
     >>> table = ValueTable.create(num_points=2, rows=2)
     >>> for value in (0.5, 0.25):

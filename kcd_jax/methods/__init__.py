@@ -30,32 +30,32 @@ def get(name: str) -> ModuleType:
 
 
 def weights(section: Mapping[str, Any], of_pair: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """{'gamma', 'alpha', 'beta', 'temperature'} that a method takes unless it is told otherwise.
+    """The default loss weights of a method, {'gamma', 'alpha', 'beta', 'temperature'}.
 
-    They are its own, or where one of its keywords names another method (`WEIGHTS_OF`), that one's.
+    If one of its keywords names another method (`WEIGHTS_OF`), these are that method's weights.
 
     Args:
       section: {'name': the method, and its keywords}.
-      of_pair: {method: weights that a pair of networks has otherwise}.
+      of_pair: {method: weights that a pair of networks overrides}.
     """
     name = section.get(getattr(get(section['name']), 'WEIGHTS_OF', ''), section['name'])
     return {**dataclasses.asdict(get(name).WEIGHTS), **of_pair.get(name, {})}
 
 
 def weights_of(method: Method) -> Weights:
-    """The weights of a method that `get(name).make(...)` built; of one built otherwise, cross entropy plus its term."""
+    """The default weights of a method; for one without a name, the cross entropy plus its own term."""
     if not method.name:
         return Weights(beta=1.0)
     return Weights(**weights({'name': method.name, **method.keywords}, {}))
 
 
 def refuse_idle_term(method: Method, chosen: Weights) -> None:
-    """ValueError if a keyword names a method whose own term would count with weight 0 (KR's posterior)."""
+    """Raises ValueError if a keyword names a method whose own term would have weight 0 (KR's posterior)."""
     whose = getattr(get(method.name), 'WEIGHTS_OF', '') if method.name else ''
     own = weights_of(method).beta
     if whose and own > 0 and chosen.beta == 0:
         name = method.keywords[whose]
         raise ValueError(
-            f'{whose} {name} counts with weights.beta, which is 0; give {whose}={name} in the words after the config '
-            f'file, which sets the weights too, or --config.weights.beta={own:g}'
+            f'the term of {whose}={name} is weighted by weights.beta, which is 0; give {whose}={name} in the words '
+            f'after the config file, which also sets the weights, or --config.weights.beta={own:g}'
         )

@@ -1,7 +1,7 @@
 """Memory banks and negatives for the contrastive methods (CRD, WCoRD).
 
 The banks hold one embedding per training point and network. Negatives are drawn on the device. All functions are
-pure; what they keep is the dict of `bank_init`.
+pure; their state is the dict that `bank_init` returns.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def bank_init(key: Array, setup: Setup, size: int) -> PyTree:
 
     Returns:
       'student', 'teacher': f32[rows, size] from U(-a, a), a = 1 / sqrt(size / 3), so that a row's norm is about 1.
-      'normaliser': f32[2], Z of either side; 'ready': bool[], whether Z is set.
+      'normaliser': f32[2], Z of the student's and the teacher's side; 'ready': bool[], whether Z is set.
       'by_class': i32[num_points], the points sorted by class; 'start', 'count': i32[num_classes], each class's block.
 
     Raises:
-      ValueError: fewer than two classes among the points: there is no negative to draw.
+      ValueError: the points have fewer than two classes, so there are no negatives to draw.
     """
     labels = np.asarray(setup.labels)[: setup.num_points]
     count = np.bincount(labels, minlength=setup.num_classes)
@@ -48,9 +48,9 @@ def bank_init(key: Array, setup: Setup, size: int) -> PyTree:
 def draw_negatives(key: Array, bank: PyTree, label: Array, num_negatives: int) -> Array:
     """i32[B, num_negatives]: points of other classes, uniform, with replacement.
 
-    A uniform position among the points of other classes is shifted past the block of the own class. The position is
-    random bits modulo the number of points, whose bias is below num_points / 2^32. The public loader draws without
-    replacement, which needs a sort per point; at 16,384 of 49,500 the expected loss is the same.
+    A uniform position among the points of other classes is shifted past the block of the point's own class. The
+    position is random bits modulo the number of points; the bias is below num_points / 2^32. The public loader draws
+    without replacement, which needs a sort per point; at 16,384 of 49,500 the expected loss is the same.
     """
     by_class, start, count = bank['by_class'], bank['start'][label][:, None], bank['count'][label][:, None]
     others = (by_class.shape[0] - count).astype(jnp.uint32)
@@ -62,8 +62,8 @@ def draw_negatives(key: Array, bank: PyTree, label: Array, num_negatives: int) -
 def scores(anchor: Array, bank: Array, index: Array) -> Array:
     """<anchor_b, bank[index_bk]>, f32[B, K + 1].
 
-    One matrix product over the whole bank and a gather of its scores: three times faster than a gather of bank rows at
-    16,384 negatives. The bank carries no gradient.
+    Computes all scores by one matrix product and gathers from them, which is three times faster than gathering bank
+    rows at 16,384 negatives. No gradient flows to the bank.
     """
     return jnp.take_along_axis(anchor @ jax.lax.stop_gradient(bank).T, index, axis=1, mode='clip')
 
@@ -71,16 +71,20 @@ def scores(anchor: Array, bank: Array, index: Array) -> Array:
 def noise_contrast(
     score: Array, normaliser: Array, ready: Array, num_points: int, *, temperature: float
 ) -> tuple[Array, Array]:
-    """One side of CRD's loss: is the point the anchor's own (column 0), or noise?
+    """One side of CRD's loss: noise contrastive estimation with the positive in column 0.
 
     With o = exp(score / temperature), P = o / Z, c = K / num_points, eps = 1e-7:
     -log(P_0 / (P_0 + c + eps)) - sum_k log(c / (P_k + c + eps)). Z = mean(o) * num_points of the very first batch.
 
     Args:
-      score: f32[B, K + 1]. normaliser: f32[], Z where `ready`.
+      score: f32[B, K + 1].
+      normaliser: f32[], Z; ignored unless `ready`.
+      ready: bool[], whether Z is set.
+      num_points: training points.
+      temperature: of the scores.
 
     Returns:
-      (f32[B] in nats, f32[] the normaliser that was used; no gradient passes through it).
+      (f32[B] in nats, f32[] the normaliser that was used; no gradient flows through it).
     """
     o = jnp.exp(score / temperature)
     normaliser = jax.lax.stop_gradient(jnp.where(ready, normaliser, jnp.mean(o) * num_points))
@@ -96,7 +100,7 @@ def noise_contrast(
 def update_bank(bank: Array, index: Array, embedding: Array, weight: Array, momentum: float) -> Array:
     """bank[index] <- normalise(momentum * bank[index] + (1 - momentum) * embedding).
 
-    A row of weight 0, like the padding index, changes nothing.
+    Rows of weight 0 and the padding index change nothing.
     """
     rows = bank.shape[0]
     old = jnp.take(bank, index, axis=0, mode='clip')
@@ -117,16 +121,20 @@ def contrast(
     momentum: float,
     side: Side,
 ) -> tuple[Array, PyTree]:
-    """The loss of a batch against given negatives, and the banks after it.
+    """The loss of a batch for given negatives, and the updated banks.
 
     Args:
-      student, teacher: f32[B, size] embeddings. bank: of `bank_init`.
-      index: i32[B], the points' own rows. weight: f32[B]. negatives: i32[B, K]. momentum: of the banks.
+      student, teacher: f32[B, size] embeddings.
+      bank: from `bank_init`.
+      index: i32[B], the rows of the batch's points.
+      weight: f32[B].
+      negatives: i32[B, K].
+      momentum: of the banks.
       side: (score f32[B, K + 1], normaliser f32[], ready bool[], num_points) -> (f32[B], normaliser).
 
     Returns:
-      (f32[B], the sum of the student's side, scored in the teacher's bank, and of the teacher's; the new banks).
-      The scores come from the banks as they were.
+      (f32[B], the student scored against the teacher's bank plus the teacher against the student's; the new banks).
+      Scores are computed before the banks are updated.
     """
     num_points = bank['by_class'].shape[0]
     columns = jnp.concatenate([index[:, None], negatives], axis=1)

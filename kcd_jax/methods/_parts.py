@@ -1,10 +1,10 @@
-"""Pieces that several methods share: layers of regressors and heads, sizes of feature maps, groups of a batch.
+"""Shared by several methods: layers of regressors and heads, resizing of feature maps, groups of a batch.
 
-Layers are pure functions of small dicts of arrays, initialised as PyTorch does by default, because the published
-weights of the losses were tuned with that. Everything is float32 inside, whatever the dtype of the features.
+Layers are pure functions of small dicts of arrays. They are initialised like PyTorch's defaults, with which the
+published loss weights were tuned. All computation is float32, whatever the dtype of the features.
 
-The normalisation layers of regressors always use the batch's statistics: a regressor is thrown away after training
-and never evaluated, so running averages would be state that nothing reads.
+Normalisation layers of regressors always use batch statistics: a regressor is discarded after training and never
+evaluated, so nothing would read running averages.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def linear(params: PyTree, x: Array) -> Array:
 def conv_init(
     key: Array, shape: tuple[int, int, int, int], *, bias: bool, gain: float = 1.0, fan_in: int = 0
 ) -> PyTree:
-    """A kernel [h, w, in, out] from U(+-sqrt(gain/fan_in)) and, if asked for, a bias from the same range.
+    """A kernel [h, w, in, out] from U(+-sqrt(gain / fan_in)), and optionally a bias from the same range.
 
-    gain 1 is PyTorch's default; gain 3 is the kaiming-uniform of ReviewKD (a = 1). `fan_in` is h * w * in unless given.
+    gain 1 is PyTorch's default; gain 3 is ReviewKD's Kaiming uniform (a = 1). `fan_in` 0 means h * w * in.
     """
     kernel_key, bias_key = jax.random.split(key)
     bound = math.sqrt(gain / (fan_in or shape[0] * shape[1] * shape[2]))
@@ -54,18 +54,21 @@ def conv_init(
 
 
 def conv(params: PyTree, x: Array, stride: int = 1) -> Array:
-    """A square, odd kernel, padded by kernel // 2 on every side: [B, h, w, in] -> [B, ceil(h / stride), ..., out]."""
+    """Convolution with an odd kernel and padding kernel // 2: [B, h, w, in] -> [B, ceil(h / stride), ..., out]."""
     return _add_bias(params, convolve(x, params['kernel'], stride))
 
 
 def conv_valid(params: PyTree, x: Array) -> Array:
-    """Any kernel, stride 1, no padding: [B, h, w, in] -> [B, h - k_h + 1, w - k_w + 1, out]."""
+    """Convolution with stride 1 and no padding: [B, h, w, in] -> [B, h - k_h + 1, w - k_w + 1, out]."""
     x = jax.lax.conv_general_dilated(x, params['kernel'], (1, 1), 'VALID', dimension_numbers=_NHWC)
     return _add_bias(params, x)
 
 
 def conv_double(params: PyTree, x: Array) -> Array:
-    """PyTorch's transposed 4x4 convolution of stride 2 and padding 1, by a kernel turned by 180 degrees: 2 h x 2 w."""
+    """Transposed 4x4 convolution of stride 2: [B, h, w, in] -> [B, 2 h, 2 w, out].
+
+    Equal to PyTorch's with padding 1 and the kernel rotated by 180 degrees.
+    """
     pad = ((2, 2), (2, 2))
     x = jax.lax.conv_general_dilated(x, params['kernel'], (1, 1), pad, lhs_dilation=(2, 2), dimension_numbers=_NHWC)
     return _add_bias(params, x)
@@ -81,7 +84,7 @@ def batch_norm_init(channels: int) -> PyTree:
 
 
 def batch_norm(params: PyTree, x: Array) -> Array:
-    """Normalises [B, h, w, c] by the batch's mean and biased variance, epsilon 1e-5."""
+    """Normalises [B, h, w, c] by the batch's mean and biased variance, with epsilon 1e-5."""
     axes = (0, 1, 2)
     mean = jnp.mean(x, axes, keepdims=True)
     variance = jnp.mean((x - mean) ** 2, axes, keepdims=True)
@@ -92,7 +95,7 @@ def batch_norm(params: PyTree, x: Array) -> Array:
 def normalise(x: Array, axis: int = -1, eps: float = 1e-12) -> Array:
     """x / ||x||_2 along an axis; a vector shorter than `eps` becomes zero, with zero gradient.
 
-    PyTorch divides such a vector by eps, which makes its gradient 1e12 times too large for one dead feature.
+    PyTorch divides such a vector by eps, so that a dead feature gets a gradient scaled by 1e12.
     """
     square = jnp.sum(x**2, axis=axis, keepdims=True)
     alive = square > eps**2
@@ -103,7 +106,7 @@ def normalise(x: Array, axis: int = -1, eps: float = 1e-12) -> Array:
 
 
 def _pooling_matrix(size_in: int, size_out: int) -> np.ndarray:
-    """f32[out, in] of adaptive average pooling: cell o averages inputs floor(o*in/out) .. ceil((o+1)*in/out) - 1."""
+    """f32[out, in]: adaptive average pooling; output o averages inputs floor(o*in/out) ... ceil((o+1)*in/out) - 1."""
     matrix = np.zeros((size_out, size_in), np.float32)
     for out in range(size_out):
         begin, end = out * size_in // size_out, -(-(out + 1) * size_in // size_out)
@@ -112,7 +115,7 @@ def _pooling_matrix(size_in: int, size_out: int) -> np.ndarray:
 
 
 def pool_to(x: Array, size: tuple[int, int]) -> Array:
-    """Adaptive average pooling of [B, h, w, c] to [B, *size, c]; a plain block mean where the sizes divide."""
+    """Adaptive average pooling of [B, h, w, c] to [B, *size, c]; a plain block mean if the sizes divide."""
     rows, height, width, channels = x.shape
     if (height, width) == tuple(size):
         return x
@@ -124,18 +127,21 @@ def pool_to(x: Array, size: tuple[int, int]) -> Array:
 
 
 def same_size(a: Array, b: Array) -> tuple[Array, Array]:
-    """Both maps in float32, the larger average-pooled to the size of the smaller."""
+    """Both maps in float32, average-pooled to the smaller of the two sizes."""
     size = (min(a.shape[1], b.shape[1]), min(a.shape[2], b.shape[2]))
     return pool_to(a.astype(jnp.float32), size), pool_to(b.astype(jnp.float32), size)
 
 
 def stage_maps(student: tuple[Array, ...], teacher: tuple[Array, ...]) -> list[tuple[Array, Array]]:
-    """Pairs (student, teacher) of stage maps at equal size, no stem; the longer list loses its deepest maps."""
+    """(student, teacher) pairs of stage maps at equal size, without the stem.
+
+    If one network has more stages, its deepest maps are unused.
+    """
     return [same_size(s, t) for s, t in zip(student[1:], teacher[1:], strict=False)]
 
 
 def mean_per_row(x: Array) -> Array:
-    """[B, ...] -> [B]: the mean of everything that belongs to a row."""
+    """[B, ...] -> [B]: the mean over all axes but the first."""
     return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
 
 
@@ -143,10 +149,10 @@ def mean_per_row(x: Array) -> Array:
 
 
 def group_size(rows: int, group: int) -> int:
-    """Rows of a group: `group`, or the largest size below it that divides the batch evenly.
+    """Rows per group: the largest divisor of the batch that is at most `group`.
 
-    Relations are taken inside groups of neighbouring rows, so that the loss depends on the batch as a list of points
-    and not on the devices, and stays the paper's (64) in a larger batch.
+    Relations are computed within groups of neighbouring rows. The loss then does not depend on the number of devices,
+    and in a larger batch it keeps the paper's scale (64).
 
     Raises:
       ValueError: the batch has no divisor between 2 and `group`.

@@ -2,19 +2,19 @@
 
 The paper's penalty on the entries g of a gradient, for a learnable threshold epsilon:
 
-  Phi_0(g) = (abs(g) + g^2) / epsilon where abs(g) >= epsilon, else 0.
+  Phi_0(g) = (abs(g) + g^2) / epsilon if abs(g) >= epsilon, else 0.
 
-Taken literally it is a term of the loss, lambda * sum_j Phi_0(g_j): minimising it needs second derivatives and makes
-large gradients smaller (`penalise`). The text asks for the opposite, to "enhance the dominant gradients and filter the
+Taken literally it is a loss term, lambda * sum_j Phi_0(g_j): minimising it needs second derivatives and makes large
+gradients smaller (`penalise`). The text asks for the opposite, to "enhance the dominant gradients and filter the
 inactive ones": `recode` multiplies the dominant entries by 1 + min(lambda (1 + abs(g)) / epsilon, 9), the relative size
-of the penalty itself, and leaves the others alone or drops them. `docs/KR.md` says what else the paper leaves open.
+of the penalty, and passes or drops the others. `docs/KR.md` lists what else the paper leaves open.
 
-The threshold is one number a tensor. It starts at the smaller of the mean magnitude of the tensor (if it is not zero)
-and the median magnitude of its first gradient, and learns by descent on lambda * mean Phi_0. As that only ever raises
-it, what is used never exceeds a quantile of the current magnitudes: at least the share `floor` of the entries that have
-a gradient at all stays dominant. lambda is `strength` times the first threshold of the tensor.
+There is one threshold per tensor. It starts at the smaller of the tensor's mean magnitude (unless that is zero) and the
+median magnitude of its first gradient, and is learned by gradient descent on lambda * mean Phi_0. Descent only ever
+raises it, so the threshold in use is capped at a quantile of the current magnitudes: at least the fraction `floor` of
+the nonzero entries stays dominant. lambda is `strength` times the tensor's first threshold.
 
-Optimisers elsewhere in this package come without a learning rate; these transformations need none.
+Like the package's optimisers, these transformations do not include a learning rate.
 """
 
 from __future__ import annotations
@@ -30,35 +30,36 @@ import optax
 
 from kcd_jax.contracts import Array, PyTree
 
-# Bounds of a threshold: a tensor without any gradient has no quantile, and Phi_0 divides by it.
+# Bounds of a threshold: Phi_0 divides by it, and a tensor whose gradient is zero has no quantile.
 EPSILON_MIN, EPSILON_MAX = 1e-8, 1.0
-# A dominant entry grows by at most this factor more; the formula alone has no bound as epsilon falls.
+# Largest relative increase of a dominant entry; the formula alone is unbounded as epsilon goes to 0.
 BOOST_MAX = 9.0
 
 
 def penalty(gradient: Array, epsilon: float | Array) -> Array:
-    """Phi_0 of every entry (Eq. 4): (abs(g) + g^2) / epsilon where abs(g) >= epsilon, else 0; >= 0, epsilon > 0."""
+    """Phi_0 of every entry (Eq. 4): (abs(g) + g^2) / epsilon if abs(g) >= epsilon, else 0; epsilon > 0."""
     size = jnp.abs(gradient)
     return jnp.where(size >= epsilon, (size + size**2) / epsilon, 0.0)
 
 
 def boost(gradient: Array, epsilon: Array, scale: Array) -> Array:
-    """The factor of every entry: 1 + min(scale * (1 + abs(g)) / epsilon, 9) where abs(g) >= epsilon, else 1."""
+    """The factor of every entry: 1 + min(scale * (1 + abs(g)) / epsilon, 9) if abs(g) >= epsilon, else 1."""
     size = jnp.abs(gradient)
     return 1.0 + jnp.where(size >= epsilon, jnp.minimum(scale * (1.0 + size) / epsilon, BOOST_MAX), 0.0)
 
 
 def upper_quantile(size: Array, share: float | Array) -> Array:
-    """The largest threshold, up to a sixteenth below, that `share` of a row's active entries reach.
+    """The largest threshold that `share` of a row's nonzero entries reach, rounded down by up to a sixteenth.
 
-    A sort takes long on a CPU. So the rows are counted against 32 octaves below their largest entry, and against the
-    sixteenths of the octave that it is in: what is found is never too large.
+    Sorting is slow on a CPU. Instead, entries are counted against 32 octaves below the largest one, then against
+    sixteenths of the octave found; the result is never too large.
 
     Args:
-      size: f32[k, n], magnitudes. share: in (0, 1], of the entries above 0.
+      size: f32[k, n], magnitudes.
+      share: in (0, 1], of the entries above 0.
 
     Returns:
-      f32[k]; 0 where no entry is above 0.
+      f32[k]; 0 for a row without entries above 0.
     """
     needed = jnp.ceil(share * jnp.sum(size > 0.0, axis=1, dtype=jnp.int32).astype(jnp.float32)).astype(jnp.int32)
 
@@ -73,7 +74,7 @@ def upper_quantile(size: Array, share: float | Array) -> Array:
 
 
 def inverse_softplus(x: Array) -> Array:
-    """rho with softplus(rho) = x, for x > 0: x + log(1 - exp(-x)), exact for small x too."""
+    """rho with softplus(rho) = x for x > 0, as x + log(1 - exp(-x)), which is accurate for small x too."""
     return x + jnp.log(-jnp.expm1(-x))
 
 
@@ -82,8 +83,8 @@ class RecodingState(NamedTuple):
 
     Attributes:
       count: i32[], updates so far.
-      rho: f32[T], softplus(rho) are the learned thresholds.
-      scale: f32[T], lambda of each.
+      rho: f32[T]; softplus(rho) are the learned thresholds.
+      scale: f32[T], lambda of each tensor.
     """
 
     count: Array
@@ -92,32 +93,36 @@ class RecodingState(NamedTuple):
 
 
 def start(rho: Array, quantile: Array, strength: float) -> tuple[Array, Array]:
-    """(rho, scale) after the first gradient: the smaller of mean abs(W), as `init` left it, and median abs(g)."""
+    """(rho, scale) after the first gradient: the smaller of mean abs(W), from `init`, and median abs(g)."""
     epsilon = in_use(rho, quantile)
     return inverse_softplus(epsilon), strength * epsilon
 
 
 def in_use(rho: Array, quantile: Array) -> Array:
-    """The thresholds: those learned, below the quantile of the gradient's magnitudes, in [1e-8, 1]."""
+    """The thresholds in use: the learned ones, capped at the quantile of the gradient's magnitudes, in [1e-8, 1]."""
     return jnp.clip(jnp.minimum(jax.nn.softplus(rho), quantile), EPSILON_MIN, EPSILON_MAX)
 
 
 def learn(rho: Array, scale: Array, epsilon: Array, mean: Array, rate: float) -> Array:
-    """One step of gradient descent of rho on scale * mean Phi_0(g; epsilon), held in the bounds.
+    """One step of gradient descent of rho on scale * mean Phi_0(g; epsilon), clipped to the bounds.
 
-    d/d rho = -scale * mean(m (abs(g) + g^2)) / epsilon^2 * sigmoid(rho), m the mask of the dominant entries.
+    d/d rho = -scale * mean(m (abs(g) + g^2)) / epsilon^2 * sigmoid(rho), with m the mask of the dominant entries.
 
     Args:
-      mean: mean Phi_0 of each tensor.
+      rho: f32[T].
+      scale: f32[T], lambda.
+      epsilon: f32[T], thresholds in use.
+      mean: f32[T], mean Phi_0 of each tensor.
+      rate: learning rate.
     """
-    mean = jnp.minimum(mean, 1e30)  # squares of huge entries are inf, and inf * 0 NaN
+    mean = jnp.minimum(mean, 1e30)  # squares of huge entries are inf, and inf * 0 is NaN
     slope = -jnp.minimum(scale * mean / epsilon, 1e30) * jax.nn.sigmoid(rho)
     low, high = (inverse_softplus(jnp.float32(bound)) for bound in (EPSILON_MIN, EPSILON_MAX))
     return jnp.clip(rho - rate * slope, low, high)
 
 
 def _by_size(fn: Callable[..., Array], tensors: list[Array], *vectors: Array) -> Array:
-    """f32[T]: fn(f32[k, n], vector [k] ...) -> [k] of all tensors, those of a size stacked: less to compile."""
+    """f32[T]: fn(f32[k, n], vector [k] ...) -> [k] for all tensors; equal sizes are stacked to compile less."""
     groups: dict[int, list[int]] = {}
     for place, tensor in enumerate(tensors):
         groups.setdefault(tensor.size, []).append(place)
@@ -131,7 +136,7 @@ def _by_size(fn: Callable[..., Array], tensors: list[Array], *vectors: Array) ->
 
 @jax.jit
 def _means(tensors: list[Array]) -> Array:
-    """f32[T]: the mean magnitude of each, in one program."""
+    """f32[T]: the mean magnitude of each tensor, in one program."""
     return jnp.stack([jnp.mean(jnp.abs(tensor.astype(jnp.float32))) for tensor in tensors])
 
 
@@ -141,16 +146,16 @@ def _transformation(
     floor: float,
     threshold_lr: float,
 ) -> optax.GradientTransformationExtraArgs:
-    """The thresholds' life around `change(gradients, epsilons, scales, extra) -> updates`."""
+    """Learns the thresholds around `change(gradients, epsilons, scales, extra) -> updates`."""
     for name, value in (('strength', strength), ('threshold_lr', threshold_lr)):
         if not (value >= 0.0 and math.isfinite(value)):
-            raise ValueError(f'recoding: {name}={value} is not a number of 0 or more')
+            raise ValueError(f'recoding: {name} is {value}; use a finite number of 0 or more')
     if not 0.0 < floor <= 1.0:
-        raise ValueError(f'recoding: floor={floor} is not a share of the entries; use a number in (0, 1]')
+        raise ValueError(f'recoding: floor is {floor}; use a fraction in (0, 1]')
 
     def init(params: PyTree) -> RecodingState:
         means = _means(jax.tree.leaves(params))
-        # A tensor that starts at zero (a bias) says nothing of magnitudes: the median alone decides.
+        # A tensor that starts at zero (a bias) has no magnitude yet: the median of its gradient decides alone.
         epsilon = jnp.where(means > 0.0, jnp.clip(means, EPSILON_MIN, EPSILON_MAX), EPSILON_MAX)
         return RecodingState(jnp.zeros((), jnp.int32), inverse_softplus(epsilon), jnp.zeros_like(epsilon))
 
@@ -175,15 +180,15 @@ def _transformation(
 def recode(
     *, drop: bool = False, strength: float = 0.3, floor: float = 0.1, threshold_lr: float = 0.01
 ) -> optax.GradientTransformation:
-    """Multiplies the dominant entries of every gradient by `boost`; the others pass, or are dropped.
+    """Multiplies the dominant entries of every gradient by `boost`; passes or drops the others.
 
     >>> optimiser = optax.chain(recode(), optax.sgd(0.1, momentum=0.9))
 
     Args:
-      drop: whether the entries below the threshold become 0 instead of passing unchanged.
-      strength: lambda over the first threshold; 0 leaves the gradients as they are (but for `drop`).
-      floor: the least share of the entries with a gradient that counts as dominant, in (0, 1].
-      threshold_lr: learning rate of the thresholds; 0 leaves them at their start.
+      drop: whether entries below the threshold become 0 instead of passing unchanged.
+      strength: lambda divided by the first threshold; 0 does not boost.
+      floor: smallest fraction of the nonzero entries that is dominant, in (0, 1].
+      threshold_lr: learning rate of the thresholds; 0 keeps the first ones.
 
     Raises:
       ValueError: a negative strength or rate, a floor outside (0, 1].
@@ -207,17 +212,17 @@ def recode(
 def penalise(
     *, strength: float = 0.3, floor: float = 0.1, threshold_lr: float = 0.01
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds the gradient of lambda * mean_j Phi_0(g_j) of every tensor: Eq. 10 as it is written, by second derivatives.
+    """Adds the gradient of lambda * mean_j Phi_0(g_j) of every tensor: Eq. 10 as written, by second derivatives.
 
-    With the mask held constant that gradient is H v, H the Hessian of the loss and v = lambda m (1 + 2 abs(g)) sign(g)
-    / (epsilon * size). The transformation is told H by its extra argument `hvp`, a function of a tree like the
-    gradients' that returns H times it, as the step of this package passes it.
+    With the mask held constant that gradient is H v, with H the Hessian of the loss and v = lambda m (1 + 2 abs(g))
+    sign(g) / (epsilon * size). `update` takes H as its extra argument `hvp`, a function that multiplies H by a tree
+    like the gradients; this package's training step passes it.
 
     Args:
       strength, floor, threshold_lr: as for `recode`.
 
     Raises:
-      ValueError: as `recode`, and `update` without `hvp`.
+      ValueError: as for `recode`; `update` is called without `hvp`.
     """
 
     def change(grads: PyTree, epsilons: PyTree, scales: PyTree, extra: dict[str, Any]) -> PyTree:
@@ -236,10 +241,10 @@ def penalise(
 
 
 def l1(decay: float) -> optax.GradientTransformation:
-    """The gradient of decay * sum |W| added: the paper's L1 baseline. decay >= 0."""
+    """Adds the gradient of decay * sum |W|, the paper's L1 baseline; decay >= 0."""
     return optax.stateless(lambda grads, params: jax.tree.map(lambda g, w: g + decay * jnp.sign(w), grads, params))
 
 
 def l2(decay: float) -> optax.GradientTransformation:
-    """The gradient of decay * sum W^2 added: the paper's L2 baseline. decay >= 0."""
+    """Adds the gradient of decay * sum W^2, the paper's L2 baseline; decay >= 0."""
     return optax.add_decayed_weights(2.0 * decay)

@@ -1,7 +1,7 @@
 """NAME: one line on the idea (authors, venue, "title").
 
-The formula with its equation number, the meaning of B, K and the symbols, the weights that belong to it, and where
-this differs from the authors' code and why.
+The formula with its equation number, the meaning of B, K and other symbols, its loss weights, and how and why it
+differs from the authors' code.
 
 Copy this file to `methods/NAME.py`; `method=NAME` and the common tests find it there. Files whose names begin with '_'
 are not methods. See docs/adding_a_method.md.
@@ -18,11 +18,11 @@ from kcd_jax.settings import ranges
 
 # gamma * CE + alpha * KD + beta * extra, as in the paper's table.
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-# Add `RELATIONAL = True` where a point's term depends on the other points of the batch.
+# Add `RELATIONAL = True` if a point's term depends on the other points of the batch.
 
 
 def embedding_loss(projected: Array, target: Array, scale: float) -> Array:
-    """f32[B]: one number per point, so that policies can weight points. A batch mean is the mean of these."""
+    """f32[B]: one value per point, so that policies can weight points; the batch loss is their mean."""
     return jnp.mean(((projected - target) / scale) ** 2, axis=-1)
 
 
@@ -31,18 +31,18 @@ def make(*, scale: float = 1.0) -> Method:
     """Builds the method. The keywords are its only hyper-parameters: the config reads them from here.
 
     Args:
-      scale: of the difference, in the units of the embeddings.
+      scale: divides the difference, in the units of the embeddings.
     """
 
     def init(key, setup):
-        """(trainable parameters, other state). Refuse unsuitable networks here, in one line."""
+        """Returns (trainable parameters, other state); refuses unsuitable networks in one line."""
         if setup.student.embed is None:
             raise ValueError('template needs a pooled vector (Outputs.embed), and the student has none; use kd')
         sizes = setup.student.embed.shape[-1], setup.teacher.embed.shape[-1]
         return {'projection': _parts.linear_init(key, *sizes)}, {}
 
     def loss(params, state, student, teacher, batch, clock, key):
-        """Only the method's own term: the cross entropy and KD are added outside. The teacher has no gradient."""
+        """The method's own term; the cross entropy and KD are added outside. The teacher gets no gradient."""
         del batch, clock, key
         projected = _parts.linear(params['projection'], student.embed.astype(jnp.float32))
         target = jax.lax.stop_gradient(teacher.embed.astype(jnp.float32))

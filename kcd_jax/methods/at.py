@@ -1,8 +1,8 @@
 """AT: attention maps (Zagoruyko, Komodakis, ICLR 2017, "Paying More Attention to Attention").
 
-For every stage: A(F) = vec(mean_c F^2) / ||.||_2, the larger map average-pooled first; extra = sum over stages of the
-mean over space of (A_s - A_t)^2, p = 2. As in the public distillation code a mean, not the paper's norm of the
-difference: beta = 1000 belongs to the mean.
+For every stage, with the larger map average-pooled first: A(F) = vec(mean_c F^2) / ||.||_2 (p = 2); extra = sum over
+stages of the mean over space of (A_s - A_t)^2. This is a mean as in the public distillation code, for which beta = 1000
+was tuned, not the paper's norm of the difference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def attention_loss(student: Array, teacher: Array) -> Array:
 
 
 def make() -> Method:
-    """Builds the method; it has no hyper-parameters but beta."""
+    """Builds the method; its only hyper-parameter is beta."""
 
     def loss(params, state, student, teacher, batch, clock, key):
         del params, clock, key

@@ -1,14 +1,12 @@
 """CRD: contrastive representation distillation (Tian, Krishnan, Isola, ICLR 2020).
 
-Pooled vectors are embedded by one linear layer a network, to unit length. Two banks keep one embedding per training
-point. A student embedding is told apart, in the teacher's bank, from `num_negatives` points of other classes, and the
-other way round; the loss of either side is in `_contrast.noise_contrast`, and extra is their sum. Afterwards the
-banks move half-way to the new embeddings. Both linear layers are trained with the student, with weight decay; the
-teacher itself is not.
+Each network's pooled vectors are embedded by a linear layer and scaled to unit length. Two banks hold one embedding per
+training point. Each student embedding is contrasted with the teacher's bank, its own point against `num_negatives`
+points of other classes, and vice versa; extra is the sum of both sides (`_contrast.noise_contrast`). Then the banks
+move half-way to the new embeddings. Both linear layers are trained with the student, with weight decay.
 
-Where it differs from the public code: negatives are drawn on the device, with replacement. The number of points in
-the formula is the whole training set's, also when a condensed one is trained on. The papers' row "CRD" is this with
-alpha = 1.
+Differences from the public code: negatives are drawn on the device, with replacement. The number of points in the
+formula is that of the whole training set, even if a policy trains on fewer. The papers' row "CRD" has alpha = 1.
 """
 
 from __future__ import annotations
@@ -42,9 +40,9 @@ def make(
     """Builds the method.
 
     Args:
-      num_negatives: K, drawn per point and step.
-      score_temperature: tau, of the scores; not that of the KD term.
-      bank_momentum: how much of a bank's row stays.
+      num_negatives: K, negatives per point and step.
+      score_temperature: tau of the scores; the KD term has its own.
+      bank_momentum: weight of a bank's old row when it is updated.
       size: width of the embedding.
     """
 

@@ -2,11 +2,11 @@
 
 With p, q the student's and the teacher's softmax at temperature T and y the label: TCKD = T^2 KL([q_y, 1 - q_y] ||
 [p_y, 1 - p_y]), NCKD = T^2 KL(q^ || p^) with the true class masked out; extra = min(1, epoch / warmup) * (target *
-TCKD + others * NCKD), epochs counted from 1 as in the public trainer. The whole replaces the KD term: CE has weight 1
-and alpha is 0. `others` (the paper's beta) depends on the pair: 8 by default, 6 or 2.
+TCKD + others * NCKD), with epochs counted from 1 as in the public trainer. It replaces the KD term: gamma is 1 and
+alpha is 0. `others` (the paper's beta) depends on the pair: 8 by default, 6 or 2.
 
-Both are computed from log-sums over the other classes: finite for any logits, where the public code, which subtracts
-1000 from the true class and takes logarithms of sums of probabilities, is not.
+Both terms are computed from log-sums over the other classes and are finite for any logits. The public code subtracts
+1000 from the true class and takes logarithms of sums of probabilities, which is not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def decoupled(student_logits: Array, teacher_logits: Array, label: Array, temper
     """(TCKD, NCKD), both f32[B] in nats times T^2.
 
     Args:
-      student_logits, teacher_logits: [B, K]. label: i32[B].
+      student_logits, teacher_logits: [B, K].
+      label: i32[B].
     """
     is_target = jax.nn.one_hot(label, student_logits.shape[-1], dtype=jnp.bool_)
 
@@ -54,10 +55,10 @@ def make(*, target: float = 1.0, others: float = 8.0, temperature: float = 4.0, 
     """Builds the method.
 
     Args:
-      target: weight of the target-class part, the paper's alpha.
-      others: weight of the other classes' part, the paper's beta.
+      target: weight of TCKD, the paper's alpha.
+      others: weight of NCKD, the paper's beta.
       temperature: of both parts.
-      warmup: epochs over which the term grows to its full weight; 0: at once.
+      warmup: epochs of the linear warm-up of the term's weight; 0: none.
     """
 
     def loss(params, state, student, teacher, batch, clock, key):

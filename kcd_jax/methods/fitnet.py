@@ -1,9 +1,9 @@
 """FitNet: hints from one middle stage (Romero et al., ICLR 2015, "FitNets: Hints for Thin Deep Nets").
 
-extra = mean((R(F_s) - F_t)^2) on tap 2, with R = ReLU(BN(conv)) chosen by the two spatial sizes: a valid convolution
-of kernel 1 + H_s - H_t, a 3x3 of stride 2 where the student is twice as large, a transposed 4x4 of stride 2 where it
-is half as large. As in the public distillation code, the term is added to the cross entropy from the first epoch on;
-the paper trains in two stages. R is trained with the student and uses batch statistics.
+extra = mean((R(F_s) - F_t)^2) on tap 2, with R = ReLU(BN(conv)) chosen by the two spatial sizes: a 3x3 convolution of
+stride 2 if the student's map is twice as large, a transposed 4x4 of stride 2 if it is half as large, else a valid
+convolution of kernel 1 + H_s - H_t. As in the public distillation code, the term is added to the cross entropy from
+the first epoch on; the paper trains in two stages. R is trained with the student and uses batch statistics.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from kcd_jax.methods import _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=100.0)
-RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)
+RELATIONAL = True  # a point's term depends on the rest of the batch, through batch statistics
 
 
 def regressor_kind(student: tuple[int, ...], teacher: tuple[int, ...]) -> str:
-    """'valid', 'down' or 'up' from the shapes [B, h, w, c]; ValueError where no regressor of the paper fits."""
+    """'valid', 'down' or 'up' for maps of shape [B, h, w, c]; ValueError if no regressor of the paper fits."""
     (height_s, width_s), (height_t, width_t) = student[1:3], teacher[1:3]
     if (height_s, width_s) == (2 * height_t, 2 * width_t):
         return 'down'
@@ -41,7 +41,7 @@ def regressor_init(key: Array, student: tuple[int, ...], teacher: tuple[int, ...
     if kind == 'down':
         params = _parts.conv_init(key, (3, 3, channels_s, channels_t), bias=True)
     elif kind == 'up':
-        # PyTorch takes the second axis of a transposed kernel for the fan-in: the output channels.
+        # PyTorch computes the fan-in of a transposed kernel from its second axis, the output channels.
         params = _parts.conv_init(key, (4, 4, channels_s, channels_t), bias=True, fan_in=16 * channels_t)
     else:
         size = (1 + student[1] - teacher[1], 1 + student[2] - teacher[2])
@@ -63,7 +63,7 @@ def regress(params: PyTree, student: Array, teacher_shape: tuple[int, ...]) -> A
 
 
 def hint(regressed: Array, teacher: Array) -> Array:
-    """f32[B]: the mean squared difference of a row's map."""
+    """f32[B]: the mean squared difference of each row's maps."""
     return _parts.mean_per_row((regressed - teacher.astype(jnp.float32)) ** 2)
 
 
@@ -72,13 +72,13 @@ def make(*, tap: int = 2) -> Method:
     """Builds the method.
 
     Args:
-      tap: which feature map, counted from the stem (0).
+      tap: index of the feature map; 0 is the stem.
     """
 
     def init(key, setup):
         found = min(len(setup.student.feats), len(setup.teacher.feats))
         if not 0 <= tap < found:
-            raise ValueError(f'fitnet: tap={tap}, but the pair has maps 0 to {found - 1} in common; use one of them')
+            raise ValueError(f'fitnet: tap is {tap}, but both networks have maps 0 to {found - 1}; use one of those')
         student, teacher = setup.student.feats[tap].shape, setup.teacher.feats[tap].shape
         return {'regressor': regressor_init(key, student, teacher)}, {}
 

@@ -1,12 +1,12 @@
 """FSP: flow of the solution procedure (Yim et al., CVPR 2017, "A Gift from Knowledge Distillation").
 
 For consecutive maps (stem, stage 1, ...), the larger pooled to the smaller: G[b, o, i] = mean over space of top_o *
-bottom_i; loss = sum over pairs of mean((G_s - G_t)^2). Channels of student and teacher must agree.
+bottom_i; loss = sum over pairs of mean((G_s - G_t)^2). Student and teacher must have equal channels.
 
-Two phases, as published and as in the public code: first the FSP loss alone moves the student up to its last map, at
-the main optimiser's first learning rate, held constant; then ordinary training, in which the term has weight 0 (the
-public command's beta = 50 is never used; `config.weights.beta` would set it). The first phase is `init_fraction` of
-the epochs, added to them (30 in addition to 240). The classifier is untrained then, so the phase records no values.
+There are two phases, as in the paper and the public code. First the FSP loss alone trains the student up to its last
+map, at the main optimiser's initial learning rate. Then follows ordinary training, in which the term has weight 0 (the
+public command's beta = 50 is never used; `config.weights.beta` sets it). The first phase takes `init_fraction` of the
+epochs, in addition to them (30 in addition to 240). The classifier is untrained then, so no values are recorded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make(*, init_fraction: float = 0.125) -> Method:
     """Builds the method.
 
     Args:
-      init_fraction: epochs of the first phase, over the epochs of the second.
+      init_fraction: epochs of the first phase divided by those of the second.
     """
 
     def init(key, setup):
@@ -59,7 +59,7 @@ def make(*, init_fraction: float = 0.125) -> Method:
         return LossOut(extra=flow_loss(student.feats, teacher.feats), state=state)
 
     def phases(epochs, main, student):
-        # The paths do not depend on the size of the image.
+        # Parameter paths do not depend on the image size.
         shapes = jax.eval_shape(lambda key: student.init(key, (32, 32, 3)), jax.random.key(0))
         moved = tuple(f'student/{path}' for path in leaf_paths(shapes['params']) if not matches(path, student.tail))
         modules = tuple(dict.fromkeys(path.rsplit('/', 1)[0] + '/*' for path in moved))

@@ -1,7 +1,7 @@
 """KD: soft targets (Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network").
 
-The whole of it is the KD term of the objective, T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes and
-averaged over the batch; there is nothing extra. Weights of the papers' tables: 0.1 * CE + 0.9 * KD, T = 4.
+It consists of the objective's KD term, T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), summed over classes and averaged
+over the batch; extra is 0. The papers' tables use 0.1 * CE + 0.9 * KD, T = 4.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ WEIGHTS = Weights(gamma=0.1, alpha=0.9, beta=0.0)
 
 
 def make() -> Method:
-    """Builds the method; it has no hyper-parameters but the weights and the temperature of the objective."""
+    """Builds the method; its hyper-parameters are the objective's weights and temperature."""
 
     def loss(params, state, student, teacher, batch, clock, key):
         del params, student, teacher, clock, key

@@ -1,16 +1,16 @@
 """KDGAN: distillation with a discriminator (Wang et al., NeurIPS 2018), with a frozen teacher.
 
-The discriminator D gives K logits an image and scores a pair (image, label) by sigmoid(D(x)[label]). Two updates in a
-step:
+The discriminator D gives K logits per image and scores a pair (image, label) by sigmoid(D(x)[label]). Each step makes
+two updates:
 
   discriminator: -log D(x, y) - (1 - share) E_{k ~ student} log(1 - D(x, k)) - share E_{k ~ teacher} log(1 - D(x, k)),
-    the expectations taken exactly over the classes, share = `teacher_share`;
-  student: CE + adversarial * (-log sigmoid(sum_k y_k D(x)_k)) + mimic * 1/2 sum_k (z_t - z_s)^2, y a straight-through
-    Gumbel-softmax sample of the student at temperature 1.
+    with exact expectations over the classes and share = `teacher_share`;
+  student: CE + adversarial * (-log sigmoid(sum_k y_k D(x)_k)) + mimic * 1/2 sum_k (z_t - z_s)^2, with y a
+    straight-through Gumbel-softmax sample of the student at temperature 1.
 
-Where it differs from the authors' code, which is complete for MNIST only: the teacher is pretrained and does not
-learn from the student, the players take turns in every step and not in blocks of epochs, labels are not sampled for
-the discriminator, and it has three convolutions of stride 2 (32, 64, 128), a global average and a linear layer.
+Differences from the authors' code, which is complete for MNIST only: the teacher is pretrained and does not learn from
+the student; the players alternate in every step, not in blocks of epochs; labels are not sampled for the discriminator;
+the discriminator has three convolutions of stride 2 (32, 64, 128), a global average and a linear layer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def discriminator_init(key: Array, num_classes: int) -> PyTree:
 
 
 def discriminate(params: PyTree, image: Array) -> Array:
-    """[B, H, W, 3] in [0, 1] -> f32[B, K]: the logit of every label being the true one."""
+    """[B, H, W, 3] in [0, 1] -> f32[B, K]: the logit of each label being the true one."""
     x = 2.0 * image.astype(jnp.float32) - 1.0
     for i in range(len(WIDTHS)):
         x = jax.nn.relu(_parts.conv(params[f'conv{i + 1}'], x, stride=2))
@@ -48,7 +48,7 @@ def discriminate(params: PyTree, image: Array) -> Array:
 def discriminator_loss(
     scores: Array, label: Array, student_logits: Array, teacher_logits: Array, teacher_share: float
 ) -> Array:
-    """f32[B] in nats; no gradient to the players."""
+    """f32[B] in nats; student and teacher get no gradient."""
     student, teacher = (
         jax.nn.softmax(jax.lax.stop_gradient(z).astype(jnp.float32)) for z in (student_logits, teacher_logits)
     )
@@ -68,7 +68,7 @@ def straight_through_sample(key: Array, logits: Array) -> Array:
 def student_loss(
     scores: Array, sample: Array, student_logits: Array, teacher_logits: Array, adversarial: float, mimic: float
 ) -> Array:
-    """f32[B]: what the student adds to its cross entropy."""
+    """f32[B]: the student's loss besides its cross entropy."""
     difference = teacher_logits.astype(jnp.float32) - student_logits.astype(jnp.float32)
     fooled = jax.nn.softplus(-jnp.sum(sample * scores, axis=-1))
     return adversarial * fooled + mimic * 0.5 * jnp.sum(difference**2, axis=-1)
@@ -83,8 +83,8 @@ def make(*, adversarial: float = 0.5, mimic: float = 0.5, teacher_share: float =
     """Builds the method.
 
     Args:
-      adversarial, mimic: factors of the student's two terms.
-      teacher_share: share of the teacher's pairs among the discriminator's false ones, in [0, 1].
+      adversarial, mimic: weights of the student's two terms.
+      teacher_share: fraction of the discriminator's false pairs that come from the teacher, in [0, 1].
     """
 
     def init(key, setup):

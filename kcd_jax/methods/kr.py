@@ -1,22 +1,22 @@
-"""KR: knowledge representing (Liu et al., CVPR workshops 2019), an implementable reading of a paper without code.
+"""KR: knowledge representing (Liu et al., CVPR workshops 2019), one interpretation of a paper without code.
 
-The teacher's convolutions are aggregated, `aggregate` consecutive ones (the paper's c) into one unit conv3x3-BN-ReLU,
-which sees the teacher's map at the group's entrance and learns its map F at the exit; the student learns from the
-units' maps F~. With B the batch, the steps of Eq. 9 and 10 in every training step:
+The teacher's convolutions are grouped, `aggregate` consecutive ones each (the paper's c). A unit conv3x3-BN-ReLU maps
+the teacher's features at the group's entrance to an approximation F~ of its features F at the exit, and the student
+learns from F~. With B the batch, every training step makes the steps of Eq. 9 and 10:
 
-  A, learning rate of the run: the student descends on the posterior knowledge, any other method's objective
-     (`posterior`: kd, nst, kdgan, ...); the units W~ on the transport term
+  A, at the run's learning rate: the student minimises the posterior knowledge, the objective of any other method
+     (`posterior`: kd, nst, kdgan, ...); the units W~ minimise the transport term
      gamma * sum_k mu_k * mean_b ||F_k - F~_k||_2 / sqrt(numel), mu_k the standard deviation of the kernels of group k;
-  B, learning rate `prior_lr` times that: the student and the ID layers R on the prior knowledge
-     sum_k mean((R_k(F_s,k) - F~_k)^2), its gradients recoded (`sparse`, see `recoding`).
+  B, at `prior_lr` times that rate: the student and the ID layers R minimise the prior knowledge
+     sum_k mean((R_k(F_s,k) - F~_k)^2), with recoded gradients (`sparse`, see `recoding`).
 
-Neither term of A depends on what the other one moves, so A is two updates ('main' and 'units') with equal settings.
-The student's running statistics come from A. R is the identity where the shapes agree, else conv1x1-BN, after average
-pooling where the sizes differ. A unit or an ID layer normalises by the batch.
+The two terms of A have disjoint parameters, so A is two updates ('main' and 'units') with equal settings. The student's
+running statistics come from A. R is the identity if the channels agree, else conv1x1-BN, applied after average pooling
+to the smaller size. Units and ID layers use batch statistics.
 
-A student's layer learns from the group at its relative depth among those of its map's size; a group that no layer
-learns from has no unit. A network without taps after its convolutions (`Outputs.convs`) is taken stage by stage.
-The paper leaves open nearly all of this: docs/KR.md has the choices, and what changes when one chooses otherwise.
+Among layers with maps of one size, a student's layer learns from the teacher's group at the same relative depth. Groups
+that no student layer learns from have no unit. Networks without taps after their convolutions (`Outputs.convs`) are
+matched stage by stage. The paper leaves most of this open: docs/KR.md lists the choices and the effect of alternatives.
 """
 
 from __future__ import annotations
@@ -49,23 +49,24 @@ from kcd_jax.methods import _recoding as recoding
 from kcd_jax.settings import ranges
 from kcd_jax.trees import leaf_paths
 
-# Those of the default posterior; the config takes the weights of the one that is named.
+# Weights of the default posterior; a config uses those of the posterior that it names.
 WEIGHTS = methods.get('kd').WEIGHTS
 WEIGHTS_OF = 'posterior'
-RELATIONAL = True  # by batch statistics
+RELATIONAL = True  # a point's term depends on the rest of the batch, through batch statistics
 
 SPARSE = ('recode', 'drop', 'penalty', 'l1', 'l2', 'none')
 MEASURES = ('kernels', 'residual', 'one')
 
-# --------------------------------------------------------------------------------------------- what learns from what
+# ---------------------------------------------------------------------------------------------------- layer matching
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """A group of the teacher's layers and the student's layer that learns from it, as places in `layers(outputs)`.
+    """A group of teacher layers and the student layer that learns from it, as indices into `layers(outputs)`.
 
     Attributes:
-      entrance, exit: the teacher's maps before and after the group. student: the student's map.
+      entrance, exit: of the teacher's maps before and after the group.
+      student: of the student's map.
     """
 
     entrance: int
@@ -74,12 +75,12 @@ class Pair:
 
 
 def layers(outputs: Outputs) -> tuple[Array, ...]:
-    """The maps by depth, the stem's first: after each convolution, or of each stage where there are no such taps."""
+    """The maps by depth, starting at the stem: after each convolution if the network has such taps, else per stage."""
     return outputs.convs or outputs.feats
 
 
 def match(student: Sequence[int], teacher: Sequence[int]) -> list[tuple[int, int]]:
-    """(student's, teacher's) members of two sequences at the same relative depth; the last meets the last."""
+    """(student, teacher) elements of two sequences at the same relative depth; the last ones are paired."""
     many, few = max(len(student), len(teacher)), min(len(student), len(teacher))
     nearest = [-(-(place + 1) * many // few) - 1 for place in range(few)]
     places = zip(range(few), nearest, strict=True) if few == len(student) else zip(nearest, range(few), strict=True)
@@ -87,14 +88,14 @@ def match(student: Sequence[int], teacher: Sequence[int]) -> list[tuple[int, int
 
 
 def pair_layers(student: Sequence[int], teacher: Sequence[int], aggregate: int) -> tuple[Pair, ...]:
-    """Groups of `aggregate` teacher layers, each with the student's layer that learns from it.
+    """Groups of `aggregate` teacher layers, each with the student layer that learns from it.
 
     Args:
-      student, teacher: the heights of the maps by depth, the stem's first. aggregate: layers in a group; the last
-        group takes what is left.
+      student, teacher: heights of the maps by depth, starting at the stem.
+      aggregate: layers per group; the last group may have fewer.
 
     Returns:
-      The pairs by depth; where the networks share no size of map, they are matched by depth alone.
+      The pairs by depth. If the networks have no map size in common, they are matched by depth alone.
     """
     ends = list(range(aggregate, len(teacher) - 1, aggregate)) + [len(teacher) - 1]
     own = list(range(1, len(student)))
@@ -105,7 +106,7 @@ def pair_layers(student: Sequence[int], teacher: Sequence[int], aggregate: int) 
 
 
 def deviation(network: Network, variables: PyTree, pair: Pair) -> float:
-    """mu of a group: the standard deviation of its kernels' entries (of all kernels where the network names none)."""
+    """mu of a group: the standard deviation of its kernels' entries (of all kernels if the network names none)."""
     kernels = leaf_paths(variables['params'])
     names = network.convs[pair.entrance + 1 : pair.exit + 1]
     chosen = [kernels[name] for name in names] or [leaf for leaf in kernels.values() if leaf.ndim == 4]
@@ -116,7 +117,7 @@ def deviation(network: Network, variables: PyTree, pair: Pair) -> float:
 
 
 def unit_init(key: Array, entrance: tuple[int, ...], exit_: tuple[int, ...]) -> PyTree:
-    """An aggregate unit from maps [B, h, w, c] of one shape to those of another."""
+    """A unit from maps of shape `entrance` [B, h, w, c] to maps of shape `exit_`."""
     return {
         'conv': _parts.conv_init(key, (3, 3, entrance[3], exit_[3]), bias=False),
         'norm': _parts.batch_norm_init(exit_[3]),
@@ -124,27 +125,27 @@ def unit_init(key: Array, entrance: tuple[int, ...], exit_: tuple[int, ...]) -> 
 
 
 def stride_between(entrance: int, exit_: int) -> int:
-    """The stride that makes `exit_` pixels of `entrance`; ValueError where none does."""
+    """The stride from `entrance` to `exit_` pixels; ValueError if there is none."""
     stride = -(-entrance // exit_)
     if -(-entrance // stride) != exit_:
-        raise ValueError(f'kr cannot aggregate maps of {entrance} into {exit_} pixels; use another aggregate=...')
+        raise ValueError(f'kr cannot aggregate maps of {entrance} pixels into {exit_}; use another aggregate=...')
     return stride
 
 
 def aggregated(params: PyTree, entrance: Array, size: int) -> Array:
-    """F~ [B, size, ..., c]: the unit's map, >= 0; no gradient to the teacher."""
+    """F~ [B, size, size, c]: the unit's map, >= 0; the teacher gets no gradient."""
     x = jax.lax.stop_gradient(entrance.astype(jnp.float32))
     x = _parts.conv(params['conv'], x, stride_between(x.shape[1], size))
     return jax.nn.relu(_parts.batch_norm(params['norm'], x))
 
 
 def distance(target: Array, approximation: Array) -> Array:
-    """f32[B]: ||F - F~||_2 / sqrt(numel) of each row, with a finite gradient at 0."""
+    """f32[B]: ||F - F~||_2 / sqrt(numel) of each row; its gradient is finite at 0."""
     return jnp.sqrt(_parts.mean_per_row((target - approximation) ** 2) + 1e-12)
 
 
 def bridge_init(key: Array, student: tuple[int, ...], target: tuple[int, ...]) -> PyTree:
-    """The ID layer R between two shapes of maps: nothing where the channels agree."""
+    """Parameters of the ID layer R between two map shapes; {} if the channels agree."""
     if student[3] == target[3]:
         return {}
     return {
@@ -161,7 +162,7 @@ def bridged(params: PyTree, student: Array) -> Array:
 
 
 def imitation(bridge: PyTree, student: Array, target: Array) -> Array:
-    """f32[B]: mean((R(F_s) - F~)^2) of each row, at the size of the smaller map; no gradient to the units."""
+    """f32[B]: mean((R(F_s) - F~)^2) of each row, at the size of the smaller map; the units get no gradient."""
     student, target = _parts.same_size(jax.nn.relu(student), jax.lax.stop_gradient(target))
     return _parts.mean_per_row((bridged(bridge, student) - target) ** 2)
 
@@ -172,7 +173,7 @@ def imitation(bridge: PyTree, student: Array, target: Array) -> Array:
 def sparse_transform(
     sparse: str, strength: float, floor: float, threshold_lr: float, decay: float
 ) -> optax.GradientTransformation:
-    """What takes the place of Phi in optimiser B."""
+    """The gradient transformation of optimiser B for each value of `sparse`."""
     thresholds = {'strength': strength, 'floor': floor, 'threshold_lr': threshold_lr}
     return {
         'recode': lambda: recoding.recode(**thresholds),
@@ -185,7 +186,7 @@ def sparse_transform(
 
 
 def inside(update: Update) -> Update:
-    """An update of the posterior method, its parameters and state under 'posterior'."""
+    """An update of the posterior method, with its parameters and state moved under 'posterior'."""
 
     def loss(params, state, student, teacher, batch, clock, key):
         out = update.loss(params['posterior'], state['posterior'], student, teacher, batch, clock, key)
@@ -225,21 +226,21 @@ def make(
     """Builds the method.
 
     Args:
-      aggregate: convolutions of the teacher in a group: 3 for CIFAR, 4 for ImageNet.
+      aggregate: teacher convolutions per group: 3 for CIFAR, 4 for ImageNet.
       transport: gamma of Eq. 9.
-      mu: the measure of a group: 'kernels', the standard deviation of its kernels; 'residual', that of F - F~ in the
-        batch; 'one'.
-      posterior: the method of the posterior knowledge, with its defaults; the config takes its weights.
-      prior_lr: the learning rate of B over that of A: 0.1 for CIFAR, 0.05 for ImageNet.
+      mu: weight of a group: 'kernels', the standard deviation of its kernels; 'residual', that of F - F~ in the batch;
+        'one'.
+      posterior: the method of the posterior knowledge, with its default keywords; a config also takes its weights.
+      prior_lr: learning rate of B divided by that of A: 0.1 for CIFAR, 0.05 for ImageNet.
       sparse: 'recode', 'drop', 'penalty' (second derivatives), 'l1', 'l2', or 'none', the paper's Proposed-Dense.
-      strength, floor, threshold_lr: of the recoding (`recoding.recode`).
+      strength, floor, threshold_lr: keywords of the recoding (`recoding.recode`).
       decay: factor of 'l1' and 'l2'.
 
     Raises:
-      ValueError: kr as its own posterior.
+      ValueError: `posterior` is kr.
     """
     if posterior == 'kr':
-        raise ValueError('kr: posterior=kr is itself; use kd, nst, kdgan or another method')
+        raise ValueError('kr: posterior is kr itself; use kd, nst, kdgan or another method')
     base = methods.get(posterior).make()
     sparsify = sparse_transform(sparse, strength, floor, threshold_lr, decay)
     views = base.num_views
@@ -271,7 +272,7 @@ def make(
         )
 
     def approximations(params: PyTree, student: Outputs, teacher: Outputs):
-        """(name, the student's map, F, F~) of each pair, for the original view of each point."""
+        """Yields (name, the student's map, F, F~) of each pair, for the first view of each point."""
         own, theirs = layers(student), layers(teacher)
         for number, pair in enumerate(pairs_of(student, teacher)):
             name = f'{number:02d}'
@@ -299,7 +300,7 @@ def make(
     posterior_loss = inside(Update(base.loss, (), '')).loss
 
     def loss(params, state, student, teacher, batch, clock, key):
-        """Eq. 2 in one piece, but for the sparse term; the phases take its terms in turn."""
+        """Eq. 2 without the sparse term; the phases minimise its terms one after another."""
         outs = [part(params, state, student, teacher, batch, clock, key) for part in (posterior_loss, transport_loss)]
         outs.append(prior_loss(params, outs[0].state, student, teacher, batch, clock, key))
         metrics = {name: value for out in outs for name, value in out.metrics.items()}
@@ -311,7 +312,7 @@ def make(
 
     def with_priors(phase: Phase, main: Optimiser) -> Phase:
         updates = tuple(inside(update) for update in phase.updates)
-        if not phase.record:  # what the posterior method does before it trains the student
+        if not phase.record:  # a phase of the posterior method before the student's training
             return dataclasses.replace(phase, updates=updates)
         prior = Optimiser(optax.chain(sparsify, main.transform), lambda epoch: prior_lr * main.lr(epoch))
         alone = Weights(gamma=0.0, alpha=0.0, beta=1.0)

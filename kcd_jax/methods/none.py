@@ -1,4 +1,4 @@
-"""No distillation: the student alone on the hard labels. Teachers are trained with it too."""
+"""No distillation: the student alone on the hard labels, which is also how teachers are trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=0.0)
 
 
 def make() -> Method:
-    """Builds the method; the teacher is not run at all."""
+    """Builds the method; the teacher is never run."""
 
     def loss(params, state, student, teacher, batch, clock, key):
         del params, student, teacher, clock, key

@@ -1,8 +1,8 @@
 """NST: neuron selectivity transfer (Huang, Wang 2017), with the squared linear kernel.
 
-For every stage, at equal size: channels as unit vectors over space, k(a, b) = (a . b)^2; the squared maximum mean
-discrepancy mean k(t, t) + mean k(s, s) - 2 mean k(s, t), means over pairs of channels, summed over stages. The first
-term is constant.
+For every stage, at equal size, channels are unit vectors over space and k(a, b) = (a . b)^2. extra is the squared
+maximum mean discrepancy, mean k(t, t) + mean k(s, s) - 2 mean k(s, t) with means over pairs of channels, summed over
+stages. The first term is constant.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def discrepancy(student: Array, teacher: Array) -> Array:
 
 
 def make() -> Method:
-    """Builds the method; it has no hyper-parameters but beta."""
+    """Builds the method; its only hyper-parameter is beta."""
 
     def loss(params, state, student, teacher, batch, clock, key):
         del params, clock, key

@@ -1,13 +1,13 @@
 """ONE: on-the-fly native ensemble, "OnlineKD" (Lan, Zhu, Gong, NeurIPS 2018).
 
-A network with a shared trunk and three branches teaches itself; there is no other teacher. With the branches' logits
+A network with a shared trunk and three branches teaches itself, without another teacher. With the branches' logits
 z_j, their gates g_j and the ensemble z_e = sum_j g_j z_j:
 
   loss = sum_j CE(z_j) + CE(z_e) + r(epoch) * sum_j T^2 KL(q~ || p_j), T = 3,
   q~ = stop_gradient(softmax(z_e / T) + 1e-7), not renormalised, r(e) = exp(-5 (1 - min(e, ramp) / ramp)^2), e from 0.
 
-The first branch is the student (`Outputs.logits`), whose CE the objective already has; extra is the rest. The
-published schedule is 300 epochs at batch 128 with ramp = 80; scale `ramp` with the epochs.
+The first branch is the student (`Outputs.logits`). Its CE is the objective's; extra is the rest. The published schedule
+is 300 epochs at batch 128 with ramp = 80; scale `ramp` with the epochs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
 
 
 def ensemble_kl(branch_logits: Array, ensemble_logits: Array, temperature: float) -> Array:
-    """f32[B] in nats times T^2: T^2 sum_k q~ (log q~ - log p), without a gradient to the ensemble."""
+    """f32[B] in nats times T^2: T^2 sum_k q~ (log q~ - log p); the ensemble gets no gradient."""
     log_p = jax.nn.log_softmax(branch_logits.astype(jnp.float32) / temperature)
     q = jax.lax.stop_gradient(jax.nn.softmax(ensemble_logits.astype(jnp.float32) / temperature) + 1e-7)
     return temperature**2 * jnp.sum(q * (jnp.log(q) - log_p), axis=-1)

@@ -1,8 +1,8 @@
 """PKT: probabilistic knowledge transfer (Passalis, Tefas, ECCV 2018).
 
-On pooled vectors: e / (||e|| + 1e-7), S = (e e^T + 1) / 2 with its diagonal, rows divided by their sum; loss = mean
-over all B^2 entries of S_t log((S_t + 1e-7) / (S_s + 1e-7)), hence the large beta. Point i's share is the mean of its
-row. B is the group of 64.
+On pooled vectors scaled by 1 / (||e|| + 1e-7): S = (e e^T + 1) / 2, including the diagonal, with rows divided by their
+sum; loss = mean over all B^2 entries of S_t log((S_t + 1e-7) / (S_s + 1e-7)), hence the large beta. Point i's term is
+the mean of row i. B is the size of a group, 64.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=30000.0)
-RELATIONAL = True  # a point's term depends on the others of the batch
+RELATIONAL = True  # a point's term depends on the rest of the batch
 
 EPS = 1e-7
 
@@ -32,7 +32,7 @@ def neighbour_probability(embed: Array, group: int) -> Array:
 def neighbour_loss(student: Array, teacher: Array, group: int) -> Array:
     """f32[B]."""
     p, q = neighbour_probability(student, group), neighbour_probability(teacher, group)
-    # Cosines of -1 may round to a little below; the logarithm must not see it.
+    # Cosines of -1 may round to slightly below it, and the logarithm of a negative number is NaN.
     p, q = jnp.maximum(p, 0.0), jnp.maximum(q, 0.0)
     return jnp.mean(q * jnp.log((q + EPS) / (p + EPS)), axis=-1).reshape(-1)
 
@@ -42,7 +42,7 @@ def make(*, group: int = 64) -> Method:
     """Builds the method.
 
     Args:
-      group: points among which probabilities are taken.
+      group: rows per group; probabilities are computed within a group.
     """
 
     def loss(params, state, student, teacher, batch, clock, key):

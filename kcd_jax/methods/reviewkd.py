@@ -1,13 +1,13 @@
 """ReviewKD: knowledge review (Chen et al., CVPR 2021, "Distilling Knowledge via Knowledge Review").
 
-The student's stage maps and its pooled vector are fused from the deepest to the shallowest by attention (ABF), and
-each fused map is compared with the teacher's map of that stage before its last activation by a pyramid of mean
-squared differences (HCL). extra = min(1, epoch / warmup) * sum over stages, epochs counted from 0, so that it is 0 in
-the first. The stem is unused. beta is the paper's lambda and depends on the pair: 0.6 to 8.
+The student's stage maps and pooled vector are fused by attention from the deepest to the shallowest (ABF). Each fused
+map is compared with the teacher's map of that stage, before its last activation, by a pyramid of mean squared
+differences (HCL). extra = min(1, epoch / warmup) * sum over stages, with epochs counted from 0, so it is 0 in the first
+epoch. The stem is unused. beta is the paper's lambda and depends on the pair: 0.6 to 8.
 
-The fusing convolutions are trained with the student, with weight decay, and use batch statistics. The teacher is in
-eval mode, which the authors' CIFAR script forgets. Where the networks have unlike numbers of stages, the longer one
-loses its deepest maps; the pooled vectors are always compared.
+The fusion convolutions are trained with the student, with weight decay, and use batch statistics. The teacher is in
+eval mode, unlike in the authors' CIFAR script. If one network has more stages, its deepest maps are unused; the pooled
+vectors are always compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=5.0)
-RELATIONAL = True  # a point's term depends on the others of the batch (by batch statistics)
+RELATIONAL = True  # a point's term depends on the rest of the batch, through batch statistics
 
 MAX_WIDTH = 512
 
@@ -37,7 +37,7 @@ def teacher_levels(outputs: Outputs) -> list[Array]:
 
 
 def paired_levels(student: list, teacher: list) -> list[tuple]:
-    """(student, teacher) of the levels in common, DEEP to SHALLOW, the pooled pair first."""
+    """(student, teacher) pairs of the common levels, from deep to shallow, the pooled pair first."""
     stages = list(zip(student[:-1], teacher[:-1], strict=False))
     return [(student[-1], teacher[-1]), *reversed(stages)]
 
@@ -69,10 +69,12 @@ def fuse(params: PyTree, x: Array, residual: Array | None, size: tuple[int, int]
     """One ABF module.
 
     Args:
-      x: [B, h, w, c_s]. residual: what the deeper module handed on, or None at the deepest. size: of the teacher's map.
+      x: [B, h, w, c_s].
+      residual: second output of the deeper module; None for the deepest.
+      size: of the teacher's map.
 
     Returns:
-      (f32[B, *size, c_t] to compare, f32[B, *size, width] to hand on).
+      (f32[B, *size, c_t] to compare, f32[B, *size, width] for the next module).
     """
     x = _parts.batch_norm(params['norm1'], _parts.conv(params['conv1'], x.astype(jnp.float32)))
     if residual is not None:
@@ -84,7 +86,7 @@ def fuse(params: PyTree, x: Array, residual: Array | None, size: tuple[int, int]
 
 
 def review(params: PyTree, pairs: list[tuple[Array, tuple[int, int]]]) -> list[Array]:
-    """The fused maps for (student's map, size of the teacher's), both lists deep to shallow."""
+    """The fused maps for (student's map, size of the teacher's map) pairs, from deep to shallow."""
     fused, residual = [], None
     for level, (x, size) in enumerate(pairs):
         out, residual = fuse(params[f'level{level}'], x, residual, size)
@@ -93,7 +95,10 @@ def review(params: PyTree, pairs: list[tuple[Array, tuple[int, int]]]) -> list[A
 
 
 def pyramid(student: Array, teacher: Array) -> Array:
-    """HCL of one level, f32[B]: mean squared differences, full and pooled to 4, 2, 1, weighted 1, 1/2, 1/4, 1/8."""
+    """HCL of one level, f32[B]: mean squared differences at full size and pooled to 4, 2, 1; weights 1, 1/2, 1/4, 1/8.
+
+    Pooled sizes that are not below the map's are skipped, and the sum is divided by the weights' sum.
+    """
     teacher = teacher.astype(jnp.float32)
     loss, weight, total = _parts.mean_per_row((student - teacher) ** 2), 1.0, 1.0
     for size in (4, 2, 1):
@@ -110,12 +115,12 @@ def make(*, warmup: int = 20) -> Method:
     """Builds the method.
 
     Args:
-      warmup: epochs over which the term grows to its full weight; 0: at once, as for ImageNet.
+      warmup: epochs of the linear warm-up of the term's weight; 0: none.
     """
 
     def init(key, setup):
         if not setup.teacher.preacts:
-            raise ValueError('reviewkd needs Outputs.preacts of the teacher, which has none; use at, sp or crd')
+            raise ValueError('reviewkd needs a teacher with Outputs.preacts, and this one has none; use at, sp or crd')
         student = [x.shape[-1] for x in (*setup.student.feats[1:], setup.student.embed)]
         teacher = [x.shape[-1] for x in (*setup.teacher.preacts, setup.teacher.embed)]
         width = min(MAX_WIDTH, student[-1])

@@ -1,12 +1,12 @@
 """RKD: relations of two and of three points (Park et al., CVPR 2019, "Relational Knowledge Distillation").
 
-On pooled vectors e of a group: d_ij = ||e_i - e_j|| over its mean off the diagonal; psi_ijk = the cosine at i between
-e_j - e_i and e_k - e_i. Both compared by the Huber loss (delta = 1), as means over all B^2 and B^3 entries with the
-degenerate ones, which are 0. extra = 25 * distance + 50 * angle. Point i's share is the mean over its j (and k). B is
-the group of 64.
+On pooled vectors e of a group: d_ij = ||e_i - e_j|| divided by its mean off the diagonal; psi_ijk = the cosine at i
+between e_j - e_i and e_k - e_i. Both are compared by the Huber loss (delta = 1), averaged over all B^2 and B^3 entries
+including the degenerate ones, which are 0. extra = 25 * distance + 50 * angle. Point i's term is the mean over j (and
+k). B is the size of a group, 64.
 
-Distances come from the differences and not from the public code's Gram matrix: the same to rounding, exact where two
-points are near, and safe with reduced-precision matrix products.
+Distances are computed from differences, not from a Gram matrix as in the public code: equal up to rounding, accurate
+for close points, and safe with reduced-precision matrix products.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-RELATIONAL = True  # a point's term depends on the others of the batch
+RELATIONAL = True  # a point's term depends on the rest of the batch
 
 
 def huber(x: Array, y: Array) -> Array:
@@ -35,9 +35,9 @@ def differences(embed: Array, group: int) -> Array:
 
 
 def distances(difference: Array) -> Array:
-    """f32[n, g, g]: lengths over their mean off the diagonal, in which the gradient also runs; 0 on the diagonal.
+    """f32[n, g, g]: lengths divided by their off-diagonal mean, through which gradients flow; 0 on the diagonal.
 
-    The clamp at 1e-12 comes before the root, and the diagonal is masked after it, so that no gradient is infinite.
+    Clamping before the square root and masking the diagonal after it keeps all gradients finite.
     """
     size = difference.shape[1]
     length = jnp.sqrt(jnp.maximum(jnp.sum(difference**2, axis=-1), 1e-12))
@@ -73,8 +73,8 @@ def make(*, distance: float = 25.0, angle: float = 50.0, group: int = 64) -> Met
     """Builds the method.
 
     Args:
-      distance, angle: factors of the two terms.
-      group: points among which relations are taken.
+      distance, angle: weights of the two terms.
+      group: rows per group; relations are computed within a group.
     """
 
     def loss(params, state, student, teacher, batch, clock, key):

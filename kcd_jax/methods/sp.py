@@ -1,8 +1,8 @@
 """SP: similarity-preserving distillation (Tung, Mori, ICCV 2019).
 
-On the last feature map: f = [B, h*w*c], G = f f^T with rows of unit length, loss = sum (G_t - G_s)^2 / B^2. The sum
-of point i's row, over B, is that point's term, so that the mean over points is the published value. B is the group:
-the paper's batch of 64, on any number of devices.
+On the last feature map: f = [B, h*w*c], G = f f^T with rows of unit length, loss = sum (G_t - G_s)^2 / B^2. Point i's
+term is the sum of row i divided by B, so that the mean over points is the published value. B is the size of a group,
+64 as the paper's batch, on any number of devices.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=3000.0)
-RELATIONAL = True  # a point's term depends on the others of the batch
+RELATIONAL = True  # a point's term depends on the rest of the batch
 
 
 def similarity(features: Array, group: int) -> Array:
@@ -24,7 +24,7 @@ def similarity(features: Array, group: int) -> Array:
 
 
 def similarity_loss(student: Array, teacher: Array, group: int) -> Array:
-    """f32[B]: row i of the squared difference, over the size of the group."""
+    """f32[B]: the mean of row i of the squared difference."""
     difference = similarity(student, group) - similarity(teacher, group)
     return jnp.mean(difference**2, axis=-1).reshape(-1)
 
@@ -34,7 +34,7 @@ def make(*, group: int = 64) -> Method:
     """Builds the method.
 
     Args:
-      group: points among which similarities are taken.
+      group: rows per group; similarities are computed within a group.
     """
 
     def loss(params, state, student, teacher, batch, clock, key):

@@ -1,19 +1,19 @@
 """SSKD: self-supervision as knowledge (Xu et al., ECCV 2020, "Knowledge Distillation Meets Self-Supervision").
 
-Every image gives four views, rotated by 0, 90, 180 and 270 degrees counter-clockwise, rows 4 i + r; r = 0 is
-'normal', the rest 'augmented'. A head on the pooled vector, Linear(D, D) - ReLU - Linear(D, D), gives similarities S
-[3B, B], the cosines of the augmented rows with the normal ones; the target of row (i, r) is column i.
+Every image gives four views, rotated by 0, 90, 180 and 270 degrees counter-clockwise, in rows 4 i + r; r = 0 is
+'normal', the others are 'augmented'. A head on the pooled vector, Linear(D, D) - ReLU - Linear(D, D), gives
+similarities S [3B, B], the cosines of the augmented rows with the normal ones; the target of row (i, r) is column i.
 
-Phase 1 trains the teacher's head on CE(S, target), without a temperature, the teacher itself frozen: `head_fraction`
-of the epochs, added to them (60 on top of 240), learning rate 0.05, a tenth from one half on and again from three
-quarters on. Phase 2:
+Phase 1 trains the teacher's head on CE(S, target), without a temperature and with the teacher frozen. It takes
+`head_fraction` of the epochs, in addition to them (60 in addition to 240), at learning rate 0.05, which drops by 10 at
+one half and at three quarters. Phase 2:
 
   L = 0.1 CE + 0.9 KD (normal rows: the objective's weights)
     + transformed * KD_T (augmented rows, all kept) + similarity * T_s^2 KL_{T_s}(S_t || S_s) over the kept rows.
 
-Of S, the rows are kept whose true column the teacher ranks first, and of the others the `keep` best ranked, ties in
-row order. A point's share of a mean over kept rows is what its three rows add, times B. The value recorded for a
-point is the entropy of its normal view. B is the whole batch here, as published.
+Kept are the rows of S whose true column the teacher ranks first, and the fraction `keep` of the others that it ranks
+best, with ties in row order. A point's term of a mean over kept rows is the sum over its three rows, times B. The value
+recorded for a point is the entropy of its normal view. B is the whole batch, as published.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kcd_jax.methods import _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=0.1, alpha=0.9, beta=1.0)
-RELATIONAL = True  # a point's term depends on the others of the batch
+RELATIONAL = True  # a point's term depends on the rest of the batch
 
 VIEWS = 4
 
@@ -63,16 +63,18 @@ def similarities(representation: Array) -> Array:
 
 
 def kept_rows(scores: Array, target: Array, keep: float) -> Array:
-    """f32[R] of 0 and 1: the rows with their target ranked first, and the int(keep * others) best ranked others.
+    """f32[R] of 0 and 1: rows whose target is ranked first, and the int(keep * others) best ranked other rows.
 
     Args:
-      scores: [R, C] of the teacher. target: i32[R]. keep: fraction of the wrong rows, in [0, 1].
+      scores: [R, C] of the teacher.
+      target: i32[R].
+      keep: fraction of the wrong rows, in [0, 1].
     """
     rows = scores.shape[0]
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
     before = jnp.arange(scores.shape[1], dtype=jnp.int32)[None] < target[:, None]
     rank = jnp.sum((scores > own) | ((scores == own) & before), axis=1).astype(jnp.int32)
-    # Looked up, because int(keep * n) in float32 on a device may fall on the other side of an integer.
+    # From a table, because int(keep * n) in float32 on a device may round across an integer.
     counts = jnp.asarray(np.array([int(n * keep) for n in range(rows + 1)]), jnp.int32)
     num_wrong = jnp.sum(rank > 0).astype(jnp.int32)
     num_kept = rows - num_wrong + counts[num_wrong]
@@ -81,7 +83,7 @@ def kept_rows(scores: Array, target: Array, keep: float) -> Array:
 
 
 def mean_over_kept(per_row: Array, kept: Array) -> Array:
-    """f32[3B] -> f32[B] whose mean is the mean over the kept rows."""
+    """f32[3B] -> f32[B] with the mean of the kept rows."""
     shares = jnp.sum((per_row * kept).reshape(-1, VIEWS - 1), axis=1)
     return shares.shape[0] * shares / jnp.maximum(jnp.sum(kept), 1.0)
 
@@ -92,7 +94,7 @@ def own_column(points: int) -> Array:
 
 
 def transformed_loss(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
-    """f32[B]: KD on the augmented rows, all of which are kept."""
+    """f32[B]: KD on all augmented rows."""
     per_row = objective.kd_per_point(augmented(student_logits), augmented(teacher_logits), temperature)
     return jnp.mean(per_row.reshape(-1, VIEWS - 1), axis=1)
 
@@ -125,11 +127,11 @@ def make(
     """Builds the method.
 
     Args:
-      transformed, similarity: factors of the two terms.
-      transformed_temperature, similarity_temperature: of the two terms.
-      keep: fraction of the wrongly ranked rows of S that are kept, in [0, 1].
-      head_fraction: epochs of the teacher's head, over the epochs of the student.
-      head_lr: its first learning rate.
+      transformed, similarity: weights of the two terms.
+      transformed_temperature, similarity_temperature: temperatures of the two terms.
+      keep: fraction of the wrongly ranked rows of S that is kept, in [0, 1].
+      head_fraction: epochs of the teacher's head divided by those of the student.
+      head_lr: initial learning rate of the teacher's head.
     """
 
     def init(key, setup):

@@ -2,7 +2,7 @@
 
 For every stage, at equal size: mu = W3 ReLU(W2 ReLU(W1 F_s)) with 1x1 convolutions without bias, of widths C_s -> C_t
 -> C_t -> C_t, sigma^2_c = log(1 + exp(rho_c)) + 1e-5, loss = mean 1/2 [(mu - F_t)^2 / sigma^2 + log sigma^2], summed
-over stages. Regressors and rho are trained with the student; one public code base forgets rho.
+over stages. Regressors and rho are trained with the student; one public code base does not train rho.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def regressor_init(key: Array, channels_s: int, channels_t: int) -> PyTree:
 
 
 def variational_loss(params: PyTree, student: Array, teacher: Array) -> Array:
-    """f32[B], in nats up to a constant: the negative log likelihood of the teacher's map given the student's."""
+    """f32[B] in nats, up to a constant: the negative log-likelihood of the teacher's map given the student's."""
     mean = jax.nn.relu(jax.nn.relu(student @ params['kernel1']) @ params['kernel2']) @ params['kernel3']
     variance = (jax.nn.softplus(params['rho']) + MIN_VARIANCE)[None, None, None, :]
     return _parts.mean_per_row(0.5 * ((mean - teacher) ** 2 / variance + jnp.log(variance)))
 
 
 def make() -> Method:
-    """Builds the method; it has no hyper-parameters but beta."""
+    """Builds the method; its only hyper-parameter is beta."""
 
     def init(key, setup):
         pairs = list(zip(setup.student.feats[1:], setup.teacher.feats[1:], strict=False))

@@ -1,13 +1,13 @@
-"""WCoRD: Wasserstein contrastive representation distillation (Chen et al., CVPR 2021) -- our reading of it.
+"""WCoRD: Wasserstein contrastive representation distillation (Chen et al., CVPR 2021), our interpretation.
 
-No public implementation is known; this follows the paper's outline with choices of ours, and is to be reported as
-such. Both networks' pooled vectors are embedded by a linear layer held 1-Lipschitz by spectral normalisation (one
-power iteration a step), to unit length. The critic is g(u, v) = <u, v> / score_temperature.
+No public implementation is known. This follows the paper's outline and fills its gaps, and should be reported as such.
+Both networks' pooled vectors are embedded by a linear layer, kept 1-Lipschitz by spectral normalisation (one power
+iteration per step), and scaled to unit length. The critic is g(u, v) = <u, v> / score_temperature.
 
-  global term: 'nce' (default), CRD's objective with these embeddings, or 'dual', the Wasserstein dual itself,
+  global term: 'nce' (default), CRD's objective on these embeddings, or 'dual', the Wasserstein dual,
     -g(positive) + mean over negatives of g, on both sides. Negatives come from CRD's banks.
-  local term: sum_ij pi_ij (1 - cos(t_i, s_j)) within a group of the batch, pi from `iterations` of Sinkhorn with
-    regulariser 0.05 and uniform marginals; the gradient passes through the cost only.
+  local term: sum_ij pi_ij (1 - cos(t_i, s_j)) within a group of the batch, with pi from `iterations` of Sinkhorn
+    (regulariser 0.05, uniform marginals); gradients flow through the cost only.
 
 extra = global_weight * global + local_weight * local. The papers' row is very likely with alpha = 1.
 """
@@ -24,18 +24,19 @@ from kcd_jax.methods import _contrast, _parts
 from kcd_jax.settings import ranges
 
 WEIGHTS = Weights(gamma=1.0, alpha=0.0, beta=1.0)
-RELATIONAL = True  # a point's term depends on the others of the batch
+RELATIONAL = True  # a point's term depends on the rest of the batch
 
 
 def spectral_linear(params: PyTree, vector: Array, pooled: Array) -> tuple[Array, Array]:
-    """A linear layer whose kernel is divided by its largest singular value, then unit length.
+    """A linear layer with its kernel divided by the largest singular value, followed by scaling to unit length.
 
     Args:
-      params: 'kernel' [D, size], 'bias' [size]. vector: f32[size], the estimate of the leading right singular vector.
+      params: 'kernel' [D, size], 'bias' [size].
+      vector: f32[size], the estimate of the leading right singular vector.
       pooled: [B, D].
 
     Returns:
-      (f32[B, size] of unit length, f32[size] the estimate after one power iteration; no gradient through it).
+      (f32[B, size] of unit length, f32[size] the estimate after one power iteration, without a gradient).
     """
     kernel = jax.lax.stop_gradient(params['kernel'])
     left = _parts.normalise(kernel @ vector)
@@ -46,7 +47,7 @@ def spectral_linear(params: PyTree, vector: Array, pooled: Array) -> tuple[Array
 
 
 def dual(score: Array, normaliser: Array, ready: Array, num_points: int, *, temperature: float) -> tuple[Array, Array]:
-    """One side of the Wasserstein dual, negated: f32[B], mean of g over negatives minus g of column 0."""
+    """One side of the negated Wasserstein dual, f32[B]: the mean of g over the negatives minus g of column 0."""
     del ready, num_points
     return (jnp.mean(score[:, 1:], axis=1) - score[:, 0]) / temperature, normaliser
 
@@ -58,7 +59,7 @@ def transport_plan(cost: Array, regulariser: float, iterations: int) -> Array:
       cost: f32[..., n, n].
 
     Returns:
-      f32[..., n, n], summing to 1; the columns' sums are exactly 1 / n, the rows' in the limit.
+      f32[..., n, n], summing to 1; column sums are exactly 1 / n, row sums in the limit.
     """
     size = cost.shape[-1]
     log_kernel, log_mass = -cost / regulariser, -jnp.log(jnp.float32(size))
@@ -118,11 +119,11 @@ def make(
 
     Args:
       objective: the global term, 'nce' or 'dual'.
-      global_weight, local_weight: the two lambdas.
+      global_weight, local_weight: weights of the two terms.
       num_negatives, score_temperature, bank_momentum, size: as for `crd`.
-      regulariser: of Sinkhorn.
-      iterations: of Sinkhorn.
-      group: points among which mass is moved.
+      regulariser: entropic regulariser of Sinkhorn.
+      iterations: Sinkhorn iterations.
+      group: rows per group; mass is transported within a group.
     """
     side = functools.partial(GLOBAL_TERMS[objective], temperature=score_temperature)
 

@@ -29,11 +29,11 @@ def get(name: str) -> ModuleType:
 
 
 def refuse_other_data(policy: Policy, source: Mapping[str, Any]) -> None:
-    """ValueError if a policy takes its set from a run on other data (`reuse`).
+    """Raises ValueError if a policy takes its set from a run on other data (`reuse`).
 
     Args:
       policy: of a run.
-      source: `Dataset.source` of that run's data.
+      source: `Dataset.source` of that run.
     """
     if policy.name == 'reuse':
         get('reuse').refuse_other_data(policy.keywords['run'], source)

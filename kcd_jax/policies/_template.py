@@ -17,7 +17,7 @@ from kcd_jax.settings import ranges
 
 @functools.partial(jax.jit, static_argnums=(1,))
 def _draw(key: jax.Array, num_points: int, plan: Plan, num_keep: jax.Array) -> Plan:
-    """Jitted, with the number kept as an argument: all epochs share one compilation."""
+    """Jitted with `num_keep` as an argument, so that all epochs share one compilation."""
     return knowledge.unmixed_plan(knowledge.random_order(key, plan.order.shape[0], num_points), num_keep)
 
 
@@ -26,20 +26,20 @@ def make(*, ratio: float = 0.5) -> Policy:
     """Builds the policy.
 
     Args:
-      ratio: share of the points that is kept, in (0, 1].
+      ratio: fraction of the points that is kept, in (0, 1].
     """
 
     def when(epoch: int, epochs: int) -> bool:
-        """Whether there is a new plan after `epoch` finished epochs. Plain Python; called with 0 before the first."""
+        """Whether to replan after `epoch` finished epochs, 0 being the start of training. Plain Python."""
         return epoch < epochs
 
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int):
-        """The next plan. `state` is what `Policy.init` made: a tree of arrays whose structure never changes."""
+        """The next plan and state. `state` is a tree of arrays from `Policy.init` whose structure never changes."""
         del epoch, epochs
         return _draw(key, table.num_points, plan, round(ratio * table.num_points)), state
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        """Points of each epoch, known before training: what the run will cost."""
+        """Points of each epoch, known before training; the cost of a run follows from it."""
         return [round(ratio * num_points)] * epochs
 
     return Policy(when=when, replan=replan, keep_counts=keep_counts)

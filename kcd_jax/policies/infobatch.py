@@ -1,9 +1,8 @@
-"""InfoBatch: skip at random some of the points that are learned well, and weigh up the others (Qin et al., ICLR 2024).
+"""InfoBatch: randomly skip well-learned points and upweight the rest of them (Qin et al., ICLR 2024).
 
-A point's score is its last training loss, 3.0 before the first. At the start of every epoch the points with a score
-below the mean are well learned: a fraction of them, drawn at random, is skipped, the rest of them weigh
-1 / (1 - fraction), so that the expected gradient stays what it was. The last part of training is on everything,
-weight 1.
+A point's score is its last training loss, 3.0 before the first. At the start of every epoch, points with a score below
+the mean are well learned. A random fraction of them is skipped and the others are weighted by 1 / (1 - fraction), which
+keeps the expected gradient. The last part of training uses all points with weight 1.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from kcd_jax.settings import ranges
 
 INITIAL_SCORE = 3.0
 
-# Share of the points below the mean loss where losses are exponentially distributed.
+# Fraction of the points below the mean loss if losses are exponentially distributed.
 EXPONENTIAL = 1.0 - 1.0 / math.e
 
 
@@ -28,7 +27,7 @@ EXPONENTIAL = 1.0 - 1.0 / math.e
 def _prune(key: Array, table: ValueTable, *, fraction: float) -> Plan:
     rows = table.value.shape[0]
     real = jnp.arange(rows) < table.num_points
-    # Around the initial score: before the first epoch the mean is exact, and nothing lies below it.
+    # Relative to the initial score, so that before the first epoch the mean is exact and no point is below it.
     above = jnp.where(real & (table.count > 0), table.value - INITIAL_SCORE, 0.0)
     well = real & (above < jnp.sum(above) / table.num_points)
     bits = jax.random.bits(key, (rows,), jnp.uint32) >> jnp.uint32(1)
@@ -61,11 +60,11 @@ def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = E
     """Builds the policy.
 
     Args:
-      fraction: of the well-learned points that is skipped, r, in [0, 1).
-      until: share of the epochs after which nothing is skipped, delta, in [0, 1]. The authors' code then keeps the last
-        weights unless epochs * delta is a whole number; here they are 1 again.
-      well_learned: share of the points that is taken to lie below the mean loss, in (0, 1]. It changes no run, only
-        what a run is expected to cost before it starts; what it did cost is counted.
+      fraction: r, the fraction of the well-learned points that is skipped, in [0, 1).
+      until: delta, the fraction of the epochs after which nothing is skipped, in [0, 1]. The authors' code then keeps
+        the last weights unless epochs * delta is an integer; here they are 1 again.
+      well_learned: expected fraction of points below the mean loss, in (0, 1]. It only affects the cost that is
+        estimated before a run; the actual cost is counted.
     """
 
     def when(epoch: int, epochs: int) -> bool:

@@ -1,15 +1,15 @@
-"""KCD: keep the points that still teach, and put some of the dropped ones into the weakest kept (ECCV 2022).
+"""KCD: keep the most valuable points and mix dropped ones into the least valuable kept ones (ECCV 2022).
 
-Between two stages the points are ranked by F^alpha * V (Eq. 13), the first part is kept (Eq. 8) and its low end is
-mixed with what is dropped (Eq. 14, 15). The paper and the public code differ; each is a preset:
+Between two stages the points are ranked by F^alpha * V (Eq. 13), the first ones are kept (Eq. 8), and the low end of
+these is mixed with dropped points (Eq. 14, 15). The paper and the public code differ; each is a preset:
 
 |                  | paper                                | reference (the public code)                            |
 |------------------|--------------------------------------|--------------------------------------------------------|
 | sizes            | exponential                          | linear, with the code's truncations                    |
 | first condensed  | after epoch 1, then every T epochs   | after T epochs                                         |
-| partners from    | all that is dropped                  | the window of ranks that is newly dropped              |
+| partners from    | all dropped points                   | the window of newly dropped ranks                      |
 | epsilon, slot i  | epsilon_max * (i + 1) / m            | epsilon_max * i / m                                    |
-| mixing           | in the step, from the original images | in a pool of uint8 images, for good, at condensation  |
+| mixing           | in the step, from the original images | permanently, in a pool of uint8 images                |
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _observe_loss(student: Outputs, teacher: Outputs | None, batch: Batch, per_p
 
 
 def _observe_teacher_entropy(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
-    """The teacher's prediction entropy on the image that is trained on."""
+    """The teacher's prediction entropy on the training image."""
     del student, per_point
     if teacher is None:
         raise ValueError("policy kcd with value='teacher_entropy' needs a teacher; use value='entropy' without one")
@@ -129,17 +129,17 @@ def make(
     """Builds the policy.
 
     Args:
-      preset: 'paper' or 'reference', see above. `schedule`, `first` and `dropped` replace one trait of it; '' keeps it.
-      ratio: share of the points kept at the end, in (0, 1].
+      preset: 'paper' or 'reference', see above; `schedule`, `first` and `dropped` override parts of it unless ''.
+      ratio: fraction of the points kept at the end, in (0, 1].
       stages: number of condensations; it must divide the epochs.
       alpha: exponent of the visits (Eq. 13); 0 is "w/o CAR" of Table 4.
-      epsilon_max: largest share of a dropped point (Eq. 15), in [0, 1].
-      schedule: how the sizes fall, 'exponential' | 'linear'.
+      epsilon_max: largest share of a dropped point in a mixed image (Eq. 15), in [0, 1].
+      schedule: how the sizes shrink, 'exponential' | 'linear'.
       first: when the first condensation happens, after one epoch ('epoch'), after one stage ('stage'), or before
         training ('none').
-      dropped: where partners come from, 'complement' | 'window'.
+      dropped: source of the partners, all dropped points ('complement') or the newly dropped ones ('window').
       ranking: 'value' | 'random' ("w/ random" of Table 4) | 'reversed' (the least valuable first).
-      records: 'mean' (Eq. 12) | 'last' ("w/o OVR").
+      records: recorded value, the 'mean' over visits (Eq. 12) or the 'last' one ("w/o OVR").
       augment: 'low' | 'high' | 'random' | 'none', the part of the kept points that is mixed (Table 7).
       epsilon: 'ramp' | 'constant' ("KA" of Table 4).
       value: 'entropy' of the student (Eq. 7) | 'loss' | 'teacher_entropy'.
@@ -161,8 +161,8 @@ def make(
             return {}
         if images is None:
             raise ValueError(
-                "policy kcd with preset='reference' mixes in a pool of all images, and streamed data has none; "
-                "use preset='paper', or data that is kept in memory"
+                "policy kcd with preset='reference' needs a pool of all images in memory, and this data is streamed; "
+                "use preset='paper', or data in memory"
             )
         pool = np.zeros((rows, *images.shape[1:]), np.uint8)
         pool[:num_points] = images
@@ -174,7 +174,7 @@ def make(
         stage = knowledge.replan_index(epoch, epochs, stages, first)
         num_keep = knowledge.keep_counts(table.num_points, ratio, stages, schedule)[stage]
         choices = {
-            # Before the first epoch nothing is known of any point.
+            # Before the first epoch no point has a value.
             'ranking': 'random' if epoch == 0 else ranking,
             'alpha': alpha,
             'augment': augment,
@@ -201,7 +201,7 @@ def make(
 
 
 def _by_slot(order: np.ndarray, num_keep: int, slot: np.ndarray, num_slots: int) -> tuple[np.ndarray, np.ndarray]:
-    """The kept points and the dropped ones that go into them, by slot."""
+    """(kept points that are mixed, the dropped points mixed into them), by slot."""
     mixed = np.flatnonzero((slot >= 0) & (slot < num_slots))
     kept = np.empty(num_slots, np.int32)
     kept[slot[mixed]] = mixed

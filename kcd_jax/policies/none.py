@@ -1,4 +1,4 @@
-"""Every point in every epoch: plain distillation, what all other policies are compared with."""
+"""Every point in every epoch: plain distillation, the baseline of all other policies."""
 
 from __future__ import annotations
 

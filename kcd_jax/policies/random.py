@@ -1,4 +1,4 @@
-"""A random selection of the same sizes as KCD's: the baseline for every other selection."""
+"""A random selection of the same sizes as KCD's, the baseline of every selection policy."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def make(
     """Builds the policy.
 
     Args:
-      preset, ratio, stages, schedule, first: as in the policy `kcd`, whose sizes these are.
-      drawn: 'stage': the choice stays until the next condensation; 'epoch': a new choice of the same size every epoch.
+      preset, ratio, stages, schedule, first: as for the policy `kcd`; they decide the sizes.
+      drawn: 'stage': one choice per stage; 'epoch': a new choice of the same size every epoch.
     """
     schedule, first = schedule or PRESETS[preset]['schedule'], first or PRESETS[preset]['first']
 

@@ -1,11 +1,11 @@
-"""The final set of another run, from the first epoch on (KCD Fig. 4), for the same pair of networks or another one.
+"""Train on the final set of another run from the first epoch on (KCD Fig. 4), with the same networks or others.
 
     python -m kcd_jax.main --config=FILE:words --config.policy.reuse=RUN [--config.policy.mode=ds]
     python -m kcd_jax report condensed-set RUN OUT       OUT.npz and OUT.txt, for use elsewhere
 
-RUN is the folder of a run that condensed (<workdir>/kcd/trial_0). Modes: 'vaks', the kept points with the dropped ones
-mixed in as at that run's end; 'ds', direct selection, the kept points as they are. `--config.policy.reuse=RUN` is short
-for the words `policy=reuse` and `--config.policy.run=RUN`.
+RUN is the folder of a run with a condensing policy (<workdir>/kcd/trial_0). Modes: 'vaks', the kept points mixed with
+dropped ones as at the end of that run; 'ds' (direct selection), the kept points unmixed. `--config.policy.reuse=RUN` is
+short for the words `policy=reuse` and `--config.policy.run=RUN`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from kcd_jax.settings import ranges
 
 MODES = ('vaks', 'ds')
 _ARRAYS = ('order', 'num_keep', 'partner', 'epsilon')
-_DATA = ('name', 'num_points', 'seed', 'validation')  # of config.data: what decides which points there are
+_DATA = ('name', 'num_points', 'seed', 'validation')  # keys of config.data that determine the training points
 
 
 def read(run: str) -> dict[str, np.ndarray]:
-    """{'order', 'num_keep', 'partner', 'epsilon'}: the last plan that a run left in its folder `knowledge`.
+    """{'order', 'num_keep', 'partner', 'epsilon'}: the last plan in a run's folder `knowledge`.
 
     Raises:
       ValueError: there is none, or it cannot be read.
     """
     if not run:
-        raise ValueError('policy reuse needs a run; give the folder of one that condensed: policy.run=FOLDER')
+        raise ValueError('policy reuse needs the folder of a run with policy kcd; use policy.run=FOLDER')
     files = list((pathlib.Path(run) / 'knowledge').glob('stage_*.npz'))
     files = sorted((f for f in files if f.stem.split('_')[1].isdigit()), key=lambda f: int(f.stem.split('_')[1]))
     if not files:
@@ -48,34 +48,38 @@ def read(run: str) -> dict[str, np.ndarray]:
 
 
 def refuse_other_data(run: str, data: Mapping[str, Any]) -> None:
-    """ValueError unless the run in the folder `run` saw the points that the section `data` of a config describes.
+    """Raises ValueError unless the run in the folder `run` used the data that `data` describes.
 
-    A set is a list of indices: those of another data set would be taken without a word.
+    A set is a list of indices; on other data they would silently select other points.
     """
     try:
         theirs = json.loads((pathlib.Path(run) / 'config.json').read_text())['run']['data']
     except (OSError, KeyError, ValueError):
-        return  # a folder with nothing but the set: nothing is known of its data
+        return  # a folder with only the set does not describe its data
     for key in _DATA:
         if theirs.get(key) != data[key]:
             raise ValueError(
-                f'{run} has data.{key}={theirs.get(key)!r}, this run {data[key]!r}; its set is of other points: use a '
-                'run on the same data'
+                f'{run} has data.{key}={theirs.get(key)!r}, but this run has {data[key]!r}, so its set selects other '
+                'points; use a run on the same data'
             )
 
 
 def export(run: str, target: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Writes the final set of a run for use elsewhere.
+    """Writes the final set of a run for use in other programs.
 
-    TARGET.npz holds the kept points by rank: index i32[n], and what is mixed into each, partner i32[n] (itself where
-    nothing is) with its share epsilon f32[n]; TARGET.txt one index a line. An index counts the training points in the
-    order of `kcd_jax.data.load(...).train`.
+    TARGET.npz holds the kept points by rank: index i32[n], the point mixed into each, partner i32[n] (itself if none),
+    and its share, epsilon f32[n]. TARGET.txt has one index per line. Indices are those of
+    `kcd_jax.data.load(...).train`.
+
+    Args:
+      run: folder of the run.
+      target: path without a suffix.
 
     Returns:
       The two files.
 
     Raises:
-      ValueError: the run holds no set, or it cannot be read.
+      ValueError: the run has no set, or it cannot be read.
     """
     stored = read(run)
     kept = stored['order'][: int(stored['num_keep'])]
@@ -93,21 +97,21 @@ def make(*, run: str = '', mode: str = 'vaks') -> Policy:
 
     Args:
       run: folder of the run whose final set is used.
-      mode: 'ds': the kept points with their own images; 'vaks': with the dropped ones mixed in as at that run's end.
+      mode: 'ds': the kept points unmixed; 'vaks': mixed with dropped points as at the end of that run.
 
     Raises:
-      ValueError: no such set, one of another data set, or one that holds no mixing where it is asked for.
+      ValueError: there is no such set, or mode 'vaks' with a set that has no mixing.
     """
     stored = read(run)
     num_keep = int(stored['num_keep'])
     if mode == 'vaks' and not stored['epsilon'].any():
         raise ValueError(
-            f"the final set of {run} mixes nothing (preset 'reference' mixes in a pool of its own); use mode='ds'"
+            f"the final set of {run} has no mixing (preset 'reference' keeps it in its pool); use mode='ds'"
         )
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
         if len(stored['order']) != table_rows(num_points) or stored['order'][:num_keep].max() >= num_points:
-            raise ValueError(f'the set of {run} is not one of these {num_points} points; use a run on the same data')
+            raise ValueError(f'the set of {run} is not of these {num_points} points; use a run on the same data')
         return [num_keep] * epochs
 
     def replan(key, table, plan: Plan, state: PyTree, epoch: int, epochs: int) -> tuple[Plan, PyTree]:

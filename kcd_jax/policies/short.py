@@ -1,6 +1,6 @@
-"""All points, fewer epochs: what plain training reaches at the cost of a selection.
+"""All points, fewer epochs: plain training at the cost of a selection policy.
 
-The learning rate falls at fractions of the epochs, so its drops are scaled with them.
+Learning rate drops are fractions of the epochs, so they scale with them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ def make(*, cost: float = 0.8176) -> Policy:
     """Builds the policy.
 
     Args:
-      cost: samples of the run over those of the full number of epochs, in (0, 1]; the default is KCD's (Eq. 16, as its
-        Algorithm 1 runs). The run takes the nearest whole number of epochs, at least 1.
+      cost: samples of the run divided by those of all epochs, in (0, 1], rounded to whole epochs; the default is KCD's
+        (Eq. 16, by its Algorithm 1).
     """
 
     def epochs(full: int) -> int:

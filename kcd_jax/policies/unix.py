@@ -1,9 +1,9 @@
-"""UNIX: the uncertain part of every batch, mixed the more the less uncertain (Xu, Liu, Loy 2020, arXiv 2012.09413).
+"""UNIX: the uncertain part of every batch, with uncertainty-aware mixup (Xu, Liu, Loy 2020, arXiv 2012.09413).
 
-A scoring forward of the whole batch (student, train mode) gives uncertainties; the k most uncertain points are mixed
-with partners from the whole batch by c * lambda, lambda ~ Beta(a, a) once a batch and c = sigmoid(w (r - b + 1/2) / B)
-rising with the rank r; teacher and student train on these k rows. The paper's ranking is r + 1/2 in the code, which
-makes c symmetric about b; the code's values w = 10, b = B / 2 and k = 3/4 B are the defaults.
+A scoring pass over the whole batch (student, train mode) gives uncertainties. The k most uncertain points are mixed
+with partners from the whole batch by c * lambda, with lambda ~ Beta(a, a) once per batch and c = sigmoid(w (r - b +
+1/2) / B) increasing with the rank r. Teacher and student train on these k rows. The paper's rank is r + 1/2 in the
+code, which makes c symmetric about b. The defaults w = 10, b = B / 2 and k = 3/4 B are the code's.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIXES = ('adaptive', 'constant', 'none')
 
 
 def entropy(key: Array, logits: Array) -> Array:
-    """f32[B]: prediction entropy in nats; the code's own form is NaN once a probability is 0."""
+    """f32[B]: prediction entropy in nats; the authors' form is NaN if a probability is 0."""
     del key
     return knowledge.prediction_entropy(logits)
 
@@ -40,7 +40,7 @@ def margin(key: Array, logits: Array) -> Array:
 
 
 def random(key: Array, logits: Array) -> Array:
-    """f32[B]: uniform in [0, 1); needs no scoring pass."""
+    """f32[B]: uniform in [0, 1), without a scoring pass."""
     return jax.random.uniform(key, logits.shape[:1], jnp.float32)
 
 
@@ -55,7 +55,7 @@ def uncertainty_order(score: Array) -> Array:
 def correction(num_rows: int, w: float, b: float, batch: int) -> Array:
     """c = sigmoid(w (r - b + 1/2) / batch), f32[num_rows] for the ranks r = 0 ... num_rows - 1.
 
-    `batch` is the configured one, also where a batch has fewer rows.
+    `batch` is the configured batch size, even if a batch has fewer rows.
     """
     rank = jnp.arange(num_rows, dtype=jnp.float32)
     return jax.nn.sigmoid(w * (rank - b + 0.5) / batch)
@@ -65,7 +65,9 @@ def select_and_mix(batch: Batch, order: Array, partner: Array, share: Array) -> 
     """The first k = len(share) rows of `order`, each mixed with the row `partner` by its share of pixels and label.
 
     Args:
-      batch: B rows. order, partner: i32[B], permutations of the rows. share: f32[k], c * lambda.
+      batch: B rows.
+      order, partner: i32[B], permutations of the rows.
+      share: f32[k], c * lambda.
 
     Returns:
       A batch of k rows.
@@ -83,7 +85,7 @@ def select_and_mix(batch: Batch, order: Array, partner: Array, share: Array) -> 
 
 
 def _draw_lambda(key: Array, beta: float) -> Array:
-    """f32[], lambda ~ Beta(beta, beta). Beta(1, 1) is uniform, and costs no rejection loop."""
+    """f32[], lambda ~ Beta(beta, beta). Beta(1, 1) is drawn as a uniform, without a rejection loop."""
     if beta == 1:
         return jax.random.uniform(key, (), jnp.float32)
     return jax.random.beta(key, jnp.float32(beta), jnp.float32(beta))
@@ -106,15 +108,16 @@ def make(
       score: 'entropy' | 'confidence' | 'margin' | 'random' (no scoring pass).
       mix: 'adaptive', c from the rank; 'constant', c = 1 (with score 'random': "Mixup w/o uncertainty", else
         "Non-adaptive mixup"); 'none' (with score 'random': Random+KD).
-      k: rows of the batch that are trained on; 0: three quarters of it, a multiple of 4 where the batch is one, so that
-        devices can share them.
-      w: steepness of c. b: rank at which c = 1/2; 0: half of the batch.
+      k: rows of the batch that are trained on; 0: three quarters of it, as a multiple of 4 if the batch is one, so that
+        they divide over the devices.
+      w: steepness of c.
+      b: rank at which c = 1/2; 0: half of the batch.
       beta: a of lambda ~ Beta(a, a): 1 on CIFAR, 0.2 on Tiny-ImageNet and ImageNet.
     """
 
     def rows(batch: int) -> int:
         if k > batch:
-            raise ValueError(f'k is {k}, more rows than a batch of {batch}; use at most {batch}')
+            raise ValueError(f'k is {k}, more than the {batch} rows of a batch; use at most {batch}')
         shared = math.gcd(batch, 4)
         return k or max(1, shared * round(0.75 * batch / shared))
 

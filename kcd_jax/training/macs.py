@@ -56,7 +56,9 @@ def _visit(jaxpr: Any, used: Sequence[bool], scope: str, times: int, counts: Cou
     """Adds the live equations' products to `counts`; returns which inputs they need.
 
     Args:
-      used: of the outputs, which are needed. scope: that this jaxpr stands in. times: how often it runs.
+      used: of the outputs, which are needed.
+      scope: that this jaxpr stands in.
+      times: how often it runs.
     """
     live = {var for var, needed in zip(jaxpr.outvars, used, strict=True) if needed and _is_variable(var)}
     for eqn in reversed(jaxpr.eqns):

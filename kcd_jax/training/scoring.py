@@ -21,7 +21,9 @@ def seconds(network: Network, variables: PyTree, shape: tuple[int, ...], mesh: M
     estimate, for inside the step it may share work with others.
 
     Args:
-      network, variables: of the student. shape: (B, H, W, 3). mesh: over which the batch is split.
+      network, variables: of the student.
+      shape: (B, H, W, 3).
+      mesh: over which the batch is split.
     """
     begun = time.perf_counter()
     batch = sharding.put(np.zeros(shape, np.float32), sharding.batch(mesh))

@@ -57,8 +57,11 @@ def create(
     """The state before the first step.
 
     Args:
-      key: the run's base key. student: the network. method, policy, phases: of the run.
-      setup: what the method may look at. images: u8[num_points, H, W, 3] for policies that keep a copy, or None.
+      key: the run's base key.
+      student: the network.
+      method, policy, phases: of the run.
+      setup: what the method may look at.
+      images: u8[num_points, H, W, 3] for policies that keep a copy, or None.
       metric_names: the method's own metrics, in addition to `METRICS`.
       student_variables: a start other than the network's own initialisation.
 

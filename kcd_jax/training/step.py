@@ -194,7 +194,10 @@ def train_step(
     The passes stand in named scopes, by which profilers and the cost ledger (`ledger.parts`) know them.
 
     Args:
-      state: before the step. raw: the batch. lrs: {label: f32[]} learning rates. teacher_variables: frozen.
+      state: before the step.
+      raw: the batch.
+      lrs: {label: f32[]} learning rates.
+      teacher_variables: frozen.
       spec, phase: static.
 
     Returns:
@@ -374,7 +377,10 @@ def eval_step(
     """Sums over the valid rows of one evaluation batch, and what the network says of each row.
 
     Args:
-      variables: of `network`. images: u8[B, H, W, 3]. labels: i32[B]. valid: bool[B], False on padding.
+      variables: of `network`.
+      images: u8[B, H, W, 3].
+      labels: i32[B].
+      valid: bool[B], False on padding.
       teacher_logits: f32[B, K] or None.
 
     Returns:

@@ -45,7 +45,9 @@ def of_points(
     """By training point, as it is and in eval mode: 'entropy', 'distance' and 'teacher_entropy', where there are any.
 
     Args:
-      entropy: f32[N] in nats, the student's. embed: f32[N, D], the student's. teacher_entropy: f32[N] in nats.
+      entropy: f32[N] in nats, the student's.
+      embed: f32[N, D], the student's.
+      teacher_entropy: f32[N] in nats.
       labels: i32[N].
     """
     found = {'entropy': entropy}

@@ -47,12 +47,12 @@ def test_the_recipe_is_the_papers():
     assert (config.method.aggregate, config.method.prior_lr, config.method.sparse) == (3, 0.1, 'recode')
 
 
-def test_the_rate_does_not_depend_on_the_pair_and_can_be_said():
+def test_the_rate_does_not_depend_on_the_pair_and_can_be_set():
     for words, rate in (('resnet32-resnet14_kr,dataset=cifar100', 0.1), ('lr=0.05', 0.05), ('optim.lr=0.02', 0.02)):
         assert grammar.load(f'{ROOT}/configs/kr.py:{words}').optim.lr == rate
 
 
-def test_weights_are_the_posteriors_unless_they_are_said():
+def test_weights_are_the_posteriors_unless_given():
     def weights(words):
         config = grammar.load(f'{ROOT}/configs/{words}')
         return {key: config.weights[key] for key in ('gamma', 'alpha', 'beta')}
@@ -67,10 +67,12 @@ def test_weights_are_the_posteriors_unless_they_are_said():
     assert grammar.variant(config, 'nst').student.name == 'resnet8'
 
 
-def test_a_posterior_that_would_not_count_is_refused(tiny_networks, cifar10, tmp_path):
+def test_a_posterior_with_weight_zero_is_refused(tiny_networks, cifar10, tmp_path):
     config = grammar.load(f'{ROOT}/configs/kr.py:tiny_teacher-tiny,batch=16')
     config.data.dir, config.method.posterior = str(cifar10), 'nst'
-    with pytest.raises(ValueError, match='posterior nst counts with weights.beta, which is 0; give posterior=nst in'):
+    with pytest.raises(
+        ValueError, match='the term of posterior=nst is weighted by weights.beta, which is 0; give posterior=nst in'
+    ):
         grammar.run_of(config).train(tmp_path / 'run')
 
 

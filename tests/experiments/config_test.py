@@ -95,7 +95,7 @@ def test_keys_of_the_run_come_before_those_of_its_teacher():
         ('epochs=2.5', 'epochs takes a value of type int'),
     ],
 )
-def test_a_wrong_word_is_one_line(words, says):
+def test_an_unknown_word_is_refused_in_one_line(words, says):
     with pytest.raises(ValueError, match=says) as error:
         grammar.load(f'{DIGITS}:{words}')
     assert '\n' not in str(error.value)
@@ -128,7 +128,7 @@ def test_settings_by_full_keys():
         ('raise SystemError("no")\n', 'SystemError: no'),
     ],
 )
-def test_a_file_that_is_no_config_is_one_line(tmp_path, content, says):
+def test_a_file_that_is_not_a_config_is_refused_in_one_line(tmp_path, content, says):
     path = tmp_path / 'mine.py'
     path.write_text(content)
     with pytest.raises(ValueError, match=says) as error:

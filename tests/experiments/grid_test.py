@@ -118,7 +118,7 @@ def test_a_row_that_cannot_run_is_left_out_by_name():
 
 
 @pytest.mark.parametrize('name', SWEEPS)
-def test_results_have_names_of_their_own(name):
+def test_results_have_distinct_names(name):
     entries = [(entry.label, entry.pair) for entry in grid.expand(SWEEPS[name])]
     assert len(set(entries)) == len(entries)
     if name in PLAIN[:4]:
@@ -214,7 +214,7 @@ def test_few_values_are_tried():
     ('target', 'says'),
     [(0.1, 'cannot cost 10.00% of training on everything; at least it costs 30.00%'), (0.9, 'at most it costs 70.00%')],
 )
-def test_a_budget_out_of_reach(target, says):
+def test_an_unreachable_budget_is_refused(target, says):
     with pytest.raises(ValueError, match=says):
         grid.solve({1: 0.3, 2: 0.5, 3: 0.7}.get, [1, 2, 3], target, 'policy=mine with its key')
 

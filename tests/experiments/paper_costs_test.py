@@ -43,7 +43,7 @@ KCD = [
 
 
 @pytest.mark.parametrize(('kind', 'first', 'samples', 'steps'), KCD)
-def test_the_cost_of_every_schedule_to_the_sample(kind, first, samples, steps):
+def test_samples_of_every_schedule_are_exact(kind, first, samples, steps):
     found = program.schedule(program.CIFAR100, kind, first)
     assert (found.samples, found.steps_with_partial) == (samples, steps)
     assert found.relative == samples / 12_000_000
@@ -86,7 +86,7 @@ def test_the_runs_that_drop_the_partial_batch():
     assert paper == (9_801_920, 153_155) and reference == (10_496_000, 164_000)
 
 
-def test_the_errors_are_named_with_their_figures():
+def test_errors_of_the_papers_are_printed_with_their_numbers():
     text = '\n'.join(program.errors())
     for figure in ('81.61 %', '81.76 %', '92.6 %', '115.3M', '94.1M', 'k = 192', '79.99 %', '42.8', '44.8'):
         assert figure in text, figure

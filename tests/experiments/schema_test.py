@@ -43,7 +43,7 @@ def check(words, devices=4):
 
 
 @pytest.mark.parametrize('word', REFUSED)
-def test_a_setting_that_means_nothing_is_refused(tiny_networks, word):
+def test_bad_settings_are_refused(tiny_networks, word):
     with pytest.raises(ValueError) as error:
         check(f'{SHORT},{word}')
     line, key = str(error.value), word.rpartition('=')[0].rpartition(',')[2].rpartition('.')[2]

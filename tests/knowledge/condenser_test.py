@@ -11,7 +11,7 @@ from kcd_jax import Condenser, knowledge
 from kcd_jax.knowledge import pool as pool_lib
 
 
-def test_the_public_procedure_to_the_bit(golden):
+def test_reference_preset_matches_the_public_code_bit_for_bit(golden):
     """Ranking, kept, lost, paired, rates and the uint8 pool of six stages of the authors' code."""
     golden = golden('kcd')
     images = golden['images']
@@ -98,10 +98,10 @@ def test_a_plain_training_loop(preset):
         assert not mixed.any() and (np.asarray(state.pool) != np.asarray(images)).any()
 
 
-def test_bad_use_is_refused_in_one_line():
+def test_misuse_is_refused_in_one_line():
     with pytest.raises(ValueError, match="preset is 'papre'; known: paper, reference"):
         Condenser(10, preset='papre')
-    with pytest.raises(ValueError, match='give init uint8 images of all 10 points, not none'):
+    with pytest.raises(ValueError, match='pass init uint8 images of all 10 points, not none'):
         Condenser(10, preset='reference').init()
     with pytest.raises(ValueError, match='stage is 6; there are 6 condensations'):
         condenser = Condenser(10)

@@ -49,7 +49,7 @@ counts = hnp.arrays(np.int32, ROWS, elements=st.sampled_from([0, 1, 2, 40, MAX_V
 
 @given(values, counts, st.sampled_from([0.0, 0.03, 0.1]))
 @settings(max_examples=40)
-def test_rank_is_the_slow_one(value, count, alpha):
+def test_rank_matches_a_numpy_loop(value, count, alpha):
     order = jax.jit(knowledge.rank, static_argnums=1)(make_table(value, count, POINTS), alpha)
     assert order.dtype == jnp.int32
     assert sorted(order.tolist()) == list(range(ROWS))
@@ -58,7 +58,7 @@ def test_rank_is_the_slow_one(value, count, alpha):
 
 @given(hnp.arrays(np.uint32, ROWS, elements=st.integers(0, 3) | st.sampled_from([2**31 - 1, 2**31, 2**32 - 1])))
 @settings(max_examples=40)
-def test_the_sorts_of_all_platforms_are_numpys_stable_argsort(key):
+def test_sorts_of_all_platforms_match_numpys_stable_argsort(key):
     expected = np.argsort(key, kind='stable')
     for sort in (knowledge.order_by, ranking._sort_packed, ranking._sort_pairs):
         np.testing.assert_array_equal(jax.jit(sort)(key), expected)

@@ -75,7 +75,7 @@ def test_epochs_of_algorithm_1():
     assert knowledge.replans(240, 6, 'none') == [0, 40, 80, 120, 160, 200]
 
 
-def test_what_a_run_on_cifar_100_costs():
+def test_cost_of_a_run_on_cifar_100():
     """240 epochs at batch 64, scheduled and processed: the last partial batch is dropped."""
     paper, _ = cost('exponential', 'epoch')
     reference, _ = cost('linear', 'stage')

@@ -27,7 +27,7 @@ def slow_plan(order, num_keep, epsilon_max, num_points):
 
 @given(st.permutations(range(ROWS - 3)), st.integers(1, ROWS - 3), st.sampled_from([0.0, 0.3, 1.0]))
 @settings(max_examples=30)
-def test_summary_is_the_slow_one(points, num_keep, epsilon_max):
+def test_summary_matches_a_numpy_loop(points, num_keep, epsilon_max):
     num_points = len(points)
     order = np.asarray([*points, *range(num_points, ROWS)], np.int32)
     summarize = jax.jit(knowledge.summarize, static_argnums=(2, 3))
@@ -44,7 +44,7 @@ def test_summary_is_the_slow_one(points, num_keep, epsilon_max):
     assert (np.asarray(plan.weight) == 1).all() and float(plan.epsilon.max()) <= np.float32(epsilon_max)
 
 
-def test_the_ramp_is_the_golden_one(golden):
+def test_ramp_matches_the_golden_vector(golden):
     plan = knowledge.summarize(jnp.arange(600, dtype=jnp.int32), 420, 0.3)
     np.testing.assert_allclose(plan.epsilon[240:420], golden('ref')['kcd/eps_of_rank_K1_420_K0_180'], rtol=3e-7)
     assert float(plan.epsilon[419]) == np.float32(0.3) and not plan.epsilon[:240].any()

@@ -25,7 +25,7 @@ def slow_entropy(logits: np.ndarray) -> list[float]:
     return result
 
 
-def test_entropy_is_its_definition():
+def test_entropy_matches_its_definition():
     logits = np.random.default_rng(0).normal(size=(32, 10)).astype(np.float32) * 5
     # Float32 sums of ten terms.
     np.testing.assert_allclose(

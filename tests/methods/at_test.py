@@ -5,7 +5,7 @@ import numpy as np
 from kcd_jax.methods import _parts, at
 
 
-def test_attention_is_the_public_codes(golden, loss_and_grad):
+def test_attention_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('maps')
     for tap in range(3):
         maps = arrays.map(f'maps/f_s{tap}'), arrays.map(f'maps/f_t{tap}')
@@ -29,7 +29,7 @@ def test_stages_are_summed_without_the_stem(make_batch, make_outputs, clock):
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
-def test_the_longer_list_loses_its_deepest_maps(make_batch, make_outputs, clock):
+def test_deepest_maps_of_the_deeper_network_are_unused(make_batch, make_outputs, clock):
     student = make_outputs(4, seed=1)
     longer = make_outputs(4, widths=(4, 4, 6, 8, 8), sizes=(8, 8, 4, 2, 2), seed=2)
     shorter = longer.replace(feats=longer.feats[:-1])

@@ -23,7 +23,7 @@ def run(words, workdir):
 
 
 @pytest.mark.slow
-def test_families_that_take_any_pair(tmp_path):
+def test_methods_that_take_any_pair(tmp_path):
     """Logits, maps with trained regressors, relations, memory banks, views with a phase in front, two players."""
     methods = ('dkd', 'vid', 'sp', 'crd', 'sskd', 'kdgan')
     found = run(f'tiny_teacher-tiny,compare=({",".join(methods)})', tmp_path)
@@ -34,7 +34,7 @@ def test_families_that_take_any_pair(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('method', 'pair'), [('fsp', 'tiny_teacher-tiny_teacher'), ('one', 'tiny_teacher-tiny_one')])
-def test_families_with_a_pair_of_their_own(tmp_path, method, pair):
+def test_methods_that_need_a_special_pair(tmp_path, method, pair):
     """A phase on the maps alone, and a student with branches that teaches itself; under KCD's selection."""
     (summary,) = run(f'{pair},method={method},policy=kcd,stages=2', tmp_path).values()
     assert (summary['method'], summary['policy']) == (method, 'kcd')

@@ -123,7 +123,7 @@ def test_the_loss_reads_nothing_of_the_teacher_that_needs_does_not_name(case):
 
 
 @pytest.mark.parametrize('kind', ['zero features', 'zero features of the student', 'equal', 'huge logits'])
-def test_value_gradient_and_state_are_finite_at_hard_places(case, kind):
+def test_value_gradient_and_state_are_finite_for_extreme_inputs(case, kind):
     assert finite(case.run(*hard(case, kind)))
 
 
@@ -143,7 +143,7 @@ def test_bfloat16_outputs_give_float32_terms_and_state(case):
 
 
 @pytest.mark.slow
-def test_bfloat16_outputs_give_finite_values_near_float32s(case):
+def test_bfloat16_outputs_give_finite_values_close_to_float32(case):
     def narrow(outputs):
         return jax.tree.map(lambda x: x.astype(jnp.bfloat16), outputs)
 
@@ -167,7 +167,7 @@ def test_a_row_of_weight_zero_gives_no_gradient(case):
         assert not np.any(np.asarray(leaf)[views : 2 * views])
 
 
-def test_a_point_weighs_in_its_own_term_only(case):
+def test_a_points_weight_scales_only_its_own_term(case):
     """Another weight leaves `extra` alone: the objective multiplies by it, once."""
     heavy = case.batch.replace(weight=case.batch.weight.at[0].set(3.0))
     np.testing.assert_array_equal(case.run(batch=heavy)[1].extra, case.run()[1].extra)
@@ -250,7 +250,7 @@ def test_init_follows_the_key(case):
     jax.tree.map(np.testing.assert_array_equal, same, (case.params, case.state))
 
 
-def test_unknown_names_are_told_the_known_ones():
+def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown method 'fitnets' \(did you mean 'fitnet'\?\); known: .*vid"):
         methods.get('fitnets')
     assert '_template' not in methods.names() and '_parts' not in methods.names()
@@ -284,7 +284,7 @@ def test_a_batch_that_does_not_split_is_refused():
         _parts.group_size(97, 64)
 
 
-def test_relations_do_not_depend_on_the_devices():
+def test_relations_do_not_depend_on_the_number_of_devices():
     features = jax.random.normal(jax.random.key(0), (2, 16, 6))
     loss = jax.jit(functools.partial(sp.similarity_loss, group=4))
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ('data',))

@@ -28,7 +28,7 @@ def golden_step(params, bank, student, teacher, index, negatives, momentum):
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, student)
 
 
-def test_two_steps_are_the_public_codes(golden):
+def test_two_steps_match_the_public_code(golden):
     arrays = golden('crd')
     params = {
         f'embed_{side}': {
@@ -83,7 +83,7 @@ def test_negatives_are_of_other_classes_and_all_of_them(make_setup, make_outputs
         assert np.all(np.abs(counts - 4096 / len(others)) < 5 * np.sqrt(4096 / len(others)))
 
 
-def test_the_bank_starts_in_the_published_range(golden):
+def test_the_bank_is_initialised_in_the_published_range(golden):
     bound = float(golden('crd')['crd/memory_init_bound'])
     assert pytest.approx(bound, rel=1e-6) == 1 / np.sqrt(SIZE / 3)
     outputs = Outputs(jnp.zeros((2, 3)), embed=jnp.zeros((2, 4)))
@@ -145,6 +145,6 @@ def test_a_split_bank_gives_what_a_replicated_one_gives(make_setup, make_outputs
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), contrast(split), contrast(state))
 
 
-def test_one_class_is_refused_in_a_line(make_setup, make_outputs):
+def test_one_class_is_refused_in_one_line(make_setup, make_outputs):
     with pytest.raises(ValueError, match='one class; use kd'):
         state_of(make_setup, make_outputs, num_classes=1)

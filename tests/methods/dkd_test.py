@@ -9,7 +9,7 @@ from kcd_jax.methods import dkd
 
 
 @pytest.mark.parametrize('others', [8, 2])
-def test_the_loss_is_the_public_codes(golden, loss_and_grad, others):
+def test_the_loss_matches_the_public_code(golden, loss_and_grad, others):
     arrays = golden('dkd')
     label = jnp.asarray(arrays['dkd/labels'], jnp.int32)
 
@@ -23,7 +23,7 @@ def test_the_loss_is_the_public_codes(golden, loss_and_grad, others):
     np.testing.assert_allclose(grad, arrays[f'dkd/a1_b{others}_T4/grad'], rtol=1e-4, atol=1e-6)
 
 
-def test_the_two_parts_are_a_slow_loop():
+def test_the_two_parts_match_a_numpy_loop():
     rng = np.random.default_rng(0)
     z_s, z_t, label = rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
     want = []
@@ -38,7 +38,7 @@ def test_the_two_parts_are_a_slow_loop():
     np.testing.assert_allclose(np.stack(got, axis=1), want, rtol=1e-4, atol=1e-6)
 
 
-def test_it_grows_over_twenty_epochs_counted_from_one(make_batch, make_outputs, clock):
+def test_warmup_takes_twenty_epochs_counted_from_one(make_batch, make_outputs, clock):
     student, teacher, batch = make_outputs(4, seed=1), make_outputs(4, seed=2), make_batch(4)
 
     def extra(epoch, **options):

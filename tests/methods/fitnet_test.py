@@ -19,7 +19,7 @@ def regressor(golden, kind):
     return {'conv': conv, 'norm': {'scale': jnp.ones(channels), 'bias': jnp.zeros(channels)}}
 
 
-def test_the_hint_is_the_public_codes(golden, loss_and_grad):
+def test_the_hint_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('fitnet')
     loss, (grad, _) = loss_and_grad(fitnet.hint, arrays.map('fitnet/hint/f_s'), arrays.map('fitnet/hint/f_t'))
     np.testing.assert_allclose(loss, arrays['fitnet/hint/loss'], rtol=1e-6)
@@ -27,7 +27,7 @@ def test_the_hint_is_the_public_codes(golden, loss_and_grad):
 
 
 @pytest.mark.parametrize('kind', ['same', 'down', 'up'])
-def test_the_regressors_are_the_public_codes(golden, loss_and_grad, kind):
+def test_the_regressors_match_the_public_code(golden, loss_and_grad, kind):
     arrays = golden('fitnet')
     params = regressor(arrays, kind)
     student, teacher = arrays.map(f'fitnet/reg_{kind}/f_s'), arrays.map(f'fitnet/reg_{kind}/f_t')
@@ -58,9 +58,9 @@ def test_the_regressor_follows_from_the_sizes(student, teacher, kind, kernel):
     assert fitnet.regress(params, jnp.ones(shapes[0]), shapes[1]).shape == shapes[1]
 
 
-def test_what_has_no_regressor_is_refused_in_a_line(make_outputs, make_setup):
+def test_sizes_without_a_regressor_are_refused(make_outputs, make_setup):
     student, teacher = make_outputs(2, sizes=(2, 2, 1, 1)), make_outputs(2, sizes=(8, 8, 4, 2))
     with pytest.raises(ValueError, match=r'no regressor from 1x1 to 4x4.*tap='):
         fitnet.make().init(None, make_setup(student, teacher))
-    with pytest.raises(ValueError, match='maps 0 to 3 in common'):
+    with pytest.raises(ValueError, match='both networks have maps 0 to 3'):
         fitnet.make(tap=4).init(None, make_setup(student, teacher))

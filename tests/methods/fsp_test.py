@@ -10,7 +10,7 @@ from kcd_jax.methods import fsp
 from kcd_jax.trees import matches
 
 
-def test_the_flow_is_the_public_codes(golden, loss_and_grad):
+def test_the_flow_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('fsp')
     student = tuple(arrays.map(f'fsp/f_s{i}') for i in range(4))
     teacher = tuple(arrays.map(f'fsp/f_t{i}') for i in range(4))
@@ -21,7 +21,7 @@ def test_the_flow_is_the_public_codes(golden, loss_and_grad):
         np.testing.assert_allclose(grad, arrays.map(f'fsp/grad_f_s{i}'), rtol=1e-4, atol=1e-8)
 
 
-def test_each_pair_and_its_matrix_are_the_public_codes(golden):
+def test_each_pair_and_its_matrix_match_the_public_code(golden):
     arrays = golden('fsp')
     for i in range(3):
         pair = [tuple(jnp.asarray(arrays.map(f'fsp/f_{net}{j}')) for j in (i, i + 1)) for net in 'st']
@@ -30,7 +30,7 @@ def test_each_pair_and_its_matrix_are_the_public_codes(golden):
     np.testing.assert_allclose(matrix, arrays['fsp/matrix_s_pair1'], rtol=1e-5, atol=1e-6)
 
 
-def test_unlike_channels_are_refused_in_a_line(make_outputs, make_setup):
+def test_unequal_channels_are_refused_in_one_line(make_outputs, make_setup):
     setup = make_setup(make_outputs(2), make_outputs(2, widths=(4, 8, 6, 8)))
     with pytest.raises(ValueError, match=r'\[4, 4, 6, 8\] and the teacher \[4, 8, 6, 8\]; use a pair such as'):
         fsp.make().init(None, setup)

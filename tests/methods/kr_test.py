@@ -25,7 +25,7 @@ def heights(stages, convs):
 # --------------------------------------------------------------------------------------------- what learns from what
 
 
-def test_resnet26_teaches_resnet8_as_the_figure_shows():
+def test_pairs_of_resnet26_and_resnet8_are_the_papers_figure():
     """24 convolutions make 8 groups of 3; of the three groups that end in the later sizes, two meet two layers."""
     found = kr.pair_layers(heights((32, 16, 8), 2), heights((32, 16, 8), 8), 3)
     assert [(p.entrance, p.exit, p.student) for p in found] == [
@@ -33,7 +33,7 @@ def test_resnet26_teaches_resnet8_as_the_figure_shows():
     ]  # fmt: skip
 
 
-def test_resnet32_teaches_resnet14_with_each_of_its_ten_groups():
+def test_resnet14_learns_from_each_of_resnet32s_ten_groups():
     found = kr.pair_layers(heights((32, 16, 8), 4), heights((32, 16, 8), 10), 3)
     assert [p.exit for p in found] == list(range(3, 31, 3))
     assert [p.student for p in found] == [2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
@@ -52,7 +52,7 @@ def test_networks_without_a_common_size_are_matched_by_depth():
 
 
 @given(st.integers(1, 12), st.integers(1, 12))
-def test_matching_is_by_depth(few, many):
+def test_layers_are_matched_by_depth(few, many):
     pairs = kr.match(list(range(few)), list(range(many)))
     assert len(pairs) == min(few, many) and pairs[-1] == (few - 1, many - 1)
     for side, size in zip(zip(*pairs, strict=True), (few, many), strict=True):
@@ -132,7 +132,7 @@ def check_value_and_gradient(fast, slow, variables, rtol=2e-3):
         np.testing.assert_allclose(slope, (ahead - behind) / 2e-5, rtol=rtol)
 
 
-def test_the_transport_term_and_its_gradient_are_a_slow_loop():
+def test_the_transport_term_and_its_gradient_match_a_numpy_loop():
     rng = np.random.default_rng(1)
     entrance, target = rng.normal(size=(3, 6, 6, 2)), np.maximum(rng.normal(size=(3, 3, 3, 4)), 0.0)
     unit = kr.unit_init(jax.random.key(0), (3, 6, 6, 2), (3, 3, 3, 4))
@@ -145,7 +145,7 @@ def test_the_transport_term_and_its_gradient_are_a_slow_loop():
     check_value_and_gradient(fast, lambda unit: slow_transport(unit, entrance, target, 0.3), unit)
 
 
-def test_the_prior_term_and_its_gradient_are_a_slow_loop():
+def test_the_prior_term_and_its_gradient_match_a_numpy_loop():
     rng = np.random.default_rng(2)
     # Off zero, where the student's ReLU has its corner; a difference must not cross it.
     student = np.abs(rng.normal(size=(3, 4, 4, 2))) + 0.1
@@ -203,7 +203,7 @@ def moved(loss, update, params, student):
 MAIN = Optimiser(optim.sgd(0.9, 1e-5), lambda epoch: 0.1 / (1 + epoch))
 
 
-def test_each_update_moves_its_own(case):
+def test_each_update_moves_only_its_parameters(case):
     """So that the update of Eq. 9 falls apart into one of the student and one of the units."""
     method, params, _, loss, student = case(posterior='nst')
     (phase,) = method.phases(5, MAIN, None)
@@ -226,7 +226,7 @@ def test_the_rates_of_both_optimisers_drop_together(case):
 
 
 @pytest.mark.parametrize('sparse', kr.SPARSE)
-def test_the_sparse_word_chooses_the_optimiser_of_the_prior(sparse):
+def test_sparse_selects_the_transformation_of_the_prior(sparse):
     (phase,) = kr.make(sparse=sparse).phases(5, MAIN, None)
     params = {'w': jnp.asarray([1.0, -2.0, 3.0])}
     grads = {'w': jnp.asarray([0.5, 0.001, -0.2])}
@@ -245,7 +245,7 @@ def test_the_sparse_word_chooses_the_optimiser_of_the_prior(sparse):
 
 
 @pytest.mark.parametrize(('mu', 'factor'), [('one', lambda f, a: 1.0), ('residual', lambda f, a: np.std(f - a))])
-def test_other_measures(case, make_outputs, mu, factor):
+def test_residual_and_constant_measures(case, make_outputs, mu, factor):
     method, params, _, loss, student = case(mu=mu, transport=2.0)
     units = method.phases(5, MAIN, None)[0].updates[1]
     teacher, wanted = make_outputs(4, seed=2), 0.0
@@ -256,7 +256,7 @@ def test_other_measures(case, make_outputs, mu, factor):
     np.testing.assert_allclose(loss(units, params, student), wanted, rtol=1e-5)
 
 
-def test_a_posterior_with_players_heads_and_phases_keeps_them(case):
+def test_updates_and_phases_of_the_posterior_are_kept(case):
     phase, *others = kr.make(posterior='kdgan').phases(5, MAIN, None)
     assert not others and [update.label for update in phase.updates] == ['discriminator', 'main', 'units', 'prior']
     assert phase.updates[0].moves == ('method/posterior/discriminator/*',)
@@ -266,7 +266,7 @@ def test_a_posterior_with_players_heads_and_phases_keeps_them(case):
     assert [update.label for update in main.updates] == ['main', 'units', 'prior']
 
 
-def test_the_posterior_is_that_method_to_the_bit(case, make_outputs, make_batch, clock):
+def test_posterior_equals_that_method_bit_for_bit(case, make_outputs, make_batch, clock):
     _, params, state, _, student = case(posterior='kdgan')
     method = kr.make(posterior='kdgan')
     ours = method.phases(5, MAIN, None)[0].updates[1]
@@ -275,7 +275,7 @@ def test_the_posterior_is_that_method_to_the_bit(case, make_outputs, make_batch,
     np.testing.assert_array_equal(ours.loss(params, state, *given).extra, theirs.extra)
 
 
-def test_views_of_a_point_teach_by_the_original(case):
+def test_only_the_first_view_of_a_point_is_used(case):
     method, params, _, loss, student = case(posterior='sskd')
     assert method.num_views == methods.get('sskd').make().num_views > 1
     prior = next(u for phase in method.phases(5, MAIN, None) for u in phase.updates if u.label == 'prior')
@@ -297,18 +297,18 @@ def test_weights_come_from_the_posterior():
         ({'mu': 'variance'}, "mu is 'variance'; use one of kernels, residual, one"),
         ({'sparse': 'record'}, "sparse is 'record'; use one of recode, drop"),
         ({'prior_lr': 0.0}, 'prior_lr is 0.0; use a number above 0'),
-        ({'posterior': 'kr'}, 'posterior=kr is itself'),
+        ({'posterior': 'kr'}, 'posterior is kr itself'),
         ({'posterior': 'nts'}, r"unknown method 'nts' \(did you mean 'nst'\?\)"),
         ({'decay': -1.0, 'sparse': 'l2'}, 'decay is -1.0'),
         ({'floor': 2.0}, 'floor is 2.0'),
     ],
 )
-def test_bad_keywords_are_one_line(keywords, says):
+def test_bad_keywords_are_refused_in_one_line(keywords, says):
     with pytest.raises(ValueError, match=says):
         kr.make(**keywords)
 
 
-def test_maps_that_no_stride_joins_are_refused():
+def test_sizes_without_a_common_stride_are_refused():
     assert [kr.stride_between(*pair) for pair in ((32, 16), (7, 4), (112, 56), (8, 8), (56, 14))] == [2, 2, 2, 1, 4]
-    with pytest.raises(ValueError, match='kr cannot aggregate maps of 4 into 3 pixels'):
+    with pytest.raises(ValueError, match='kr cannot aggregate maps of 4 pixels into 3'):
         kr.stride_between(4, 3)

@@ -5,7 +5,7 @@ import numpy as np
 from kcd_jax.methods import _parts, nst
 
 
-def test_the_discrepancy_is_the_public_codes(golden, loss_and_grad):
+def test_the_discrepancy_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('maps')
     for tap in range(3):
         maps = arrays.map(f'maps/f_s{tap}'), arrays.map(f'maps/f_t{tap}')

@@ -8,7 +8,7 @@ import pytest
 from kcd_jax.methods import one
 
 
-def test_the_kl_is_the_public_codes(golden, loss_and_grad):
+def test_the_kl_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('one')
     loss, (grad, to_ensemble) = loss_and_grad(
         lambda z, e: one.ensemble_kl(z, e, 3.0), arrays['one/branch_logits'], arrays['one/ensemble_logits']
@@ -18,12 +18,12 @@ def test_the_kl_is_the_public_codes(golden, loss_and_grad):
     np.testing.assert_array_equal(to_ensemble, np.zeros_like(to_ensemble))
 
 
-def test_the_ramp_is_the_public_codes(golden):
+def test_the_ramp_matches_the_public_code(golden):
     got = [one.ramp_up(jnp.int32(epoch), 80) for epoch in (0, 20, 40, 60, 80, 100)]
     np.testing.assert_allclose(got, golden('one')['one/rampup80_epochs_0_20_40_60_80_100'], rtol=1e-6)
 
 
-def test_the_whole_loss_is_a_slow_loop(make_outputs, make_batch, clock):
+def test_the_whole_loss_matches_a_numpy_loop(make_outputs, make_batch, clock):
     student, batch = make_outputs(4, seed=1), make_batch(4)
     extra = one.make().loss({}, {}, student, None, batch, clock(40), None).extra
     branches, gate = np.float64(student.aux['branches']), np.float64(student.aux['gate'])
@@ -41,7 +41,7 @@ def test_the_whole_loss_is_a_slow_loop(make_outputs, make_batch, clock):
     np.testing.assert_allclose(extra, want, rtol=1e-5)
 
 
-def test_a_student_without_branches_is_refused_in_a_line(make_outputs, make_setup):
+def test_a_student_without_branches_is_refused_in_one_line(make_outputs, make_setup):
     setup = make_setup(make_outputs(2).replace(aux={}), make_outputs(2))
     with pytest.raises(ValueError, match='empty has none; use resnet32_one or resnet18_one'):
         one.make().init(jax.random.key(0), setup)

@@ -6,7 +6,7 @@ import numpy as np
 from kcd_jax.methods import pkt
 
 
-def test_the_neighbour_probabilities_are_the_public_codes(golden, loss_and_grad):
+def test_the_neighbour_probabilities_match_the_public_code(golden, loss_and_grad):
     arrays = golden('pooled')
     loss, (grad, _) = loss_and_grad(
         lambda s, t: pkt.neighbour_loss(s, t, 64), arrays['pooled/f_s'], arrays['pooled/f_t']
@@ -16,7 +16,7 @@ def test_the_neighbour_probabilities_are_the_public_codes(golden, loss_and_grad)
     np.testing.assert_allclose(grad, arrays['pkt/grad_f_s'], rtol=1e-3, atol=1e-8)
 
 
-def test_groups_do_not_see_each_other():
+def test_groups_are_independent():
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(rng.normal(size=(8, 5)), jnp.float32) for _ in range(2))
     whole = pkt.neighbour_loss(student, teacher, 4)

@@ -19,7 +19,7 @@ KINDS = ('recode', 'drop', 'penalise')
 SHAPE = (3, 4)
 
 
-def test_the_penalty_is_the_reference(golden):
+def test_penalty_matches_the_reference(golden):
     ref = golden('ref')
     found = recoding.penalty(jnp.asarray(ref['kr/g'], jnp.float32), float(ref['kr/eps']))
     np.testing.assert_allclose(found, ref['kr/penalty_terms'], rtol=1e-6)
@@ -89,7 +89,7 @@ def make(kind, **settings):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_transformation_is_a_slow_loop(kind):
+def test_a_transformation_matches_a_numpy_loop(kind):
     rng = np.random.default_rng(0)
     weights = rng.normal(size=SHAPE).astype(np.float32)
     # Magnitudes over several decades, some entries 0, and one tensor that has no gradient at first.
@@ -179,7 +179,7 @@ QUANTILE = jax.jit(recoding.upper_quantile)
 
 
 @given(st.floats(1e-8, 1.0))
-def test_a_threshold_survives_its_parametrisation(epsilon):
+def test_inverse_softplus_inverts_softplus(epsilon):
     # rho is up to 18.4 in size, so that its last bit is worth 1e-6 of a small threshold.
     np.testing.assert_allclose(jax.nn.softplus(recoding.inverse_softplus(jnp.float32(epsilon))), epsilon, rtol=3e-6)
 
@@ -187,7 +187,7 @@ def test_a_threshold_survives_its_parametrisation(epsilon):
 # ------------------------------------------------------------------------------------------------------- in a chain
 
 
-def test_a_strength_of_nothing_is_no_recoding():
+def test_zero_strength_does_not_recode():
     params = {'w': jnp.arange(6.0)}
     grads = {'w': jnp.asarray([0.0, 1e-4, -2.0, 0.5, -1e-9, 3.0])}
     transform = recoding.recode(strength=0.0)
@@ -246,7 +246,7 @@ def test_penalise_adds_the_gradient_of_the_penalty():
     assert np.all(jnp.sign(updates) == jnp.sign(grads)) and np.all(jnp.abs(updates) >= jnp.abs(grads))
 
 
-def test_the_old_penalties_have_their_gradients():
+def test_l1_and_l2_add_their_gradients():
     w, g = jnp.asarray([2.0, -1.0, 0.0]), jnp.asarray([0.1, 0.2, 0.3])
     for transform, wanted in (
         (recoding.l1(0.5), [0.6, -0.3, 0.3]),
@@ -263,7 +263,7 @@ def test_bfloat16_gradients_keep_their_dtype_and_the_state_its_own():
     assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype('int32'), jnp.dtype('float32')}
 
 
-def test_the_optimisers_of_this_package_take_it_and_others_do_not_see_hvp():
+def test_it_chains_with_optimisers_that_ignore_hvp():
     params, grads = {'w': jnp.ones(3)}, {'w': jnp.asarray([1.0, 0.1, 0.0])}
     for transform in (optim.sgd(), optax.chain(recoding.recode(), optim.sgd())):
         moved, _ = optim.apply(transform, jnp.float32(0.1), grads, transform.init(params), params, hvp=None)
@@ -273,10 +273,10 @@ def test_the_optimisers_of_this_package_take_it_and_others_do_not_see_hvp():
 @pytest.mark.parametrize(
     ('settings', 'says'),
     [
-        ({'floor': 0.0}, 'floor=0.0 is not a share'),
-        ({'floor': 1.5}, 'floor=1.5 is not a share'),
-        ({'strength': -1.0}, 'strength=-1.0 is not a number of 0 or more'),
-        ({'threshold_lr': math.inf}, 'threshold_lr=inf is not'),
+        ({'floor': 0.0}, 'floor is 0.0; use a fraction'),
+        ({'floor': 1.5}, 'floor is 1.5; use a fraction'),
+        ({'strength': -1.0}, 'strength is -1.0; use a finite number of 0 or more'),
+        ({'threshold_lr': math.inf}, 'threshold_lr is inf; use'),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, says):
@@ -284,7 +284,7 @@ def test_settings_out_of_range_are_refused(settings, says):
         recoding.recode(**settings)
 
 
-def test_penalise_alone_says_what_it_needs():
+def test_penalise_without_hvp_is_refused():
     transform = recoding.penalise()
     with pytest.raises(ValueError, match=r'penalise needs second derivatives: call update\(\.\.\., hvp=function\)'):
         transform.update(jnp.ones(2), transform.init(jnp.ones(2)))

@@ -8,7 +8,7 @@ import pytest
 from kcd_jax.methods import reviewkd
 
 
-def test_the_pyramid_is_the_public_codes(golden, loss_and_grad):
+def test_the_pyramid_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('reviewkd')
     for level in range(4):
         maps = arrays.map(f'reviewkd/hcl/f_s{level}'), arrays.map(f'reviewkd/hcl/f_t{level}')
@@ -17,7 +17,7 @@ def test_the_pyramid_is_the_public_codes(golden, loss_and_grad):
         np.testing.assert_allclose(grad, arrays.map(f'reviewkd/hcl/grad_f_s{level}'), rtol=1e-5, atol=1e-8)
 
 
-def test_the_fused_maps_are_the_public_codes(golden):
+def test_the_fused_maps_match_the_public_code(golden):
     arrays = golden('reviewkd')
     params, pairs = {}, []
     for level in range(3):  # 0 is the deepest
@@ -65,7 +65,7 @@ def test_a_pyramid_of_seven_pools_to_uneven_cells():
     np.testing.assert_allclose(got, want / weights, rtol=1e-5)
 
 
-def test_levels_pair_from_the_pooled_vector_up():
+def test_levels_are_paired_from_the_pooled_vector_up():
     assert reviewkd.paired_levels(['s1', 's2', 's3', 'sp'], ['t1', 't2', 't3', 'tp']) == [
         ('sp', 'tp'), ('s3', 't3'), ('s2', 't2'), ('s1', 't1'),
     ]  # fmt: skip

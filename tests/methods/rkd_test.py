@@ -9,7 +9,7 @@ from kcd_jax.methods import rkd
 RTOL = 1e-4
 
 
-def test_distance_and_angle_are_the_public_codes(golden, loss_and_grad):
+def test_distance_and_angle_match_the_public_code(golden, loss_and_grad):
     arrays = golden('pooled')
     student, teacher = jnp.asarray(arrays['pooled/f_s']), jnp.asarray(arrays['pooled/f_t'])
     np.testing.assert_allclose(
@@ -49,7 +49,7 @@ def slow(e_s, e_t):
     return np.array(distance), np.array(angle)
 
 
-def test_every_points_share_is_a_slow_loop():
+def test_every_points_term_matches_a_numpy_loop():
     rng = np.random.default_rng(0)
     e_s, e_t = rng.normal(size=(8, 3)), rng.normal(size=(8, 4))
     student, teacher = jnp.asarray(e_s, jnp.float32), jnp.asarray(e_t, jnp.float32)
@@ -62,7 +62,7 @@ def test_every_points_share_is_a_slow_loop():
     )
 
 
-def test_two_equal_points_do_not_blow_the_gradient_up(loss_and_grad):
+def test_gradient_is_finite_for_equal_points(loss_and_grad):
     rng = np.random.default_rng(0)
     student = rng.normal(size=(6, 3)).astype(np.float32)
     student[1] = student[0]

@@ -6,7 +6,7 @@ import numpy as np
 from kcd_jax.methods import sp
 
 
-def test_the_similarity_is_the_public_codes(golden, loss_and_grad):
+def test_the_similarity_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('maps')
     maps = arrays.map('maps/f_s1'), arrays.map('maps/f_t1')
     loss, (grad, _) = loss_and_grad(lambda s, t: sp.similarity_loss(s, t, 64), *maps)
@@ -15,7 +15,7 @@ def test_the_similarity_is_the_public_codes(golden, loss_and_grad):
     np.testing.assert_allclose(grad, arrays.map('sp/grad_f_s1'), rtol=1e-4, atol=1e-9)
 
 
-def test_groups_are_the_papers_batch_and_do_not_see_each_other():
+def test_groups_have_the_papers_batch_size_and_are_independent():
     rng = np.random.default_rng(0)
     student, teacher = (jnp.asarray(rng.normal(size=(12, 2, 2, 3)), jnp.float32) for _ in range(2))
     whole = sp.similarity_loss(student, teacher, 4)

@@ -30,13 +30,13 @@ def test_the_rows_of_a_point_are_its_rotations():
     np.testing.assert_array_equal(views[1, 0, :, 0], image[0, :, 2, 0])
 
 
-def test_similarities_are_the_public_codes(arrays):
+def test_similarities_match_the_public_code(arrays):
     for net in ('student', 'teacher'):
         got = sskd.similarities(jnp.asarray(arrays[f'sskd/{net}_rep']))
         np.testing.assert_allclose(got, arrays[f'sskd/{net}_similarity'], rtol=1e-5, atol=1e-6)
 
 
-def test_the_kept_rows_are_the_public_codes(arrays):
+def test_the_kept_rows_match_the_public_code(arrays):
     kept = sskd.kept_rows(jnp.asarray(arrays['sskd/teacher_similarity']), sskd.own_column(6), 0.75)
     np.testing.assert_array_equal(np.flatnonzero(kept), np.sort(arrays['sskd/keep_index_ss']))
     assert len(arrays['sskd/keep_index_tf']) == 18  # the logits' ratio is 1: all rows
@@ -52,7 +52,7 @@ def slow_kept(scores, target, keep):
 
 
 @pytest.mark.parametrize('keep', [0.0, 0.3, 0.75, 1.0])
-def test_kept_rows_are_a_slow_loop_with_ties(keep):
+def test_kept_rows_with_ties_match_a_numpy_loop(keep):
     rng = np.random.default_rng(0)
     for _ in range(5):
         scores, target = rng.integers(0, 3, (12, 4)).astype(np.float32), rng.integers(0, 4, 12)
@@ -60,7 +60,7 @@ def test_kept_rows_are_a_slow_loop_with_ties(keep):
         assert np.flatnonzero(got).tolist() == slow_kept(scores, target, keep)
 
 
-def test_the_four_terms_and_their_gradients_are_the_public_codes(arrays):
+def test_the_four_terms_and_their_gradients_match_the_public_code(arrays):
     label = jnp.asarray(arrays['sskd/labels'], jnp.int32)
     zeros = jnp.zeros(6)
     batch = Batch(label, jnp.zeros((24, 1, 1, 3)), label, label, zeros, zeros + 1.0)
@@ -158,7 +158,7 @@ def test_the_recorded_value_is_that_of_the_unrotated_view():
     np.testing.assert_allclose(after.table.value[visited], prediction_entropy(logits[visited]), rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_run_is_refused_in_a_line(make_outputs, make_setup):
+def test_unsuitable_inputs_are_refused_in_one_line(make_outputs, make_setup):
     with pytest.raises(ValueError, match='8x16 is not square'):
         sskd.make().init(jax.random.key(0), make_setup(make_outputs(2), make_outputs(2), image_shape=(8, 16, 3)))
     with pytest.raises(ValueError, match=r'keep is 1\.5'):

@@ -7,7 +7,7 @@ import pytest
 from kcd_jax.methods import _parts, vid
 
 
-def test_the_likelihood_is_the_public_codes(golden, loss_and_grad):
+def test_the_likelihood_matches_the_public_code(golden, loss_and_grad):
     arrays = golden('maps')
     for tap in range(3):
         params = {f'kernel{i}': jnp.asarray(arrays[f'vid/tap{tap}/w{i}_OI'].T) for i in (1, 2, 3)}

@@ -10,7 +10,7 @@ import pytest
 from kcd_jax.methods import _contrast, _parts, wcord
 
 
-def test_the_local_term_is_the_reference(golden):
+def test_local_term_matches_the_reference(golden):
     arrays = golden('wcord')
     s, t = (_parts.normalise(jnp.asarray(arrays[f'wcord/h_{net}'], jnp.float32)) for net in 'st')
     cost = 1.0 - t @ s.T
@@ -50,7 +50,7 @@ def test_the_kernel_is_divided_by_its_largest_singular_value():
     np.testing.assert_allclose(embedding, want / np.linalg.norm(want, axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
 
 
-def test_the_dual_is_a_slow_loop():
+def test_the_dual_matches_a_numpy_loop():
     score = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     got, z = wcord.dual(jnp.asarray(score), jnp.float32(2.0), None, 10, temperature=0.07)
     want = [-(row[0] / 0.07) + sum(row[1:] / 0.07) / 4 for row in score]

@@ -132,7 +132,7 @@ def test_plans_keep_the_contract(case):
             assert sizes[epoch:until] == [num_keep] * (until - epoch)
 
 
-def test_the_same_plan_on_any_number_of_devices(case):
+def test_plans_are_equal_on_any_number_of_devices(case):
     policy = build(*case)
     single = run(policy)
     for devices in (2, 4):

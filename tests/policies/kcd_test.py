@@ -36,7 +36,7 @@ def parts(plan):
     return order[:n].tolist(), order[n:POINTS].tolist(), mixed
 
 
-def test_when():
+def test_replanning_epochs():
     paper, reference = kcd.make(), kcd.make(preset='reference')
     assert [e for e in range(241) if paper.when(e, 240)] == [1, 41, 81, 121, 161, 201]
     assert [e for e in range(241) if reference.when(e, 240)] == [40, 80, 120, 160, 200]
@@ -45,7 +45,7 @@ def test_when():
     assert random.make().keep_counts(50_000, 240) == paper.keep_counts(50_000, 240)
 
 
-def test_paper():
+def test_paper_preset():
     """Sizes 94 89 84 79 74 70 of 100, the tail of what is kept mixed with the head of all that is dropped."""
     policy = kcd.make()
     assert policy.mixes and policy.records == 'mean' and policy.observe is None
@@ -85,7 +85,7 @@ def test_reference_blends_its_pool(golden):
         assert not plan.epsilon.any()
 
 
-def test_window():
+def test_partners_of_the_window():
     """Only the newly dropped ranks are mixed in."""
     policy = kcd.make(dropped='window')
     (plan, _), _ = replan(policy, 1)
@@ -157,7 +157,7 @@ def slow_plan(value, count, before, num_keep, options):
     ],
     ids=lambda options: '-'.join(f'{key}={value}' for key, value in options.items()) or 'paper',
 )
-def test_options_against_a_slow_loop(options):
+def test_options_match_a_numpy_loop(options):
     """Three condensations in a row, the counts and values of each drawn anew; some points were never visited."""
     policy, epochs, rng = kcd.make(**options), 12, np.random.default_rng(4)
     plan, state = full_plan(POINTS), policy.init(POINTS, ROWS, IMAGES)
@@ -177,7 +177,7 @@ def test_options_against_a_slow_loop(options):
 
 
 @pytest.mark.parametrize(('records', 'function'), [('mean', knowledge.record), ('last', knowledge.record_last)])
-def test_what_is_recorded_against_a_slow_loop(records, function):
+def test_recorded_values_match_a_numpy_loop(records, function):
     """Eq. 12, the mean over the visits, or the last value ("w/o OVR")."""
     assert kcd.make(records=records).records == records
     rng, table, seen = np.random.default_rng(5), ValueTable.create(POINTS), {}

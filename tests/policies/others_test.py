@@ -28,12 +28,12 @@ def kept(plan):
     return np.asarray(plan.order[: int(plan.num_keep)])
 
 
-def test_none_keeps_all():
+def test_none_keeps_all_points():
     policy = none.make()
     assert not any(policy.when(e, 6) for e in range(6)) and policy.keep_counts(10, 3) == [10] * 3
 
 
-def test_random_is_a_new_choice_of_the_same_size():
+def test_random_draws_the_same_number_of_points():
     for drawn, times in (('stage', [1, 3, 5]), ('epoch', [1, 2, 3, 4, 5])):
         policy = random.make(stages=3, drawn=drawn)
         assert [e for e in range(7) if policy.when(e, 6)] == times
@@ -62,7 +62,7 @@ def test_infobatch():
     assert set(kept(other)) != set(chosen)
 
 
-def test_infobatch_starts_and_ends_with_all():
+def test_infobatch_starts_and_ends_with_all_points():
     policy = infobatch.make()
     plan, _ = policy.replan(jax.random.key(0), make_table(0, 0), full_plan(POINTS), {}, 1, 8)
     assert len(kept(plan)) == POINTS and (plan.weight == 1).all()
@@ -147,7 +147,7 @@ def test_export_from_the_command_line(run_folder, tmp_path, capsys):
     assert capsys.readouterr().err.count('\n') == 1 and not (tmp_path / 'other.npz').exists()
 
 
-def test_reuse_refuses_the_set_of_other_points(run_folder):
+def test_reuse_refuses_a_set_of_other_data(run_folder):
     run, _ = run_folder
     data = {'name': 'cifar100', 'num_points': 0, 'seed': 0, 'validation': 0.0, 'dir': '/here'}
     reuse.refuse_other_data(str(run), data)  # nothing is known of the run's data
@@ -161,11 +161,11 @@ def test_reuse_refuses_the_set_of_other_points(run_folder):
 
 def test_reuse_refuses_in_one_line(run_folder, tmp_path):
     run, _ = run_folder
-    with pytest.raises(ValueError, match='needs a run'):
+    with pytest.raises(ValueError, match='needs the folder of a run'):
         reuse.make()
     with pytest.raises(ValueError, match='holds no knowledge'):
         reuse.make(run=str(tmp_path))
-    with pytest.raises(ValueError, match='not one of these 1000 points'):
+    with pytest.raises(ValueError, match='not of these 1000 points'):
         reuse.make(run=str(run)).keep_counts(1000, 3)
     with pytest.raises(ValueError, match="mode is 'all'; use one of vaks, ds"):
         reuse.make(run=str(run), mode='all')

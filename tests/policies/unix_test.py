@@ -86,16 +86,16 @@ def test_variants(golden):
     np.testing.assert_allclose(adaptive.lam + adaptive.lam[::-1], constant.lam[0], rtol=1e-5)
 
 
-def test_scores_are_finite_for_sure_predictions():
+def test_scores_are_finite_for_certain_predictions():
     logits = jnp.asarray([[1e4, 0.0, 0.0], [0.0, 0.0, 0.0]], jnp.float32)
     for score in (unix.entropy, unix.confidence, unix.margin):
         found = score(None, logits)
         assert np.isfinite(found).all() and found[1] > found[0]
 
 
-def test_rows_and_bad_options():
+def test_rows_and_refused_options():
     assert [unix.make().rows(b) for b in (64, 256, 32, 20, 6, 1)] == [48, 192, 24, 16, 4, 1]
-    with pytest.raises(ValueError, match='k is 48, more rows than a batch of 32; use at most 32'):
+    with pytest.raises(ValueError, match='k is 48, more than the 32 rows of a batch; use at most 32'):
         unix.make(k=48).rows(32)
     with pytest.raises(ValueError, match='use one of entropy, confidence, margin, random'):
         unix.make(score='loss')

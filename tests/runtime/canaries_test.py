@@ -43,7 +43,7 @@ def test_one_wrong_number_is_named():
     ]
 
 
-def test_passing_is_remembered(monkeypatch, cache):
+def test_passing_checks_are_cached(monkeypatch, cache):
     canaries.check()
     [record] = cache.iterdir()
     assert record.name.startswith(f'jaxlib-{jaxlib.__version__}-cpu-')

@@ -59,7 +59,7 @@ def test_an_empty_folder_has_nothing_to_restore(tmp_path):
         assert keeper.restore_latest(make_state()) is None and keeper.steps() == []
 
 
-def test_the_newest_comes_back_whole(saved):
+def test_the_newest_checkpoint_is_restored(saved):
     wanted = make_state(2)
     with Checkpointer(saved) as keeper:
         state, meta = keeper.restore_latest(make_state(9))
@@ -83,7 +83,7 @@ def test_an_abstract_state_is_enough(saved):
         assert_same(keeper.restore_latest(abstract)[0], make_state(2))
 
 
-def test_only_the_newest_stay(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     with Checkpointer(tmp_path, keep=2) as keeper:
         for step in (3, 7, 20, 100):
             keeper.save(step, make_state(step), {})
@@ -132,7 +132,7 @@ DAMAGE = {
 }
 
 
-def test_every_flipped_bit_is_noticed(saved, tmp_path):
+def test_every_flipped_bit_is_detected(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / 'checkpoints')
     path = folder / '2' / FILE
     content = path.read_bytes()
@@ -164,7 +164,7 @@ def test_a_damaged_checkpoint_is_passed_over(saved, tmp_path, capfd, damage):
     assert_same(state, make_state(5))
 
 
-def test_going_on_below_a_damaged_step(saved, tmp_path):
+def test_resuming_below_a_damaged_step(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / 'checkpoints')
     (folder / '2').rename(folder / '30')
     DAMAGE['a flipped byte'](folder / '30')
@@ -235,7 +235,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         Checkpointer(tmp_path / 'file' / 'checkpoints')
 
 
-def test_a_full_disk_is_one_line_and_spares_the_earlier_ones(tmp_path, capfd):
+def test_a_full_disk_is_reported_in_one_line_and_earlier_checkpoints_survive(tmp_path, capfd):
     big = sharding.put(np.random.default_rng(0).normal(size=1 << 20), sharding.replicated(sharding.make_mesh()))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     small = make_state(1)

@@ -9,7 +9,7 @@ import sys
 from kcd_jax.runtime import console, runlog
 
 
-def test_quiet_leaves_out_the_lines_of_runs_alone(capsys):
+def test_quiet_omits_only_lines_of_runs(capsys):
     with console.quiet():
         console.say_of_run('of a run')
         console.say('of all runs')
@@ -17,7 +17,7 @@ def test_quiet_leaves_out_the_lines_of_runs_alone(capsys):
     assert capsys.readouterr().out == 'of all runs\nof another run\n'
 
 
-def test_a_closed_output_ends_nothing():
+def test_a_run_survives_a_closed_output():
     program = (
         'import sys\nfrom kcd_jax.runtime import console\n'
         "console.say('first')\nsys.stdin.readline()\n"
@@ -37,7 +37,7 @@ def test_a_closed_output_ends_nothing():
     assert errors == 'standard output was closed; the run goes on without it\nthe end\n'
 
 
-def test_plain_progress_is_seldom_and_says_what_is_left(tmp_path, monkeypatch, capsys):
+def test_plain_progress_is_rare_and_shows_the_remaining_time(tmp_path, monkeypatch, capsys):
     now = [100.0]
     monkeypatch.setattr(console.time, 'monotonic', lambda: now[0])
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: False, raising=False)

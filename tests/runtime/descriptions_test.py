@@ -92,7 +92,7 @@ def test_many_differences_are_cut_short():
         (RUN, {'teacher__run__data__identity': 'cc'}, "the teacher's data .* is not that of the run in the folder"),
     ],
 )
-def test_changed_content_is_said_in_plain_words(run, changes, says):
+def test_changed_content_is_reported_in_words(run, changes, says):
     with pytest.raises(ValueError, match=f'runs/one holds another run: {says}; use another --workdir') as caught:
         descriptions.refuse_other(FOLDER, run, changed(run, **changes))
     assert 'cc' not in str(caught.value) and '\n' not in str(caught.value)

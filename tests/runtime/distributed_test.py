@@ -30,7 +30,7 @@ def launch(module: str, *args: str, processes: int = 2, devices: int = 2, option
 # ------------------------------------------------------------------------------------------------------- one process
 
 
-def test_nothing_is_joined_unless_asked(monkeypatch):
+def test_processes_are_not_connected_by_default(monkeypatch):
     """A workstation inside a SLURM job: its environment alone must not make a run wait for others."""
     for name, value in {'JOB_ID': '7', 'STEP_NODELIST': 'n[1-4]', 'NTASKS': '4', 'PROCID': '0', 'LOCALID': '0'}.items():
         monkeypatch.setenv(f'SLURM_{name}', value)
@@ -73,7 +73,7 @@ def test_a_timer_is_due_after_its_seconds(monkeypatch):
     assert not timer.due()
 
 
-def test_the_first_clock_decides_and_is_asked_seldom(monkeypatch):
+def test_the_first_processs_clock_decides_and_is_read_rarely(monkeypatch):
     """Two processes; the other's clock is far ahead, and only what the first one says counts."""
     now, asked = [0.0], []
 
@@ -100,7 +100,7 @@ def test_the_first_clock_decides_and_is_asked_seldom(monkeypatch):
     ('number', 'code', 'says'),
     [(signal.SIGTERM, 75, 'SIGTERM: saved step 1,234; '), (signal.SIGINT, 130, 'Ctrl-C: saved step 1,234; ')],
 )
-def test_signals_are_heard_and_the_handlers_put_back(number, code, says):
+def test_signals_are_caught_and_handlers_restored(number, code, says):
     before = [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)]
     with distributed.Notice() as notice:
         assert not notice.came()
@@ -121,7 +121,7 @@ def test_a_second_ctrl_c_does_not_wait(capfd):
 # -------------------------------------------------------------------------------------------------------- the launcher
 
 
-def test_the_launcher_says_who_died_and_ends_the_others(tmp_path):
+def test_launcher_names_the_dead_process_and_ends_the_others(tmp_path):
     began = time.monotonic()
     found = launch('tests.tiny.dying', '--how=killed', f'--folder={tmp_path}', options=('--grace=0.5',))
     assert found.returncode == 128 + signal.SIGKILL and time.monotonic() - began < 30
@@ -138,7 +138,7 @@ def test_the_launcher_starts_again(tmp_path):
     assert 'starting all 2 again; restarts left: 1' in found.stderr
 
 
-def test_what_all_processes_say_comes_once(tmp_path):
+def test_launcher_prints_lines_of_all_processes_once(tmp_path):
     found = launch('tests.tiny.dying', '--how=mistake', f'--folder={tmp_path}', options=('--restarts=3', '--grace=60'))
     assert found.returncode == 2
     assert found.stderr.removeprefix('[1] ') == 'error: a mistake\n'  # of the process that says it first

@@ -35,7 +35,7 @@ def test_errors_have_codes(error, code):
     assert exitcodes.of_error(error) == code
 
 
-def test_a_bug_has_none():
+def test_a_bug_has_no_exit_code():
     with pytest.raises(TypeError, match='KeyError has no exit code'):
         exitcodes.of_error(KeyError('x'))
 

@@ -28,7 +28,7 @@ def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
         ({}, '{home}/.cache/kcd_jax'),
     ],
 )
-def test_where_caches_are(monkeypatch, tmp_path, variables, wanted):
+def test_cache_folder(monkeypatch, tmp_path, variables, wanted):
     monkeypatch.setenv('HOME', str(tmp_path))
     for name in ('KCD_JAX_CACHE', 'XDG_CACHE_HOME'):
         monkeypatch.delenv(name, raising=False)
@@ -53,7 +53,7 @@ def test_large_archives_are_not_compressed(tmp_path, monkeypatch, limit, compres
         np.testing.assert_array_equal(archive['zeros'], np.zeros(1000))
 
 
-def test_damage_to_an_archive_is_noticed(tmp_path):
+def test_damage_to_an_archive_is_detected(tmp_path):
     path = tmp_path / 'points.npz'
     files.write_npz(path, value=np.arange(1000))
     assert files.is_whole_npz(path)

@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         runlog.RunLog(tmp_path / 'run', DESCRIPTION).__enter__()
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with runlog.RunLog(tmp_path, DESCRIPTION) as run:
         run.rewind([], -1)

@@ -108,7 +108,7 @@ def command_line(pid: int) -> bytes:
     return pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
 
 
-def test_a_checkpoint_of_four_devices_goes_on_on_two_processes(teacher, tmp_path, monkeypatch):
+def test_a_checkpoint_of_four_devices_resumes_on_two_processes(teacher, tmp_path, monkeypatch):
     """Cut in epoch 4 on four devices of one process: the table that was saved is the one that is gone on from."""
     know_tiny_networks(monkeypatch)
     folder = tmp_path / RUN
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_four_devices_goes_on_on_two_processes(teacher, tmp_path
     assert visits.min() >= 0 and visits.sum() == (int(final['step']) - int(saved['step'])) * 24
 
 
-def test_auto_without_a_cluster_is_one_line(teacher):
+def test_auto_without_a_cluster_is_refused_in_one_line(teacher):
     command = [sys.executable, '-m', PROGRAM, f'--config={words(teacher)}', '--coordinator=auto', '--check']
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert found.returncode == 2 and found.stderr.count('\n') == 1

@@ -170,7 +170,7 @@ def test_check_reports_that_points_are_streamed(tiny_networks):
     assert 'streamed' not in '\n'.join(run_for().check())
 
 
-def test_objects_of_ones_own_are_trained_on(tiny_networks, tmp_path):
+def test_user_defined_objects_are_trained_on(tiny_networks, tmp_path):
     class Bright:
         """Class 1 is bright."""
 

@@ -89,7 +89,7 @@ def with_gradient(network, rows):
     return macs.count(jax.value_and_grad(loss), both['params'], rest, images(rows))
 
 
-def test_the_count_of_a_network_is_the_textbooks(tiny_networks):
+def test_macs_match_the_textbook_count(tiny_networks):
     for name in TINY:
         network = networks.get(name)(10)
         assert (
@@ -265,7 +265,7 @@ class Calls:
         pytest.param('infobatch', marks=pytest.mark.slow),
     ],
 )
-def test_the_ledger_of_a_run_equals_an_independent_count(tiny_networks, monkeypatch, tmp_path, words):
+def test_ledger_matches_an_independent_count(tiny_networks, monkeypatch, tmp_path, words):
     calls, step_spec = Calls(), Run.step_spec
 
     def watched(run, *constrain):

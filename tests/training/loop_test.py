@@ -222,7 +222,7 @@ def test_one_and_four_devices_keep_the_promised_identities(whole, tmp_path):
     assert len(kept[0] & kept[1]) >= 0.99 * len(kept[0])
 
 
-def test_a_checkpoint_of_four_devices_goes_on_on_one(whole, tmp_path):
+def test_a_checkpoint_of_four_devices_resumes_on_one(whole, tmp_path):
     run, options = run_for(eval_every=1), {'teacher_dir': whole.workdir / 'teacher'}
     with sigterm(3, 2):
         run.train(tmp_path, mesh=sharding.make_mesh(), **options)

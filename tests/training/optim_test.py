@@ -55,7 +55,7 @@ def slow_adam(params, grads, lr, b1, b2, eps, weight_decay):
 
 @pytest.mark.parametrize('nesterov', [False, True])
 @pytest.mark.parametrize('weight_decay', [0.0, 5e-4, 0.3])
-def test_sgd_is_pytorchs(nesterov, weight_decay):
+def test_sgd_matches_pytorch(nesterov, weight_decay):
     params, grads = draw(0, 7)
     found, _ = run(optim.sgd(0.9, weight_decay, nesterov), params, grads, 0.05)
     wanted = slow_sgd(params, grads, 0.05, 0.9, weight_decay, nesterov)
@@ -70,7 +70,7 @@ def test_the_first_momentum_is_the_gradient():
 
 
 @pytest.mark.parametrize('weight_decay', [0.0, 0.1])
-def test_adam_is_pytorchs(weight_decay):
+def test_adam_matches_pytorch(weight_decay):
     params, grads = draw(2, 7)
     found, state = run(optim.adam(weight_decay=weight_decay), params, grads, 0.01)
     wanted = slow_adam(params, grads, 0.01, 0.9, 0.999, 1e-8, weight_decay)

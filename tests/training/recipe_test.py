@@ -71,7 +71,7 @@ def test_a_copy_is_checked_too():
         ({'augment': {'area': (0.9, 0.5)}}, r'use \(\) or two shares'),
     ],
 )
-def test_a_value_that_means_nothing_is_one_line_with_its_key(settings, says):
+def test_bad_values_are_refused_in_one_line_with_their_key(settings, says):
     with pytest.raises(ValueError, match=says) as caught:
         Recipe(**settings)
     assert '\n' not in str(caught.value)

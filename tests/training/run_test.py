@@ -134,7 +134,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(('change', 'says'), WRONG)
-def test_what_is_no_run_is_refused_in_one_line_when_it_is_built(change, says):
+def test_bad_arguments_of_a_run_are_refused_in_one_line(change, says):
     run = object_run()
     with pytest.raises(ValueError, match=says) as caught:
         change(run)
@@ -164,7 +164,7 @@ CANNOT_WORK = [
 
 
 @pytest.mark.parametrize(('change', 'says'), CANNOT_WORK)
-def test_what_cannot_work_is_one_line_and_nothing_is_compiled(change, says, monkeypatch):
+def test_bad_runs_are_refused_in_one_line_before_compilation(change, says, monkeypatch):
     run = object_run()
     monkeypatch.setattr(jax.stages.Lowered, 'compile', lambda *args: pytest.fail('something was compiled'))
     with pytest.raises(ValueError, match=says) as caught:
@@ -318,7 +318,7 @@ def own_loss(params, method_state, student, teacher, batch, clock, key):
     return LossOut(0.5 * jnp.sum(jnp.square(student.logits - target), axis=-1), method_state)
 
 
-def test_a_method_of_ones_own_needs_no_name(digits, tmp_path):
+def test_a_user_defined_method_needs_no_name(digits, tmp_path):
     method = Method(loss=own_loss, needs=())
     recipe = Recipe(**{**RECIPE, 'epochs': 2, 'eval_every': 2})
     run = Run('tiny', digits, method=method, policy=policies.get('random').make(stages=2), recipe=recipe)

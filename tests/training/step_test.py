@@ -209,7 +209,7 @@ def test_a_mean_loss_is_not_divided_by_the_weights_sum(tiny_loop):
     assert float(half.metrics['loss'][0]) == pytest.approx(0.5 * float(full.metrics['loss'][0]), rel=1e-6)
 
 
-def test_the_five_best_of_many_classes():
+def test_top5_accuracy_of_many_classes():
     class Stub:
         @staticmethod
         def apply(variables, image, train):

@@ -27,14 +27,14 @@ def test_distance_to_the_centre_of_the_own_class(rng):
         assert found[i] == pytest.approx(np.sqrt(np.sum((embed[i] - centre) ** 2)), rel=1e-5)
 
 
-def test_correlation_is_numpys(rng):
+def test_correlation_matches_numpy(rng):
     logits = rng.normal(size=(40, 4)).astype(np.float32)
     np.testing.assert_allclose(survey.correlation(logits), np.corrcoef(logits, rowvar=False), atol=1e-12)
     logits[:, 2] = 1.0
     assert not survey.correlation(logits)[2].any()
 
 
-def test_of_points_leaves_out_what_is_not_there(rng):
+def test_of_points_omits_missing_values(rng):
     entropy, labels = rng.random(6), np.array([0, 1, 2, 0, 1, 2])
     assert set(survey.of_points(entropy, None, None, labels, 3)) == {'entropy'}
     seen = survey.of_points(entropy, rng.normal(size=(6, 4)), 2 * entropy, labels, 3)
