@@ -1,32 +1,35 @@
-"""Checkpoints of one run: exact, verified, and with a predecessor to fall back on.
+"""Checkpoints of one run: written by Orbax, verified by digests of our own, with a predecessor to fall back on.
 
-A checkpoint is a folder named after its step, with one file: a line with the CRC-32 of the next line, a line of JSON
-that describes each array (shape, dtype, CRC-32) and carries the run's notes, and the bytes of all arrays. It is written
-in the background under another name, synced, and renamed when it is complete. Its content does not depend on the number
-of devices or processes. All digests are verified before a value is used: a flipped bit is found, not trained on.
+Orbax writes in the background, renames when a step is complete and removes old steps. Two things it does not give: a
+flipped bit in array data restores silently wrong, and nothing falls back by itself. So the JSON item of every step
+holds the CRC-32 of each array, and `restore_latest` walks back to the newest step that agrees with its digests. The
+arrays are saved from the host by the first process; their content does not depend on the number of devices.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import json
-import math
+import logging
 import os
 import pathlib
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from kcd_jax.contracts import PyTree
 from kcd_jax.runtime import console, distributed, sharding
 from kcd_jax.trees import leaf_paths
 
-FILE = 'state.bin'
+STATE, META = 'state', 'meta'  # the items of a checkpoint
+
+# Orbax logs what it also raises, with a traceback; what is raised becomes one line here.
+logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
 
 
 class Damaged(Exception):
@@ -52,19 +55,24 @@ class Checkpointer:
         """
         if keep < 2:
             raise ValueError(f'checkpoint.keep is {keep}; keep at least 2, so that a damaged one has a predecessor')
-        self.directory, self.keep = pathlib.Path(directory).absolute(), keep
+        self.directory = pathlib.Path(directory).absolute()
         self._damaged: list[int] = []
-        self._writer = concurrent.futures.ThreadPoolExecutor(1, 'checkpoint')
-        self._saving: concurrent.futures.Future[None] | None = None
-        if distributed.is_first():
-            try:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                for partial in self.directory.glob('*.tmp'):
-                    shutil.rmtree(partial)
-            except OSError as error:
-                raise ValueError(
-                    f'{self.directory} cannot be written ({error.strerror}); choose another --workdir'
-                ) from error
+        self._manager: ocp.CheckpointManager | None = None
+        if not distributed.is_first():
+            return
+        options = ocp.CheckpointManagerOptions(
+            create=False,
+            cleanup_tmp_directories=True,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
+            preservation_policy=ocp.checkpoint_managers.preservation_policy.LatestN(keep),
+        )
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise ValueError(
+                f'{self.directory} cannot be written ({error.strerror}); choose another --workdir'
+            ) from error
 
     def __enter__(self) -> Checkpointer:
         return self
@@ -76,8 +84,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """The steps with a checkpoint, damaged or not, in ascending order; none on other processes than the first."""
-        names = (path.name for path in self.directory.glob('*')) if distributed.is_first() else ()
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(self._manager.all_steps()) if self._manager else []
 
     def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
         """Starts a save and returns once the arrays are copied to the host.
@@ -92,37 +99,23 @@ class Checkpointer:
         """
         arrays = leaf_paths(sharding.to_host(state))
         with distributed.together():
-            if not distributed.is_first():
+            if self._manager is None:
                 return
             self.wait()
             for damaged in self._damaged:  # they would count among the newest, and hide later saves of lower steps
                 shutil.rmtree(self.directory / str(damaged), ignore_errors=True)
-            self._damaged = []
-            if step not in self.steps():
-                self._saving = self._writer.submit(self._write, step, arrays, json.loads(json.dumps(meta)))
-
-    def _write(self, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> None:
-        parts = {path: np.ascontiguousarray(array).reshape(-1).view(np.uint8) for path, array in arrays.items()}
-        entries = {path: (x.shape, x.dtype.name, zlib.crc32(parts[path].data)) for path, x in arrays.items()}
-        header = json.dumps({'arrays': entries, 'meta': meta}).encode() + b'\n'
-        partial = self.directory / f'{step}.tmp'
-        try:
-            partial.mkdir(exist_ok=True)
-            with open(partial / FILE, 'wb') as file:
-                file.write(_digest(header) + header)
-                for part in parts.values():
-                    file.write(part.data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.rename(self.directory / str(step))
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self.directory / str(old))
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                f'a checkpoint could not be written under {self.directory} ({error.strerror or error}); earlier ones '
-                'are intact: make room and start the same command again'
-            ) from error
+            if self._damaged:
+                self._damaged = []
+                self._manager.reload()
+            if step in self._manager.all_steps():
+                return
+            content = json.loads(json.dumps({'arrays': _describe(arrays), 'meta': meta}))
+            items = {
+                STATE: ocp.args.StandardSave({path: array for path, array in arrays.items() if array.size}),
+                META: ocp.args.JsonSave({'content': content, 'crc32': _digest(content)}),
+            }
+            with self._disk_errors():
+                self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def wait(self) -> None:
         """Returns when the save in progress is on disk.
@@ -130,16 +123,35 @@ class Checkpointer:
         Raises:
           OSError: it could not be written.
         """
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        if self._manager is not None:
+            with self._disk_errors():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the save in progress."""
+        """Waits for the save in progress and lets go of the folder."""
+        if self._manager is None:
+            return
         try:
             self.wait()
         finally:
-            self._writer.shutdown()
+            with self._disk_errors():
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """Turns what Orbax's writing threads raise on a full or failing disk into one OSError line."""
+        try:
+            yield
+        except Exception as error:
+            reason = ' '.join(str(error).split())
+            known = ('No space left on device', 'Disk quota exceeded', 'File too large', 'Read-only file system')
+            found = [text for text in known if text.lower() in reason.lower()]
+            if not found and not isinstance(error, OSError):
+                raise
+            raise OSError(
+                f'a checkpoint could not be written under {self.directory} ({(found or [reason[:200]])[0]}); earlier '
+                'ones are intact: make room and start the same command again'
+            ) from error
 
     def restore_latest(
         self, state: PyTree, lacks: Callable[[dict[str, Any]], str] = lambda meta: ''
@@ -203,26 +215,35 @@ class Checkpointer:
         Raises:
           Damaged: it cannot be read, or a digest does not agree.
         """
-        try:
-            with open(self.directory / str(step) / FILE, 'rb') as file:
-                digest, header, data = file.readline(), file.readline(), memoryview(file.read())
-        except OSError as error:
-            raise Damaged(f'{FILE} cannot be read: {error.strerror}') from error
-        if digest != _digest(header):
+        saved = self._item(step, META, ocp.args.JsonRestore())
+        content = saved.get('content') if isinstance(saved, dict) else None
+        if not isinstance(content, dict) or saved.get('crc32') != _digest(content):
             raise Damaged('its description does not agree with its digest')
-        described, arrays = json.loads(header), {}
-        for path, (shape, name, crc32) in described['arrays'].items():
-            dtype = np.dtype(name)
-            size = math.prod(shape) * dtype.itemsize
-            part, data = data[:size], data[size:]
-            if zlib.crc32(part) != crc32:
+        wanted = {path: np.zeros(shape, np.dtype(name)) for path, (shape, name, _) in content['arrays'].items()}
+        filled = {path: array for path, array in wanted.items() if array.size}  # Orbax saves no empty array
+        arrays = {**wanted, **self._item(step, STATE, ocp.args.StandardRestore(filled))}
+        found = json.loads(json.dumps(_describe(arrays)))
+        for path, entry in content['arrays'].items():
+            if found.get(path) != entry:
                 raise Damaged(f'{path} does not agree with its digest')
-            arrays[path] = np.frombuffer(part, dtype).reshape(shape)
-        return arrays, described['meta']
+        return arrays, content['meta']
+
+    def _item(self, step: int, name: str, how: Any) -> Any:
+        """One item of a step. Orbax raises exceptions of every kind on damaged files."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{name: how}))[name]
+        except Exception as error:
+            raise Damaged(f'its {name} cannot be read: {type(error).__name__}') from error
 
 
-def _digest(header: bytes) -> bytes:
-    return f'{zlib.crc32(header):08x}\n'.encode()
+def _describe(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """{path: [shape, dtype, CRC-32 of the bytes]}."""
+    parts = {path: np.ascontiguousarray(array).reshape(-1).view(np.uint8).data for path, array in arrays.items()}
+    return {path: [array.shape, array.dtype.name, zlib.crc32(parts[path])] for path, array in arrays.items()}
+
+
+def _digest(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _refuse_other_tree(place: pathlib.Path, arrays: Mapping[str, np.ndarray], state: PyTree) -> None:

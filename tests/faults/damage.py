@@ -11,8 +11,6 @@ import shutil
 import numpy as np
 from harness import Bench, Injection, expect, records, steps
 
-from kcd_jax.runtime import checkpoint
-
 
 def cut(path: pathlib.Path, dice: random.Random) -> str:
     """Cuts a file anywhere."""
@@ -38,6 +36,21 @@ def delete(path: pathlib.Path, dice: random.Random) -> str:
     return f'{path.name} deleted'
 
 
+def data_file(step: pathlib.Path) -> pathlib.Path:
+    """The largest file below a checkpoint's `state`: its arrays."""
+    return max((path for path in (step / 'state').rglob('*') if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def needed_file(step: pathlib.Path, dice: random.Random) -> pathlib.Path:
+    """A file without which a checkpoint cannot be read."""
+    return dice.choice([step / 'meta' / 'metadata', step / 'state' / 'manifest.ocdbt', data_file(step)])
+
+
+def content_file(step: pathlib.Path, dice: random.Random) -> pathlib.Path:
+    """A file whose every byte a digest covers."""
+    return dice.choice([step / 'meta' / 'metadata', data_file(step)])
+
+
 def empty(step: pathlib.Path) -> str:
     for path in step.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -45,9 +58,9 @@ def empty(step: pathlib.Path) -> str:
 
 
 CHECKPOINT = {
-    'truncated': lambda step, dice: cut(step / checkpoint.FILE, dice),
-    'deleted': lambda step, dice: delete(step / checkpoint.FILE, dice),
-    'flipped': lambda step, dice: flip(step / checkpoint.FILE, dice),
+    'truncated': lambda step, dice: cut(content_file(step, dice), dice),
+    'deleted': lambda step, dice: delete(needed_file(step, dice), dice),
+    'flipped': lambda step, dice: flip(content_file(step, dice), dice),
     'empty': lambda step, dice: empty(step),
 }
 
@@ -100,9 +113,9 @@ def stage_cut(bench: Bench, dice: random.Random) -> Injection:
 def _condensations(folder: pathlib.Path, step: int) -> int:
     """How many condensations a checkpoint knows of."""
     try:
-        header = (folder / 'checkpoints' / str(step) / checkpoint.FILE).read_bytes().split(b'\n', 2)[1]
-        return len(json.loads(header)['meta']['condensations'])
-    except (OSError, ValueError, IndexError):
+        saved = json.loads((folder / 'checkpoints' / str(step) / 'meta' / 'metadata').read_text())
+        return len(saved['content']['meta']['condensations'])
+    except (OSError, ValueError, KeyError):
         return 0
 
 

@@ -19,7 +19,7 @@ import sys
 import numpy as np
 import pytest
 
-from kcd_jax.runtime import checkpoint, distributed
+from kcd_jax.runtime import distributed
 from kcd_jax.teachers import teacher
 from kcd_jax.training import loop
 from kcd_jax.training.run import Run
@@ -89,7 +89,7 @@ def test_a_log_a_config_and_a_checkpoint_cut_at_once(cut, halfway, capfd):
     halve(halfway / 'metrics.jsonl')
     halve(halfway / 'config.json')
     steps = sorted(int(path.name) for path in (halfway / 'checkpoints').iterdir())
-    halve(halfway / 'checkpoints' / str(steps[-1]) / checkpoint.FILE)
+    halve(halfway / 'checkpoints' / str(steps[-1]) / 'meta' / 'metadata')
     loop.train(make_run(), halfway)
     assert differences(halfway, cut[0]) == []
     out = capfd.readouterr().out
