@@ -1,4 +1,4 @@
-"""Teachers: restored from any file of weights, saved with a card, compared with the data that they will teach on."""
+"""Teachers: restored from any file of weights, or made of what answers on the host, and what is known of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import math
 import os
 import pathlib
-import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax import data, networks
-from kcd_jax.contracts import Network, PyTree
-from kcd_jax.networks.layers import NORMALIZATIONS, Normalization, constants
-from kcd_jax.teachers import torch_weights, weights_file
+from kcd_jax.contracts import NEEDS, Network, PyTree
+from kcd_jax.networks.layers import Normalization, constants
+from kcd_jax.teachers import fit, torch_weights, weights_file
+from kcd_jax.teachers import host as hosts
 from kcd_jax.teachers.weights_file import FILE, is_whole, save
 from kcd_jax.trees import leaf_paths, merge
 
@@ -32,16 +33,17 @@ _LISTED = 3
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Teacher:
-    """A frozen network that teaches.
+    """What teaches: a frozen network, or what answers on the host.
 
     Attributes:
-      network: the architecture.
-      variables: {'params', 'batch_stats', 'constants'}.
+      network: the architecture; of a teacher on the host, a placeholder with its shapes.
+      variables: {'params', 'batch_stats', 'constants'}; of a teacher on the host, empty.
       card: what is known about it: 'network', 'num_classes', 'class_names', 'image_shape', 'normalization' ('mean',
         'std'), 'dataset', 'accuracy', 'best_accuracy', 'epochs', 'seed', 'method', 'policy', 'commit'; a teacher from
         elsewhere has fewer entries.
       source: the path as given to `restore`; '' for a teacher built in Python.
       identity: sha256 of the tensors, the network's name, the normalization and the class names; computed when empty.
+      host: what answers on the host; None for a network.
     """
 
     network: Network
@@ -49,9 +51,10 @@ class Teacher:
     card: dict[str, Any]
     source: str = ''
     identity: str = ''
+    host: hosts.Host | None = None
 
     def __post_init__(self) -> None:
-        if not self.identity:
+        if not self.identity and self.host is None:
             object.__setattr__(self, 'identity', _identity(self.network.name, self.variables, self.card))
 
     @classmethod
@@ -119,8 +122,83 @@ class Teacher:
                 known['normalization_assumed'] = True
         return cls(built, variables, {**card, **known}, os.fspath(path))
 
+    @classmethod
+    def from_callable(
+        cls,
+        fn: Callable[[np.ndarray], Any],
+        *,
+        classes: int | Sequence[str],
+        version: str,
+        image_shape: tuple[int, int, int] | None = None,
+        embed_dim: int | None = None,
+        macs: int | None = None,
+    ) -> Teacher:
+        """A function of NumPy images, in any framework; it is called on the host, before the steps of an epoch.
+
+        Args:
+          fn: f32[P, H, W, 3] in [0, 1] -> logits f32[P, K], or (logits, embeddings f32[P, D]). It normalises the
+            images itself; the answer of an image must not depend on the others.
+          classes: the class names in the order of the logits, or their number.
+          version: what the model is, in words; a new model needs a new one.
+          image_shape: (H, W, 3); None takes the data's.
+          embed_dim: D, checked if it is given.
+          macs: multiply-accumulates per image, for the costs; None: not known.
+        """
+        if not callable(fn):
+            raise ValueError(f'fn is {fn!r}; use a function of images')
+        if not isinstance(version, str) or not version.strip():
+            raise ValueError(f'version is {version!r}; use some words that name the model')
+        count, names = hosts.class_count(classes)
+        function = hosts.HostFunction(fn, version, count, embed_dim or 0, macs)
+        return _of_host(function if image_shape is None else function.bound(tuple(image_shape)), names)
+
+    @classmethod
+    def from_outputs(
+        cls, train: Any, test: Any = None, *, classes: int | Sequence[str] | None = None, name: str = ''
+    ) -> Teacher:
+        """Logits that were computed before, anywhere.
+
+        Args:
+          train: [N, K], one answer per training point, used for all of its views; or [N, V, K] for its V views in the
+            order of docs/teachers.md; or a .npz or .safetensors file with an array 'train' and perhaps 'test'.
+          test: [M, K] of the held-out images; without them the teacher's accuracy is not known.
+          classes: the class names in the order of the logits, or their number; None: K.
+          name: in lines and tables.
+        """
+        found, names, source = hosts.stored(train, test, classes, name)
+        return _of_host(found, names, source)
+
+    @classmethod
+    def ensemble(
+        cls, teachers: Sequence[Teacher], weights: Sequence[float] | None = None, mean: str = 'probabilities'
+    ) -> Teacher:
+        """Several teachers of any kind that answer as one.
+
+        Args:
+          teachers: of the same classes.
+          weights: their shares, positive; None: equal ones.
+          mean: of 'probabilities' (their logarithm is the answer) or of 'logits'.
+        """
+        found = hosts.of_members(teachers, weights, mean)
+        return _of_host(found, next((t.card['class_names'] for t in teachers if t.card.get('class_names')), ()))
+
+    @property
+    def serves(self) -> frozenset[str]:
+        """What it can give, from `contracts.NEEDS`."""
+        if self.host is None:
+            return frozenset(NEEDS)
+        return frozenset({'logits', 'embed'} if self.host.embed_dim else {'logits'})
+
+    def for_images(self, image_shape: tuple[int, int, int]) -> Teacher:
+        """Itself; a teacher on the host that does not know the size of its images yet, with that."""
+        if self.host is None or self.host.identity:
+            return self
+        return _of_host(self.host.bound(tuple(image_shape)), self.card.get('class_names', ()), self.source)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the teacher as one safetensors file that holds its card, whole or not at all."""
+        if self.host is not None:
+            raise ValueError(f'the teacher {self.network.name} is no network of this package and cannot be saved')
         save(path, self.variables, self.card)
 
     def fits(self, dataset: data.Dataset) -> list[str]:
@@ -133,7 +211,16 @@ class Teacher:
           ValueError: another number of classes, other class names or another order, another image size, or a
             normalization that is only assumed where the data has its own.
         """
-        return [*_compare_classes(self, dataset), *_compare_images(self, dataset)]
+        return [*fit.compare_classes(self, dataset), *fit.compare_images(self, dataset)]
+
+
+def _of_host(host: hosts.Host, class_names: Sequence[str], source: str = '') -> Teacher:
+    card: dict[str, Any] = {'network': host.name, 'kind': host.kind, 'num_classes': host.num_classes}
+    card |= {'class_names': list(class_names)} if class_names else {}
+    card |= {'notes': list(host.notes)} if host.notes else {}
+    if shape := getattr(host, 'image_shape', None):
+        card['image_shape'] = list(shape)
+    return Teacher(hosts.placeholder(host), dict(hosts.NO_VARIABLES), card, source, host.identity, host)
 
 
 def _agreed(key: str, given: Any, card: dict[str, Any], file: pathlib.Path) -> Any:
@@ -149,15 +236,10 @@ def _agreed(key: str, given: Any, card: dict[str, Any], file: pathlib.Path) -> A
                 f'the teacher in {file} knows {found} classes and the data has {given}; use a teacher of these classes'
             )
         raise ValueError(
-            f'the teacher in {file} was trained on images of {_size(found)} and the data has {_size(given)}; '
-            'use a teacher of this size, or load the data at its size'
+            f'the teacher in {file} was trained on images of {fit.size_text(found)} and the data has '
+            f'{fit.size_text(given)}; use a teacher of this size, or load the data at its size'
         )
     return plain(found)
-
-
-def _size(image_shape: Any) -> str:
-    height, width = image_shape[:2]
-    return f'{height}x{width} pixels'
 
 
 def _normalization(given: Normalization | None, card: dict[str, Any], file: pathlib.Path) -> Normalization | None:
@@ -205,69 +287,6 @@ def _identity(name: str, variables: PyTree, card: dict[str, Any]) -> str:
         digest.update(f'{path} {array.dtype} {array.shape}'.encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-# ------------------------------------------------------------------------------------------- what it was trained on
-
-
-def _compare_classes(teacher: Teacher, dataset: data.Dataset) -> list[str]:
-    card, what = teacher.card, f'the teacher {teacher.source or teacher.network.name}'
-    if card.get('num_classes', dataset.num_classes) != dataset.num_classes:
-        raise ValueError(
-            f'{what} knows {card["num_classes"]} classes and {dataset.name} has {dataset.num_classes}; '
-            'use a teacher of these classes'
-        )
-    if not card.get('class_names'):
-        return [f'{what} does not name its classes: they are taken to be in the order of {dataset.name}']
-    # The same letters can be composed in two ways; file systems differ in which they return.
-    theirs, ours = (
-        [unicodedata.normalize('NFC', str(name)) for name in names]
-        for names in (card['class_names'], dataset.class_names)
-    )
-    differ = [number for number, pair in enumerate(zip(theirs, ours, strict=True)) if pair[0] != pair[1]]
-    if not differ:
-        return []
-    shown = ', '.join(f'class {n} is {theirs[n]!r} there and {ours[n]!r} in the data' for n in differ[:_LISTED])
-    shown += f' (and {len(differ) - _LISTED} more)' if len(differ) > _LISTED else ''
-    if sorted(theirs) == sorted(ours):
-        raise ValueError(
-            f'{what} knows the same classes in another order: {shown}; its logits would teach the wrong classes. '
-            'Order the data as the teacher was trained, or train a teacher on this data'
-        )
-    raise ValueError(
-        f'{what} was trained on other classes: {shown}. Use a teacher of this data; if only the names differ and the '
-        'order is the same, store them with: python -m kcd_jax teacher import FILE --rename_classes'
-    )
-
-
-def _compare_images(teacher: Teacher, dataset: data.Dataset) -> list[str]:
-    card, lines = teacher.card, list(teacher.card.get('notes', ()))
-    what = f'the teacher {teacher.source or teacher.network.name}'
-    shape = tuple(card.get('image_shape') or dataset.image_shape)
-    if shape != tuple(dataset.image_shape):
-        raise ValueError(
-            f'{what} was trained on images of {_size(shape)} and {dataset.name} has {_size(dataset.image_shape)}; '
-            'use a teacher of this size, or load the data at its size'
-        )
-    if card.get('normalization_assumed'):
-        lines.append(refuse_assumed(dataset, what, card['normalization']))
-    if card.get('dataset', dataset.name) != dataset.name:
-        lines.append(f'{what} was trained on {card["dataset"]}, and this is {dataset.name}')
-    return lines
-
-
-def refuse_assumed(dataset: data.Dataset, what: str, assumed: dict[str, Any]) -> str:
-    """ValueError for a normalization that is only assumed where the data has its own; else a line that names it."""
-    public = [{part: np.asarray(value) for part, value in constants(name).items()} for name in NORMALIZATIONS]
-    mean, std = dataset.normalization
-    named = any(np.allclose(p['mean'], mean, atol=1e-4) and np.allclose(p['std'], std, atol=1e-4) for p in public)
-    if not named:
-        raise ValueError(
-            f'{what} does not say with which mean and standard deviation it was trained, and {dataset.name} has its '
-            f'own; name them by teacher.normalization (--normalization of the import): {", ".join(NORMALIZATIONS)}, '
-            'or mean and standard deviation themselves'
-        )
-    return f'{what} does not say its normalization; the usual one is used: mean {assumed["mean"]}, std {assumed["std"]}'
 
 
 # ------------------------------------------------------------------------------------------------- what it knows

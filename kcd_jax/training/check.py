@@ -37,6 +37,7 @@ def lines(run: Run, device_count: int) -> list[str]:
         f'policy     {run.policy.name or "custom"}: {_changes(run.sizes, lambda size: f"{size:,}")}',
         f'           {ledger.samples_line(ledger.sample_counts(run))}',
         f'batch      {recipe.batch} over {device_count} device(s); learning rate (never rescaled): {schedule}',
+        *_view_lines(run),
         f'phases     {", ".join(f"{phase.name} ({phase.epochs} epochs)" for phase in run.phases)}',
         f'memory     {_memory_line(run)}',
         *_warnings(run),
@@ -47,6 +48,9 @@ def _teacher_line(run: Run) -> str:
     if run.teacher_network is None:
         return 'none'
     name, teaching = run.teacher_network.name, run.recipe.teaching
+    if isinstance(run.teacher, Teacher) and run.teacher.host is not None:
+        cache = f', cache: {teaching.cache}' if run.teacher.host.reads_images else ''
+        return f'{name} ({run.teacher.host.kind}); answers before the steps{cache}'
     line = (
         f'{name}, from {run.teacher.source}'
         if not isinstance(run.teacher, Run)
@@ -55,6 +59,13 @@ def _teacher_line(run: Run) -> str:
     if run.teacher_in_step:
         return f'{line}; runs inside the step: {run.teacher_in_step}'
     return f'{line}; answers before the steps, cache: {teaching.cache}'
+
+
+def _view_lines(run: Run) -> list[str]:
+    """What `augment.seed` says, if it is set."""
+    if run.recipe.augment.seed < 0:
+        return []
+    return [f'views      drawn with seed {run.view_seed}, whatever the seed of the run: its seeds differ less']
 
 
 def _memory_line(run: Run) -> str:

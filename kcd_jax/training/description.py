@@ -44,7 +44,11 @@ def _describe_teacher(run: Run) -> dict[str, Any] | None:
         return None
     if isinstance(teacher, Run):
         return {'run': describe(teacher)}
-    return {'network': teacher.network.name, 'checkpoint': teacher.source, 'identity': teacher.identity}
+    described = {'network': teacher.network.name, 'checkpoint': teacher.source, 'identity': teacher.identity}
+    if teacher.host is not None:
+        classes = teacher.card.get('class_names') or teacher.card['num_classes']
+        described |= {'kind': teacher.host.kind, 'classes': classes}
+    return described
 
 
 def build(description: Mapping[str, Any], teacher: Teacher | None = None) -> Run:
@@ -87,7 +91,10 @@ def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
     path = described['checkpoint']
     if not path:
         raise ValueError('the teacher of this run was built in Python; give it: from_description(..., teacher=...)')
-    teacher = Teacher.restore(path, described['network'], dtype=jnp.dtype(dtype))
+    if described.get('kind') == 'outputs':
+        teacher = Teacher.from_outputs(path, classes=described['classes'], name=described['network'])
+    else:
+        teacher = Teacher.restore(path, described['network'], dtype=jnp.dtype(dtype))
     if teacher.identity != described['identity']:
         raise ValueError(f'the teacher {path} changed since the run was described; give its former file')
     return teacher

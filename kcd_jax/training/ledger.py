@@ -21,6 +21,7 @@ from jax.extend import core as jex_core
 
 from kcd_jax import policies
 from kcd_jax.contracts import Network, Phase, TrainState
+from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import macs, state, step
 from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths, matches
@@ -250,7 +251,24 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
         found = _TRACED.get(key) or parts(trace(run, phase))
     if key:
         _TRACED[key] = found
-    return StepCost(found, samples(run, phase))
+    images = samples(run, phase)
+    if isinstance(run.teacher, Teacher) and run.teacher.host is not None and run.teacher_network is not None:
+        per_image = teacher_macs(run.teacher, run.setup.image_shape)
+        found = {**found, 'teacher_forward': (per_image or 0) * images['teacher_forward']}
+    return StepCost(found, images)
+
+
+def teacher_macs(teacher: Teacher, image_shape: tuple[int, int, int]) -> int | None:
+    """Multiply-accumulates per image; None where a teacher on the host does not say, or cannot know."""
+    if teacher.host is None:
+        variables = abstract_variables(teacher.network, image_shape)
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        program = jax.make_jaxpr(lambda *given: teacher.network.apply(*given, False)[0].logits)(variables, image)
+        return sum(macs.by_scope(program).values())
+    counts = [teacher_macs(member, image_shape) for member in getattr(teacher.host, 'members', ())]
+    if not counts:
+        return teacher.host.macs
+    return None if None in counts else sum(counts)
 
 
 def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
@@ -376,6 +394,9 @@ def _lines(ledger: Ledger) -> Iterator[str]:
     for part in PARTS:
         images = f'{ledger.samples[part]:,}' if part in PASSES else ''
         count = ledger.macs[part]
+        if part == 'teacher_forward' and not count and ledger.samples[part]:
+            yield f'{part:18s} {images:>15s} {"unknown":>15s}'  # a teacher on the host that does not say
+            continue
         yield f'{part:18s} {images:>15s} {count / 1e9:15,.3f} {100 * count / total:6.2f} %'
     relative = f'{100 * ledger.relative:.2f} % of the method on every point'
     yield f'{"all":18s} {"":15s} {total / 1e9:15,.3f} 100.00 %   {relative}, {ledger.steps:,} steps'

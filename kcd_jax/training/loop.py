@@ -106,6 +106,9 @@ def train(
                 run = run.replace(teacher=on_all_processes(restore, run.recipe.dtype))
             variables, card = run.teacher.variables, dict(run.teacher.card)
             run.validate(mesh.size)
+            if run.teacher.host is not None:
+                run.teacher.host.recheck()
+                card['macs'] = ledger.teacher_macs(run.teacher, run.data.image_shape)
         trainer, notes = Trainer(run, variables, mesh), Journal(run, log)
         if card is not None:
             for line in run.teacher.fits(run.data):
@@ -177,6 +180,9 @@ def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int, log: runlog.RunLog) -> None:
     """Tells the teacher's accuracy; ValueError for one that is no better than chance."""
+    if card['accuracy'] is None:
+        log.say(f'teacher {card["network"]}: it has no outputs of the held-out images, so its accuracy is not known')
+        return
     held_out = f'{count:,} {"validation" if run.data.validation else "test"} images'
     log.say(f'teacher {card["network"]}: {100 * card["accuracy"]:.2f} % on {held_out}')
     warning = teachers.refuse_near_chance(

@@ -58,6 +58,9 @@ class Augment:
     area: tuple[float, ...] = setting(
         (), "bounds of the random resized crop's share of the image, e.g. (0.08, 1.0); () for none", low=0.01, high=1
     )
+    seed: int = setting(
+        -1, "of the views, so that runs of several seeds show the same ones; -1: the run's own seed", low=-1
+    )
 
     def __post_init__(self) -> None:
         validate(self, 'augment.')

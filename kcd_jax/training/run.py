@@ -27,7 +27,7 @@ from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Wei
 from kcd_jax.runtime import sharding
 from kcd_jax.settings import nested
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import state, step
+from kcd_jax.training import serving, state, step
 from kcd_jax.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -69,9 +69,11 @@ class Run:
             raise ValueError(f'data is {self.data!r}; use kcd_jax.data.load(name) or data.from_arrays(...)')
         if self.teacher is not None and not isinstance(self.teacher, Teacher | Run):
             raise ValueError(
-                f'teacher is {self.teacher!r}; use Teacher.restore(FILE), or a Run that trains it, or None'
+                f'teacher is {self.teacher!r}; use Teacher.restore(FILE) or the like, a Run that trains it, or None'
             )
-        if isinstance(self.teacher, Run) and self.teacher.teacher is not None:
+        if isinstance(self.teacher, Teacher):
+            self._set('teacher', self.teacher.for_images(self.data.image_shape))
+        elif self.teacher is not None and self.teacher.teacher is not None:
             raise ValueError('the run that trains the teacher has a teacher itself; train that one first')
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f'seed is {self.seed!r}; use an integer from 0 to 2**63 - 1')
@@ -162,6 +164,11 @@ class Run:
             raise ValueError(f'{name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
         return self.teacher.student_network if isinstance(self.teacher, Run) else self.teacher.network
 
+    @property
+    def view_seed(self) -> int:
+        """The seed of the views that training shows: `augment.seed`, or the run's own."""
+        return self.seed if self.recipe.augment.seed < 0 else self.recipe.augment.seed
+
     @functools.cached_property
     def setup(self) -> Setup:
         """What the method may look at when it creates its parameters."""
@@ -239,6 +246,7 @@ class Run:
             num_classes=self.data.num_classes,
             crop=augment.crop,
             flip=augment.flip,
+            view_seed=augment.seed,
             area=() if self.data.train.draws_crops else augment.area,
             logits=self.recipe.logits,
             constrain=constrain,
@@ -263,6 +271,7 @@ class Run:
             raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')
         if self.teacher_network is not None and isinstance(self.teacher, Teacher):
             self.teacher.fits(self.data)
+        serving.refuse_unserved(self)
         epochs = self.policy.epochs(self.recipe.epochs)
         if self.data.train.streamed:  # a policy that keeps a copy of the images says so here
             jax.eval_shape(lambda: self.policy.init(self.num_points, table_rows(self.num_points), None))

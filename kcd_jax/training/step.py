@@ -29,6 +29,7 @@ from kcd_jax.contracts import (
     PyTree,
     TrainState,
     Weights,
+    run_key,
     stream,
 )
 from kcd_jax.training import augment, optim
@@ -85,6 +86,7 @@ class StepSpec:
       crop: pixels of padding of the random crop, 0 for none.
       flip: whether images are mirrored at random.
       area: bounds of the random resized crop's share of the image, () for none.
+      view_seed: the seed of the views; -1: the run's own.
       logits: 'plain' or 'standardised', for the KD term.
       constrain: pins an array's rows to the mesh (identity without one).
     """
@@ -99,6 +101,7 @@ class StepSpec:
     crop: int = 4
     flip: bool = True
     area: tuple[float, ...] = ()
+    view_seed: int = -1
     logits: str = 'plain'
     constrain: Callable[[PyTree], PyTree] = lambda tree: tree
 
@@ -124,6 +127,11 @@ def pool_of(policy_state: PyTree) -> Array | None:
     return policy_state.get('pool') if isinstance(policy_state, Mapping) else None
 
 
+def view_key(key: Array, epoch: int | Array, seed: int) -> Array:
+    """The key of the views of an epoch; `key` is the run's, `seed` is `StepSpec.view_seed`."""
+    return stream(key if seed < 0 else run_key(seed), 'view', epoch)
+
+
 def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: StepSpec) -> RawBatch:
     """The next batch of the epoch: gathered from resident points (or the policy's own pool), or as it was streamed."""
     if isinstance(points, RawBatch):
@@ -144,7 +152,7 @@ def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
     """The batch as the networks see it: mixed with the partners (KCD Eq. 14), through the views of this epoch."""
     method, mixes = spec.method, spec.policy.mixes
     view = augment.draw_view(
-        stream(state.key, 'view', state.epoch),
+        view_key(state.key, state.epoch, spec.view_seed),
         raw.index,
         num_views=method.num_views,
         pad=spec.crop,

@@ -3,7 +3,8 @@
 A point's view is a pure function of (seed, epoch, point). Before the steps of a slice of an epoch the rows that no
 cache holds go through the teacher in large batches; the training steps then gather what they need by position. One
 compiled program serves the whole run, and a row's numbers do not depend on what else is asked, so a cold cache, a warm
-one and none give the same training bit for bit.
+one and none give the same training bit for bit. A teacher on the host (`kcd_jax.teachers.host`) is asked in the same
+way: the devices make the images, and the host answers.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import Array, Plan, PyTree, TrainState, stream
+from kcd_jax import data, knowledge
+from kcd_jax.contracts import Array, Plan, PyTree, TrainState
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.cache import Cache
-from kcd_jax.training import augment, feed, step
+from kcd_jax.teachers.host import Query
+from kcd_jax.training import augment, feed, serving, step
 from kcd_jax.training.run import Run
 
 ROWS = 256  # images per call of the teacher
@@ -66,7 +69,7 @@ class TeacherPass:
 
     def __init__(self, run: Run, variables: PyTree, mesh: Mesh):
         """`variables` of the teacher are on the mesh."""
-        self.run, self.mesh, self._variables = run, mesh, variables
+        self.run, self.mesh, self._variables, self._host = run, mesh, variables, run.teacher.host
         self.num_views, self._crop = run.method.num_views, run.recipe.augment.crop
         outputs = run.setup.teacher
         self._embeds = 'embed' in run.needs
@@ -80,9 +83,12 @@ class TeacherPass:
         # A crop whose size is random has no finite set of views; a reader that crops gives no image twice.
         finite = not spec.area and not run.data.train.draws_crops
         self.views_per_row = (2 if spec.flip else 1) * (2 * spec.crop + 1) ** 2
-        self.cache = self._open() if finite else None
+        self._finite = finite
+        stored = self._host is not None and not self._host.reads_images
+        self.cache = self._open() if finite and not stored else None
         rows = sharding.batch(mesh)
-        self._answer = jax.jit(self._compute, out_shardings=rows)
+        # What a call of the devices gives: the network's answers, or the images that the host is asked about.
+        self._call = jax.jit(self._compute if self._host is None else self._images, out_shardings=rows)
         self._draw = jax.jit(lambda key, index: augment.draw_view(key, index, **self._draws).rows)
 
     # -- the cache ------------------------------------------------------------------------------------------------
@@ -135,12 +141,20 @@ class TeacherPass:
 
         Args:
           asked: M points.
-          view_key: `stream(key, 'view', epoch)`, as the step draws its views.
+          view_key: `step.view_key`, as the step draws its views.
 
         Returns:
           f32[M, V, width].
+
+        Raises:
+          ValueError: a teacher on the host answered with a wrong shape, or numbers that are not finite.
         """
         count = len(asked.index)
+        if self._host is not None and not self._host.reads_images:
+            views = self._view_numbers(asked.index, view_key)
+            answers = self._host.answer(Query(np.repeat(asked.index, self.num_views), None, views))
+            self.counts['served'] += count * self.num_views
+            return answers.reshape(count, self.num_views, self.width)
         found = np.zeros((count, self.num_views, self.width), np.float32)
         missing = np.ones(count, bool)
         positions = None
@@ -172,14 +186,84 @@ class TeacherPass:
             self.counts['padding'] += (len(padded) - len(points)) * self.num_views
             columns = (asked.slot, asked.partner_slot, asked.index, asked.epsilon)
             placed = sharding.put_rows(tuple(column[padded] for column in columns), self.mesh)
-            pending.append((points, self._answer(self._variables, asked.images, asked.partners, *placed, key)))
+            pending.append((points, self._call(self._variables, asked.images, asked.partners, *placed, key)))
             if len(pending) > _AHEAD:
-                points, answers = pending.pop(0)
-                yield points, np.asarray(answers)[: len(points)]
-        for points, answers in pending:
-            yield points, np.asarray(answers)[: len(points)]
+                yield self._finished(*pending.pop(0), asked, key)
+        for points, found in pending:
+            yield self._finished(points, found, asked, key)
 
-    def _compute(
+    def _finished(self, points: np.ndarray, found: Array, asked: Asked, key: Array) -> tuple[np.ndarray, np.ndarray]:
+        """(which of the asked points, their answers) of what a call of the devices gave."""
+        if self._host is None:
+            return points, np.asarray(found)[: len(points)]
+        padded = np.concatenate([points, np.repeat(points[-1:], self._points - len(points))])
+        index = asked.index[padded]
+        query = Query(np.repeat(index, self.num_views), np.asarray(found), self._view_numbers(index, key))
+        answers = self._host.answer(query, self._embeds).reshape(len(padded), self.num_views, self.width)
+        return points, answers[: len(points)]
+
+    def _view_numbers(self, index: np.ndarray, key: Array) -> np.ndarray | None:
+        """i64[M * V]: the number of each view among those of its point; None where they are not finite."""
+        if not self._finite:
+            return None
+        positions = self._positions(index, np.asarray(self._draw(key, index)))
+        return (positions - index.astype(np.int64)[:, None] * self.num_views * self.views_per_row).reshape(-1)
+
+    # -- clean images ---------------------------------------------------------------------------------------------
+
+    def held_out(self, batches: feed.HeldOut) -> np.ndarray | None:
+        """f32[M, K]: what a teacher on the host says of the held-out images; None where it cannot."""
+        asked = serving.stored_outputs(self.run.teacher)
+        if any(outputs.test is None for outputs in asked):
+            return None
+        index = np.arange(batches.count, dtype=np.int32)
+        if not self._host.reads_images:
+            return self._host.answer(Query(index, held_out=True))
+        return self._asked_clean(batches, held_out=True)
+
+    def entropy(self, split: data.Split) -> np.ndarray:
+        """f32[N] in nats: of the answers of a teacher on the host to the training images as they are."""
+        if self._host.reads_images:
+            batches = feed.HeldOut(split, self._points * self.num_views, self.mesh, self.run.recipe.workers, keep=False)
+            logits = self._asked_clean(batches, held_out=False)
+        else:
+            index = np.arange(len(split), dtype=np.int32)
+            logits = self._host.answer(Query(index, view=self._clean(index)))
+        return np.asarray(knowledge.prediction_entropy(jnp.asarray(logits)))
+
+    def _clean(self, index: np.ndarray) -> np.ndarray | None:
+        """i64[M]: the number of the view that shows each point as it is; None where views are not finite."""
+        side = 2 * self._crop + 1
+        return np.full(len(index), self._crop * side + self._crop, np.int64) if self._finite else None
+
+    def _asked_clean(self, batches: feed.HeldOut, held_out: bool) -> np.ndarray:
+        """f32[M, K]: answers to whole images, in calls as large as those of the training."""
+        found = []
+        size = self._points * self.num_views
+        for index, (images, _, valid) in zip(batches.index, batches, strict=True):
+            count = int(np.sum(np.asarray(valid)))
+            pixels = np.asarray(augment.to_float(images))[:count]
+            for start in range(0, count, size):
+                part, points = pixels[start : start + size], index[start : start + size][: count - start]
+                padding = size - len(part)
+                part = np.concatenate([part, np.repeat(part[-1:], padding, axis=0)])
+                points = np.concatenate([points, np.repeat(points[-1:], padding)])
+                views = None if held_out else self._clean(points)
+                answers = self._host.answer(Query(points, part, views, held_out), self._embeds)
+                found.append(answers[: size - padding, : self.run.data.num_classes])
+        return np.concatenate(found)
+
+    # -- programs -------------------------------------------------------------------------------------------------
+
+    def _compute(self, variables: PyTree, *asked: Array) -> Array:
+        """f32[P, V, width]: a network's answers for one call's points; `asked` as for `_images`."""
+        image = self._images({}, *asked)
+        outputs, _ = self.run.teacher_network.apply(variables, image, False)
+        parts = [outputs.logits, outputs.embed] if self._embeds else [outputs.logits]
+        row = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+        return row.reshape(-1, self.num_views, self.width)
+
+    def _images(
         self,
         variables: PyTree,
         images: Array,
@@ -190,7 +274,8 @@ class TeacherPass:
         epsilon: Array,
         key: Array,
     ) -> Array:
-        """f32[P, V, width]: the answers for one call's points."""
+        """f32[P * V, H, W, 3]: what one call's points look like."""
+        del variables
         constrain = functools.partial(sharding.constrain_batch, self.mesh)
         mixes = self.run.policy.mixes
         view = augment.draw_view(key, index, **self._draws)
@@ -203,10 +288,7 @@ class TeacherPass:
             views=self.run.method.views,
             area=self._area,
         )
-        outputs, _ = self.run.teacher_network.apply(variables, constrain(image), False)
-        parts = [outputs.logits, outputs.embed] if self._embeds else [outputs.logits]
-        row = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
-        return row.reshape(len(index), self.num_views, self.width)
+        return constrain(image)
 
     def slice_steps(self, chunk: int) -> int:
         """Steps whose answers are asked for at once: a multiple of `chunk`, bounded by `SLICE_BYTES`."""
@@ -243,7 +325,7 @@ class Answers:
           steps: of the whole epoch.
         """
         batch = self.teacher_pass.run.recipe.batch
-        key = stream(current.key, 'view', current.epoch)
+        key = step.view_key(current.key, current.epoch, self.teacher_pass.run.recipe.augment.seed)
         pool = step.pool_of(current.policy_state)
         order, partner, epsilon = jax.device_get((order, plan.partner, plan.epsilon))
         own = epsilon == 0

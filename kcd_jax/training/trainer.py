@@ -76,7 +76,7 @@ class Trainer:
                 setup.labels,
                 recipe.batch,
                 mesh,
-                seed=run.seed,
+                seed=run.view_seed,
                 workers=recipe.workers,
                 mixes=run.policy.mixes,
             )
@@ -249,11 +249,25 @@ class Trainer:
             result, _ = self.evaluator('student', network, variables, self._teacher_logits)
         return result
 
-    def evaluate_teacher(self) -> float:
-        """The teacher's accuracy; its logits are kept, to compare the student's with."""
+    def evaluate_teacher(self) -> float | None:
+        """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
+        if self.run.teacher.host is not None:
+            return self._evaluate_host()
         with self._timed_evaluation():
             result, self._teacher_logits = self.evaluator('teacher', self.run.teacher_network, self.teacher_variables)
         return result['accuracy']
+
+    def _evaluate_host(self) -> float | None:
+        """As `evaluate_teacher`, for a teacher on the host."""
+        evaluator = self.evaluator
+        with self._timed_evaluation():
+            logits = self._answers.teacher_pass.held_out(evaluator.batches)
+            if logits is None:
+                return None
+            size = evaluator.batches.index.shape[1]
+            padded = np.pad(logits, ((0, -len(logits) % size), (0, 0))).reshape(-1, size, logits.shape[1])
+            self._teacher_logits = [sharding.put_rows(part, self.mesh) for part in padded]
+        return float(np.mean(np.argmax(logits, axis=1) == evaluator.labels))
 
     def read(self, current: TrainState) -> dict[str, Any]:
         """What both networks say at the end: of the held-out images, and of every training point in eval mode.
@@ -268,7 +282,9 @@ class Trainer:
             _, logits = self.evaluator('student', student, variables, self._teacher_logits)
             entropy, embed = self.evaluator.read('student', student, variables, train, self._teacher_logits)
             taught = None
-            if run.teacher_network is not None:
+            if run.teacher_network is not None and run.teacher.host is not None:
+                taught = self._answers.teacher_pass.entropy(train)
+            elif run.teacher_network is not None:
                 taught, _ = self.evaluator.read('teacher', run.teacher_network, self.teacher_variables, train, None)
         on_host = self.evaluator.on_host
         teacher_logits = None if self._teacher_logits is None else on_host(self._teacher_logits)

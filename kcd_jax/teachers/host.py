@@ -1,0 +1,422 @@
+"""Teachers that answer on the host: a function of NumPy images, stored outputs, an ensemble.
+
+They are asked only before the steps of an epoch (`training.teacher_pass`), never inside a compiled program, so a
+function may use any framework. In place of a network they have a `placeholder`, which has their shapes alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from kcd_jax.contracts import Network, Outputs, PyTree
+
+NO_VARIABLES: Mapping[str, Any] = {'params': {}, 'batch_stats': {}, 'constants': {}}
+PROBES = 8  # fixed images whose answers are part of a function's identity
+MEANS = ('probabilities', 'logits')
+_CHECKED = 4096  # stored rows checked at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """Images that a teacher is asked about.
+
+    Attributes:
+      index: i32[P], their points in the training set, or their places among the held-out images.
+      images: f32[P, H, W, 3] in [0, 1]; None for a teacher that reads none.
+      view: i64[P], the number of each image's view; None where a point has no finite set of views.
+      held_out: whether the images are held-out ones instead of training points.
+    """
+
+    index: np.ndarray
+    images: np.ndarray | None = None
+    view: np.ndarray | None = None
+    held_out: bool = False
+
+
+class Host(Protocol):
+    """What answers on the host.
+
+    Attributes:
+      name: in lines and tables.
+      kind: 'callable', 'outputs' or 'ensemble'.
+      num_classes: K.
+      embed_dim: D; 0 without embeddings.
+      identity: of everything that decides an answer; '' while the size of the images is not known.
+      macs: multiply-accumulates per image; None: not known.
+      reads_images: whether `Query.images` is read.
+      notes: lines for the user.
+    """
+
+    name: str
+    kind: str
+    num_classes: int
+    embed_dim: int
+    identity: str
+    macs: int | None
+    reads_images: bool
+    notes: tuple[str, ...]
+
+    def answer(self, query: Query, embed: bool = False) -> np.ndarray:
+        """f32[P, K], or f32[P, K + D] with the embeddings.
+
+        Raises:
+          ValueError: in one line: an answer of another shape, or one that is not finite.
+        """
+
+    def bound(self, image_shape: tuple[int, int, int]) -> Host:
+        """The same for images of a size, with its identity."""
+
+    def recheck(self) -> None:
+        """ValueError if it answers otherwise than when it was made."""
+
+
+def placeholder(host: Host) -> Network:
+    """A network with the shapes of the host's answers. It answers NaN: nothing may compute with it."""
+
+    def apply(variables: PyTree, image: jax.Array, train: bool) -> tuple[Outputs, PyTree]:
+        del train
+        rows = image.shape[0]
+        embed = jnp.full((rows, host.embed_dim), jnp.nan) if host.embed_dim else None
+        return Outputs(jnp.full((rows, host.num_classes), jnp.nan), embed=embed), variables
+
+    return Network(host.name, lambda *_: dict(NO_VARIABLES), apply)
+
+
+def class_count(classes: int | Sequence[str]) -> tuple[int, tuple[str, ...]]:
+    """(K, class names or ()) of what the user gave as the classes.
+
+    >>> class_count(['cat', 'dog']), class_count(10)
+    ((2, ('cat', 'dog')), (10, ()))
+    """
+    number = classes if isinstance(classes, int) and not isinstance(classes, bool) else None
+    names = () if number is not None or isinstance(classes, str | bool) else tuple(map(str, classes))
+    count = len(names) if number is None else number
+    if count < 2 or len({*names}) < len(names):
+        raise ValueError(f'classes is {classes!r}; use at least two different class names, or their number')
+    return count, names
+
+
+def probes(image_shape: tuple[int, int, int]) -> np.ndarray:
+    """f32[8, H, W, 3] in [0, 1]: the fixed images, the same on every machine."""
+    count = PROBES * int(np.prod(image_shape))
+    pixels = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) >> np.uint64(13)) % np.uint64(256)
+    return (pixels.astype(np.float32) / np.float32(255)).reshape(PROBES, *image_shape)
+
+
+# ---------------------------------------------------------------------------------------------------------- a function
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostFunction:
+    """A function f32[P, H, W, 3] -> logits f32[P, K] or (logits, embeddings f32[P, D]), as `Teacher.from_callable`."""
+
+    function: Callable[[np.ndarray], Any]
+    version: str
+    num_classes: int
+    embed_dim: int = 0
+    macs: int | None = None
+    image_shape: tuple[int, int, int] | None = None
+    identity: str = ''
+    kind: str = 'callable'
+    reads_images: bool = True
+    notes: tuple[str, ...] = ()
+    _known: dict[Any, HostFunction] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its version."""
+        return self.version
+
+    def bound(self, image_shape: tuple[int, int, int]) -> HostFunction:
+        """As `Host.bound`; the function is called once per size."""
+        if image_shape not in self._known:
+            what = f'the teacher {self.version}, asked about {PROBES} images of {image_shape}'
+            logits, embed = self._called(probes(image_shape), what)
+            refuse_probabilities(logits, what)
+            width = 0 if embed is None else embed.shape[1]
+            found = dataclasses.replace(self, image_shape=image_shape, embed_dim=width)
+            self._known[image_shape] = dataclasses.replace(found, identity=found._digest(logits, embed))
+        return self._known[image_shape]
+
+    def recheck(self) -> None:
+        """As `Host.recheck`."""
+        what = f'the teacher {self.version}'
+        if self._digest(*self._called(probes(self.image_shape), what)) != self.identity:
+            raise ValueError(
+                f'{what} answers the same {PROBES} images otherwise than when it was made; put its model into '
+                'evaluation mode and make it deterministic'
+            )
+
+    def _digest(self, logits: np.ndarray, embed: np.ndarray | None) -> str:
+        digest = hashlib.sha256(json.dumps([self.version, self.num_classes, self.image_shape]).encode())
+        for part in (logits,) if embed is None else (logits, embed):
+            digest.update(f'{part.shape}'.encode() + np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()
+
+    def answer(self, query: Query, embed: bool = False) -> np.ndarray:
+        """As `Host.answer`."""
+        images = 'held-out images' if query.held_out else 'points'
+        what = f'the teacher {self.version}, asked about {len(query.index)} {images} from {query.index[0]} on'
+        logits, found = self._called(query.images, what)
+        return np.concatenate([logits, found], axis=1) if embed else logits
+
+    def _called(self, images: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """(f32[P, K], f32[P, D] or None) of images, which the function may keep or change."""
+        found = self.function(np.array(images, np.float32))
+        parts = found if isinstance(found, tuple | list) else (found,)
+        if len(parts) not in (1, 2):
+            raise ValueError(f'{what}, returned {len(parts)} arrays; return logits, or (logits, embeddings)')
+        arrays = [np.asarray(part, np.float32) for part in parts]
+        widths = [self.num_classes, self.embed_dim or None]
+        for name, array, width in zip(('logits', 'embeddings'), arrays, widths, strict=False):
+            rows = f'[{len(images)}, {width or "D"}]'
+            if array.ndim != 2 or len(array) != len(images) or (width and array.shape[1] != width):
+                raise ValueError(f'{what}, returned {name} of shape {list(array.shape)} instead of {rows}')
+            if not np.isfinite(array).all():
+                row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+                raise ValueError(f'{what}, returned {name} that are not finite, first in row {row} of the batch')
+        if self.embed_dim and len(arrays) == 1:
+            raise ValueError(f'{what}, returned logits alone; return (logits, embeddings), or leave out embed_dim')
+        return arrays[0], arrays[1] if len(arrays) == 2 else None
+
+
+# ------------------------------------------------------------------------------------------------------ stored outputs
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredOutputs:
+    """Logits that were computed anywhere, as `Teacher.from_outputs`."""
+
+    train: np.ndarray
+    test: np.ndarray | None
+    name: str
+    identity: str
+    kind: str = 'outputs'
+    embed_dim: int = 0
+    macs: int | None = None
+    reads_images: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.train.shape[-1]
+
+    @property
+    def num_views(self) -> int | None:
+        """Views that are stored of each point; None where one answer stands for all of them."""
+        return self.train.shape[1] if self.train.ndim == 3 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        if self.num_views is not None:
+            return ()
+        return (f'{self.name} holds one answer per point, of the clean image: it is used for every view of the point',)
+
+    def bound(self, image_shape: tuple[int, int, int]) -> StoredOutputs:
+        """As `Host.bound`; the size of the images makes no difference."""
+        del image_shape
+        return self
+
+    def recheck(self) -> None:
+        """As `Host.recheck`: stored numbers do not change."""
+
+    def answer(self, query: Query, embed: bool = False) -> np.ndarray:
+        """As `Host.answer`."""
+        del embed
+        if query.held_out:
+            rows = self.test[query.index]
+        else:
+            rows = self.train[query.index] if self.train.ndim == 2 else self.train[query.index, query.view]
+        return rows.astype(np.float32)
+
+
+def stored(
+    train: Any, test: Any, classes: int | Sequence[str] | None, name: str
+) -> tuple[StoredOutputs, tuple[str, ...], str]:
+    """(stored outputs, class names or (), path or '') of arrays, or of a file that holds them.
+
+    Raises:
+      ValueError: in one line, what is wrong with the file or the arrays.
+    """
+    source = ''
+    if isinstance(train, str | os.PathLike):
+        if test is not None:
+            raise ValueError(f"the outputs come from {train}: give no test=, but an array 'test' in that file")
+        source = os.fspath(train)
+        content = _read(pathlib.Path(train).expanduser())
+        train, test = content['train'], content.get('test')
+        name = name or pathlib.Path(source).name
+    name = name or 'stored outputs'
+    train = np.asarray(train)
+    count, names = class_count(train.shape[-1] if classes is None and train.ndim else classes)
+    _check(train, 'train', count, (2, 3), name)
+    if test is not None:
+        test = np.asarray(test)
+        _check(test, 'test', count, (2,), name)
+    digest = hashlib.sha256(json.dumps([count, names]).encode())
+    for array in (train,) if test is None else (train, test):
+        digest.update(f'{array.shape} {array.dtype}'.encode())
+        for start in range(0, len(array), _CHECKED):
+            digest.update(np.ascontiguousarray(array[start : start + _CHECKED]).tobytes())
+    return StoredOutputs(train, test, name, digest.hexdigest()), names, source
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, 'train' among them."""
+    try:
+        if path.suffix == '.safetensors':
+            content = safetensors.numpy.load(path.read_bytes())
+        elif path.suffix == '.npz':
+            with np.load(path, allow_pickle=False) as file:
+                content = {key: file[key] for key in file.files if key in ('train', 'test')}
+        else:
+            raise ValueError('outputs are read from .npz and .safetensors')
+    except FileNotFoundError:
+        raise ValueError(f'there are no outputs at {path}') from None
+    except Exception as error:  # a damaged file raises whatever its reader meets first
+        raise ValueError(f'{path} cannot be read as outputs of a teacher ({error})') from None
+    if 'train' not in content:
+        raise ValueError(f"{path} has no array 'train'; it holds {', '.join(sorted(content)) or 'nothing'}")
+    return content
+
+
+def _check(array: np.ndarray, what: str, num_classes: int, ranks: tuple[int, ...], name: str) -> None:
+    shape = '[N, K] or [N, V, K]' if 3 in ranks else '[M, K]'
+    if array.ndim not in ranks or array.shape[-1] != num_classes or 0 in array.shape:
+        raise ValueError(f'{what} of {name} has shape {list(array.shape)}; use {shape} with K = {num_classes} classes')
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f'{what} of {name} is {array.dtype}; use logits as floating point numbers')
+    for start in range(0, len(array), _CHECKED):
+        finite = np.isfinite(array[start : start + _CHECKED].astype(np.float32)).reshape(-1, num_classes).all(axis=1)
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite)[0]) // (array.shape[1] if array.ndim == 3 else 1)
+            raise ValueError(f'{what} of {name} holds numbers that are not finite, first in row {row}')
+    refuse_probabilities(array[:_CHECKED].reshape(-1, num_classes).astype(np.float32), f'{what} of {name}')
+
+
+def refuse_probabilities(logits: np.ndarray, what: str) -> None:
+    """ValueError for rows f32[P, K] that are probabilities: their softmax would teach almost nothing."""
+    if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+        raise ValueError(f'{what}: every row is positive and sums to 1; give logits, e.g. log(p + 1e-8), not p')
+
+
+# -------------------------------------------------------------------------------------------------------- an ensemble
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Several teachers that answer as one, as `Teacher.ensemble`.
+
+    Attributes:
+      members: `Teacher`s.
+      weights: their shares; they sum to 1.
+      mean: 'probabilities' or 'logits'.
+    """
+
+    members: tuple[Any, ...]
+    weights: tuple[float, ...]
+    mean: str
+    num_classes: int
+    kind: str = 'ensemble'
+    embed_dim: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of all members."""
+        return '+'.join(member.network.name for member in self.members)
+
+    @property
+    def macs(self) -> int | None:
+        """None: the ledger adds up the members'."""
+        return None
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether any member does."""
+        return any(member.host is None or member.host.reads_images for member in self.members)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the members."""
+        shares = ', '.join(f'{weight:g}' for weight in self.weights)
+        of_members = (line for member in self.members for line in member.card.get('notes', ()))
+        return (f'{self.name} is the mean of {self.mean} with weights {shares}', *of_members)
+
+    @property
+    def identity(self) -> str:
+        """Of members, weights and mean."""
+        known = [member.identity for member in self.members]
+        text = json.dumps([known, self.weights, self.mean])
+        return hashlib.sha256(text.encode()).hexdigest() if all(known) else ''
+
+    def bound(self, image_shape: tuple[int, int, int]) -> Ensemble:
+        """As `Host.bound`."""
+        return dataclasses.replace(self, members=tuple(member.for_images(image_shape) for member in self.members))
+
+    def recheck(self) -> None:
+        """As `Host.recheck`."""
+        for member in self.members:
+            if member.host is not None:
+                member.host.recheck()
+
+    def answer(self, query: Query, embed: bool = False) -> np.ndarray:
+        """As `Host.answer`."""
+        del embed
+        total = np.zeros((len(query.index), self.num_classes), np.float64)
+        for member, weight in zip(self.members, self.weights, strict=True):
+            if member.host is not None:
+                logits = member.host.answer(query)
+            else:
+                logits = np.asarray(_forward(member.network)(member.variables, query.images))
+            total += weight * (_softmax(logits) if self.mean == 'probabilities' else logits.astype(np.float64))
+        if self.mean == 'probabilities':
+            total = np.log(np.maximum(total, np.finfo(np.float32).tiny))
+        return total.astype(np.float32)
+
+
+def of_members(members: Sequence[Any], weights: Sequence[float] | None, mean: str) -> Ensemble:
+    """The ensemble of some teachers.
+
+    Raises:
+      ValueError: no two teachers, other classes, a weight that is not positive, an unknown mean.
+    """
+    if len(members) < 2:
+        raise ValueError(f'an ensemble of {len(members)} teachers; give at least two')
+    if mean not in MEANS:
+        raise ValueError(f'mean is {mean!r}; use one of {", ".join(MEANS)}')
+    shares = np.ones(len(members)) if weights is None else np.asarray(weights, np.float64)
+    if shares.shape != (len(members),) or not np.isfinite(shares).all() or (shares <= 0).any():
+        raise ValueError(f'weights is {weights!r}; use one positive number for each of the {len(members)} teachers')
+    counts = [member.card['num_classes'] for member in members]
+    if len({*counts}) > 1:
+        raise ValueError(f'the teachers of the ensemble know {", ".join(map(str, counts))} classes; use equal ones')
+    names = [list(map(str, member.card['class_names'])) for member in members if member.card.get('class_names')]
+    if any(one != names[0] for one in names):
+        raise ValueError('the teachers of the ensemble name other classes, or in another order')
+    shares = shares / shares.sum()
+    return Ensemble(tuple(members), tuple(shares.tolist()), mean, counts[0])
+
+
+@functools.lru_cache(maxsize=32)
+def _forward(network: Network) -> Callable[[PyTree, np.ndarray], jax.Array]:
+    """(variables, f32[P, H, W, 3]) -> f32[P, K], compiled once per network."""
+    return jax.jit(lambda variables, images: network.apply(variables, images, False)[0].logits.astype(jnp.float32))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    """f64[P, K]."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)

@@ -1,0 +1,89 @@
+"""Whether a teacher that answers on the host can serve a run: what cannot work is refused before the first compile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kcd_jax import methods
+from kcd_jax.teachers.teacher import Teacher
+
+if TYPE_CHECKING:
+    from kcd_jax.training.run import Run
+
+
+def view_count(run: Run) -> int | None:
+    """Different views of a training point, all of the method's rows counted; None where they are not finite."""
+    augment = run.recipe.augment
+    if augment.area or run.data.train.draws_crops:
+        return None
+    return run.method.num_views * (2 if augment.flip else 1) * (2 * augment.crop + 1) ** 2
+
+
+def servable(serves: frozenset[str]) -> list[str]:
+    """The methods of the package that read nothing of their teacher but `serves`."""
+    found = []
+    for name in methods.names():
+        method = methods.get(name).make()
+        asked = {*method.needs, *(('logits',) if methods.weights_of(method).alpha > 0 else ())}
+        if asked and asked <= serves:
+            found.append(name)
+    return found
+
+
+def refuse_unserved(run: Run) -> None:
+    """ValueError, in one line, where the run asks its teacher on the host for what it cannot give."""
+    teacher = run.teacher
+    if not isinstance(teacher, Teacher) or teacher.host is None or not run.uses_teacher:
+        return
+    what = f'the teacher {teacher.network.name}'
+    if lacking := sorted(run.needs - teacher.serves):
+        can = ', '.join(servable(teacher.serves))
+        raise ValueError(
+            f'{what} gives {" and ".join(sorted(teacher.serves, reverse=True))}, and method '
+            f'{run.method.name or "custom"} reads its {", ".join(lacking)}; it can serve the methods {can}'
+        )
+    if why := run.teacher_in_step:
+        raise ValueError(f'{what} answers before the steps only, and here it would run inside of them: {why}')
+    for outputs in stored_outputs(teacher):
+        _refuse_stored(outputs, run)
+
+
+def stored_outputs(teacher: Teacher) -> list[Any]:
+    """The stored outputs of a teacher, or among the members of an ensemble."""
+    if teacher.host is None or teacher.host.kind == 'callable':
+        return []
+    if teacher.host.kind == 'outputs':
+        return [teacher.host]
+    return [outputs for member in teacher.host.members for outputs in stored_outputs(member)]
+
+
+def _refuse_stored(outputs: Any, run: Run) -> None:
+    what, held_out = f'the teacher {outputs.name}', run.data.validation or run.data.test
+    if run.policy.mixes:
+        raise ValueError(
+            f'{what} holds stored outputs, and policy {run.policy.name} mixes images that nobody has stored; use one '
+            'that mixes none (kcd with augment=none, random, infobatch, none), or a teacher that can be asked'
+        )
+    if len(outputs.train) != run.num_points:
+        raise ValueError(f'{what} holds {len(outputs.train):,} training points and the data has {run.num_points:,}')
+    if outputs.test is not None and len(outputs.test) != len(held_out):
+        raise ValueError(f'{what} holds {len(outputs.test):,} test images and the data evaluates {len(held_out):,}')
+    if outputs.num_views is None:
+        if run.method.num_views > 1:
+            raise ValueError(
+                f'{what} holds one answer per point, and method {run.method.name} shows {run.method.num_views} '
+                'transformed ones; store an answer per view, [N, V, K]'
+            )
+        return
+    views = view_count(run)
+    if views is None:
+        raise ValueError(
+            f'{what} holds {outputs.num_views} views per point, and random resized crops have no finite number; store '
+            'one answer per point, [N, K], or use augment.area=()'
+        )
+    if outputs.num_views != views:
+        augment = run.recipe.augment
+        raise ValueError(
+            f'{what} holds {outputs.num_views} views per point, and augment.crop={augment.crop} with augment.flip='
+            f'{augment.flip} has {views}; store that many, or one answer per point, [N, K]'
+        )
