@@ -48,9 +48,9 @@ def _teacher_line(run: Run) -> str:
     if run.teacher_network is None:
         return 'none'
     name, teaching = run.teacher_network.name, run.recipe.teaching
-    if isinstance(run.teacher, Teacher) and run.teacher.host is not None:
-        cache = f', cache: {teaching.cache}' if run.teacher.host.reads_images else ''
-        return f'{name} ({run.teacher.host.kind}); answers before the steps{cache}'
+    if run.host is not None:
+        cache = f', cache: {teaching.cache}' if run.host.reads_images else ''
+        return f'{name} ({run.host.kind}); answers before the steps{cache}'
     line = (
         f'{name}, from {run.teacher.source}'
         if not isinstance(run.teacher, Run)

@@ -252,7 +252,7 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
     if key:
         _TRACED[key] = found
     images = samples(run, phase)
-    if isinstance(run.teacher, Teacher) and run.teacher.host is not None and run.teacher_network is not None:
+    if run.host is not None:
         per_image = teacher_macs(run.teacher, run.setup.image_shape)
         found = {**found, 'teacher_forward': (per_image or 0) * images['teacher_forward']}
     return StepCost(found, images)

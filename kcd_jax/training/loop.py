@@ -106,8 +106,8 @@ def train(
                 run = run.replace(teacher=on_all_processes(restore, run.recipe.dtype))
             variables, card = run.teacher.variables, dict(run.teacher.card)
             run.validate(mesh.size)
-            if run.teacher.host is not None:
-                run.teacher.host.recheck()
+            if run.host is not None:
+                run.host.recheck()
                 card['macs'] = ledger.teacher_macs(run.teacher, run.data.image_shape)
         trainer, notes = Trainer(run, variables, mesh), Journal(run, log)
         if card is not None:

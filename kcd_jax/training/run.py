@@ -26,6 +26,7 @@ from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
 from kcd_jax.runtime import sharding
 from kcd_jax.settings import nested
+from kcd_jax.teachers.host import Host
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import serving, state, step
 from kcd_jax.training.recipe import Recipe
@@ -163,6 +164,11 @@ class Run:
             name = f'method {self.method.name}' if self.method.name else 'this method'
             raise ValueError(f'{name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
         return self.teacher.student_network if isinstance(self.teacher, Run) else self.teacher.network
+
+    @property
+    def host(self) -> Host | None:
+        """What answers on the host in place of a network; None for a network, or where nothing looks at a teacher."""
+        return self.teacher.host if isinstance(self.teacher, Teacher) and self.uses_teacher else None
 
     @property
     def view_seed(self) -> int:

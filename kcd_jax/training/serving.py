@@ -33,7 +33,7 @@ def servable(serves: frozenset[str]) -> list[str]:
 def refuse_unserved(run: Run) -> None:
     """ValueError, in one line, where the run asks its teacher on the host for what it cannot give."""
     teacher = run.teacher
-    if not isinstance(teacher, Teacher) or teacher.host is None or not run.uses_teacher:
+    if run.host is None:
         return
     what = f'the teacher {teacher.network.name}'
     if lacking := sorted(run.needs - teacher.serves):

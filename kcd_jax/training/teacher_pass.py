@@ -26,6 +26,7 @@ from kcd_jax.contracts import Array, Plan, PyTree, TrainState
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
+from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import augment, feed, serving, step
 from kcd_jax.training.run import Run
 
@@ -69,7 +70,7 @@ class TeacherPass:
 
     def __init__(self, run: Run, variables: PyTree, mesh: Mesh):
         """`variables` of the teacher are on the mesh."""
-        self.run, self.mesh, self._variables, self._host = run, mesh, variables, run.teacher.host
+        self.run, self.mesh, self._variables, self._host = run, mesh, variables, run.host
         self.num_views, self._crop = run.method.num_views, run.recipe.augment.crop
         outputs = run.setup.teacher
         self._embeds = 'embed' in run.needs
@@ -110,7 +111,7 @@ class TeacherPass:
 
     def _open(self) -> Cache | None:
         teaching = self.run.recipe.teaching
-        if teaching.cache == 'off':
+        if teaching.cache == 'off' or not isinstance(self.run.teacher, Teacher):
             return None
         where = None if teaching.cache == 'memory' else teaching.cache
         key = f'{where} {self.identity()}'

@@ -251,7 +251,7 @@ class Trainer:
 
     def evaluate_teacher(self) -> float | None:
         """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
-        if self.run.teacher.host is not None:
+        if self.run.host is not None:
             return self._evaluate_host()
         with self._timed_evaluation():
             result, self._teacher_logits = self.evaluator('teacher', self.run.teacher_network, self.teacher_variables)
@@ -282,7 +282,7 @@ class Trainer:
             _, logits = self.evaluator('student', student, variables, self._teacher_logits)
             entropy, embed = self.evaluator.read('student', student, variables, train, self._teacher_logits)
             taught = None
-            if run.teacher_network is not None and run.teacher.host is not None:
+            if run.host is not None:
                 taught = self._answers.teacher_pass.entropy(train)
             elif run.teacher_network is not None:
                 taught, _ = self.evaluator.read('teacher', run.teacher_network, self.teacher_variables, train, None)

@@ -11,6 +11,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from kcd_jax import data, methods, policies
@@ -79,13 +80,21 @@ def trainer_for(digits, method: str, policy: str, **keywords) -> Trainer:
 
 
 def check_steps(trainer: Trainer, lengths: tuple[int, ...] = (1,)) -> None:
-    """A single step of every phase, or scans of several."""
+    """A single step of every phase, or scans of several, and the teacher's pass before them."""
     current = trainer.initial_state()
     order = trainer._order(current.key, current.plan, jnp.int32(0))
+    points, variables, taught = trainer.feed.points, trainer.teacher_variables, None
+    if trainer._answers is not None:
+        asking, batch = trainer._answers.teacher_pass, trainer.run.recipe.batch
+        index = jnp.arange(asking._points, dtype=jnp.int32)
+        share, key = jnp.zeros(len(index)), step.view_key(current.key, 0, -1)
+        check(asking._compute, variables, points.images, points.images, index, index, index, share, key)
+        rows = np.zeros((batch, asking.num_views, asking.width), np.float32)
+        variables, taught = {}, trainer._answers._placed(rows, 0)
     for phase in trainer.run.phases:
         for length in lengths:
             function = functools.partial(step.run_chunk, spec=trainer._spec, phase=phase, length=length)
-            check(function, current, order, trainer._rates(phase, 0), trainer.feed.points, trainer.teacher_variables)
+            check(function, current, order, trainer._rates(phase, 0), points, variables, taught)
 
 
 def test_the_checks_find_what_they_look_for():
