@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -220,3 +221,12 @@ def test_top5_accuracy_of_many_classes():
     images, valid = jnp.zeros((4, 8, 8, 3), jnp.uint8), jnp.ones(4, bool)
     sums, _ = step.eval_step({}, images, labels, valid, None, Stub)
     assert float(sums['top5']) == 2 and float(sums['correct']) == 1
+
+
+def test_the_order_of_an_epoch_is_traced_once_whatever_is_kept():
+    chex.clear_trace_counter()
+    order = jax.jit(chex.assert_max_traces(step.epoch_order, n=1))
+    plan = full_plan(600)
+    for num_keep in (600, 300, 20):
+        found = order(jax.random.PRNGKey(0), plan.replace(num_keep=jnp.int32(num_keep)), jnp.int32(num_keep))
+        assert set(np.asarray(found)[:num_keep]) == set(range(num_keep))
