@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import json
-import mmap
 import os
 import pathlib
 import zlib
@@ -23,6 +22,7 @@ import numpy as np
 from kcd_jax.runtime import console, files
 
 DTYPES = ('float32', 'float16')
+_BLOCK = 4096  # rows that a cache in memory grows by
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -67,9 +67,9 @@ class Cache:
         self.stored = self.served = self.damaged = 0
         self._full = False
         if where is None:
-            # Anonymous maps: pages that were never written take no memory.
-            self._rows = np.frombuffer(mmap.mmap(-1, max(size * self.row_bytes, 1)), np.uint8)
-            self._tags = np.frombuffer(mmap.mmap(-1, max(size * 4, 4)), np.uint32)
+            # Blocks grow with the rows that are stored; zeros that were never written take no memory.
+            self._place = np.zeros(size, np.int32)  # 0: absent, else the row's number in the blocks, from 1
+            self._blocks: list[np.ndarray] = []
             self._files: tuple[int, int] | None = None
             self.present = 0
             return
@@ -106,6 +106,14 @@ class Cache:
           (f32[M, width], bool[M]); rows that are absent are 0.
         """
         rows = np.zeros((len(positions), self.width), np.float32)
+        if self._files is None:
+            places = self._place[positions].astype(np.int64) - 1
+            found = places >= 0
+            for block in np.unique(places[found] // _BLOCK):
+                here = found & (places // _BLOCK == block)
+                rows[here] = self._blocks[block][places[here] % _BLOCK]
+            self.served += int(found.sum())
+            return rows, found
         found = np.zeros(len(positions), bool)
         for number, position in enumerate(positions.tolist()):
             content, tag = self._read(position)
@@ -127,6 +135,9 @@ class Cache:
             if self.present >= self.limit_rows:
                 self._stop(f'the cache of teacher outputs reached its bound ({self.present:,} rows)')
                 return
+            if self._files is None:
+                self._keep(position, row)
+                continue
             content = row.tobytes()
             try:
                 self._write(position, content, _tag(position, content))
@@ -138,6 +149,18 @@ class Cache:
             self.present += 1
             self.stored += 1
 
+    def _keep(self, position: int, row: np.ndarray) -> None:
+        """Stores a row in memory."""
+        if self._place[position]:
+            return
+        block, number = divmod(self.present, _BLOCK)
+        if block == len(self._blocks):
+            self._blocks.append(np.empty((_BLOCK, self.width), self.dtype))
+        self._blocks[block][number] = row
+        self.present += 1
+        self.stored += 1
+        self._place[position] = self.present
+
     def rounded(self, rows: np.ndarray) -> np.ndarray:
         """Rows as they would come back from the cache, so that stored and computed answers are the same numbers."""
         return rows if self.dtype == np.float32 else rows.astype(self.dtype).astype(np.float32)
@@ -147,20 +170,12 @@ class Cache:
         console.say(f'{reason}; further answers are computed each time (raise teacher.cache_gb, or make room)')
 
     def _read(self, position: int) -> tuple[bytes, int]:
-        if self._files is None:
-            start = position * self.row_bytes
-            return self._rows[start : start + self.row_bytes].tobytes(), int(self._tags[position])
         tag = os.pread(self._files[1], 4, position * 4)
         if len(tag) < 4 or tag == b'\0\0\0\0':
             return b'', 0
         return os.pread(self._files[0], self.row_bytes, position * self.row_bytes), int.from_bytes(tag, 'little')
 
     def _write(self, position: int, content: bytes, tag: int) -> None:
-        if self._files is None:
-            start = position * self.row_bytes
-            self._rows[start : start + self.row_bytes] = np.frombuffer(content, np.uint8)
-            self._tags[position] = tag
-            return
         _pwrite(self._files[0], content, position * self.row_bytes)
         _pwrite(self._files[1], tag.to_bytes(4, 'little'), position * 4)
 
