@@ -14,9 +14,10 @@ import os
 import pathlib
 import sys
 from types import ModuleType
+from typing import Any
 
 from kcd_jax import plugins
-from kcd_jax.data import _parts, _tfds
+from kcd_jax.data import _parts, _prepared, _preparing, _tfds
 from kcd_jax.data import _stream as stream
 from kcd_jax.data._arrays import from_arrays, from_objects
 from kcd_jax.data._dataset import BY_SIZE, Dataset, Images, Loading, Normalization, Request, Shapes, Split, measure
@@ -50,6 +51,7 @@ __all__ = [
 __path__ += plugins.own_folders('data')
 
 STREAM = {'auto': None, 'true': True, 'false': False}  # the words of config.data.stream
+_Path = str | os.PathLike[str]
 
 
 def names() -> list[str]:
@@ -59,12 +61,12 @@ def names() -> list[str]:
 
 def load(
     name: str,
-    dir: str | os.PathLike[str] | None = None,
+    dir: _Path | None = None,
     *,
     validation: float = 0.0,
     seed: int = 0,
     num_points: int = 0,
-    cache: str | os.PathLike[str] | None = None,
+    cache: _Path | None = None,
     loading: Loading = BY_SIZE,
 ) -> Dataset:
     """Loads a data set.
@@ -87,21 +89,12 @@ def load(
     >>> digits.train.images.shape, digits.num_classes
     ((300, 16, 16, 3), 10)
     """
-    module, request = _find(name, dir, cache, loading)
-    data = module.load(request)
-    if not isinstance(data, Dataset):
-        raise ValueError(f'data set {name!r}: load returned a {type(data).__name__}; return a kcd_jax.data.Dataset')
-    place = str(pathlib.Path(dir).expanduser().absolute()) if dir else ''
-    data = dataclasses.replace(data, name=name, source={'name': name, 'dir': place, 'stream': loading.stream})
-    return part(by_index(data) if loading.stream else data, validation, seed, num_points)
+    module, request = _find(name, dir, cache=cache, loading=loading)
+    return part(_load(module, request), validation, seed, num_points)
 
 
 def from_folder(
-    root: str | os.PathLike[str],
-    size: int | None = None,
-    *,
-    cache: str | os.PathLike[str] | None = None,
-    loading: Loading = BY_SIZE,
+    root: _Path, size: int | None = None, *, cache: _Path | None = None, loading: Loading = BY_SIZE
 ) -> Dataset:
     """A folder of images: root/train/CLASS/* and root/test/CLASS/* (or val).
 
@@ -129,23 +122,20 @@ def shapes_of(name: str, *, validation: float = 0.0, seed: int = 0, num_points: 
     ((1000, 224, 224, 3), 1000)
     """
     module, request = _find(name)
-    if request.shapes is None:
-        raise ValueError(f'the shapes of data set {name!r} are known only from its files; load it')
     shapes = request.shapes
-    if module.load is _tfds.load and (size := _tfds.parse(request)[1]) is not None:
+    if shapes is None:
+        raise ValueError(f'the shapes of data set {name!r} are known only from its files; load it')
+    if module is _tfds and (size := _tfds.parse(request)[1]) is not None:
         shapes = dataclasses.replace(shapes, image_shape=(size, size, 3))
     return _parts.without_pixels(name, shapes, validation=validation, seed=seed, num_points=num_points)
 
 
-def check(name: str, dir: str | os.PathLike[str] | None = None, *, cache: str | os.PathLike[str] | None = None) -> str:
+def check(name: str, dir: _Path | None = None, *, cache: _Path | None = None) -> str:
     """One line on the data, without downloading any; raises the ValueError of `load` for missing or bad files."""
-    module, request = _find(name, dir, cache)
-    if hasattr(module, 'check'):
-        return module.check(request)
-    return describe(load(name, dir, cache=cache))
+    return describe(_load(*_find(name, dir, cache=cache, download=False)))
 
 
-def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bool:
+def needs_tensorflow(name: str, dir: _Path | None = None) -> bool:
     """Whether `load` would have to download and prepare first, which takes TensorFlow (the extra `prepare`).
 
     Raises:
@@ -155,7 +145,7 @@ def needs_tensorflow(name: str, dir: str | os.PathLike[str] | None = None) -> bo
     return hasattr(module, 'needs_tensorflow') and module.needs_tensorflow(request)
 
 
-def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = '') -> str:
+def prepare(name: str, dir: _Path | None = None, file_format: str = '') -> str:
     """Downloads and prepares the files of a data set, if they are missing; returns a line on them, '' if it needs none.
 
     Args:
@@ -170,28 +160,36 @@ def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: s
     return module.prepare(request, file_format) if hasattr(module, 'prepare') else ''
 
 
-def _find(
-    name: str,
-    dir: str | os.PathLike[str] | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    loading: Loading = BY_SIZE,
-) -> tuple[ModuleType, Request]:
+def _load(module: ModuleType, request: Request) -> Dataset:
+    name, stream = request.name, request.loading.stream
+    data = module.load(request)
+    if not isinstance(data, Dataset):
+        raise ValueError(f'data set {name!r}: load returned a {type(data).__name__}; return a kcd_jax.data.Dataset')
+    place = str(pathlib.Path(request.dir).expanduser().absolute()) if request.dir else ''
+    data = dataclasses.replace(data, name=name, source={'name': name, 'dir': place, 'stream': stream})
+    return by_index(data) if stream else data
+
+
+def _find(name: str, dir: _Path | None = None, **how: Any) -> tuple[ModuleType, Request]:
     """The module of a data set, and what it is asked for; refuses names that are neither ours, prepared nor of TFDS."""
     head, colon, option = name.partition(':')
     known = names()
     if head in known:
         module = plugins.load(sys.modules[__name__], head, 'data set')
+        request = Request(name, option, dir, shapes=getattr(module, 'SHAPES', None), **how)
         if not hasattr(module, 'load'):
-            raise ValueError(f'data set {head!r} has no function load in {module.__file__}; see _template.py')
-        if colon and not getattr(module, 'OPTIONS', ''):
+            if request.shapes is None:
+                raise ValueError(f'data set {head!r} has no function load in {module.__file__}; see _template.py')
+            module = _tfds
+        if colon and not hasattr(module, 'OPTIONS'):
             raise ValueError(f'unknown data set {name!r} (did you mean {head!r}?): nothing may follow that name')
-        return module, Request(name, option, dir, cache, loading, getattr(module, 'SHAPES', None))
-    request = Request(name, option, dir, cache, loading)
+        return module, request
+    request = Request(name, option, dir, **how)
     if not _tfds.is_known(request):
-        near = difflib.get_close_matches(head, [*known, *_tfds.registered()], n=1)
+        near = difflib.get_close_matches(head, [*known, *_preparing.registered()], n=1)
         hint = f' (did you mean {near[0]!r}?)' if near else ''
         raise ValueError(
             f'unknown data set {name!r}{hint}; known: {", ".join(known)}, every image classification set of '
-            f'TFDS, and what is prepared in {_tfds.data_dir(dir)}'
+            f'TFDS, and what is prepared in {_prepared.data_dir(dir)}'
         )
     return _tfds, request

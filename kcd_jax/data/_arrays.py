@@ -9,20 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.data._dataset import (
-    BY_SIZE,
-    ChannelCounts,
-    Dataset,
-    Images,
-    Loading,
-    Normalization,
-    Split,
-    check_memory,
-    measure,
-    printable,
-    progress,
-    warn_of_range,
-)
+from kcd_jax.data import _dataset
+from kcd_jax.data._dataset import BY_SIZE, ChannelCounts, Dataset, Images, Loading, Normalization, Split
 
 
 def from_arrays(
@@ -55,15 +43,16 @@ def from_arrays(
         raise ValueError(f'test of {name} is a {type(test).__name__}; give test=(images, labels)')
     splits = []
     for what, (pixels, numbers) in {'train': (images, labels), 'test': test}.items():
-        pixels, numbers = _images(pixels, f'{what} of {name}'), check_labels(numbers, f'{what} of {name}')
+        pixels, numbers = _images(pixels, f'{what} of {name}'), _labels(numbers, f'{what} of {name}')
         if len(pixels) != len(numbers):
             raise ValueError(f'{what} of {name} has {len(pixels):,} images and {len(numbers):,} labels')
-        warn_of_range(name, what, int(pixels.min()), int(pixels.max()))
+        _dataset.say_of_range(name, what, int(pixels.min()), int(pixels.max()))
         splits.append(Split(pixels, numbers))
-    train, test = splits
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise ValueError(f'{name} has images of {_size(train.images[0])} in train and {_size(test.images[0])} in test')
-    return _dataset(name, splits, classes, normalization or measure(train.images), 'arrays in memory')
+    shapes = [_size(split.images[0]) for split in splits]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f'{name} has images of {shapes[0]} in train and {shapes[1]} in test')
+    normalization = normalization or _dataset.measure(splits[0].images)
+    return _of_splits(name, splits, classes, normalization, 'arrays in memory')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +73,7 @@ class Items:
         return self.image(point, self.items[point])
 
     def image(self, point: int, item: Any) -> np.ndarray:
-        """u8[H, W, 3] of an item; grey images, [H, W] or [H, W, 1], get three channels. ValueError: neither."""
+        """u8[H, W, 3] of an item."""
         try:
             image = np.asarray(item['image'])
         except (TypeError, KeyError, IndexError) as error:
@@ -97,6 +86,13 @@ class Items:
                 'return uint8[H, W, 3] or uint8[H, W], 0 to 255'
             )
         return image if image.shape[-1] == 3 else image.repeat(3, axis=-1)
+
+    def label(self, point: int, item: Any) -> int:
+        """The label of an item."""
+        label = item.get('label') if isinstance(item, dict) else item['label']
+        if not np.issubdtype(np.asarray(label).dtype, np.integer) or np.ndim(label) or not 0 <= label < 2**31:
+            raise ValueError(f'the label of point {point} of {self.what} is {label!r}; return an int from 0')
+        return int(label)
 
 
 def from_objects(
@@ -122,7 +118,7 @@ def from_objects(
     Raises:
       ValueError: an item of another kind, in one line that names the point.
     """
-    splits, shape, measured = [], None, None
+    splits, shape = [], None
     for what, items in (('train', train), ('test', test)):
         if not len(items):
             raise ValueError(f'{what} of {name} has no points')
@@ -132,11 +128,10 @@ def from_objects(
         size = len(items) * first.size
         streamed = loading.streams(size)
         if not streamed:
-            check_memory(source.what, size)
-        counts, digest = ChannelCounts(), hashlib.sha256()
-        labels = []
+            _dataset.check_memory(source.what, size)
         images = None if streamed else np.empty((len(items), *shape), np.uint8)
-        for point in progress(range(len(items)), len(items), source.what):
+        labels, counts, digest = [], ChannelCounts(), hashlib.sha256()
+        for point in _dataset.progress(range(len(items)), len(items), source.what):
             item = items[point]
             image = source.image(point, item)
             if image.shape != shape:
@@ -144,27 +139,27 @@ def from_objects(
                     f'the image of point {point} of {source.what} is {_size(image)}, the first one '
                     f'{shape[0]}x{shape[1]}; return images of one size'
                 )
-            labels.append(_label(item, point, source.what))
+            labels.append(source.label(point, item))
             counts.add(image)
             if images is None:
                 digest.update(np.ascontiguousarray(image))
             else:
                 images[point] = image
-        warn_of_range(name, what, *counts.range())
-        measured = measured or counts.normalization()
+        _dataset.say_of_range(name, what, *counts.range())
+        normalization = normalization or counts.normalization()
         if images is None:
             source = dataclasses.replace(source, content=digest.hexdigest())
             images = Images(source, np.arange(len(items)), shape)
-        splits.append(Split(images, check_labels(labels, source.what)))
+        splits.append(Split(images, _labels(labels, source.what)))
     description = f'objects of {type(train).__module__}.{type(train).__name__}'
-    return _dataset(name, splits, class_names, normalization or measured, description)
+    return _of_splits(name, splits, class_names, normalization, description)
 
 
-def _dataset(
+def _of_splits(
     name: str, splits: list[Split], names: Sequence[str] | None, normalization: Normalization, description: str
 ) -> Dataset:
     train, test = splits
-    class_names = name_classes(name, train.labels, test.labels, names)
+    class_names = _class_names(name, train.labels, test.labels, names)
     return Dataset(
         name=name,
         train=train,
@@ -177,12 +172,8 @@ def _dataset(
     )
 
 
-def check_labels(labels: Any, what: str) -> np.ndarray:
-    """i32[N] of integer labels.
-
-    Raises:
-      ValueError: not integers, not in one dimension, negative, or beyond int32.
-    """
+def _labels(labels: Any, what: str) -> np.ndarray:
+    """i32[N] of integer labels; ValueError: not integers, not in one dimension, negative, or beyond int32."""
     array = np.asarray(labels)
     if array.ndim != 1 or not array.size:
         raise ValueError(f'the labels of {what} have the shape {list(array.shape)}; give one integer per image')
@@ -192,21 +183,13 @@ def check_labels(labels: Any, what: str) -> np.ndarray:
             f'the labels of {what} are {kind}; give integers from 0, as numpy.unique(labels, return_inverse=True)[1]'
         )
     low, high = int(array.min()), int(array.max())
-    if low < 0:
-        raise ValueError(f'the labels of {what} go down to {low}; number the classes from 0')
-    if high >= 2**31:
-        raise ValueError(f'the labels of {what} go up to {high:,}; number the classes from 0 without gaps')
+    if low < 0 or high >= 2**31:
+        raise ValueError(f'the labels of {what} go from {low} to {high:,}; number the classes from 0 without gaps')
     return array.astype(np.int32)
 
 
-def name_classes(name: str, train: np.ndarray, test: np.ndarray, names: Sequence[str] | None) -> tuple[str, ...]:
+def _class_names(name: str, train: np.ndarray, test: np.ndarray, names: Sequence[str] | None) -> tuple[str, ...]:
     """The class names by label: those given, or the numbers.
-
-    Args:
-      name: of the data set.
-      train: i32[N], labels of the training points.
-      test: i32[M], labels of the test points.
-      names: by label, or None.
 
     Raises:
       ValueError: fewer than two classes, labels without a name, or without names a gap between labels.
@@ -221,7 +204,7 @@ def name_classes(name: str, train: np.ndarray, test: np.ndarray, names: Sequence
             raise ValueError(f'{name} has the label {largest}, but {len(names)} class names')
         if len(set(names)) < len(names):
             raise ValueError(f'the class names of {name} are not all different')
-        return tuple(printable(one) for one in names)
+        return tuple(_dataset.printable(one) for one in names)
     if len(present) <= largest:
         raise ValueError(
             f'the labels of {name} go up to {largest:,}, but only {len(present):,} values occur in train; number the '
@@ -247,10 +230,3 @@ def _images(images: Any, what: str) -> np.ndarray:
 
 def _size(image: np.ndarray) -> str:
     return f'{image.shape[0]}x{image.shape[1]}'
-
-
-def _label(item: Any, point: int, what: str) -> int:
-    label = item.get('label') if isinstance(item, dict) else item['label']
-    if not np.issubdtype(np.asarray(label).dtype, np.integer) or np.ndim(label) or not 0 <= label < 2**31:
-        raise ValueError(f'the label of point {point} of {what} is {label!r}; return an int from 0')
-    return int(label)

@@ -1,7 +1,7 @@
 """Decoded arrays on disk, so that the second start decodes nothing; and the digests of source files.
 
 An entry is a folder with one `.npy` file per array and `index.json`: what it was made from (digests of the source
-files' content, and settings), a CRC-32 of every file, and metadata. It is written to a scratch folder and renamed, so
+files' content, and settings), a CRC-32 of every array, and metadata. It is written to a scratch folder and renamed, so
 readers see all of it or nothing. An entry that does not match is silently made again: it is only a copy.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import hashlib
-import io
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -24,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
+from kcd_jax.data._dataset import say
+
 Arrays = dict[str, np.ndarray]
 _INDEX = 'index.json'
-_VERSION = 2  # of the stored format; entries of other versions are made again
+_VERSION = 3  # of the stored format; entries of other versions are made again
 _STALE_SECONDS = 24 * 3600
 # Up to this size, files are read and hashed at every start. Above it, a digest is remembered for as long as a file's
 # path, size, inode and times of change stay the same.
 _ALWAYS_HASHED_BYTES = 256_000_000
-
-_log = logging.getLogger(__name__)
 
 
 def folder(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -46,40 +44,33 @@ def folder(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
 def digests(
     name: str, root: pathlib.Path, files: Sequence[str], cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """SHA-256 of the content of each file; its place and name do not enter.
+    """SHA-256 of the content of each file, u8[N, 32]; unreadable files count as such.
 
     Args:
       name: of the data set, for the cache entry.
       root: folder that the names are relative to.
-      files: relative names.
+      files: relative names, which do not enter the digests.
       cache: as in `folder`.
-
-    Returns:
-      u8[N, 32]. Unreadable files count as such.
     """
-    stats = np.array([_stat(root / file) for file in files], np.int64).reshape(len(files), 4)
-    found = np.zeros((len(files), 32), np.uint8)
-    todo = np.ones(len(files), bool)
-    remember = int(stats[:, 0].sum()) > _ALWAYS_HASHED_BYTES
+    stats = [_stat(root / file) for file in files]
+    remember = sum(size for size, *_ in stats) > _ALWAYS_HASHED_BYTES
     entry = _entry(f'{name}-digests', str(root.resolve()), cache)
     wanted = {'version': _VERSION, 'made_from': 'content'}
+    known = {}
     if remember:
         with contextlib.suppress(Exception):
             arrays, _ = _read(entry, wanted)
-            row = {file: number for number, file in enumerate(arrays['files'].tolist())}
-            for number, file in enumerate(files):
-                known = row.get(file)
-                if known is not None and (arrays['stats'][known] == stats[number]).all():
-                    found[number], todo[number] = arrays['digests'][known], False
-    if todo.any():
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            points = np.flatnonzero(todo).tolist()
-            for number, digest in zip(points, pool.map(lambda i: _digest(root / files[i]), points)):
-                found[number] = np.frombuffer(digest, np.uint8)
-        if remember:
-            with contextlib.suppress(OSError):  # without it, they are hashed again
-                arrays = {'files': np.array(files), 'stats': stats, 'digests': found}
-                _write(entry, arrays, wanted | {'meta': {}})
+            for file, stat, digest in zip(arrays['files'].tolist(), arrays['stats'].tolist(), arrays['digests']):
+                known[file, *stat] = digest
+    todo = [file for file, stat in zip(files, stats) if (file, *stat) not in known]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashed = dict(zip(todo, pool.map(lambda file: _digest(root / file), todo)))
+    found = [hashed[file] if file in hashed else known[file, *stat] for file, stat in zip(files, stats)]
+    found = np.array(found, np.uint8).reshape(len(files), 32)
+    if remember and todo:
+        with contextlib.suppress(OSError):  # without it, they are hashed again
+            arrays = {'files': np.array(files), 'stats': np.array(stats, np.int64), 'digests': found}
+            _write(entry, arrays, wanted | {'meta': {}})
     return found
 
 
@@ -93,16 +84,17 @@ def _stat(file: pathlib.Path) -> tuple[int, int, int, int]:
         stat = file.stat()
     except OSError:
         return (0, 0, 0, 0)
-    # The time of the last change of the inode cannot be set by programs, unlike that of the last modification.
+    # Programs cannot set the time of change (ctime), unlike that of modification (mtime).
     return (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino % 2**63)
 
 
-def _digest(file: pathlib.Path) -> bytes:
+def _digest(file: pathlib.Path) -> np.ndarray:
     try:
         with open(file, 'rb') as content:
-            return hashlib.file_digest(content, 'sha256').digest()
+            digest = hashlib.file_digest(content, 'sha256')
     except OSError as error:
-        return hashlib.sha256(f'unreadable: {error.errno}'.encode()).digest()
+        digest = hashlib.sha256(f'unreadable: {error.errno}'.encode())
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def fetch(
@@ -129,22 +121,11 @@ def fetch(
     try:
         _write(entry, arrays, wanted | {'meta': meta})
     except OSError as error:
-        _log.warning(
-            '%s was decoded but cannot be stored in %s (%s): every start decodes it again; set KCD_JAX_CACHE to a '
-            'writable folder',
-            name,
-            entry.parent,
-            error.strerror or error,
+        say(
+            f'{name} was decoded but cannot be stored in {entry.parent} ({error.strerror or error}): every start '
+            'decodes it again; set KCD_JAX_CACHE to a writable folder'
         )
     return arrays, meta
-
-
-def knows(name: str, source: str, made_from: dict[str, Any], cache: str | os.PathLike[str] | None = None) -> bool:
-    """Whether there is an entry made from that; its arrays are not read."""
-    with contextlib.suppress(Exception):
-        _read_index(_entry(name, source, cache), {'version': _VERSION, 'made_from': made_from})
-        return True
-    return False
 
 
 def _entry(name: str, source: str, cache: str | os.PathLike[str] | None) -> pathlib.Path:
@@ -153,47 +134,34 @@ def _entry(name: str, source: str, cache: str | os.PathLike[str] | None) -> path
     return folder(cache) / f'{safe}-{digest}'
 
 
-def _read_index(entry: pathlib.Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def _read(entry: pathlib.Path, wanted: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
+    """The entry; any exception at all when it is missing, old or damaged."""
     index = json.loads((entry / _INDEX).read_text())
     if any(index[key] != json.loads(json.dumps(value)) for key, value in wanted.items()):
         raise ValueError('made from something else')
-    return index
-
-
-def _read(entry: pathlib.Path, wanted: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    """The entry; any exception at all when it is missing, old or damaged."""
-    index = _read_index(entry, wanted)
-    arrays = {}
-    for name, checksum in index['arrays'].items():
-        content = (entry / f'{name}.npy').read_bytes()
-        if zlib.crc32(content) != checksum:
-            raise ValueError('damaged')
-        arrays[name] = _from_npy(content)
+    arrays = {name: np.load(entry / f'{name}.npy', allow_pickle=False) for name in index['arrays']}
+    if {name: _signature(array) for name, array in arrays.items()} != index['arrays']:
+        raise ValueError('damaged')
     return arrays, index['meta']
 
 
-def _from_npy(content: bytes) -> np.ndarray:
-    """A .npy file's content as a read-only array on the same bytes."""
-    stream = io.BytesIO(content)
-    version = np.lib.format.read_magic(stream)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read_header(stream)
-    if fortran:
-        raise ValueError('not in C order')
-    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape)
+def _signature(array: np.ndarray) -> list[Any]:
+    return [zlib.crc32(array), array.dtype.str, list(array.shape)]
 
 
 def _write(entry: pathlib.Path, arrays: Arrays, index: dict[str, Any]) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(entry.parent)
+    for left in entry.parent.glob('.tmp-*'):  # by a process that was killed
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
     scratch = pathlib.Path(tempfile.mkdtemp(prefix='.tmp-', dir=entry.parent))
     try:
-        checksums = {}
+        arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         for name, array in arrays.items():
-            path = scratch / f'{name}.npy'
-            np.save(path, np.ascontiguousarray(array), allow_pickle=False)
-            checksums[name] = zlib.crc32(path.read_bytes())
-        (scratch / _INDEX).write_text(json.dumps(index | {'arrays': checksums}, indent=1))
+            np.save(scratch / f'{name}.npy', array, allow_pickle=False)
+        signatures = {name: _signature(array) for name, array in arrays.items()}
+        (scratch / _INDEX).write_text(json.dumps(index | {'arrays': signatures}, indent=1))
         scratch.chmod(0o755)
         try:
             scratch.rename(entry)
@@ -207,11 +175,3 @@ def _write(entry: pathlib.Path, arrays: Arrays, index: dict[str, Any]) -> None:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _remove_stale(parent: pathlib.Path) -> None:
-    """Deletes what killed processes left behind."""
-    for path in parent.glob('.tmp-*'):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)

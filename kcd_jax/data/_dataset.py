@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -17,8 +16,7 @@ import numpy as np
 _MEMORY_SHARE = 0.5  # fraction of the machine's memory that images may take
 _STREAM_SHARE = 0.25  # fraction of the machine's or a device's memory above which images are streamed
 _NARROW = 32  # levels of 255: pictures of 12 bits in files of 16 span 16
-_BLOCK = 4096  # images per step of a pass over all pixels
-_log = logging.getLogger(__name__)
+_BLOCK = 256  # images per step of a pass over all pixels
 _threads = threading.local()  # one generator per thread: seeding takes a tenth of the time of making one
 
 
@@ -34,9 +32,8 @@ class Images:
     """u8[N, H, W, 3] read from `source` on demand; to its users, an array that is slow to index.
 
     Attributes:
-      source: `source[i]` -> u8[H, W, 3]. If it has `crop(i, random)` -> u8[H, W, 3], that draws a random resized crop
-        from the original. If it has `content`, a string, that identifies its pixels; otherwise `digest` reads them all.
-        It must be picklable, because worker processes receive it.
+      source: `source[i]` -> u8[H, W, 3], picklable. Optional are `crop(i, random)` -> u8[H, W, 3], a random resized
+        crop of the original, and `content`, a string that identifies all pixels; without it `digest` reads them.
       index: i64[N], the points of `source`, in the order of this split.
       image_shape: (H, W, 3).
     """
@@ -70,9 +67,8 @@ class Images:
         points = self.index[item]
         if np.ndim(points) == 0:
             return self.source[int(points)]
-        if not len(points):
-            return np.zeros((0, *self.image_shape), np.uint8)
-        return np.stack([self.source[int(point)] for point in points])
+        images = [self.source[int(point)] for point in points]
+        return np.array(images, np.uint8).reshape(-1, *self.image_shape)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         del copy
@@ -89,8 +85,7 @@ class Images:
           point: decides, with `seed` and `epoch`, which random crop is drawn, if any.
           seed: of the run.
           epoch: from 0.
-          partner: the point that is mixed into `point`, to be seen through the same crop: the same share of its area,
-            aspect and relative position. None: `point` itself.
+          partner: the point that is mixed into `point`, seen through the same crop; None: `point` itself.
         """
         shown = point if partner is None else partner
         if not self.draws_crops:
@@ -156,8 +151,7 @@ class Dataset:
         to the whole training split and do not change with `validation` or `num_points`.
       description: one line for the user.
       validation: the held-out part of the training split, or None.
-      source: the arguments of `load` that give this data set again (name, dir, validation, seed, num_points, stream);
-        empty for one built from objects.
+      source: the arguments of `load` that give this data set again; empty for one built from objects.
       shape_only: whether the pixels are placeholders (`shapes_of`), so that it can be counted but not trained on.
     """
 
@@ -175,10 +169,7 @@ class Dataset:
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
-        """SHA-256 of each part that decides a number: 'train images', 'train labels', ..., 'class names', 'pixels'.
-
-        A stored copy tells which part changed when `identity` did (`changes`).
-        """
+        """SHA-256 of each part that results depend on: 'train images', 'train labels', ..., 'class names', ..."""
         splits = {'train': self.train, 'validation': self.validation, 'test': self.test}
         parts = {f'{n} {part}': d for n, s in splits.items() if s is not None for part, d in s.digests.items()}
         parts['class names'] = _digest_of_json(self.class_names)
@@ -187,10 +178,9 @@ class Dataset:
 
     @functools.cached_property
     def identity(self) -> str:
-        """SHA-256 over the content of all splits: pixels, labels, their order, class names and normalization.
+        """SHA-256 over `digests`; names and places of files do not enter.
 
-        Names and places of files do not enter. Pixels that are streamed are identified by the content of their files
-        and the size they are scaled to.
+        Pixels that are streamed are identified by the content of their files and the size they are scaled to.
         """
         return _digest_of_json(['shapes only', self.name, self.digests] if self.shape_only else self.digests)
 
@@ -214,9 +204,8 @@ def _digest_of_pixels(images: np.ndarray | Images) -> str:
     digest = hashlib.sha256(str(images.shape).encode())
     if isinstance(images, np.ndarray) and images.strides[:1] == (0,):  # one image, broadcast over the points
         images = images[:1]
-    for first in range(0, len(images), _BLOCK if isinstance(images, np.ndarray) else 64):
-        last = first + (_BLOCK if isinstance(images, np.ndarray) else 64)
-        digest.update(np.ascontiguousarray(images[first:last]))
+    for first in range(0, len(images), _BLOCK):
+        digest.update(np.ascontiguousarray(images[first : first + _BLOCK]))
     return digest.hexdigest()
 
 
@@ -262,8 +251,7 @@ class Loading:
       stream: True reads points by index during training, False keeps them in memory, None decides by size.
       memory: bytes of a device's memory, or None if unknown.
       area: bounds of a random crop's share of the image area, () for no such crop. Streamed images of varying sizes
-        are then cropped from the original on the host, others on the devices. Either way, images of varying sizes are
-        evaluated on the central 224/256.
+        are then cropped from the original on the host. In any case, they are evaluated on the central 224/256.
     """
 
     stream: bool | None = None
@@ -283,13 +271,9 @@ BY_SIZE = Loading()
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What is known of a data set without its files.
+    """What is known of a data set without its files: numbers of points and classes, (H, W, 3).
 
     Attributes:
-      train: number of training points.
-      test: number of test points.
-      num_classes: K.
-      image_shape: (H, W, 3).
       normalization: published constants; None: measured on the training split.
       scaled: whether the images vary in size and are scaled to `image_shape` unless another size is given.
     """
@@ -313,6 +297,7 @@ class Request:
       cache: folder for decoded arrays, or None for the default one.
       loading: in memory, or to be streamed.
       shapes: the module's own `SHAPES`, or None.
+      download: whether missing files may be downloaded.
     """
 
     name: str
@@ -321,6 +306,7 @@ class Request:
     cache: str | os.PathLike[str] | None = None
     loading: Loading = BY_SIZE
     shapes: Shapes | None = None
+    download: bool = True
 
 
 def machine_memory() -> int:
@@ -345,16 +331,22 @@ def check_memory(what: str, size: int) -> None:
         )
 
 
-def warn_of_range(name: str, split: str, low: int, high: int) -> None:
-    """Logs one line if the pixels of a split are constant or nearly so, from `low` to `high`."""
+def say(line: str, *, in_description: bool = False) -> None:
+    """Prints one line about the data.
+
+    Args:
+      line: to print.
+      in_description: the data set's description says it too; left out where that is printed next.
+    """
+    from kcd_jax.runtime import console  # imports jax, which worker processes do without
+
+    (console.say_of_run if in_description else console.say)(line)
+
+
+def say_of_range(name: str, split: str, low: int, high: int) -> None:
+    """Prints one line if the pixels of a split are constant or nearly so, from `low` to `high`."""
     if high - low < _NARROW:
-        _log.warning(
-            '%s: all pixels of the split %s lie between %d and %d of 255; check the values of its images',
-            name,
-            split,
-            low,
-            high,
-        )
+        say(f'{name}: all pixels of the split {split} lie between {low} and {high} of 255; check its images')
 
 
 def printable(text: str) -> str:

@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Iterator
@@ -27,13 +26,12 @@ from kcd_jax.data._dataset import (
     check_memory,
     printable,
     progress,
-    warn_of_range,
+    say,
+    say_of_range,
 )
 
 _NAMED = 10  # bad files named in one line
 _PART = 1024  # images decoded ahead, to bound memory
-
-_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +59,7 @@ class Listing:
 
 @dataclasses.dataclass(frozen=True)
 class Paths:
-    """paths[i]: the path of a point's file; names are relative to `root`, to be short where they are pickled."""
+    """paths[i]: the path of a point's file; `names` are relative to `root`, which makes them short to pickle."""
 
     root: str
     names: np.ndarray
@@ -88,10 +86,9 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
     digests = _cache.digests(name, root, names, request.cache)
     border = len(listing.files['train'])
     content = {'train': _cache.combined(digests[:border]), 'test': _cache.combined(digests[border:])}
-    listed = hashlib.sha256(json.dumps([listing.classes, listing.labels, names]).encode()).hexdigest()
     made_from = {
         'size': size,
-        'listed': listed,
+        'listed': hashlib.sha256(json.dumps([listing.classes, listing.labels, names]).encode()).hexdigest(),
         'content': content,
         'filter': 'bilinear' if streamed else _pictures.FILTER,
         'share': share,
@@ -106,7 +103,7 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
 
     def split(part: str) -> Split:
         labels, ids = arrays[f'{part}_labels'], arrays[f'{part}_ids']
-        warn_of_range(name, part, *meta['range'][part])
+        say_of_range(name, part, *meta['range'][part])
         if not streamed:
             return Split(arrays[f'{part}_images'], labels, ids)
         area = loading.area if part == 'train' else ()
@@ -126,15 +123,15 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
 
 
 def _report(shown: str, listing: Listing, meta: dict[str, Any]) -> str:
-    """The description; what was passed over or left out, and what looks wrong, is logged in one line each."""
+    """The description; what was passed over or left out is said in one line each."""
     description = f'images in {shown}'
     if listing.passed:
-        _log.warning('%s: passed over are %s', shown, listing.passed)
+        say(f'{shown}: passed over are {listing.passed}', in_description=True)
         description += f', passed over are {listing.passed}'
     if bad := meta['bad']:
         some = '; '.join(f'{printable(file)} ({why})' for file, why in bad[:_NAMED])
         more = f'; and {len(bad) - _NAMED} more' if len(bad) > _NAMED else ''
-        _log.warning('%d files in %s cannot be decoded and are left out: %s%s', len(bad), shown, some, more)
+        say(f'{len(bad)} files in {shown} cannot be decoded and are left out: {some}{more}')
         description += f', {len(bad)} bad files left out'
     return description
 

@@ -24,9 +24,9 @@ def to_rgb(picture: Any) -> np.ndarray:
     """
     mode = picture.mode
     if mode.startswith('I'):
-        return _grey(_integers(np.asarray(picture).astype(np.int64), mode))
+        return _grey(np.asarray(picture).astype(np.int64), mode, _SIXTEEN)
     if mode == 'F':
-        return _grey(_floats(np.asarray(picture)))
+        return _grey(np.asarray(picture), mode, 1)
     if mode in _ALPHA:
         return _flatten(picture.convert(_ALPHA[mode]).convert('RGBA'))
     if mode not in _DIRECT:
@@ -36,27 +36,13 @@ def to_rgb(picture: Any) -> np.ndarray:
     return np.asarray(picture if mode == 'RGB' else picture.convert('RGB'))
 
 
-def _integers(values: np.ndarray, mode: str) -> np.ndarray:
-    """i64[H, W] in 0..65535 -> u8[H, W]."""
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > _SIXTEEN:
-        raise ValueError(
-            f'mode {mode} with values from {low:,} to {high:,}; save it with values from 0 to {_SIXTEEN:,}'
-        )
-    return ((values + 128) // 257).astype(np.uint8)
-
-
-def _floats(values: np.ndarray) -> np.ndarray:
-    """f32[H, W] in [0, 1] -> u8[H, W]."""
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-        raise ValueError(
-            f'mode F with values from {values.min():g} to {values.max():g}; save it with values from 0 to 1'
-        )
-    return np.rint(values * np.float32(255)).astype(np.uint8)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    return image[..., None].repeat(3, axis=-1)
+def _grey(values: np.ndarray, mode: str, most: int) -> np.ndarray:
+    """[H, W] from 0 to `most` -> u8[H, W, 3]."""
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= most):  # NaN compares false
+        raise ValueError(f'mode {mode} with values from {low:,g} to {high:,g}; save it with values from 0 to {most:,}')
+    image = (values + 128) // 257 if most == _SIXTEEN else np.rint(values * np.float32(255))
+    return image.astype(np.uint8)[..., None].repeat(3, axis=-1)
 
 
 def _flatten(picture: Any) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from kcd_jax.data._dataset import Dataset, Images, Normalization, Shapes, Split, seed_words
 
-# The order from which subsets are taken: one for all runs, so that a smaller subset lies within a larger one.
+# Of the permutation that subsets are taken from: one for all runs, so that a smaller subset lies within a larger one.
 _SUBSET_SEED = 20_220_707
 
 
@@ -18,18 +18,13 @@ def by_index(data: Dataset) -> Dataset:
     def lazy(split: Split) -> Split:
         if split.streamed:
             return split
-        source = Images(split.images, np.arange(len(split)), split.images.shape[1:])
-        return dataclasses.replace(split, images=source)
+        return dataclasses.replace(split, images=Images(split.images, np.arange(len(split)), data.image_shape))
 
     return dataclasses.replace(data, train=lazy(data.train), test=lazy(data.test))
 
 
 def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:
-    """Moves round(fraction * N) training points, drawn by `seed`, to `validation`; both parts keep the data's order.
-
-    Raises:
-      ValueError: fraction outside [0, 1), or one of the parts would be empty.
-    """
+    """Moves round(fraction * N) training points, drawn by `seed`, to `validation`; both parts keep the data's order."""
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f'data.validation={fraction} is not a fraction of the training set; use 0 <= validation < 1')
     if fraction == 0.0:
@@ -51,13 +46,7 @@ def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:
 
 
 def few(data: Dataset, num_points: int) -> Dataset:
-    """Keeps `num_points` training points (0: all), the same for every seed, in the data's order.
-
-    They are the first ones of one fixed permutation, so a smaller subset lies within a larger one.
-
-    Raises:
-      ValueError: fewer points than that.
-    """
+    """Keeps `num_points` training points (0: all), the first ones of a fixed permutation, in the data's order."""
     if not 0 <= num_points <= len(data.train):
         raise ValueError(
             f'data.num_points={num_points}, but {data.name} has {len(data.train):,} training points; '
@@ -73,11 +62,8 @@ def few(data: Dataset, num_points: int) -> Dataset:
 def part(data: Dataset, validation: float, seed: int, num_points: int) -> Dataset:
     """The part of a data set that a run uses. Arguments and errors as `load`."""
     taken = few(hold_out(data, validation, seed), num_points)
-    if not data.source:
-        return taken
-    return dataclasses.replace(
-        taken, source={**data.source, 'validation': validation, 'seed': seed, 'num_points': num_points}
-    )
+    parts = {'validation': validation, 'seed': seed, 'num_points': num_points}
+    return dataclasses.replace(taken, source={**data.source, **parts}) if data.source else taken
 
 
 def without_pixels(
@@ -86,12 +72,15 @@ def without_pixels(
     """A data set of the right counts and shapes whose images are all black and take no memory."""
 
     def split(count: int) -> Split:
-        return Split(np.zeros((count, 1), np.uint8), (np.arange(count) % shapes.num_classes).astype(np.int32))
+        images = Images(np.zeros(1, np.uint8), np.zeros(count, np.int64), shapes.image_shape)
+        return Split(images, (np.arange(count) % shapes.num_classes).astype(np.int32))
 
     def black(split: Split | None) -> Split | None:
-        if split is None:
-            return None
-        return Split(np.broadcast_to(np.uint8(0), (len(split), *shapes.image_shape)), split.labels)
+        return (
+            None
+            if split is None
+            else Split(np.broadcast_to(np.uint8(0), (len(split), *shapes.image_shape)), split.labels)
+        )
 
     data = Dataset(
         name=name,

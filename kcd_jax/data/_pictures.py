@@ -11,6 +11,7 @@ scales. `FILTER` names the one that does.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import math
@@ -35,8 +36,8 @@ def crop_box(
 ) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of a random crop: Inception's, as in every ImageNet recipe.
 
-    Its share of the picture, within `area`, and its aspect are drawn until the crop lies within the picture, at most
-    ten times; after that it is the central crop of the nearest allowed aspect.
+    Its share of the picture and its aspect are drawn until it lies within the picture, at most ten times; after that
+    it is the central crop of the nearest allowed aspect.
     """
     draws = random.random_sample((_TRIES, 4))
     for share, aspect, x, y in draws.tolist():
@@ -58,13 +59,6 @@ def middle_box(width: int, height: int, share: float = 1.0) -> tuple[float, floa
     return left, top, left + side, top + side
 
 
-def _upright(picture: Any, orientation: int) -> np.ndarray:
-    """The opened picture as it is shown: u8[H, W, 3]."""
-    from PIL import ImageOps
-
-    return _modes.to_rgb(ImageOps.exif_transpose(picture) if orientation != 1 else picture)
-
-
 def shrinkage(width: int, height: int, scale: float) -> int:
     """The largest of 8, 4, 2 and 1 by which a JPEG can be decoded smaller and still has `scale` of its sides."""
     least = min(width // math.ceil(width * scale), height // math.ceil(height * scale)) if scale < 1 else 1
@@ -83,8 +77,10 @@ def _decode(picture: Any, orientation: int, shrink: int = 1) -> np.ndarray:
             return simplejpeg.decode_jpeg(picture.fp.read(), 'RGB', **least)
         except ValueError:  # it refuses every warning; Pillow tolerates some, and its errors are clearer
             pass
+    from PIL import ImageOps
+
     picture.draft('RGB', (width // shrink, height // shrink))
-    return _upright(picture, orientation)
+    return _modes.to_rgb(ImageOps.exif_transpose(picture) if orientation != 1 else picture)
 
 
 def _scale(image: np.ndarray, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
@@ -108,11 +104,7 @@ def _scale(image: np.ndarray, size: int, box: tuple[float, float, float, float])
 
 
 def _cut(picture: Any, orientation: int, size: int, box: Any) -> np.ndarray:
-    """A part of an opened picture, scaled: u8[size, size, 3].
-
-    Args:
-      box: (width, height) -> (left, top, right, bottom), of the picture as it is shown.
-    """
+    """The part box(width, height) of an opened picture, as it is shown, scaled: u8[size, size, 3]."""
     width, height = picture.size[::-1] if orientation in _SWAPPED else picture.size
     left, top, right, bottom = box(width, height)
     image = _decode(picture, orientation, shrinkage(width, height, size / min(right - left, bottom - top)))
@@ -139,10 +131,7 @@ class Pictures:
     content: str = ''
 
     def __getitem__(self, point: int) -> np.ndarray:
-        return self._read(point, lambda width, height: middle_box(width, height, self.share))
-
-    def _read(self, point: int, box: Any) -> np.ndarray:
-        return read(self.encoded[point], self.size, box)
+        return read(self.encoded[point], self.size, functools.partial(middle_box, share=self.share))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,14 +142,11 @@ class CroppedPictures(Pictures):
 
     def crop(self, point: int, random: np.random.RandomState) -> np.ndarray:
         """A random resized crop: u8[size, size, 3]."""
-        return self._read(point, lambda width, height: crop_box(random, width, height, self.area))
+        return read(self.encoded[point], self.size, lambda width, height: crop_box(random, width, height, self.area))
 
 
 def source(encoded: Any, size: int | None, share: float, area: tuple[float, ...], content: str) -> Pictures:
-    """`CroppedPictures` where an `area` is given and pictures are scaled to one `size`, else `Pictures`.
-
-    `content` is the digest of what is encoded; the size is added to it.
-    """
+    """`CroppedPictures` where an `area` is given and pictures are scaled to one `size`, else `Pictures`."""
     content = f'{content} {size} {share}'
     if area and size:
         return CroppedPictures(encoded, size, share, content, area)
@@ -168,11 +154,7 @@ def source(encoded: Any, size: int | None, share: float, area: tuple[float, ...]
 
 
 def read(encoded: str | os.PathLike[str] | bytes, size: int | None, box: Any = middle_box) -> np.ndarray:
-    """A decoded picture: u8[size, size, 3], or of its own size.
-
-    Raises:
-      ValueError: it cannot be decoded.
-    """
+    """A decoded picture: u8[size, size, 3], or of its own size; ValueError if it cannot be decoded."""
     from PIL import Image
 
     try:

@@ -1,4 +1,4 @@
-"""Prepared TFDS data on disk: found and read by their JSON files, without TFDS and without TensorFlow."""
+"""Prepared TFDS data on disk, found by its JSON files: importing neither TFDS nor TensorFlow keeps starts fast."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import re
 from kcd_jax.data import _records
 
 _FORMATS = ('tfrecord', 'array_record')
+_TEMPLATE = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A prepared data set on disk, as its JSON files describe it.
+    """A prepared data set on disk.
 
     Attributes:
       name: 'cifar100' or 'imagenet_resized/32x32'.
@@ -23,8 +24,8 @@ class Prepared:
       path: its folder.
       file_format: 'tfrecord' or 'array_record'.
       shards: {split: {file: points}}.
-      image: the key of the feature with the image.
-      label: the key of the feature with the label.
+      image: key of the image in a record.
+      label: key of the label in a record.
       image_shape: (H, W, C), None where it varies.
       class_names: in label order.
     """
@@ -42,6 +43,25 @@ class Prepared:
     def count(self, split: str) -> int:
         """Points of a split."""
         return sum(self.shards[split].values())
+
+    def records(self, split: str, file: pathlib.Path) -> list[memoryview | bytes]:
+        """The verified records of a shard; ValueError if it is not what was written."""
+        try:
+            found = _records.read(file, self.file_format)
+        except ValueError as error:
+            raise ValueError(f'{file} is damaged ({error}); {self.remedy()}') from error
+        except OSError as error:
+            raise ValueError(f'{file} cannot be read ({error.strerror or error}); {self.remedy()}') from error
+        wanted = self.shards[split][file]
+        if len(found) != wanted:
+            raise ValueError(
+                f'{file} is damaged ({len(found):,} records, dataset_info.json says {wanted:,}); {self.remedy()}'
+            )
+        return found
+
+    def remedy(self) -> str:
+        """What to do about damaged files."""
+        return _remedy(self.name, self.path)
 
 
 class _UnsupportedError(ValueError):
@@ -63,39 +83,31 @@ def find(name: str, dir: str | os.PathLike[str] | None = None) -> Prepared | Non
     """
     root = data_dir(dir)
     base, _, version = name.partition(':')
-    candidates = [root / base / version] if version else [p.parent for p in root.glob(f'{base}/*/dataset_info.json')]
-    candidates = [p for p in candidates if re.fullmatch(r'\d+\.\d+\.\d+', p.name) and _is_file(p / 'dataset_info.json')]
-    if not candidates and root.match(f'{base}/*') and _is_file(root / 'dataset_info.json'):
-        candidates = [root]
-    if not candidates:
+    found = [file.parent for file in root.glob(f'{base}/{version or "*"}/dataset_info.json')]
+    found = [folder for folder in found if re.fullmatch(r'\d+\.\d+\.\d+', folder.name)]
+    if found:
+        path = max(found, key=lambda folder: [int(number) for number in folder.name.split('.')])
+    elif root.match(f'{base}/*') and (root / 'dataset_info.json').is_file():
+        path = root
+    else:
         return None
-    path = max(candidates, key=lambda p: [int(x) for x in p.name.split('.')] if p.name[:1].isdigit() else [])
     try:
         prepared = _read_metadata(base, path)
     except _UnsupportedError:
         raise
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(
             f'{name} in {path} cannot be read: dataset_info.json or features.json is damaged or not of an image '
-            f'classification set ({type(error).__name__}: {error}); {again(base, path)}'
+            f'classification set ({type(error).__name__}: {error}); {_remedy(base, path)}'
         ) from error
-    for split in prepared.shards.values():
-        for file in split:
-            if not _is_file(file) or file.stat().st_size == 0:
-                what = 'is empty' if _is_file(file) else 'is missing'
-                raise ValueError(f'{name}: {file} {what}; {again(base, path)}')
+    for file in (file for split in prepared.shards.values() for file in split):
+        if not file.is_file() or file.stat().st_size == 0:
+            what = 'is empty' if file.is_file() else 'is missing'
+            raise ValueError(f'{name}: {file} {what}; {prepared.remedy()}')
     return prepared
 
 
-def _is_file(path: pathlib.Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def again(name: str, path: pathlib.Path) -> str:
-    """The remedy for damaged files."""
+def _remedy(name: str, path: pathlib.Path) -> str:
     root = path.parents[name.count('/') + 1]
     return f'delete {path} and prepare it again: python -m kcd_jax data prepare {name} --dir {root}'
 
@@ -119,38 +131,28 @@ def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
         raise _UnsupportedError(f'{name} in {path} is prepared as {file_format}; prepare it as {" or ".join(_FORMATS)}')
     shards = {}
     for split in info['splits']:
-        lengths = [int(n) for n in split['shardLengths']]
-        template = split.get('filepathTemplate') or '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
-        files = {}
-        for number, length in enumerate(lengths):
-            words = {
-                '{DATASET}': info['name'],
-                '{SPLIT}': split['name'],
-                '{FILEFORMAT}': file_format,
-                '{SHARD_X_OF_Y}': f'{number:05d}-of-{len(lengths):05d}',
-                '{SHARD_INDEX}': f'{number:05d}',
-                '{NUM_SHARDS}': f'{len(lengths):05d}',
-            }
-            file = template
-            for word, value in words.items():
-                file = file.replace(word, value)
-            files[path / file] = length
-        shards[split['name']] = files
+        template, number = split.get('filepathTemplate') or _TEMPLATE, len(split['shardLengths'])
+        words = {'DATASET': info['name'], 'SPLIT': split['name'], 'FILEFORMAT': file_format}
+        files = shards[split['name']] = {}
+        for shard, length in enumerate(split['shardLengths']):
+            words |= {'SHARD_INDEX': f'{shard:05d}', 'NUM_SHARDS': f'{number:05d}'}
+            file = template.format(SHARD_X_OF_Y=f'{shard:05d}-of-{number:05d}', **words)
+            files[path / file] = int(length)
     return Prepared(
-        name,
-        info['version'],
-        path,
-        file_format,
-        shards,
-        image,
-        label,
-        tuple(int(d) if d and int(d) > 0 else None for d in dimensions),
-        tuple(class_names),
+        name=name,
+        version=info['version'],
+        path=path,
+        file_format=file_format,
+        shards=shards,
+        image=image,
+        label=label,
+        image_shape=tuple(int(d) if d and int(d) > 0 else None for d in dimensions),
+        class_names=tuple(class_names),
     )
 
 
 def missing(name: str, root: pathlib.Path, why: str = '') -> ValueError:
-    """The error to raise: what is missing where, and how to provide it.
+    """The error to raise for a set that is not prepared.
 
     Args:
       name: of the set.
@@ -159,25 +161,9 @@ def missing(name: str, root: pathlib.Path, why: str = '') -> ValueError:
     """
     there = sorted({p.parents[1].relative_to(root).as_posix() for p in root.glob('*/*/dataset_info.json')})
     found = f'only {", ".join(there)}' if there else 'nothing' if root.is_dir() else 'no such folder'
-    if not why:
-        why = 'TensorFlow, which downloading needs, is not installed (pip install "kcd_jax[prepare]")'
+    why = why or 'TensorFlow, which downloading needs, is not installed (pip install "kcd_jax[prepare]")'
     return ValueError(
         f'{name} is not prepared in {root} (found {found}) and cannot be downloaded: {why}; set TFDS_DATA_DIR or '
         f'--config.data.dir to a folder that has {name.partition(":")[0]}/<version>/dataset_info.json, or run '
         f'"python -m kcd_jax data prepare {name}" where there is a network'
     )
-
-
-def read_shard(prepared: Prepared, split: str, file: pathlib.Path) -> list[memoryview | bytes]:
-    """The verified records of a shard; ValueError if it is not what was written."""
-    remedy = again(prepared.name, prepared.path)
-    try:
-        found = _records.read(file, prepared.file_format)
-    except _records.DamagedError as error:
-        raise ValueError(f'{file} is damaged ({error}); {remedy}') from error
-    except OSError as error:
-        raise ValueError(f'{file} cannot be read ({error.strerror or error}); {remedy}') from error
-    wanted = prepared.shards[split][file]
-    if len(found) != wanted:
-        raise ValueError(f'{file} is damaged ({len(found):,} records, dataset_info.json says {wanted:,}); {remedy}')
-    return found

@@ -26,43 +26,33 @@ class Passed:
     def __init__(self, root: pathlib.Path):
         self.root, self.count, self.first = root, collections.Counter(), {}
 
-    def add(self, kind: str, path: str | os.PathLike[str]) -> None:
-        """Counts one."""
-        self.count[kind] += 1
-        self.first.setdefault(kind, printable(os.path.relpath(path, self.root)))
+    def add(self, kind: str, path: str | os.PathLike[str], number: int = 1) -> None:
+        """Counts entries of a kind; `path` is the first of them."""
+        self.count[kind] += number
+        self.first.setdefault(kind, path)
 
     def include(self, other: Passed) -> None:
         """Adds what was passed over in a folder below."""
         for kind, number in other.count.items():
-            self.first.setdefault(
-                kind, os.path.join(printable(os.path.relpath(other.root, self.root)), other.first[kind])
-            )
-            self.count[kind] += number
+            self.add(kind, other.first[kind], number)
 
     def words(self) -> str:
         """'dangling links: 30 (train/cat/000.png, ...)', or '' if there was nothing."""
+        shown = {kind: printable(os.path.relpath(path, self.root)) for kind, path in self.first.items()}
         return '; '.join(
-            f'{kind}: {number:,} ({self.first[kind]}{", ..." if number > 1 else ""})'
-            for kind, number in self.count.items()
+            f'{kind}: {number:,} ({shown[kind]}{", ..." if number > 1 else ""})' for kind, number in self.count.items()
         )
-
-
-def is_system(name: str) -> bool:
-    """Whether a file or folder of this name is never part of the data."""
-    return name.startswith('.') or name.lower() in _SYSTEM
 
 
 def classes(folder: pathlib.Path, passed: Passed) -> list[str]:
     """The names of the class folders in a split's folder, sorted."""
     found = []
-    for entry in _entries(folder):
-        if is_system(entry.name):
-            passed.add(HIDDEN, entry.path)
-        elif _is(entry.is_dir):
+    for entry in _entries(folder, passed):
+        if _is(entry.is_dir):
             found.append(entry.name)
         else:
             passed.add('files outside of class folders', entry.path)
-    return sorted(found)
+    return found
 
 
 def images(folder: str, passed: Passed, above: tuple[str, ...] = ()) -> Iterator[pathlib.Path]:
@@ -74,10 +64,8 @@ def images(folder: str, passed: Passed, above: tuple[str, ...] = ()) -> Iterator
     real = os.path.realpath(folder)
     if real in above:
         raise ValueError(f'{printable(folder)} is a link to {printable(real)}, which contains it; remove the link')
-    for entry in _entries(folder):
-        if is_system(entry.name):
-            passed.add(HIDDEN, entry.path)
-        elif _is(entry.is_dir):
+    for entry in _entries(folder, passed):
+        if _is(entry.is_dir):
             yield from images(entry.path, passed, (*above, real))
         elif not _is(entry.is_file):
             passed.add('dangling links' if entry.is_symlink() else 'special files', entry.path)
@@ -87,12 +75,18 @@ def images(folder: str, passed: Passed, above: tuple[str, ...] = ()) -> Iterator
             passed.add('files that are no images', entry.path)
 
 
-def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry]:
+def _entries(folder: str | os.PathLike[str], passed: Passed) -> Iterator[os.DirEntry]:
+    """The entries of a folder by name; those that are never part of the data are passed over."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise ValueError(f'{printable(str(folder))} cannot be read ({error.strerror or error})') from error
+    for entry in found:
+        if entry.name.startswith('.') or entry.name.lower() in _SYSTEM:
+            passed.add(HIDDEN, entry.path)
+        else:
+            yield entry
 
 
 def _is(question: Callable[[], bool]) -> bool:

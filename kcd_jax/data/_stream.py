@@ -28,14 +28,12 @@ _steps: Steps | None = None  # of a worker process
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The batches of an epoch by their number.
+    """The batches of an epoch by their number; seed and epoch are those of random crops.
 
     Attributes:
       images: of the split.
       index: i32[steps, B], the points of each step.
       partner: i32[steps, B], the point that is mixed into each; the point itself where none is.
-      seed: of random crops.
-      epoch: of random crops.
       train: False takes the images as they are evaluated.
     """
 
@@ -75,11 +73,7 @@ def threads() -> int:
 
 
 def check_workers(workers: int) -> None:
-    """Refuses a number of worker processes that this machine should not start.
-
-    Raises:
-      ValueError: below 0, or above `WORKERS_PER_CORE` times the cores.
-    """
+    """ValueError for a number of worker processes below 0, or above `WORKERS_PER_CORE` times the cores."""
     most = WORKERS_PER_CORE * threads()
     if not 0 <= workers <= most:
         raise ValueError(

@@ -4,10 +4,10 @@ Copy this file to `data/NAME.py`, or to `data/NAME.py` in a folder listed by KCD
 and `kcd_jax.data.load('NAME')` find it there. Files whose names begin with '_' are not data sets. A worked page:
 docs/adding_a_dataset.md.
 
-Only `load` is required. A module may also have:
-  SHAPES = Shapes(...)                   counts and shapes, so that costs are known without the files
+A module may also have:
+  SHAPES = Shapes(...)                   counts and shapes, so that costs are known without the files; a file with
+                                         SHAPES and no `load` is a set of TFDS
   OPTIONS = 'SIZE'                       what may follow the name, as in 'NAME:64'; read it from `request.option`
-  check(request) -> str                  one line on the data, cheaper than `describe(load(request))`
   needs_tensorflow(request) -> bool      whether `load` would have to prepare the files with TensorFlow
   prepare(request, file_format) -> str   downloads the files; returns a line on them
 """

@@ -7,7 +7,7 @@ Order of the points: by the `id` that the records carry (numbers in it compared 
 split has its own; otherwise as they lie on disk, shard by shard. TFDS writes records in the order of a hash of their
 keys, so both are the same for tfrecord and array_record preparations and for any number of shards.
 
-A set with a module of its own (cifar100.py) takes its functions from here and adds its `SHAPES`.
+A module with `SHAPES` but no `load` (cifar100.py) is a set of TFDS that is read here.
 """
 
 from __future__ import annotations
@@ -16,23 +16,14 @@ import dataclasses
 import functools
 import importlib.util
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from kcd_jax.data import _cache, _pictures, _preparing, _records
-from kcd_jax.data._dataset import (
-    ChannelCounts,
-    Dataset,
-    Images,
-    Normalization,
-    Request,
-    Split,
-    check_memory,
-    progress,
-)
-from kcd_jax.data._prepared import Prepared, again, data_dir, find, missing, read_shard
-from kcd_jax.data._preparing import registered
+from kcd_jax.data._dataset import ChannelCounts, Dataset, Images, Normalization, Request, Split, check_memory, progress
+from kcd_jax.data._prepared import Prepared, data_dir, find, missing
 
 OPTIONS = 'SIZE or VERSION'
 
@@ -67,21 +58,17 @@ def load(request: Request) -> Dataset:
     """
     name, loading = request.name, request.loading
     base, size = parse(request)
-    prepared = find(base, request.dir)
-    if prepared is None:
-        _preparing.prepare(base, request.dir)
-        prepared = find(base, request.dir)
-        if prepared is None:
-            raise missing(base, data_dir(request.dir), 'TFDS left nothing behind')
+    prepared = _prepared(base, request)
     constants = request.shapes.normalization if request.shapes else None
-    streamed = loading.streams(_memory(prepared, size))
+    memory = _memory(prepared, size)
+    streamed = loading.streams(memory)
     if not streamed:
-        check_memory(prepared.name, _memory(prepared, size))
+        check_memory(prepared.name, memory)
     share = _pictures.EVALUATED if loading.area and size is not None else 1.0
     how = {} if size is None else {'size': size, 'share': share}
     if size is not None and not streamed:
         how['filter'] = _pictures.FILTER
-    made_from = made_from_of(prepared, request)
+    made_from = _made_from(prepared, request)
     arrays, meta = _cache.fetch(
         f'{name}-index' if streamed else name,
         str(prepared.path.resolve()),
@@ -95,13 +82,14 @@ def load(request: Request) -> Dataset:
         ids = arrays[f'{part}_ids'].astype(str) if f'{part}_ids' in arrays else None
         if not streamed:
             return Split(arrays[f'{part}_images'], labels, ids)
-        files = prepared.shards[meta['splits'][part]]
-        found = _records.by_number(
-            [str(file) for file in files], list(files.values()), arrays[f'{part}_sizes'], prepared.file_format
+        origin = meta['splits'][part]
+        paths, counts = zip(*prepared.shards[origin].items())
+        records = _records.by_number(
+            [str(path) for path in paths], counts, arrays[f'{part}_offsets'], prepared.file_format
         )
-        encoded = Encoded(found, arrays[f'{part}_numbers'], prepared.image)
+        encoded = Encoded(records, arrays[f'{part}_numbers'], prepared.image)
         area = loading.area if part == 'train' else ()
-        source = _pictures.source(encoded, size, share, area, made_from['content'][meta['splits'][part]])
+        source = _pictures.source(encoded, size, share, area, made_from['content'][origin])
         return Split(Images(source, np.arange(len(labels)), tuple(meta['shape'])), labels, ids)
 
     note = '' if meta['splits']['test'] == 'test' else f"; evaluated on its split '{meta['splits']['test']}'"
@@ -132,38 +120,20 @@ class Encoded:
     image: str
 
     def __getitem__(self, point: int) -> bytes:
-        return _feature(self.records[int(self.numbers[point])])[self.image].bytes_list.value[0]
+        return _features(self.records[int(self.numbers[point])])[self.image].bytes_list.value[0]
 
 
-def _feature(record: bytes | memoryview) -> Any:
+def _features(record: bytes | memoryview) -> Any:
     """{key: feature} of a serialised example."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example.FromString(bytes(record)).features.feature
 
 
-def check(request: Request) -> str:
-    """One line on a prepared set. Its files are verified unless they are cached already; nothing is decoded."""
-    base, size = parse(request)
-    prepared = find(base, request.dir)
-    if prepared is None:
-        why = '--check downloads nothing' if importlib.util.find_spec('tensorflow') is not None else ''
-        raise missing(base, data_dir(request.dir), why)
-    made_from = made_from_of(prepared, request)
-    if not _cache.knows(base, str(prepared.path.resolve()), made_from, request.cache):
-        for split in _split_names(prepared):
-            for file in prepared.shards[split]:
-                read_shard(prepared, split, file)
-    counts = ', '.join(f'{prepared.count(split):,} {split}' for split in _split_names(prepared))
-    shape = prepared.image_shape[:2] if size is None else (size, size)
-    pixels = 'x'.join(str(d) if d else '?' for d in shape)
-    return f'{request.name}: {counts}, {len(prepared.class_names)} classes, {pixels}; {_description(prepared)}'
-
-
 def is_known(request: Request) -> bool:
     """Whether the set is prepared, or TFDS has code for it."""
     name = parse(request)[0]
-    return find(name, request.dir) is not None or name.partition(':')[0].partition('/')[0] in registered()
+    return find(name, request.dir) is not None or re.split('[:/]', name)[0] in _preparing.registered()
 
 
 def needs_tensorflow(request: Request) -> bool:
@@ -182,19 +152,29 @@ def prepare(request: Request, file_format: str = '') -> str:
       ValueError: it cannot be prepared, or is prepared in another format.
     """
     base, _ = parse(request)
-    if needs_tensorflow(request):
-        _preparing.prepare(base, request.dir, file_format or 'tfrecord')
-    prepared = find(base, request.dir)
+    prepared = _prepared(base, request, file_format or 'tfrecord')
     if file_format not in ('', prepared.file_format):
         raise ValueError(
-            f'{base} is prepared as {prepared.file_format} in {prepared.path}, which can be streamed too; to have '
+            f'{base} is prepared as {prepared.file_format} in {prepared.path}, which can be streamed too; for '
             f'{file_format}, give another folder by --dir, or use "tfds convert_format"'
         )
     size = sum(file.stat().st_size for file in prepared.path.rglob('*') if file.is_file())
     return f'{prepared.path}: {size / 1e6:,.1f} MB as {prepared.file_format}'
 
 
-def made_from_of(prepared: Prepared, request: Request) -> dict[str, Any]:
+def _prepared(name: str, request: Request, file_format: str = 'tfrecord') -> Prepared:
+    prepared = find(name, request.dir)
+    if prepared is None and not request.download and importlib.util.find_spec('tensorflow') is not None:
+        raise missing(name, data_dir(request.dir), 'a check downloads nothing')
+    if prepared is None:
+        _preparing.prepare(name, request.dir, file_format)
+        prepared = find(name, request.dir)
+    if prepared is None:
+        raise missing(name, data_dir(request.dir), 'TFDS left nothing behind')
+    return prepared
+
+
+def _made_from(prepared: Prepared, request: Request) -> dict[str, Any]:
     """{'content': a digest of the files of each split, and of those that describe them}, for the cache."""
     described = [path for path in sorted(prepared.path.iterdir()) if path.suffix in ('.json', '.txt')]
     groups = {'description': described} | {split: list(files) for split, files in prepared.shards.items()}
@@ -233,7 +213,7 @@ def _read(
 ) -> tuple[_cache.Arrays, dict[str, Any]]:
     """The arrays of both splits, in the order of this module, and metadata: shape, constants, source of 'test'.
 
-    With `keep` the images; otherwise where each is: its number among the records, and every record's size in bytes.
+    With `keep` the images; otherwise where each is: its number among the records, and every record's place.
     """
     _, *tests = _split_names(prepared)
     # Without published constants, the pixels of streamed sets are decoded once, to measure them.
@@ -260,28 +240,28 @@ def _read_split(
     keep: bool,
     counts: ChannelCounts | None,
 ) -> tuple[_cache.Arrays, tuple[int, ...]]:
-    """{'NAME_labels', 'NAME_ids' where points have them, 'NAME_images' or 'NAME_numbers', 'NAME_sizes'}, and the shape.
+    """{'NAME_labels', 'NAME_ids' where points have them, 'NAME_images' or 'NAME_numbers', 'NAME_offsets'}; the shape.
 
     `counts`, if given, counts the pixels.
     """
     number = prepared.count(split)
     images, shape, ids = None, None, []
-    labels, sizes = np.empty(number, np.int32), np.empty(number, np.int64)
+    labels, offsets = np.empty(number, np.int32), np.empty(number, np.int64)
     box = functools.partial(_pictures.middle_box, share=share)
     look = keep or counts is not None or (size is None and None in prepared.image_shape[:2])
-    found = ((file, record) for file in prepared.shards[split] for record in read_shard(prepared, split, file))
-    for point, (file, record) in enumerate(progress(found, number, f'{prepared.name} {split}')):
+    found = progress(_records_of(prepared, split), number, f'{prepared.name} {split}')
+    for point, (file, offset, record) in enumerate(found):
         try:
-            feature = _feature(record)
+            features = _features(record)
             if look or shape is None:
-                image = _pictures.read(feature[prepared.image].bytes_list.value[0], size, box)
-            labels[point], sizes[point] = feature[prepared.label].int64_list.value[0], len(record)
-            if 'id' in feature:
-                ids.extend(feature['id'].bytes_list.value[:1])
+                image = _pictures.read(features[prepared.image].bytes_list.value[0], size, box)
+            labels[point], offsets[point] = features[prepared.label].int64_list.value[0], offset
+            if 'id' in features:
+                ids.extend(features['id'].bytes_list.value[:1])
         except Exception as error:  # protobuf and Pillow raise many kinds
             raise ValueError(
                 f'{file}: record {point} of {split} is not an image with a label '
-                f'({_pictures.reason(error.__cause__ or error)}); {again(prepared.name, prepared.path)}'
+                f'({_pictures.reason(error.__cause__ or error)}); {prepared.remedy()}'
             ) from error
         shape = shape or image.shape
         if image.shape != shape:
@@ -295,7 +275,7 @@ def _read_split(
         if counts is not None:
             counts.add(image)
     if shape is None:
-        raise ValueError(f'{prepared.name} has no points in {split}; {again(prepared.name, prepared.path)}')
+        raise ValueError(f'{prepared.name} has no points in {split}; {prepared.remedy()}')
     worst = int(labels.max())
     if worst >= len(prepared.class_names):
         raise ValueError(f'{prepared.name} has the label {worst} in {split}, but {len(prepared.class_names)} classes')
@@ -304,8 +284,17 @@ def _read_split(
         order = sorted(range(number), key=lambda i: _natural(ids[i]))
         arrays = {key: value[order] for key, value in arrays.items()} | {'ids': np.array([ids[i] for i in order])}
     if not keep:
-        arrays['sizes'] = sizes
+        arrays['offsets'] = offsets
     return {f'{name}_{key}': value for key, value in arrays.items()}, tuple(shape)
+
+
+def _records_of(prepared: Prepared, split: str) -> Iterator[tuple[Any, int, memoryview | bytes]]:
+    """(file, offset in it if it is a tfrecord, record) of each point, as they lie on disk."""
+    for file in prepared.shards[split]:
+        offset = 0
+        for record in prepared.records(split, file):
+            yield file, offset, record
+            offset += len(record) + _records.FRAME
 
 
 def _natural(name: bytes) -> list[tuple[int, int, bytes]]:

@@ -15,12 +15,12 @@ import numpy as np
 
 from kcd_jax.data._dataset import Dataset, Request, Shapes, Split, measure
 
-NUM_ALL, NUM_TRAIN = 1797, 1200
+NUM_TRAIN, NUM_TEST = 1200, 597
 SCALE = 2  # 8x8 -> 16x16, each pixel repeated
 SHIFT = 2  # pixels of the 16x16 image, uniform in {-SHIFT, ..., SHIFT} for each axis
 NOISE = 64.0  # grey levels of 255
 SEED = 1797
-SHAPES = Shapes(NUM_TRAIN, NUM_ALL - NUM_TRAIN, num_classes=10, image_shape=(16, 16, 3))
+SHAPES = Shapes(NUM_TRAIN, NUM_TEST, num_classes=10, image_shape=(16, 16, 3))
 
 
 def load(request: Request) -> Dataset:
@@ -34,29 +34,18 @@ def load(request: Request) -> Dataset:
     random = np.random.RandomState(SEED)
     order = random.permutation(len(labels))
     images = _harden(images[order] * (255.0 / 16.0), random)
-    labels = labels[order]
-    ids = np.array([f'digits_{i:04d}' for i in order])
-    splits = [Split(images[part], labels[part], ids[part]) for part in (slice(NUM_TRAIN), slice(NUM_TRAIN, None))]
+    whole = Split(images, labels[order], np.array([f'digits_{i:04d}' for i in order]))
+    train = whole.take(np.arange(NUM_TRAIN))
     return Dataset(
         name='digits',
-        train=splits[0],
-        test=splits[1],
+        train=train,
+        test=whole.take(np.arange(NUM_TRAIN, NUM_TRAIN + NUM_TEST)),
         class_names=tuple(str(name) for name in source.target_names),
         num_classes=10,
         image_shape=images.shape[1:],
-        normalization=measure(splits[0].images),
-        description=_description(),
+        normalization=measure(train.images),
+        description=f"scikit-learn's digits made hard: noise of {NOISE:g} grey levels, shifts of up to {SHIFT} px",
     )
-
-
-def check(request: Request) -> str:
-    """One line on the data, without making it."""
-    del request
-    return f'digits: {NUM_TRAIN:,} train, {NUM_ALL - NUM_TRAIN} test, 10 classes, 16x16; {_description()}'
-
-
-def _description() -> str:
-    return f"scikit-learn's digits made hard: noise of {NOISE:g} grey levels and shifts of up to {SHIFT} px everywhere"
 
 
 def _harden(images: np.ndarray, random: np.random.RandomState) -> np.ndarray:

@@ -15,7 +15,7 @@ import pathlib
 from kcd_jax.data import _files, _scan
 from kcd_jax.data._dataset import Dataset, Request, printable
 
-OPTIONS = 'SIZE, 8 to 4096 pixels'
+OPTIONS = 'SIZE'
 _TESTS = ('test', 'val', 'validation')
 
 
@@ -38,7 +38,9 @@ def parse(request: Request) -> int | None:
     if request.name == 'folder':
         return None
     if not (text.isdecimal() and text.isascii()) or not 8 <= int(text) <= 4096:
-        raise ValueError(f'data set {request.name!r} is not understood; use folder, or folder:SIZE with {OPTIONS[6:]}')
+        raise ValueError(
+            f'data set {request.name!r} is not understood; use folder, or folder:SIZE with 8 to 4096 pixels'
+        )
     return int(text)
 
 
@@ -46,8 +48,8 @@ def scan(name: str, root: pathlib.Path) -> _files.Listing:
     """The files and labels of both splits. Arguments and errors as `load`."""
     shown = printable(str(root))
     test = next((split for split in _TESTS if (root / split).is_dir()), None)
-    if not (root / 'train').is_dir() or test is None:
-        missing = 'train' if not (root / 'train').is_dir() else 'test (or val)'
+    missing = 'train' if not (root / 'train').is_dir() else 'test (or val)' if test is None else ''
+    if missing:
         raise ValueError(f'{name}: {shown} has no folder {missing}; needed are train/CLASS/*.jpg and test/CLASS/*.jpg')
     passed = _scan.Passed(root)
     train = _images(name, root / 'train', passed)
@@ -62,14 +64,11 @@ def scan(name: str, root: pathlib.Path) -> _files.Listing:
     for one in sorted(set(train) - set(held_out)):
         passed.add('classes without test images', root / test / one)
     label = {one: number for number, one in enumerate(train)}
-    files = {'train': train, 'test': held_out}
-    return _files.Listing(
-        root=root,
-        files={split: [file for part in of.values() for file in part] for split, of in files.items()},
-        labels={split: [label[one] for one, part in of.items() for _ in part] for split, of in files.items()},
-        classes=[printable(one) for one in train],
-        passed=passed.words(),
-    )
+    files, labels = {}, {}
+    for split, found in (('train', train), ('test', held_out)):
+        files[split] = [file for one in found for file in found[one]]
+        labels[split] = [label[one] for one in found for _ in found[one]]
+    return _files.Listing(root, files, labels, [printable(one) for one in train], passed.words())
 
 
 def _images(name: str, folder: pathlib.Path, passed: _scan.Passed) -> dict[str, list[pathlib.Path]]:

@@ -1,10 +1,5 @@
 """SVHN, prepared by TFDS: colour house numbers cropped to 32 x 32 pixels, 10 classes."""
 
-from __future__ import annotations
-
 from kcd_jax.data._dataset import Shapes
-from kcd_jax.data._tfds import OPTIONS, check, load, needs_tensorflow, prepare
-
-__all__ = ['OPTIONS', 'SHAPES', 'check', 'load', 'needs_tensorflow', 'prepare']
 
 SHAPES = Shapes(train=73_257, test=26_032, num_classes=10, image_shape=(32, 32, 3))

@@ -12,26 +12,23 @@ import dataclasses
 
 import numpy as np
 
-from kcd_jax.data import _cache, _prepared, _tfds, cifar100
+from kcd_jax.data import _cache, _tfds, cifar100
 from kcd_jax.data._dataset import Dataset, Loading, Request, Split
 
 OPTIONS = 'blur=PIXELS or noise=GREY_LEVELS'
 SHAPES = cifar100.SHAPES
-_DEFAULT = 'blur=1'
-_CHUNK = 2048
 
 
 def parse(request: Request) -> tuple[str, float]:
     """'tcifar100:blur=2' -> ('blur', 2.0); ValueError if it is something else."""
-    kind, _, text = (request.option or _DEFAULT).partition('=')
+    kind, _, text = (request.option or 'blur=1').partition('=')
     try:
         sigma = float(text)
     except ValueError:
         sigma = -1.0
     if kind not in ('blur', 'noise') or not 0.0 < sigma < 256.0:
         raise ValueError(
-            f'data set {request.name!r} is not understood; use tcifar100, tcifar100:blur=PIXELS or '
-            'tcifar100:noise=GREY_LEVELS'
+            f'data set {request.name!r} is not understood; use tcifar100:blur=PIXELS or tcifar100:noise=GREY_LEVELS'
         )
     return kind, sigma
 
@@ -40,27 +37,20 @@ def load(request: Request) -> Dataset:
     """CIFAR-100 of TFDS, degraded; labels, ids, order and constants stay those of CIFAR-100."""
     kind, sigma = parse(request)
     clean = _tfds.load(_clean(request))
-    source = _prepared.find('cifar100', request.dir)
-    assert source is not None  # it was loaded just now
 
     def make() -> tuple[_cache.Arrays, dict[str, str]]:
         degrade = _blur if kind == 'blur' else _noise
         return {'train': degrade(clean.train.images, sigma, 0), 'test': degrade(clean.test.images, sigma, 1)}, {}
 
-    made_from = _tfds.made_from_of(source, request) | {'degraded': [kind, sigma]}
-    arrays, _ = _cache.fetch(request.name, str(source.path.resolve()), made_from, make, request.cache)
+    made_from = {'clean': clean.digests, 'degraded': [kind, sigma]}
+    words, unit = ('a Gaussian blur', 'px') if kind == 'blur' else ('Gaussian noise', 'grey levels')
+    arrays, _ = _cache.fetch(request.name, clean.description, made_from, make, request.cache)
     return dataclasses.replace(
         clean,
         train=Split(arrays['train'], clean.train.labels, clean.train.ids),
         test=Split(arrays['test'], clean.test.labels, clean.test.ids),
-        description=f'{_words(kind, sigma)} over {clean.description}',
+        description=f'{words} of {sigma:g} {unit} over {clean.description}',
     )
-
-
-def check(request: Request) -> str:
-    """One line on the data, without decoding any."""
-    kind, sigma = parse(request)
-    return f'{request.name}: {_words(kind, sigma)} over {_tfds.check(_clean(request))}'
 
 
 def needs_tensorflow(request: Request) -> bool:
@@ -78,19 +68,14 @@ def _clean(request: Request) -> Request:
     return dataclasses.replace(request, name='cifar100', option='', loading=Loading(stream=False))
 
 
-def _words(kind: str, sigma: float) -> str:
-    return f'a Gaussian blur of {sigma:g} px' if kind == 'blur' else f'Gaussian noise of {sigma:g} grey levels'
-
-
 def _blur(images: np.ndarray, sigma: float, split: int) -> np.ndarray:
     """u8[N, H, W, C] -> the same, each channel blurred; the border is mirrored."""
     from scipy import ndimage
 
     del split
     result = np.empty_like(images)
-    for first in range(0, len(images), _CHUNK):
-        part = images[first : first + _CHUNK].astype(np.float32)
-        result[first : first + _CHUNK] = np.rint(ndimage.gaussian_filter(part, (0, sigma, sigma, 0))).clip(0, 255)
+    for point, image in enumerate(images):
+        result[point] = np.rint(ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0))).clip(0, 255)
     return result
 
 

@@ -12,7 +12,6 @@ import os
 import pathlib
 import shutil
 import urllib.request
-import zipfile
 
 from kcd_jax.data import _files
 from kcd_jax.data._dataset import Dataset, Request, Shapes, progress
@@ -33,11 +32,7 @@ def find(dir: str | os.PathLike[str] | None = None) -> pathlib.Path | None:
 
 
 def load(request: Request) -> Dataset:
-    """The training and the validation images.
-
-    Raises:
-      ValueError: it is missing, or files are missing in it.
-    """
+    """The training and the validation images; ValueError if files are missing."""
     root = find(request.dir)
     if root is None:
         raise ValueError(
@@ -50,25 +45,21 @@ def load(request: Request) -> Dataset:
 def _scan(root: pathlib.Path) -> _files.Listing:
     try:
         wnids = sorted((root / 'wnids.txt').read_text().split())
-        words = dict(
-            line.split('\t', 1) for line in (root / 'words.txt').read_text('utf-8').splitlines() if '\t' in line
-        )
+        lines = (root / 'words.txt').read_text('utf-8').splitlines()
+        words = dict(line.split('\t', 1) for line in lines if '\t' in line)
         lines = (root / 'val' / 'val_annotations.txt').read_text().splitlines()
         annotated = sorted(tuple(line.split('\t')[:2]) for line in lines if line)
     except (OSError, ValueError) as error:
         raise ValueError(f'{root} is not {NAME} as it was packed ({error}); delete it and prepare it again') from error
     number = {wnid: label for label, wnid in enumerate(wnids)}
     train = [file for wnid in wnids for file in sorted((root / 'train' / wnid / 'images').glob('*.JPEG'))]
-    test = [(root / 'val' / 'images' / name, number[wnid]) for name, wnid in annotated]
-    absent = next((file for file, _ in test if not file.is_file()), None)
+    test = [root / 'val' / 'images' / name for name, _ in annotated]
+    absent = next((file for file in test if not file.is_file()), None)
     if absent or not train or not test:
         raise ValueError(f'{absent or root / "train"} is missing; delete {root} and prepare {NAME} again')
-    return _files.Listing(
-        root,
-        {'train': train, 'test': [file for file, _ in test]},
-        {'train': [number[file.parts[-3]] for file in train], 'test': [label for _, label in test]},
-        [words.get(wnid, wnid).split(',')[0] for wnid in wnids],
-    )
+    labels = {'train': [number[file.parts[-3]] for file in train], 'test': [number[wnid] for _, wnid in annotated]}
+    classes = [words.get(wnid, wnid).split(',')[0] for wnid in wnids]
+    return _files.Listing(root, {'train': train, 'test': test}, labels, classes)
 
 
 def prepare(request: Request, file_format: str = '') -> str:
@@ -86,7 +77,6 @@ def prepare(request: Request, file_format: str = '') -> str:
 
 def _unpack(root: pathlib.Path) -> pathlib.Path:
     """Downloads the archive unless it is there, unpacks it, and returns the folder."""
-    target = root / FOLDER
     root.mkdir(parents=True, exist_ok=True)
     archive, scratch = root / f'{FOLDER}.zip', root / f'{FOLDER}.incomplete'
     if not archive.exists():
@@ -94,13 +84,11 @@ def _unpack(root: pathlib.Path) -> pathlib.Path:
     if hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest() != MD5:
         raise ValueError(f'{archive} is not the archive of {URL} (its MD5 differs); delete it and prepare {NAME} again')
     shutil.rmtree(scratch, ignore_errors=True)
-    with zipfile.ZipFile(archive) as content:
-        for member in progress(content.infolist(), len(content.infolist()), f'{NAME}: unpacking'):
-            content.extract(member, scratch)
-    (scratch / FOLDER).rename(target)
+    shutil.unpack_archive(archive, scratch)
+    (scratch / FOLDER).rename(root / FOLDER)
     scratch.rmdir()
     archive.unlink()
-    return target
+    return root / FOLDER
 
 
 def _download(archive: pathlib.Path) -> None:

@@ -35,7 +35,7 @@ def test_every_truncation_within_a_record_is_detected(tmp_path: pathlib.Path):
         if size in ends:  # as if fewer had been written: the caller counts
             assert len(records.read(file, 'tfrecord')) < 5
         else:
-            with pytest.raises(records.DamagedError, match='cut in record'):
+            with pytest.raises(ValueError, match='cut in record'):
                 records.read(file, 'tfrecord')
 
 
@@ -46,7 +46,7 @@ def test_every_flipped_bit_of_a_tfrecord_is_detected(tmp_path: pathlib.Path):
     for position in range(len(content)):
         content[position] ^= 1 << position % 8
         file.write_bytes(content)
-        with pytest.raises(records.DamagedError, match='wrong checksum'):
+        with pytest.raises(ValueError, match='wrong checksum'):
             records.read(file, 'tfrecord')
         content[position] ^= 1 << position % 8
 
@@ -57,14 +57,12 @@ def test_damage_of_an_array_record(tmp_path: pathlib.Path):
     content = file.read_bytes()
     for damaged in (content[: len(content) // 2], b'', content[:100] + b'\xff' + content[101:], b'text' * 40_000):
         file.write_bytes(damaged)
-        with pytest.raises(records.DamagedError) as error:
+        with pytest.raises(ValueError) as error:
             records.read(file, 'array_record')
         assert '\n' not in str(error.value)
 
 
-def test_other_formats_and_missing_files(tmp_path: pathlib.Path):
-    with pytest.raises(ValueError, match='riegeli'):
-        records.read(tmp_path / 'file', 'riegeli')
-    for file_format in ('tfrecord', 'array_record'):
-        with pytest.raises(FileNotFoundError):
-            records.read(tmp_path / 'none', file_format)
+@pytest.mark.parametrize('file_format', ['tfrecord', 'array_record'])
+def test_missing_files(tmp_path: pathlib.Path, file_format: str):
+    with pytest.raises(FileNotFoundError):
+        records.read(tmp_path / 'none', file_format)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from kcd_jax import data
 from kcd_jax.data import _cache as cache
-from kcd_jax.data import _pictures, _tfds, stream
+from kcd_jax.data import _pictures, _prepared, stream
 from kcd_jax.data import _records as records
 from tests.data import tiny_tfds
 from tests.data.pictures_test import encoded
@@ -102,7 +102,7 @@ def test_data_in_memory_can_be_streamed(tmp_path: pathlib.Path):
 def test_the_second_start_reads_no_shard(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     tiny_tfds.write(tmp_path / 'data')
     both('toy', tmp_path)
-    monkeypatch.setattr(_tfds, 'read_shard', lambda *arguments: pytest.fail('read again'))
+    monkeypatch.setattr(_prepared.Prepared, 'records', lambda *arguments: pytest.fail('read again'))
     both('toy', tmp_path)
 
 
@@ -119,9 +119,9 @@ def test_each_record_of_any_file(tmp_path: pathlib.Path):
     for number, part in enumerate((examples[:4], [], examples[4:])):
         tiny_tfds.write_records(tmp_path / str(number), part)
     paths = [str(tmp_path / str(number)) for number in range(3)]
-    sizes = np.array([len(example) for example in examples])
-    found = records.by_number(paths, (4, 0, 5), sizes, 'tfrecord')
-    assert len(found) == 9
+    frames = [len(example) + records.FRAME for example in examples]
+    offsets = np.array([sum(frames[:i]) for i in range(4)] + [sum(frames[4:i]) for i in range(4, 9)])
+    found = records.by_number(paths, (4, 0, 5), offsets, 'tfrecord')
     assert [found[i] for i in reversed(range(9))] == examples[::-1]
 
 

@@ -122,12 +122,12 @@ def test_a_second_start_imports_neither_tensorflow_nor_tfds(tmp_path: pathlib.Pa
     assert result.stdout.split(maxsplit=1) == ['12', '[]\n']
 
 
-def test_a_read_only_cache_is_reported_in_one_line(tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture):
+def test_a_read_only_cache_is_reported_in_one_line(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     tiny_tfds.write(tmp_path / 'data')
     (tmp_path / 'cache').touch()  # a file: not even root can write below it
     assert len(_load(tmp_path).train) == 12
-    assert len(caplog.messages) == 1
-    assert 'KCD_JAX_CACHE' in caplog.messages[0]
+    [line] = capsys.readouterr().out.splitlines()
+    assert 'KCD_JAX_CACHE' in line
 
 
 def test_directory_by_argument_by_environment_by_default(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
@@ -259,12 +259,9 @@ class _Builder:
         self.data_dir, self.error, self.url_infos = root / 'cifar100' / '3.0.2', error, urls
 
     def download_and_prepare(self, file_format: str) -> None:
-        # What TFDS makes before it looks at the network.
-        (self.data_dir.parent / '3.0.2.incompleteXYZ').mkdir(parents=True)
-        (self.data_dir.parents[1] / 'downloads' / 'extracted').mkdir(parents=True)
         if self.error is not None:
             raise self.error
-        self.data_dir.mkdir()
+        self.data_dir.mkdir(parents=True)
         (self.data_dir / 'dataset_info.json').write_text('{}')
 
 
@@ -279,12 +276,16 @@ def with_tensorflow(monkeypatch: pytest.MonkeyPatch):
     return use
 
 
-def test_a_failed_download_raises_one_line_and_leaves_no_empty_folders(tmp_path: pathlib.Path, with_tensorflow):
-    root = tmp_path / 'new' / 'data'
-    with_tensorflow(_Builder(root, ConnectionError('no route\nto the host')))
-    message = _one_line(lambda: data.load('cifar100', root), 'TFDS: no route')
+def test_a_failed_download_raises_one_line(tmp_path: pathlib.Path, with_tensorflow):
+    with_tensorflow(_Builder(tmp_path, ConnectionError('no route\nto the host')))
+    message = _one_line(lambda: data.load('cifar100', tmp_path), 'TFDS: no route', 'data prepare cifar100 --dir')
     assert 'kcd_jax[prepare]' not in message
-    assert not (tmp_path / 'new').exists()
+
+
+def test_a_check_downloads_nothing(tmp_path: pathlib.Path, with_tensorflow):
+    with_tensorflow(_Builder(tmp_path, AssertionError('must not be tried')))
+    for name in ('cifar100', 'tcifar100'):
+        _one_line(lambda name=name: data.check(name, tmp_path), 'cifar100 is not prepared', 'a check downloads nothing')
 
 
 def test_a_set_of_another_task_is_refused_before_it_is_downloaded(tmp_path: pathlib.Path, with_tensorflow):
@@ -300,16 +301,8 @@ def test_a_set_of_another_task_is_refused_before_it_is_downloaded(tmp_path: path
     preparing.prepare('cifar100', tmp_path)
 
 
-def test_what_was_downloaded_before_a_failure_stays(tmp_path: pathlib.Path, with_tensorflow):
-    (tmp_path / 'downloads').mkdir()
-    (tmp_path / 'downloads' / 'archive').touch()
-    (tmp_path / 'mine').mkdir()
-    with_tensorflow(_Builder(tmp_path, ConnectionError('broken')))
-    _one_line(lambda: preparing.prepare('cifar100', tmp_path), 'broken')
-    assert sorted(p.name for p in tmp_path.rglob('*')) == ['archive', 'downloads', 'mine']
-
-
-def test_a_download_that_works_keeps_its_folder(tmp_path: pathlib.Path, with_tensorflow):
+def test_a_download_that_works(tmp_path: pathlib.Path, with_tensorflow, capsys: pytest.CaptureFixture[str]):
     with_tensorflow(_Builder(tmp_path, None))
-    assert preparing.prepare('cifar100', tmp_path) == tmp_path / 'cifar100' / '3.0.2'
-    assert sorted(p.name for p in tmp_path.rglob('*')) == ['3.0.2', 'cifar100', 'dataset_info.json']
+    preparing.prepare('cifar100', tmp_path)
+    assert (tmp_path / 'cifar100' / '3.0.2' / 'dataset_info.json').is_file()
+    assert capsys.readouterr().out == f'cifar100 is not prepared in {tmp_path}: TFDS prepares it now\n'

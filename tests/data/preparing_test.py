@@ -1,4 +1,4 @@
-"""What TFDS prepares a set from: there, put there by hand, or to be downloaded. TensorFlow is not needed to know."""
+"""What TFDS prepares a set from: on disk, or to be downloaded. TensorFlow is not needed to know."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pytest
 import tensorflow_datasets
 from tensorflow_datasets.core.download import checksums, resource
 
-from kcd_jax.data import _sources as sources
+from kcd_jax.data import _preparing as preparing
 
 NOBODY = 'http://127.0.0.1:9'  # port 9 of this machine: refused at once; TFDS would try ten times
 
 
 class Builder:
-    """What `sources` asks of a TFDS builder."""
+    """What `_require_sources` asks of a TFDS builder."""
 
-    def __init__(self, *urls: str, instructions: str | None = None, configs: tuple[str, ...] = ()):
+    def __init__(self, *urls: str, configs: tuple[str, ...] = ()):
         self.url_infos = {
             url: checksums.UrlInfo(1000, checksums.sha256(url), pathlib.PurePosixPath(url).name) for url in urls
         }
-        self.MANUAL_DOWNLOAD_INSTRUCTIONS, self.BUILDER_CONFIGS = instructions, configs
+        self.BUILDER_CONFIGS = configs
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def server(code: int) -> Iterator[tuple[str, list[str]]]:
 
 def refused(root: pathlib.Path, builder: Builder, name: str = 'toy') -> str:
     with pytest.raises(ValueError) as error:
-        sources.describe(name, root, builder)
+        preparing._require_sources(name, root, builder)
     assert '\n' not in str(error.value)
     return str(error.value)
 
@@ -82,23 +82,22 @@ def test_files_on_disk_need_no_network(tmp_path: pathlib.Path):
         path.write_bytes(bytes(1000))
         assert 'no connection' in refused(tmp_path, builder)  # TFDS would fetch a file without its .INFO again
         pathlib.Path(f'{path}.INFO').write_text('{}')
-    assert 'TFDS prepares it now from 0.00 GB' in sources.describe('toy', tmp_path, builder)
+    preparing._require_sources('toy', tmp_path, builder)
 
 
 @pytest.mark.parametrize('code', [200, 404, 405])
 def test_a_server_that_answers_is_reachable(tmp_path: pathlib.Path, code: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr('urllib.request.getproxies', dict)
     with server(code) as (address, asked):
-        words = sources.describe('toy', tmp_path / 'new', Builder(f'{address}/a.gz', f'{address}/b.gz'))
+        preparing._require_sources('toy', tmp_path / 'new', Builder(f'{address}/a.gz', f'{address}/b.gz'))
     assert asked == ['/a.gz']
-    assert 'TFDS downloads and prepares it now' in words and 'GB of disk are free' in words
     assert not (tmp_path / 'new').exists()
 
 
 def test_a_refusal_by_a_proxy_is_not_an_answer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     with server(403) as (address, _):
         monkeypatch.setattr('urllib.request.getproxies', dict)
-        sources.describe('toy', tmp_path, Builder(f'{address}/a.gz'))
+        preparing._require_sources('toy', tmp_path, Builder(f'{address}/a.gz'))
         monkeypatch.setattr('urllib.request.getproxies', lambda: {'ftp': 'http://127.0.0.1:9'})
         assert 'no connection' in refused(tmp_path, Builder(f'{address}/a.gz'))
 
@@ -107,36 +106,16 @@ def test_one_of_several_configurations_may_need_only_the_files_on_disk(tmp_path:
     urls = f'{NOBODY}/small.zip', f'{NOBODY}/large.zip'
     assert 'no connection' in refused(tmp_path, Builder(*urls, configs=('small', 'large')))
     put(tmp_path, 'small.zip')
-    sources.describe('toy', tmp_path, Builder(*urls, configs=('small', 'large')))
+    preparing._require_sources('toy', tmp_path, Builder(*urls, configs=('small', 'large')))
     assert 'no connection' in refused(tmp_path, Builder(*urls))
 
 
-def test_archives_to_download_by_hand_are_named(tmp_path: pathlib.Path):
-    """The real builder of ImageNet: its files are registered with addresses, but nobody downloads them."""
+def test_archives_that_only_registered_users_can_download(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(preparing, '_reachable', lambda url: False)
     builder = tensorflow_datasets.builder('imagenet2012', data_dir=tmp_path)
-    train, val = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
     message = refused(tmp_path, builder, 'imagenet2012')
-    assert f'put {train} and {val} into {tmp_path}/downloads/manual' in message
-    assert 'image-net.org' in message and f'kcd_jax data prepare imagenet2012 --dir {tmp_path}"' in message
-    put(tmp_path, train)
-    assert f'put {val} into' in refused(tmp_path, builder, 'imagenet2012')
-    put(tmp_path, val)
-    assert 'TFDS prepares it now from 0.00 GB' in sources.describe('imagenet2012', tmp_path, builder)
-
-
-def test_some_files_by_hand_and_others_from_the_network(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sources, '_reachable', lambda url: url != 'https://example.org/labels.json')
-    builder = Builder('https://a.org/photos.tar', 'https://example.org/labels.json', instructions='needs `photos.tar`.')
-    assert 'put photos.tar into' in refused(tmp_path, builder)
-    put(tmp_path, 'photos.tar')
-    assert 'no connection to example.org' in refused(tmp_path, builder)
-    put(tmp_path, 'labels.json')
-    sources.describe('toy', tmp_path, builder)
-
-
-def test_instructions_without_a_known_file_are_shown(tmp_path: pathlib.Path):
-    builder = Builder(instructions='Unpack what\n  the authors sent you.')
-    message = refused(tmp_path, builder)
-    assert f'put them into {tmp_path}/downloads/manual' in message and 'Unpack what the authors sent you.' in message
-    put(tmp_path, 'anything')
-    sources.describe('toy', tmp_path, builder)
+    for archive in ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'):
+        assert f'/{archive}' in message
+    assert 'image-net.org; download' in message and f'put it into {tmp_path}/downloads/manual' in message
+    put(tmp_path, *(info.filename for info in builder.url_infos.values()))
+    preparing._require_sources('imagenet2012', tmp_path, builder)
