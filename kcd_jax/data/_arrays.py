@@ -57,13 +57,7 @@ def from_arrays(
 
 @dataclasses.dataclass(frozen=True)
 class Items:
-    """A source for `Images`: the images of a user's object, each checked.
-
-    Attributes:
-      items: the object.
-      what: its name in messages.
-      content: digest of all its images.
-    """
+    """A source for `Images`: the images of a user's object, each checked; `what` is its name in messages."""
 
     items: Any
     what: str
@@ -189,11 +183,7 @@ def _labels(labels: Any, what: str) -> np.ndarray:
 
 
 def _class_names(name: str, train: np.ndarray, test: np.ndarray, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The class names by label: those given, or the numbers.
-
-    Raises:
-      ValueError: fewer than two classes, labels without a name, or without names a gap between labels.
-    """
+    """The class names by label: those given, or the numbers, which must then have no gap."""
     present, largest = np.unique(train), int(max(train.max(), test.max()))
     if len(present) < 2:
         raise ValueError(f'the labels of train of {name} are all {present[0]}; at least two classes are needed')

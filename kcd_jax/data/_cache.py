@@ -26,7 +26,7 @@ from kcd_jax.data._dataset import say
 
 Arrays = dict[str, np.ndarray]
 _INDEX = 'index.json'
-_VERSION = 3  # of the stored format; entries of other versions are made again
+_VERSION = 4  # of the stored format; entries of other versions are made again
 _STALE_SECONDS = 24 * 3600
 # Up to this size, files are read and hashed at every start. Above it, a digest is remembered for as long as a file's
 # path, size, inode and times of change stay the same.
@@ -44,14 +44,7 @@ def folder(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
 def digests(
     name: str, root: pathlib.Path, files: Sequence[str], cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """SHA-256 of the content of each file, u8[N, 32]; unreadable files count as such.
-
-    Args:
-      name: of the data set, for the cache entry.
-      root: folder that the names are relative to.
-      files: relative names, which do not enter the digests.
-      cache: as in `folder`.
-    """
+    """SHA-256 of the content of each file, u8[N, 32]; names, which are relative to `root`, do not enter."""
     stats = [_stat(root / file) for file in files]
     remember = sum(size for size, *_ in stats) > _ALWAYS_HASHED_BYTES
     entry = _entry(f'{name}-digests', str(root.resolve()), cache)

@@ -115,7 +115,7 @@ class Split:
 
     @property
     def streamed(self) -> bool:
-        """Whether the images are read by index, rather than held in memory."""
+        """Whether the images are read by index."""
         return isinstance(self.images, Images)
 
     @property
@@ -141,14 +141,9 @@ class Dataset:
     """An image classification data set, in memory or to be streamed.
 
     Attributes:
-      name: as given to `load`.
-      train: the points to learn from.
-      test: the points to evaluate on.
-      class_names: one per class, in label order.
-      num_classes: K.
+      class_names: in label order.
       image_shape: (H, W, 3).
-      normalization: mean and standard deviation of the pixels in [0, 1], the default constants of networks. They belong
-        to the whole training split and do not change with `validation` or `num_points`.
+      normalization: of the whole training split, whatever `validation` and `num_points` are.
       description: one line for the user.
       validation: the held-out part of the training split, or None.
       source: the arguments of `load` that give this data set again; empty for one built from objects.
@@ -295,7 +290,6 @@ class Request:
       option: what follows the colon, '64'; '' if nothing does.
       dir: folder of the files, or None.
       cache: folder for decoded arrays, or None for the default one.
-      loading: in memory, or to be streamed.
       shapes: the module's own `SHAPES`, or None.
       download: whether missing files may be downloaded.
     """
@@ -332,12 +326,7 @@ def check_memory(what: str, size: int) -> None:
 
 
 def say(line: str, *, in_description: bool = False) -> None:
-    """Prints one line about the data.
-
-    Args:
-      line: to print.
-      in_description: the data set's description says it too; left out where that is printed next.
-    """
+    """Prints a line about the data; `in_description`: left out where the description, which says it too, is printed."""
     from kcd_jax.runtime import console  # imports jax, which worker processes do without
 
     (console.say_of_run if in_description else console.say)(line)

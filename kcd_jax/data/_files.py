@@ -15,20 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.data import _cache, _pictures
-from kcd_jax.data._dataset import (
-    ChannelCounts,
-    Dataset,
-    Images,
-    Normalization,
-    Request,
-    Split,
-    check_memory,
-    printable,
-    progress,
-    say,
-    say_of_range,
-)
+from kcd_jax.data import _cache, _encoded, _pictures
+from kcd_jax.data._dataset import Dataset, Request, printable, progress, say
 
 _NAMED = 10  # bad files named in one line
 _PART = 1024  # images decoded ahead, to bound memory
@@ -36,15 +24,7 @@ _PART = 1024  # images decoded ahead, to bound memory
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files of a data set.
-
-    Attributes:
-      root: the folder that names are relative to.
-      files: {'train', 'test': the files}.
-      labels: {'train', 'test': the label of each file}.
-      classes: names by label.
-      passed: what was passed over, in words.
-    """
+    """The files of both splits, their labels, and the class names by label; what was `passed` over, in words."""
 
     root: pathlib.Path
     files: dict[str, list[pathlib.Path]]
@@ -74,51 +54,23 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
     Raises:
       ValueError: a class without a readable image, images of several sizes and no `size`, more than the memory.
     """
-    name, root, loading = request.name, listing.root, request.loading
-    shown = printable(str(root))
-    number = sum(map(len, listing.files.values()))
+    root = listing.root
     side = size or _first_side(listing.files['train'])
-    streamed = loading.streams(number * side * side * 3)
-    if size is not None and not streamed:
-        check_memory(f'{name} in {shown}', number * size * size * 3)
-    share = _pictures.EVALUATED if loading.area and size is not None else 1.0
     names = [file for split in listing.files for file in listing.names(split)]
-    digests = _cache.digests(name, root, names, request.cache)
+    digests = _cache.digests(request.name, root, names, request.cache)
     border = len(listing.files['train'])
     content = {'train': _cache.combined(digests[:border]), 'test': _cache.combined(digests[border:])}
-    made_from = {
-        'size': size,
-        'listed': hashlib.sha256(json.dumps([listing.classes, listing.labels, names]).encode()).hexdigest(),
-        'content': content,
-        'filter': 'bilinear' if streamed else _pictures.FILTER,
-        'share': share,
-    }
-    arrays, meta = _cache.fetch(
-        f'{name}-files' if streamed else name,
-        str(root.resolve()),
-        made_from,
-        lambda: _decode(name, listing, size, share, keep=not streamed),
-        request.cache,
-    )
-
-    def split(part: str) -> Split:
-        labels, ids = arrays[f'{part}_labels'], arrays[f'{part}_ids']
-        say_of_range(name, part, *meta['range'][part])
-        if not streamed:
-            return Split(arrays[f'{part}_images'], labels, ids)
-        area = loading.area if part == 'train' else ()
-        source = _pictures.source(Paths(str(root), ids), size, share, area, content[part])
-        return Split(Images(source, np.arange(len(ids)), tuple(meta['shape'])), labels, ids)
-
-    return Dataset(
-        name=name,
-        train=split('train'),
-        test=split('test'),
-        class_names=tuple(listing.classes),
-        num_classes=len(listing.classes),
-        image_shape=tuple(meta['shape']),
-        normalization=Normalization(*map(tuple, meta['normalization'])),
-        description=_report(shown, listing, meta),
+    listed = hashlib.sha256(json.dumps([listing.classes, listing.labels, names]).encode()).hexdigest()
+    return _encoded.dataset(
+        request,
+        size,
+        place=str(root.resolve()),
+        memory=len(names) * side * side * 3,
+        made_from={'listed': listed, 'content': content},
+        make=lambda share, keep: _decode(request.name, listing, size, share, keep),
+        source=lambda part, arrays, _: (Paths(str(root), arrays[f'{part}_ids']), content[part]),
+        class_names=listing.classes,
+        describe=lambda meta: _report(printable(str(root)), listing, meta),
     )
 
 
@@ -166,42 +118,32 @@ def _decoded(files: list[pathlib.Path], size: int | None, share: float) -> Itera
 
 
 def _decode(
-    name: str, listing: Listing, size: int | None, share: float, *, keep: bool
+    name: str, listing: Listing, size: int | None, share: float, keep: bool
 ) -> tuple[_cache.Arrays, dict[str, Any]]:
-    """Labels and names of the good files, and with `keep` their images; metadata, among it the bad files."""
-    arrays, bad, shape = {}, [], None
-    counts = {split: ChannelCounts() for split in listing.files}
+    """What `_encoded.dataset` makes its data set from; the files that cannot be decoded are in the metadata."""
+    arrays, bad, gathered, shape = {}, [], {}, None
     for split, files in listing.files.items():
-        images, good, labels = None, [], []
+        images = gathered[split] = _encoded.Gathered(name.partition(':')[0], len(files), keep, shape)
+        good, labels = [], []
         decoded = progress(_decoded(files, size, share if split == 'test' else 1.0), len(files), f'{name} {split}')
         for file, relative, label, image in zip(files, listing.names(split), listing.labels[split], decoded):
             if isinstance(image, str):
                 bad.append([relative, image])
                 continue
-            shape = shape or image.shape
-            if image.shape != shape:
-                raise ValueError(
-                    f'{name}: {printable(str(file))} has {image.shape[0]}x{image.shape[1]} pixels, others '
-                    f'{shape[0]}x{shape[1]}; give one size for all, as data.name=folder:{max(8, min(shape[:2]))}'
-                )
-            if keep and images is None:
-                check_memory(f'{name} in {printable(str(listing.root))}', len(files) * int(np.prod(shape)))
-                images = np.empty((len(files), *shape), np.uint8)
-            if keep:
-                images[len(good)] = image
-            counts[split].add(image)
+            images.add(image, printable(str(file)))
             good.append(relative)
             labels.append(label)
+        shape = images.shape
         _refuse_lost_classes(name, listing, split, labels, bad)
         if keep:
-            arrays[f'{split}_images'] = images[: len(good)]
+            arrays[f'{split}_images'] = images.images()
         arrays[f'{split}_labels'] = np.array(labels, np.int32)
         arrays[f'{split}_ids'] = np.array(good)
     return arrays, {
         'bad': bad,
         'shape': shape,
-        'normalization': counts['train'].normalization(),
-        'range': {split: count.range() for split, count in counts.items()},
+        'normalization': gathered['train'].counts.normalization(),
+        'range': {split: images.counts.range() for split, images in gathered.items()},
     }
 
 

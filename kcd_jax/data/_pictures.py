@@ -122,7 +122,7 @@ class Pictures:
       encoded: encoded[i] -> a path, or bytes.
       size: of the result; None: pictures keep their size.
       share: fraction of the shorter side that the central crop covers.
-      content: digest of the encoded pictures, '' if unknown.
+      content: identifies the pictures.
     """
 
     encoded: Any

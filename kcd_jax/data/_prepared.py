@@ -20,14 +20,10 @@ class Prepared:
 
     Attributes:
       name: 'cifar100' or 'imagenet_resized/32x32'.
-      version: '3.0.2'.
-      path: its folder.
-      file_format: 'tfrecord' or 'array_record'.
       shards: {split: {file: points}}.
       image: key of the image in a record.
       label: key of the label in a record.
       image_shape: (H, W, C), None where it varies.
-      class_names: in label order.
     """
 
     name: str
@@ -152,13 +148,7 @@ def _read_metadata(name: str, path: pathlib.Path) -> Prepared:
 
 
 def missing(name: str, root: pathlib.Path, why: str = '') -> ValueError:
-    """The error to raise for a set that is not prepared.
-
-    Args:
-      name: of the set.
-      root: the data folder.
-      why: the set cannot be downloaded; default: TensorFlow is not installed.
-    """
+    """The error for a set that is not prepared in `root`, and cannot be downloaded; by default, without TensorFlow."""
     there = sorted({p.parents[1].relative_to(root).as_posix() for p in root.glob('*/*/dataset_info.json')})
     found = f'only {", ".join(there)}' if there else 'nothing' if root.is_dir() else 'no such folder'
     why = why or 'TensorFlow, which downloading needs, is not installed (pip install "kcd_jax[prepare]")'

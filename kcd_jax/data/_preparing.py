@@ -23,12 +23,7 @@ def registered() -> list[str]:
 
 
 def prepare(name: str, dir: str | os.PathLike[str] | None = None, file_format: str = 'tfrecord') -> None:
-    """Downloads and prepares a set with TFDS.
-
-    Args:
-      name: 'cifar100', 'name/config' or 'name:1.0.0'.
-      dir: the data folder.
-      file_format: 'tfrecord' or 'array_record'.
+    """Downloads and prepares a set ('cifar100', 'name/config' or 'name:1.0.0') with TFDS.
 
     Raises:
       ValueError: no TensorFlow, no such set, its sources are neither on disk nor reachable, or TFDS failed.
@@ -92,7 +87,8 @@ def _is_here(url: str, info: Any, root: pathlib.Path) -> bool:
     from tensorflow_datasets.core.download import resource
 
     downloads = root / 'downloads'
-    if getattr(info, 'filename', None) and (downloads / 'manual' / info.filename).is_file():
+    name = getattr(info, 'filename', None) or pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    if (downloads / 'manual' / name).is_file():
         return True
     names = {resource.get_dl_fname(url, getattr(info, 'checksum', None)), resource.get_dl_fname(url)}
     # Some versions of TFDS put files into a folder named like their set.

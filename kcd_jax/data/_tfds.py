@@ -21,19 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.data import _cache, _pictures, _preparing, _records
-from kcd_jax.data._dataset import ChannelCounts, Dataset, Images, Normalization, Request, Split, check_memory, progress
+from kcd_jax.data import _cache, _encoded, _pictures, _preparing, _records
+from kcd_jax.data._dataset import Dataset, Request, progress
 from kcd_jax.data._prepared import Prepared, data_dir, find, missing
 
 OPTIONS = 'SIZE or VERSION'
 
 
 def parse(request: Request) -> tuple[str, int | None]:
-    """'imagenet2012:64' -> ('imagenet2012', 64), 'cifar100:3.0.2' -> ('cifar100:3.0.2', None).
-
-    Raises:
-      ValueError: fewer than 8 or more than 4096 pixels, or not a name.
-    """
+    """'imagenet2012:64' -> ('imagenet2012', 64), 'cifar100:3.0.2' -> ('cifar100:3.0.2', None)."""
     name = request.name
     match = re.fullmatch(r'(\w+(?:/[\w.-]+)?)(?::(?:(\d+)|\d+\.\d+\.\d+))?', name, re.ASCII)
     if match is None:
@@ -56,64 +52,41 @@ def load(request: Request) -> Dataset:
     Raises:
       ValueError: missing, damaged, of several image sizes and no SIZE, or too large for the memory.
     """
-    name, loading = request.name, request.loading
     base, size = parse(request)
     prepared = _prepared(base, request)
     constants = request.shapes.normalization if request.shapes else None
-    memory = _memory(prepared, size)
-    streamed = loading.streams(memory)
-    if not streamed:
-        check_memory(prepared.name, memory)
-    share = _pictures.EVALUATED if loading.area and size is not None else 1.0
-    how = {} if size is None else {'size': size, 'share': share}
-    if size is not None and not streamed:
-        how['filter'] = _pictures.FILTER
     made_from = _made_from(prepared, request)
-    arrays, meta = _cache.fetch(
-        f'{name}-index' if streamed else name,
-        str(prepared.path.resolve()),
-        made_from | how,
-        lambda: _read(prepared, size, share, keep=not streamed, measured=constants is None),
-        request.cache,
-    )
 
-    def split(part: str) -> Split:
-        labels = arrays[f'{part}_labels']
-        ids = arrays[f'{part}_ids'].astype(str) if f'{part}_ids' in arrays else None
-        if not streamed:
-            return Split(arrays[f'{part}_images'], labels, ids)
-        origin = meta['splits'][part]
-        paths, counts = zip(*prepared.shards[origin].items())
+    def source(part: str, arrays: _cache.Arrays, meta: dict[str, Any]) -> tuple[Encoded, str]:
+        split = meta['splits'][part]
+        paths, counts = zip(*prepared.shards[split].items())
         records = _records.by_number(
             [str(path) for path in paths], counts, arrays[f'{part}_offsets'], prepared.file_format
         )
-        encoded = Encoded(records, arrays[f'{part}_numbers'], prepared.image)
-        area = loading.area if part == 'train' else ()
-        source = _pictures.source(encoded, size, share, area, made_from['content'][origin])
-        return Split(Images(source, np.arange(len(labels)), tuple(meta['shape'])), labels, ids)
+        return Encoded(records, arrays[f'{part}_numbers'], prepared.image), made_from['content'][split]
 
-    note = '' if meta['splits']['test'] == 'test' else f"; evaluated on its split '{meta['splits']['test']}'"
-    return Dataset(
-        name=name,
-        train=split('train'),
-        test=split('test'),
+    def describe(meta: dict[str, Any]) -> str:
+        split = meta['splits']['test']
+        note = '' if split == 'test' else f"; evaluated on its split '{split}'"
+        return f'TFDS {prepared.version} ({prepared.file_format}) in {prepared.path}{note}'
+
+    return _encoded.dataset(
+        request,
+        size,
+        place=str(prepared.path.resolve()),
+        memory=_memory(prepared, size),
+        made_from=made_from,
+        make=lambda share, keep: _read(prepared, size, share, keep, measured=constants is None),
+        source=source,
         class_names=prepared.class_names,
-        num_classes=len(prepared.class_names),
-        image_shape=tuple(meta['shape']),
-        normalization=constants or Normalization(*map(tuple, meta['normalization'])),
-        description=_description(prepared) + note,
+        describe=describe,
+        constants=constants,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """encoded[i]: the picture of a point as stored in its record.
-
-    Attributes:
-      records: records[n] -> bytes.
-      numbers: i64[N], the record of each point.
-      image: the feature's key.
-    """
+    """encoded[i]: the picture of a point as stored in records[numbers[i]], under the key `image`."""
 
     records: Any
     numbers: np.ndarray
@@ -144,12 +117,8 @@ def needs_tensorflow(request: Request) -> bool:
 def prepare(request: Request, file_format: str = '') -> str:
     """Downloads and prepares the set, unless it is prepared; returns a line on the files.
 
-    Args:
-      request: the set and its folder.
-      file_format: 'tfrecord' or 'array_record'; '': tfrecord, or what there is.
-
     Raises:
-      ValueError: it cannot be prepared, or is prepared in another format.
+      ValueError: it cannot be prepared, or is prepared in another format than the one that is asked for, if any.
     """
     base, _ = parse(request)
     prepared = _prepared(base, request, file_format or 'tfrecord')
@@ -184,10 +153,6 @@ def _made_from(prepared: Prepared, request: Request) -> dict[str, Any]:
     return {'files': names, 'content': {group: _cache.combined(digest) for group, digest in content.items()}}
 
 
-def _description(prepared: Prepared) -> str:
-    return f'TFDS {prepared.version} ({prepared.file_format}) in {prepared.path}'
-
-
 def _memory(prepared: Prepared, size: int | None) -> int:
     """Bytes of all images of `size` pixels, or of their own size; where that varies, the bytes of the files."""
     splits = _split_names(prepared)
@@ -209,51 +174,46 @@ def _split_names(prepared: Prepared) -> list[str]:
 
 
 def _read(
-    prepared: Prepared, size: int | None, share: float, *, keep: bool, measured: bool
+    prepared: Prepared, size: int | None, share: float, keep: bool, measured: bool
 ) -> tuple[_cache.Arrays, dict[str, Any]]:
-    """The arrays of both splits, in the order of this module, and metadata: shape, constants, source of 'test'.
+    """What `_encoded.dataset` makes its data set from, in the order of this module.
 
-    With `keep` the images; otherwise where each is: its number among the records, and every record's place.
+    Without `keep` it has, instead of the images, the number of each point's record, and the place of every record.
     """
-    _, *tests = _split_names(prepared)
+    name, (_, *tests) = prepared.name, _split_names(prepared)
     # Without published constants, the pixels of streamed sets are decoded once, to measure them.
-    counts = ChannelCounts() if measured or keep else None
-    arrays, shape = _read_split(prepared, 'train', 'train', size, 1.0, keep, counts)
+    arrays, train = _read_split(prepared, 'train', 'train', size, 1.0, keep, keep or measured)
     for split in tests:
-        part, test_shape = _read_split(prepared, split, 'test', size, share, keep, None)
+        part, test = _read_split(prepared, split, 'test', size, share, keep, keep)
         if (part['test_labels'] >= 0).all():
             break
     else:
-        raise ValueError(f'{prepared.name} has no split with labels to evaluate on (looked at {", ".join(tests)})')
-    if shape != test_shape:
-        raise ValueError(f'{prepared.name} has images of {shape} in train and {test_shape} in {split}; one is needed')
-    constants = None if counts is None else counts.normalization()
-    return arrays | part, {'normalization': constants, 'shape': shape, 'splits': {'train': 'train', 'test': split}}
+        raise ValueError(f'{name} has no split with labels to evaluate on (looked at {", ".join(tests)})')
+    if train.shape != test.shape:
+        raise ValueError(f'{name} has images of {train.shape} in train and {test.shape} in {split}; one is needed')
+    return arrays | part, {
+        'normalization': train.counts.normalization() if keep or measured else None,
+        'range': {'train': train.counts.range(), 'test': test.counts.range()} if keep else {},
+        'shape': train.shape,
+        'splits': {'train': 'train', 'test': split},
+    }
 
 
 def _read_split(
-    prepared: Prepared,
-    split: str,
-    name: str,
-    size: int | None,
-    share: float,
-    keep: bool,
-    counts: ChannelCounts | None,
-) -> tuple[_cache.Arrays, tuple[int, ...]]:
-    """{'NAME_labels', 'NAME_ids' where points have them, 'NAME_images' or 'NAME_numbers', 'NAME_offsets'}; the shape.
-
-    `counts`, if given, counts the pixels.
-    """
-    number = prepared.count(split)
-    images, shape, ids = None, None, []
+    prepared: Prepared, split: str, part: str, size: int | None, share: float, keep: bool, look: bool
+) -> tuple[_cache.Arrays, _encoded.Gathered]:
+    """{'PART_labels', ...} of a split; with `look` every image is decoded, otherwise only as many as tell the size."""
+    number, ids = prepared.count(split), []
+    images = _encoded.Gathered(prepared.name, number, keep)
     labels, offsets = np.empty(number, np.int32), np.empty(number, np.int64)
     box = functools.partial(_pictures.middle_box, share=share)
-    look = keep or counts is not None or (size is None and None in prepared.image_shape[:2])
+    look = look or (size is None and None in prepared.image_shape[:2])
     found = progress(_records_of(prepared, split), number, f'{prepared.name} {split}')
     for point, (file, offset, record) in enumerate(found):
+        image = None
         try:
             features = _features(record)
-            if look or shape is None:
+            if look or point == 0:
                 image = _pictures.read(features[prepared.image].bytes_list.value[0], size, box)
             labels[point], offsets[point] = features[prepared.label].int64_list.value[0], offset
             if 'id' in features:
@@ -263,29 +223,21 @@ def _read_split(
                 f'{file}: record {point} of {split} is not an image with a label '
                 f'({_pictures.reason(error.__cause__ or error)}); {prepared.remedy()}'
             ) from error
-        shape = shape or image.shape
-        if image.shape != shape:
-            raise ValueError(
-                f'{prepared.name} has images of several sizes ({shape[0]}x{shape[1]} and '
-                f'{image.shape[0]}x{image.shape[1]}); give one for all, as data.name={prepared.name}:{min(shape[:2])}'
-            )
-        if keep:
-            images = np.empty((number, *shape), np.uint8) if images is None else images
-            images[point] = image
-        if counts is not None:
-            counts.add(image)
-    if shape is None:
+        if image is not None:
+            images.add(image, f'record {point} of {split} of {prepared.name}')
+    if not number:
         raise ValueError(f'{prepared.name} has no points in {split}; {prepared.remedy()}')
     worst = int(labels.max())
     if worst >= len(prepared.class_names):
         raise ValueError(f'{prepared.name} has the label {worst} in {split}, but {len(prepared.class_names)} classes')
-    arrays = {'labels': labels} | ({'images': images} if keep else {'numbers': np.arange(number)})
+    arrays = {'labels': labels} | ({'images': images.images()} if keep else {'numbers': np.arange(number)})
     if len(set(ids)) == number:
         order = sorted(range(number), key=lambda i: _natural(ids[i]))
-        arrays = {key: value[order] for key, value in arrays.items()} | {'ids': np.array([ids[i] for i in order])}
+        arrays = {key: value[order] for key, value in arrays.items()}
+        arrays['ids'] = np.array([ids[i] for i in order]).astype(str)
     if not keep:
         arrays['offsets'] = offsets
-    return {f'{name}_{key}': value for key, value in arrays.items()}, tuple(shape)
+    return {f'{part}_{key}': value for key, value in arrays.items()}, images
 
 
 def _records_of(prepared: Prepared, split: str) -> Iterator[tuple[Any, int, memoryview | bytes]]:

@@ -117,5 +117,5 @@ def test_archives_that_only_registered_users_can_download(tmp_path: pathlib.Path
     for archive in ('ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'):
         assert f'/{archive}' in message
     assert 'image-net.org; download' in message and f'put it into {tmp_path}/downloads/manual' in message
-    put(tmp_path, *(info.filename for info in builder.url_infos.values()))
+    put(tmp_path, *(pathlib.PurePosixPath(url).name for url in builder.url_infos))
     preparing._require_sources('imagenet2012', tmp_path, builder)

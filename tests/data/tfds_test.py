@@ -191,7 +191,7 @@ def test_several_sizes_are_refused(tmp_path: pathlib.Path):
     other = tiny_tfds.write(tmp_path / 'other', shape=(8, 9, 3))
     name = 'toy-train.tfrecord-00001-of-00002'
     shutil.copyfile(other / name, first / name)
-    _one_line(lambda: _load(tmp_path), 'several sizes', '8x8', '8x9', 'toy:8')
+    _one_line(lambda: _load(tmp_path), '8x9 pixels, others 8x8', 'toy:8')
     assert _load(tmp_path, 'toy:8').image_shape == (8, 8, 3)
 
 
