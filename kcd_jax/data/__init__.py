@@ -132,7 +132,7 @@ def shapes_of(name: str, *, validation: float = 0.0, seed: int = 0, num_points: 
 
 def check(name: str, dir: _Path | None = None, *, cache: _Path | None = None) -> str:
     """One line on the data, without downloading any; raises the ValueError of `load` for missing or bad files."""
-    return describe(_load(*_find(name, dir, cache=cache, download=False)))
+    return describe(_load(*_find(name, dir, cache=cache, checking=True)))
 
 
 def needs_tensorflow(name: str, dir: _Path | None = None) -> bool:

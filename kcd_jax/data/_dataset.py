@@ -291,7 +291,7 @@ class Request:
       dir: folder of the files, or None.
       cache: folder for decoded arrays, or None for the default one.
       shapes: the module's own `SHAPES`, or None.
-      download: whether missing files may be downloaded.
+      checking: nothing is downloaded, and nothing printed that the description says too.
     """
 
     name: str
@@ -300,7 +300,7 @@ class Request:
     cache: str | os.PathLike[str] | None = None
     loading: Loading = BY_SIZE
     shapes: Shapes | None = None
-    download: bool = True
+    checking: bool = False
 
 
 def machine_memory() -> int:
@@ -325,11 +325,11 @@ def check_memory(what: str, size: int) -> None:
         )
 
 
-def say(line: str, *, in_description: bool = False) -> None:
-    """Prints a line about the data; `in_description`: left out where the description, which says it too, is printed."""
+def say(line: str) -> None:
+    """Prints a line about the data."""
     from kcd_jax.runtime import console  # imports jax, which worker processes do without
 
-    (console.say_of_run if in_description else console.say)(line)
+    console.say(line)
 
 
 def say_of_range(name: str, split: str, low: int, high: int) -> None:

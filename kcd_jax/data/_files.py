@@ -70,15 +70,17 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
         make=lambda share, keep: _decode(request.name, listing, size, share, keep),
         source=lambda part, arrays, _: (Paths(str(root), arrays[f'{part}_ids']), content[part]),
         class_names=listing.classes,
-        describe=lambda meta: _report(printable(str(root)), listing, meta),
+        describe=lambda meta: _report(request, listing, meta),
     )
 
 
-def _report(shown: str, listing: Listing, meta: dict[str, Any]) -> str:
+def _report(request: Request, listing: Listing, meta: dict[str, Any]) -> str:
     """The description; what was passed over or left out is said in one line each."""
+    shown = printable(str(listing.root))
     description = f'images in {shown}'
     if listing.passed:
-        say(f'{shown}: passed over are {listing.passed}', in_description=True)
+        if not request.checking:
+            say(f'{shown}: passed over are {listing.passed}')
         description += f', passed over are {listing.passed}'
     if bad := meta['bad']:
         some = '; '.join(f'{printable(file)} ({why})' for file, why in bad[:_NAMED])

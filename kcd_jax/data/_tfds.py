@@ -133,7 +133,7 @@ def prepare(request: Request, file_format: str = '') -> str:
 
 def _prepared(name: str, request: Request, file_format: str = 'tfrecord') -> Prepared:
     prepared = find(name, request.dir)
-    if prepared is None and not request.download and importlib.util.find_spec('tensorflow') is not None:
+    if prepared is None and request.checking and importlib.util.find_spec('tensorflow') is not None:
         raise missing(name, data_dir(request.dir), 'a check downloads nothing')
     if prepared is None:
         _preparing.prepare(name, request.dir, file_format)
