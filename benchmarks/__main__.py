@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from benchmarks import __doc__ as description
 from benchmarks import results
+from kcd_jax.commands import launch
 
 # {group: the function that yields its rows}, each in a module of benchmarks.
 GROUPS = {
@@ -31,10 +32,9 @@ GROUPS = {
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags."""
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog='python -m kcd_jax bench',
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='example:\n  python -m kcd_jax bench --quick --json=bench.json',
     )
     parser.add_argument(
@@ -48,13 +48,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code."""
-    options = parse(sys.argv[1:] if argv is None else argv)
-    try:
+
+    def body() -> int:
+        options = parse(sys.argv[1:] if argv is None else argv)
         print(show(pathlib.Path(options.show)), end='') if options.show else measure(options)
-    except ValueError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return launch.run(body)
 
 
 def show(path: pathlib.Path) -> str:

@@ -246,10 +246,10 @@ class LossOut:
 class Weights:
     """Weights of the objective gamma * CE + alpha * KD(temperature) + beta * extra."""
 
-    gamma: float = setting(1.0, 'weight of the cross entropy with the labels', low=0)
-    alpha: float = setting(0.0, 'weight of the KD term', low=0)
-    beta: float = setting(0.0, "weight of the method's own term", low=0)
-    temperature: float = setting(4.0, 'temperature of the KD term', above=0)
+    gamma: float = setting(1.0, 'weight of the cross entropy with the labels', low=0, high=1e6)
+    alpha: float = setting(0.0, 'weight of the KD term', low=0, high=1e6)
+    beta: float = setting(0.0, "weight of the method's own term", low=0, high=1e6)
+    temperature: float = setting(4.0, 'temperature of the KD term', low=0.01, high=1000)
 
     def __post_init__(self) -> None:
         validate(self, 'weights.')

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import sys
 
 import numpy as np
 
 from kcd_jax import data
+from kcd_jax.commands import launch
+from kcd_jax.runtime import exitcodes
 
 _EXAMPLES = """examples:
   python -m kcd_jax data check digits
@@ -18,12 +19,11 @@ _EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line; 0, or 2 after one line on stderr."""
-    parser = argparse.ArgumentParser(
+    """Runs the command; returns the exit code, after one line on stderr if that is not 0."""
+    parser = launch.Parser(
         prog='python -m kcd_jax data',
         description='Looks at data sets, and prepares them.',
         epilog=f'known names: {", ".join(data.names())}\n\n{_EXAMPLES}',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='check | describe | prepare')
     for command, words in (
@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         if command == 'prepare':
             one.add_argument('--format', choices=('tfrecord', 'array_record'), default='', help='of the files')
-    options = parser.parse_args(argv)
-    try:
+
+    def body() -> int:
+        options = parser.parse_args(argv)
         if options.command == 'check':
             print(data.check(options.name, options.dir))
         elif options.command == 'prepare':
@@ -53,10 +54,9 @@ def main(argv: list[str] | None = None) -> int:
             print(data.describe(data.load(options.name, options.dir)))
         else:
             _describe(options.name, options.dir)
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+        return exitcodes.OK
+
+    return launch.run(body)
 
 
 def _describe(name: str, dir: str) -> None:

@@ -15,6 +15,8 @@ INTERRUPTED = (
     'Ctrl-C: nothing was saved now; the same command goes on from the last checkpoint, or starts again without one'
 )
 
+MAX_DEVICES = 512
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and whose help keeps the epilog's lines."""
@@ -35,9 +37,14 @@ def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
     Args:
       devices: host devices on a CPU; 0: one per core, rounded down to a power of two.
       deterministic: deterministic operations on a GPU.
+
+    Raises:
+      ValueError: a number of devices that makes no sense.
     """
     from kcd_jax.runtime import backend
 
+    if not 0 <= devices <= MAX_DEVICES:
+        raise ValueError(f'--devices={devices} is out of range; use 1 to {MAX_DEVICES}, or 0 for one per core')
     # Host devices wait for one another. On a busy machine one may be more than the usual 40 seconds late, after which
     # XLA ends the process. The user's own flags win.
     flags = ['--xla_cpu_collective_call_terminate_timeout_seconds=600']
@@ -49,7 +56,7 @@ def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     # A power of two, because the rows of the tables divide by it.
-    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, 512).bit_length() - 1))
+    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, MAX_DEVICES).bit_length() - 1))
     cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
     jax.config.update('jax_compilation_cache_dir', cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
@@ -75,7 +82,7 @@ def as_line(error: BaseException) -> str:
 
 
 def run(body: Callable[[], int]) -> int:
-    """Runs a command that may train, alone or as one of several processes; returns its exit code.
+    """Runs a command, alone or as one of several processes; returns its exit code.
 
     A user's mistake is one line on stderr. With KCD_JAX_TRACEBACK set it keeps its traceback.
 
@@ -102,7 +109,7 @@ def _stop(number: int, frame: Any) -> None:
 def _guarded(body: Callable[[], int]) -> int:
     import jax
 
-    from kcd_jax.runtime import distributed, exitcodes
+    from kcd_jax.runtime import backend, distributed, exitcodes
 
     try:
         return distributed.leave(body())
@@ -110,17 +117,19 @@ def _guarded(body: Callable[[], int]) -> int:
         return distributed.leave(notice.exit_code, str(notice))
     except distributed.Agreed as error:  # raised on every process
         return distributed.leave(exitcodes.of_error(error), as_line(error))
-    except BrokenPipeError as error:
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
-        return distributed.leave_alone(exitcodes.of_error(error), as_line(error))
+        return distributed.leave_alone(exitcodes.OUTPUT_CLOSED, 'error: the reader of the output closed it')
     except (ValueError, OSError) as error:
         if os.environ.get('KCD_JAX_TRACEBACK'):
             raise
         return distributed.leave_alone(exitcodes.of_error(error), as_line(error))
-    except jax.errors.JaxRuntimeError as error:
-        if not distributed.is_connected():
+    except (RuntimeError, AssertionError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and distributed.is_connected():
+            return distributed.leave_alone(exitcodes.PEER_LOST, f'error: {distributed.lost(error)}')
+        if not (line := backend.unavailable()):
             raise
-        return distributed.leave_alone(exitcodes.PEER_LOST, f'error: {distributed.lost(error)}')
+        return distributed.leave_alone(exitcodes.BAD_INPUT, f'error: {line}')
     except KeyboardInterrupt:
         return distributed.leave_alone(exitcodes.INTERRUPTED, INTERRUPTED)
 

@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('names', nargs='*', metavar='NAME', help='networks; default: all')
     parser.add_argument('--classes', type=int, default=0, help="number of classes; default: 100, or the papers' own")
     parser.add_argument('--pixels', type=int, default=0, help="image height and width; default: 32, or the papers' own")
-    try:
+
+    def body() -> int:
         options = parser.parse_args(argv)
         for flag, least in (('classes', 1), ('pixels', 8)):
             if getattr(options, flag) and getattr(options, flag) < least:
@@ -105,12 +106,11 @@ def main(argv: list[str] | None = None) -> int:
         print(HEADER)
         for name in options.names or networks.names():
             print(describe(name, options.classes, options.pixels), flush=True)
-    except (ValueError, OSError) as error:
-        print(launch.as_line(error), file=sys.stderr)
-        return exitcodes.of_error(error)
-    for line in networks.unusable():
-        print(f'not listed: {line}', file=sys.stderr)
-    return exitcodes.OK
+        for line in networks.unusable():
+            print(f'not listed: {line}', file=sys.stderr)
+        return exitcodes.OK
+
+    return launch.run(body)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from kcd_jax import data
+from kcd_jax.commands import launch
 from kcd_jax.methods import _recoding as recoding
 from kcd_jax.policies import reuse
 from kcd_jax.report import paper_results, tables
@@ -189,11 +189,10 @@ def _condensed_set(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = launch.Parser(
         prog='python -m kcd_jax report',
         description='Tables, figures and pages of finished runs.',
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
@@ -204,7 +203,6 @@ def _parser() -> argparse.ArgumentParser:
             help=words,
             description=words,
             epilog='\n'.join(['example:', *lines]),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if paths:
             added.add_argument('paths', nargs=paths, metavar='PATH', help='folder of runs or results, or a JSON file')
@@ -238,17 +236,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; bad input prints one line. Returns one of `runtime.exitcodes`."""
-    arguments = _parser().parse_args(argv)
-    try:
+
+    def body() -> int:
+        arguments = _parser().parse_args(argv)
         arguments.run(arguments)
-    except BrokenPipeError:
-        # Python flushes stdout once more at exit, which would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exitcodes.OUTPUT_CLOSED
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return exitcodes.of_error(error)
-    return exitcodes.OK
+        return exitcodes.OK
+
+    return launch.run(body)
 
 
 if __name__ == '__main__':

@@ -104,13 +104,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code, after one line on stderr if that is not 0."""
-    try:
+
+    def body() -> int:
         options = parser().parse_args(argv)
         {'import': _import, 'export': _export, 'check': _check}[options.command](options)
-    except (ValueError, OSError) as error:
-        print(launch.as_line(error), file=sys.stderr)
-        return exitcodes.of_error(error)
-    return exitcodes.OK
+        return exitcodes.OK
+
+    return launch.run(body)
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ def load(path: str) -> ConfigDict:
         config = get_config(words or None)
     except (ValueError, OSError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f'config file {file}: {_reason(error)}') from error
     if not isinstance(config, ConfigDict):
         raise ValueError(
@@ -87,12 +87,12 @@ def import_file(file: pathlib.Path) -> Any:
         loader.exec_module(module)
     except SyntaxError as error:
         raise ValueError(f'{file} is not a Python file: line {error.lineno}: {error.msg}') from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f'{file} cannot be imported: {_reason(error)}') from error
     return module
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
@@ -146,6 +146,8 @@ def build(
         if word == 'quicktest':
             quick = True
         elif equals:
+            if not text.strip() and key.strip() in ('method', 'policy', 'dataset'):
+                raise ValueError(f'config word {word!r} has no value; write {key.strip()}=NAME')
             settings[key.strip()] = text.strip()
         elif _is_pair(word):
             pair = word

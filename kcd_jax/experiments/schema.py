@@ -54,9 +54,9 @@ class Teacher:
     name: str = setting('wrn_40_2', 'network of the teacher')
     checkpoint: str = setting('', 'weights file or folder of a run; empty: the teacher is trained first')
     normalization: str = setting('', "normalisation that a file's network expects, by name; empty: as the file says")
-    epochs: int = setting(240, "epochs of the teacher's training", low=1, high=1_000_000)
+    epochs: int = setting(240, "epochs of the teacher's training", low=1, high=100_000)
     batch: int = setting(64, "batch of the teacher's training", low=1, high=2**20)
-    lr: float = setting(0.05, "initial learning rate of the teacher's training", above=0)
+    lr: float = setting(0.05, "initial learning rate of the teacher's training", above=0, high=1000)
     num_points: int = setting(0, 'training points of the teacher; 0: all', low=0)
     seed: int = setting(1000, "seed of the teacher's training", low=0, high=MAX_SEED)
 

@@ -26,7 +26,7 @@ def embedding_loss(projected: Array, target: Array, scale: float) -> Array:
     return jnp.mean(((projected - target) / scale) ** 2, axis=-1)
 
 
-@ranges(scale={'above': 0})
+@ranges(scale={'above': 0, 'high': 1e6})
 def make(*, scale: float = 1.0) -> Method:
     """Builds the method. The keywords are its only hyper-parameters: the config reads them from here.
 

@@ -29,10 +29,10 @@ def embed(params: PyTree, pooled: Array) -> Array:
 
 
 @ranges(
-    num_negatives={'low': 1},
-    score_temperature={'above': 0},
+    num_negatives={'low': 1, 'high': 2**20},
+    score_temperature={'low': 0.001, 'high': 1000},
     bank_momentum={'low': 0, 'below': 1},
-    size={'low': 1},
+    size={'low': 1, 'high': 2**16},
 )
 def make(
     *, num_negatives: int = 16384, score_temperature: float = 0.07, bank_momentum: float = 0.5, size: int = 128

@@ -46,10 +46,10 @@ def decoupled(student_logits: Array, teacher_logits: Array, label: Array, temper
 
 
 @ranges(
-    target={'low': 0},
-    others={'low': 0},
-    temperature={'above': 0},
-    warmup={'low': 0},
+    target={'low': 0, 'high': 1e6},
+    others={'low': 0, 'high': 1e6},
+    temperature={'low': 0.01, 'high': 1000},
+    warmup={'low': 0, 'high': 1_000_000},
 )
 def make(*, target: float = 1.0, others: float = 8.0, temperature: float = 4.0, warmup: int = 20) -> Method:
     """Builds the method.

@@ -67,7 +67,7 @@ def hint(regressed: Array, teacher: Array) -> Array:
     return _parts.mean_per_row((regressed - teacher.astype(jnp.float32)) ** 2)
 
 
-@ranges(tap={'low': 0})
+@ranges(tap={'low': 0, 'high': 1000})
 def make(*, tap: int = 2) -> Method:
     """Builds the method.
 

@@ -36,7 +36,7 @@ def flow_loss(student: tuple[Array, ...], teacher: tuple[Array, ...]) -> Array:
     return sum(_parts.mean_per_row((flow(*s) - flow(*t)) ** 2) for s, t in pairs)
 
 
-@ranges(init_fraction={'above': 0})
+@ranges(init_fraction={'above': 0, 'high': 10})
 def make(*, init_fraction: float = 0.125) -> Method:
     """Builds the method.
 

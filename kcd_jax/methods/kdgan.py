@@ -75,8 +75,8 @@ def student_loss(
 
 
 @ranges(
-    adversarial={'low': 0},
-    mimic={'low': 0},
+    adversarial={'low': 0, 'high': 1e6},
+    mimic={'low': 0, 'high': 1e6},
     teacher_share={'low': 0, 'high': 1},
 )
 def make(*, adversarial: float = 0.5, mimic: float = 0.5, teacher_share: float = 0.5) -> Method:

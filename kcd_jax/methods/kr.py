@@ -200,15 +200,15 @@ def inside(update: Update) -> Update:
 
 
 @ranges(
-    aggregate={'low': 1},
-    transport={'low': 0},
+    aggregate={'low': 1, 'high': 1000},
+    transport={'low': 0, 'high': 1e6},
     mu={'choices': MEASURES},
-    prior_lr={'above': 0},
+    prior_lr={'above': 0, 'high': 1000},
     sparse={'choices': SPARSE},
-    strength={'low': 0},
-    floor={'above': 0, 'high': 1},
-    threshold_lr={'low': 0},
-    decay={'low': 0},
+    strength={'low': 0, 'high': 1e6},
+    floor={'low': 1e-6, 'high': 1},
+    threshold_lr={'low': 0, 'high': 1000},
+    decay={'low': 0, 'high': 10},
 )
 def make(
     *,

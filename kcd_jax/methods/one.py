@@ -36,8 +36,8 @@ def ramp_up(epoch: Array, ramp: int) -> Array:
 
 
 @ranges(
-    temperature={'above': 0},
-    ramp={'low': 1},
+    temperature={'low': 0.01, 'high': 1000},
+    ramp={'low': 1, 'high': 1_000_000},
 )
 def make(*, temperature: float = 3.0, ramp: int = 80) -> Method:
     """Builds the method.

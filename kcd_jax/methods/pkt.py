@@ -37,7 +37,7 @@ def neighbour_loss(student: Array, teacher: Array, group: int) -> Array:
     return jnp.mean(q * jnp.log((q + EPS) / (p + EPS)), axis=-1).reshape(-1)
 
 
-@ranges(group={'low': 2})
+@ranges(group={'low': 2, 'high': 2**20})
 def make(*, group: int = 64) -> Method:
     """Builds the method.
 

@@ -110,7 +110,7 @@ def pyramid(student: Array, teacher: Array) -> Array:
     return loss / total
 
 
-@ranges(warmup={'low': 0})
+@ranges(warmup={'low': 0, 'high': 1_000_000})
 def make(*, warmup: int = 20) -> Method:
     """Builds the method.
 

@@ -65,9 +65,9 @@ def angle_loss(student: Array, teacher: Array, group: int) -> Array:
 
 
 @ranges(
-    distance={'low': 0},
-    angle={'low': 0},
-    group={'low': 2},
+    distance={'low': 0, 'high': 1e6},
+    angle={'low': 0, 'high': 1e6},
+    group={'low': 2, 'high': 2**20},
 )
 def make(*, distance: float = 25.0, angle: float = 50.0, group: int = 64) -> Method:
     """Builds the method.

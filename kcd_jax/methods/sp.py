@@ -29,7 +29,7 @@ def similarity_loss(student: Array, teacher: Array, group: int) -> Array:
     return jnp.mean(difference**2, axis=-1).reshape(-1)
 
 
-@ranges(group={'low': 2})
+@ranges(group={'low': 2, 'high': 2**20})
 def make(*, group: int = 64) -> Method:
     """Builds the method.
 

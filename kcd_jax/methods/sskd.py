@@ -106,13 +106,13 @@ def similarity_loss(student: Array, teacher: Array, keep: float, temperature: fl
 
 
 @ranges(
-    transformed={'low': 0},
-    similarity={'low': 0},
-    transformed_temperature={'above': 0},
-    similarity_temperature={'above': 0},
+    transformed={'low': 0, 'high': 1e6},
+    similarity={'low': 0, 'high': 1e6},
+    transformed_temperature={'low': 0.01, 'high': 1000},
+    similarity_temperature={'low': 0.01, 'high': 1000},
     keep={'low': 0, 'high': 1},
-    head_fraction={'above': 0},
-    head_lr={'above': 0},
+    head_fraction={'above': 0, 'high': 10},
+    head_lr={'above': 0, 'high': 1000},
 )
 def make(
     *,

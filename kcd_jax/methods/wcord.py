@@ -92,15 +92,15 @@ GLOBAL_TERMS = {'nce': _contrast.noise_contrast, 'dual': dual}
 
 @ranges(
     objective={'choices': tuple(GLOBAL_TERMS)},
-    global_weight={'low': 0},
-    local_weight={'low': 0},
-    num_negatives={'low': 1},
-    score_temperature={'above': 0},
+    global_weight={'low': 0, 'high': 1e6},
+    local_weight={'low': 0, 'high': 1e6},
+    num_negatives={'low': 1, 'high': 2**20},
+    score_temperature={'low': 0.001, 'high': 1000},
     bank_momentum={'low': 0, 'below': 1},
-    size={'low': 1},
-    regulariser={'above': 0},
-    iterations={'low': 1},
-    group={'low': 2},
+    size={'low': 1, 'high': 2**16},
+    regulariser={'low': 1e-4, 'high': 1000},
+    iterations={'low': 1, 'high': 10_000},
+    group={'low': 2, 'high': 2**20},
 )
 def make(
     *,

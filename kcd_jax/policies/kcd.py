@@ -98,8 +98,8 @@ _OBSERVE = {'entropy': None, 'loss': _observe_loss, 'teacher_entropy': _observe_
 @ranges(
     preset={'choices': tuple(PRESETS)},
     ratio={'above': 0, 'high': 1},
-    stages={'low': 1},
-    alpha={'low': 0},
+    stages={'low': 1, 'high': 1_000_000},
+    alpha={'low': 0, 'high': 10},
     epsilon_max={'low': 0, 'high': 1},
     schedule={'choices': ('', *knowledge.SCHEDULES)},
     first={'choices': ('', *knowledge.FIRSTS)},

@@ -22,7 +22,7 @@ def _draw(key: jax.Array, rows: int, num_points: int, num_keep: jax.Array) -> Pl
 @ranges(
     preset={'choices': tuple(PRESETS)},
     ratio={'above': 0, 'high': 1},
-    stages={'low': 1},
+    stages={'low': 1, 'high': 1_000_000},
     schedule={'choices': ('', *knowledge.SCHEDULES)},
     first={'choices': ('', *knowledge.FIRSTS)},
     drawn={'choices': DRAWN},

@@ -94,10 +94,10 @@ def _draw_lambda(key: Array, beta: float) -> Array:
 @ranges(
     score={'choices': tuple(SCORES)},
     mix={'choices': MIXES},
-    k={'low': 0},
-    w={'low': 0},
-    b={'low': 0},
-    beta={'above': 0},
+    k={'low': 0, 'high': 2**20},
+    w={'low': 0, 'high': 1e6},
+    b={'low': 0, 'high': 1e6},
+    beta={'low': 0.001, 'high': 1000},
 )
 def make(
     *, score: str = 'entropy', mix: str = 'adaptive', k: int = 0, w: float = 10.0, b: float = 0.0, beta: float = 1.0

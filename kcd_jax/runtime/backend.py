@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import jax
+
 from kcd_jax.runtime import files
 
 
@@ -31,3 +33,18 @@ def add_xla_flags(flags: Sequence[str]) -> None:
                 'start with --, or unset it'
             ) from error
     os.environ['XLA_FLAGS'] = ' '.join([*flags, *theirs.splitlines()])
+
+
+def unavailable() -> str:
+    """Why JAX has no device to compute on, in one line; '' if it has one.
+
+    JAX finds its devices at the first operation, and raises a RuntimeError, or a bare AssertionError, when the platform
+    that JAX_PLATFORMS names is not there.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get('JAX_PLATFORMS', '')
+        reason = f' ({" ".join(str(error).split())[:200]})' if str(error) else ''
+        return f'JAX finds no device for JAX_PLATFORMS={asked!r}{reason}; unset it, or install JAX for that platform'
+    return ''

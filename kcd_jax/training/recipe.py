@@ -18,16 +18,16 @@ class Optim:
     """The optimiser and its learning rate by epoch."""
 
     name: str = setting('sgd', "optimiser, by PyTorch's definitions", choices=('sgd', 'adam'))
-    lr: float = setting(0.05, 'initial learning rate; never rescaled with the batch or the devices', above=0)
+    lr: float = setting(0.05, 'initial learning rate; never rescaled with the batch or the devices', above=0, high=1000)
     momentum: float = setting(0.9, "SGD's momentum, or Adam's first decay rate", low=0, below=1)
-    weight_decay: float = setting(5e-4, 'added to the gradient of every parameter', low=0)
+    weight_decay: float = setting(5e-4, 'added to the gradient of every parameter', low=0, high=10)
     nesterov: bool = setting(False, "Nesterov's momentum (SGD only)")
     schedule: str = setting('drops', 'how the learning rate falls', choices=('drops', 'cosine', 'constant'))
     drops: tuple[float, ...] = setting(
         (0.625, 0.75, 0.875), 'when the rate drops (schedule=drops), as fractions of the epochs', above=0, high=1
     )
     factor: float = setting(0.1, 'factor of each drop', above=0, high=1)
-    warmup: int = setting(0, 'epochs over which the rate rises to lr', low=0)
+    warmup: int = setting(0, 'epochs over which the rate rises to lr', low=0, high=100_000)
 
     def __post_init__(self) -> None:
         validate(self, 'optim.')
@@ -72,7 +72,7 @@ class Augment:
 class Checkpoint:
     """When checkpoints are written and how many stay."""
 
-    seconds: float = setting(60.0, 'at least this time between two checkpoints', low=0)
+    seconds: float = setting(60.0, 'at least this time between two checkpoints', low=0, high=1e9)
     keep: int = setting(2, 'newest checkpoints that stay; a damaged one needs a predecessor', low=2, high=1000)
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class Recipe:
     A mapping is accepted for the nested parts: `Recipe(epochs=60, optim={'lr': 0.1})`.
     """
 
-    epochs: int = setting(240, 'epochs of the main phase', low=1, high=1_000_000)
+    epochs: int = setting(240, 'epochs of the main phase', low=1, high=100_000)
     batch: int = setting(64, 'rows of the global batch, whatever the number of devices', low=1, high=2**20)
     optim: Optim = dataclasses.field(default_factory=Optim)
     augment: Augment = dataclasses.field(default_factory=Augment)
@@ -109,7 +109,9 @@ class Recipe:
     dtype: str = setting('float32', 'dtype of the computation; values and parameters stay float32', choices=DTYPES)
     deterministic: bool = setting(False, 'deterministic operations on a GPU, at some cost in speed')
     chunk: int = setting(0, 'steps per program; 0: 1 on a CPU, 100 elsewhere', low=0, high=100_000)
-    eval_every: int = setting(1, 'epochs between two evaluations; the last epoch is always evaluated', low=1)
+    eval_every: int = setting(
+        1, 'epochs between two evaluations; the last epoch is always evaluated', low=1, high=100_000
+    )
     eval_batch: int = setting(500, 'images per evaluation batch', low=1, high=2**20)
     survey: bool = setting(True, 'at the end, record what both networks say of every training point')
     workers: int = setting(0, 'processes that read streamed images; 0: threads, one per core', low=0, high=1024)

@@ -279,6 +279,11 @@ class Run:
             self.teacher.fits(self.data)
         serving.refuse_unserved(self)
         epochs = self.policy.epochs(self.recipe.epochs)
+        if self.recipe.optim.warmup >= epochs:
+            raise ValueError(
+                f'optim.warmup is {self.recipe.optim.warmup} for {epochs} epochs: the rate never reaches optim.lr; '
+                'use fewer than the epochs'
+            )
         if self.data.train.streamed:  # a policy that keeps a copy of the images says so here
             jax.eval_shape(lambda: self.policy.init(self.num_points, table_rows(self.num_points), None))
         if (fewest := min(self.policy.keep_counts(self.num_points, epochs))) < batch:

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from kcd_jax.__main__ import main as kcd_jax_main
 from kcd_jax.commands import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -46,11 +47,28 @@ def one_line(process, code, says):
         ((f'--config={DIGITS}', '--config.epochs'), '--config.epochs needs a value'),
         ((f'--config={DIGITS}:temperature=0',), 'weights.temperature is 0'),
         ((f'--config={DIGITS}', '--wrkdir=x'), 'wrkdir'),
+        ((f'--config={DIGITS}', '--devices=-1'), '--devices=-1 is out of range'),
+        ((f'--config={DIGITS}', '--devices=100000'), '--devices=100000 is out of range'),
         ((f'--config={DIGITS}', '--config.policy.reuse=nowhere'), 'nowhere holds no knowledge/stage_*.npz'),
     ],
 )
 def test_bad_words_are_one_line(args, says):
     one_line(main(*args), 2, says)
+
+
+@pytest.mark.parametrize('platform', ['cuda', 'no_such_platform'])
+def test_a_platform_that_is_not_there_is_one_line(platform):
+    environment = {**os.environ, 'JAX_PLATFORMS': platform}
+    one_line(main(f'--config={QUICK}', '--check', env=environment), 2, f"no device for JAX_PLATFORMS='{platform}'")
+
+
+@pytest.mark.parametrize(
+    'words', ['data chek digits', 'report tabel x', 'networks --size=3', 'teacher imprt x', 'sweep --x', 'bench --x']
+)
+def test_every_command_refuses_bad_flags_in_one_line(words, capsys):
+    assert kcd_jax_main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == '' and err.startswith('error: ') and len(err.splitlines()) == 1
 
 
 def test_settings_are_split_from_the_flags():

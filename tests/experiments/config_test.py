@@ -126,6 +126,8 @@ def test_settings_by_full_keys():
         ('def get_config(arg):\n    return 3\n', 'returns a int'),
         ('def get_config(arg):\n    return {}["x"]\n', "KeyError: 'x'"),
         ('raise SystemError("no")\n', 'SystemError: no'),
+        ('raise SystemExit(3)\n', 'SystemExit: 3'),
+        ('def get_config(arg):\n    raise SystemExit(3)\n', 'SystemExit: 3'),
     ],
 )
 def test_a_file_that_is_not_a_config_is_refused_in_one_line(tmp_path, content, says):

@@ -32,6 +32,11 @@ REFUSED = [
     'dtype=float64', 'logits=scaled', 'stream=maybe', 'optim.name=sgdd', 'optim.schedule=step', 'teacher.lr=nan',
     'teacher.epochs=0', 'teacher.batch=0', 'teacher.seed=-1', 'teacher.num_points=-1', 'method=crd,size=0',
     'method=crd,num_negatives=0', 'method=crd,size=True', 'dataset=digit', 'student.name=5',
+    'temperature=1e-300', 'temperature=1e30', 'gamma=1e39', 'weights.beta=1e308', 'lr=1e30', 'weight_decay=1e9',
+    'optim.warmup=3', 'method=', 'policy=', 'dataset=', 'method=crd,size=1000000000',
+    'method=dkd,method.temperature=1e-30',
+    'method=wcord,num_negatives=1000000000', 'method=wcord,regulariser=1e-30', 'method=sskd,head_fraction=1e30',
+    'method=kr,prior_lr=1e30', 'policy.alpha=1e30',
 ]  # fmt: skip
 
 

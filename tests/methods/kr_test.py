@@ -293,7 +293,7 @@ def test_weights_come_from_the_posterior():
 @pytest.mark.parametrize(
     ('keywords', 'says'),
     [
-        ({'aggregate': 0}, 'aggregate is 0; use an integer 1 or more'),
+        ({'aggregate': 0}, 'aggregate is 0; use an integer from 1 to 1,000'),
         ({'mu': 'variance'}, "mu is 'variance'; use one of kernels, residual, one"),
         ({'sparse': 'record'}, "sparse is 'record'; use one of recode, drop"),
         ({'prior_lr': 0.0}, 'prior_lr is 0.0; use a number above 0'),
