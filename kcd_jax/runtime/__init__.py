@@ -1,1 +1,1 @@
-"""What a run stands on: processes, devices, checkpoints, files and the run's log."""
+"""Infrastructure of a run: processes, devices, checkpoints, files and logs."""

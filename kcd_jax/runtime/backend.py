@@ -1,4 +1,4 @@
-"""Settings of XLA that must be in the environment before the first JAX operation."""
+"""XLA flags, which must be set before the first JAX operation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from kcd_jax.runtime import files
 
 
 def add_xla_flags(flags: Sequence[str]) -> None:
-    """Adds flags to XLA_FLAGS in front of the user's own, which win.
+    """Prepends flags to XLA_FLAGS, so that the user's own take precedence.
 
-    XLA accepts either flags or the path of a file with flags there: anything that does not start with '-' is a path.
-    Flags put in front of a path would hide the file, so its content replaces it.
+    XLA_FLAGS holds either flags or, if it does not start with '-', the path of a file with flags. A path after other
+    flags would be ignored, so the file's content replaces it.
 
     Args:
       flags: such as '--xla_gpu_deterministic_ops=true'.

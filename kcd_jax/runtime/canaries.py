@@ -1,8 +1,8 @@
-"""Tiny programs with known answers: they find a jaxlib that computes wrong values on this machine.
+"""Small programs with known results, which detect a jaxlib that computes wrong values on this machine.
 
-Some released versions miscompile, silently. `check` refuses those that are known by name, runs one small program per
-kind of computation that a training needs, and compares each with NumPy. All inputs are small whole numbers, which
-every precision of a matrix product represents exactly, so a difference is a wrong program and not rounding.
+Some releases miscompile silently. `check` refuses known bad releases, then runs one small program per kind of
+computation in training and compares it with NumPy. All inputs are small integers, which every matrix product precision
+represents exactly, so a difference is a miscompilation and not rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KNOWN_BAD = {
 
 
 def matrix_product_by_row() -> tuple[np.ndarray, np.ndarray]:
-    """jax#39103: the last of 32,769 rows was computed from another row."""
+    """jax#39103: the last of 32,769 rows is computed from another row."""
     rows = np.zeros((32769, 3), np.float32)
     rows[:, 0] = np.arange(len(rows)) % 251
     found = jax.jit(jax.vmap(lambda row: jnp.sum((jnp.eye(3) @ row) ** 2)))(rows)
@@ -38,7 +38,7 @@ def matrix_product_by_row() -> tuple[np.ndarray, np.ndarray]:
 
 
 def grouped_convolution() -> tuple[np.ndarray, np.ndarray]:
-    """Depthwise, 3 x 3, stride 2, padded: a kernel for each channel."""
+    """A padded depthwise 3 x 3 convolution of stride 2."""
     images, kernel = _integers((2, 9, 9, 8)), _integers((3, 3, 1, 8))
 
     @jax.jit
@@ -57,14 +57,14 @@ def grouped_convolution() -> tuple[np.ndarray, np.ndarray]:
 
 
 def scatter_with_duplicates() -> tuple[np.ndarray, np.ndarray]:
-    """Adds to rows of a table, some of them several times, and drops what lies behind its end."""
+    """Adds to rows of a table, some repeatedly, and drops indices beyond its end."""
     index, values = np.arange(1000, dtype=np.int32) * 7 % 130, _integers((1000,))
     found = jax.jit(lambda index, values: jnp.zeros(128).at[index].add(values, mode='drop'))(index, values)
     return np.asarray(found), np.bincount(index, values, 130)[:128].astype(np.float32)
 
 
 def sort_with_ties() -> tuple[np.ndarray, np.ndarray]:
-    """Sorts by value and then by index, which no tie may change."""
+    """Sorts by value, then by index."""
     values = _integers((5000,))
 
     @jax.jit
@@ -75,7 +75,7 @@ def sort_with_ties() -> tuple[np.ndarray, np.ndarray]:
 
 
 def large_sums() -> tuple[np.ndarray, np.ndarray]:
-    """The sum and the sum of squares of 4,096 rows per channel, as BatchNorm takes them."""
+    """The sum and the sum of squares of 4,096 rows per channel, as in BatchNorm."""
     rows = _integers((4096, 16))
     found = jax.jit(lambda rows: jnp.stack([rows.sum(0), (rows * rows).sum(0)]))(rows)
     return np.asarray(found), np.stack([rows.sum(0), (rows * rows).sum(0)])
@@ -85,7 +85,7 @@ PROGRAMS = (matrix_product_by_row, grouped_convolution, scatter_with_duplicates,
 
 
 def _integers(shape: tuple[int, ...]) -> np.ndarray:
-    """Small whole numbers as float32, the same in every call."""
+    """Small integers as float32, the same in every call."""
     return np.random.RandomState(0).randint(-4, 5, shape).astype(np.float32)
 
 
@@ -93,10 +93,10 @@ def failures(programs: tuple[Callable[[], tuple[np.ndarray, np.ndarray]], ...] =
     """Runs every program on the first device of this process.
 
     Args:
-      programs: functions that return (what the device computed, the right answer).
+      programs: functions that return (the device's result, the expected result).
 
     Returns:
-      One phrase for each program whose answer is wrong: its name, what was found and what is right.
+      One phrase per program with a wrong result: its name, the result and the expected value.
     """
     wrong = []
     with jax.default_device(jax.local_devices()[0]):
@@ -113,13 +113,13 @@ def failures(programs: tuple[Callable[[], tuple[np.ndarray, np.ndarray]], ...] =
 
 
 def check() -> None:
-    """Refuses a jaxlib that is known, or found, to compute wrong values on this machine.
+    """Refuses a jaxlib that is known or found to compute wrong values on this machine.
 
-    The programs run once per machine, version, backend and XLA_FLAGS; that they passed is remembered in the cache
-    folder. With several processes each checks its own machine.
+    The programs run once per machine, version, backend and XLA_FLAGS; a pass is recorded in the cache folder. With
+    several processes, each checks its own machine.
 
     Raises:
-      ValueError: one line: what is wrong, in which jaxlib, and what to install.
+      ValueError: what is wrong, in which jaxlib, and what to install.
     """
     version, backend = jaxlib.__version__, jax.default_backend()
     backends, reason = KNOWN_BAD.get(version, ((), ''))
@@ -133,11 +133,11 @@ def check() -> None:
     try:
         files.write_text(passed, '\n'.join(program.__name__ for program in PROGRAMS) + '\n')
     except OSError:
-        return  # a cache that cannot be written: the next start checks again
+        return  # without a writable cache, the next start checks again
 
 
 def _record(version: str, backend: str) -> pathlib.Path:
-    """The file whose existence says that the programs passed here."""
+    """The file that records a pass on this machine."""
     kind = jax.local_devices()[0].device_kind
     machine = (platform.node(), platform.machine(), backend, kind, os.environ.get('XLA_FLAGS', ''))
     source = pathlib.Path(__file__).read_bytes()

@@ -1,12 +1,11 @@
 """Augmentation on the device: mix, resize, flip, the method's views, crop.
 
-How a point is seen in an epoch, its *view*, is a pure function of (seed, epoch, point): the same for resident and
-streamed data, for any batch size and any number of devices. A mixed point and its partner are seen through one view:
-they are mixed first. `apply_view` is the one function that turns images into what networks see in training.
+The augmentation of a point in an epoch, its *view*, is a pure function of (seed, epoch, point): the same for resident
+and streamed data, any batch size and any number of devices. A point and its partner are mixed first and share one view.
+`apply_view` is the only function that turns images into the networks' training input.
 
-The papers' CIFAR recipe (RepDistiller, KCD, UNIX) is a horizontal flip with probability 1/2 and a crop of the image's
-own size out of 4 pixels of black padding, black being 0 before the networks normalise. ImageNet's is a random resized
-crop and the flip.
+The papers' CIFAR recipe (RepDistiller, KCD, UNIX) is a horizontal flip with probability 1/2 and a random crop after
+padding by 4 pixels of 0, before the networks normalise. ImageNet's is a random resized crop and the flip.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ ASPECT = (3 / 4, 4 / 3)  # width over height of a random resized crop, as in eve
 
 @struct.dataclass
 class View:
-    """How each row of a batch is seen.
+    """The augmentation of each row of a batch.
 
     Attributes:
       rows: i32[B, 1 + 2V], [flip, dy_1, dx_1, ..., dy_V, dx_V] for the V views of a point. flip is 0 or 1; dy and dx in
-        [0, 2 * pad] are the corner of the crop in the padded image, (pad, pad) being the image itself.
-      part: f32[B, 4] in [0, 1), what a random resized crop is computed from: its size, its aspect and its place (x, y).
-        None without one.
+        [0, 2 * pad] are the corner of the crop in the padded image; (pad, pad) is the image itself.
+      part: f32[B, 4] in [0, 1), the random numbers of a resized crop: size, aspect and position (x, y). None without
+        one.
     """
 
     rows: Array
@@ -41,12 +40,12 @@ class View:
 def draw_view(
     key: Array, index: Array, *, num_views: int = 1, pad: int = 4, flip: bool = True, resized: bool = False
 ) -> View:
-    """The views of some points in an epoch, each a function of the key and the point alone.
+    """The views of points in an epoch, each a function of the key and the point alone.
 
     Args:
       key: `stream(run key, 'view', epoch)`.
       index: i32[B], the points.
-      num_views: V, views per point; each has a crop of its own.
+      num_views: V, views per point, each with its own crop.
       pad: pixels of padding; 0 for no crop.
       flip: whether points are mirrored, with probability 1/2.
       resized: whether a random resized crop is drawn.
@@ -63,7 +62,7 @@ def draw_view(
         rows=jnp.concatenate([flips.astype(jnp.int32), corners.astype(jnp.int32)], axis=1),
         part=uniform[:, 1:5] if resized else None,
     )
-    return jax.lax.optimization_barrier(view)  # else XLA may fuse the draw into the images and repeat it per pixel
+    return jax.lax.optimization_barrier(view)  # or XLA may fuse the draw into the images and repeat it per pixel
 
 
 def apply_view(
@@ -76,17 +75,16 @@ def apply_view(
     views: Callable[[Array], Array] | None = None,
     area: tuple[float, ...] = (),
 ) -> Array:
-    """The images as networks see them: mixed, resized, flipped, multiplied by the method's views, cropped.
+    """The networks' input: images mixed, resized, flipped, expanded to the method's views, cropped.
 
     Args:
       view: of the B points.
       image: u8[B, H, W, C].
-      partner: u8[B, H, W, C], what is mixed in; None where nothing is.
+      partner: u8[B, H, W, C], what is mixed in; None for no mixing.
       epsilon: f32[B] in [0, 1], the partner's share of the pixels.
       pad: pixels of padding of the crop, 0 for none; as in `draw_view`.
       views: f32[B, H, W, C] -> f32[V * B, H, W, C] (`Method.views`), the views of a point adjacent.
-      area: bounds of the random resized crop's share of the image; () for none, or where the images were cut when they
-        were read.
+      area: bounds of the area fraction of the random resized crop; () for none, or if images are cropped when read.
 
     Returns:
       f32[V * B, H, W, C] in [0, 1].
@@ -108,12 +106,12 @@ def apply_view(
 
 
 def to_float(image: Array) -> Array:
-    """u8 in 0..255 -> f32 in [0, 1]; XLA multiplies by 1/255, which may differ from the division in the last bit."""
+    """u8 in 0..255 -> f32 in [0, 1]; XLA multiplies by 1/255, which may differ from division in the last bit."""
     return image.astype(jnp.float32) / 255.0
 
 
 def mix(image: Array, partner: Array, epsilon: Array) -> Array:
-    """The kept point with a share of its partner: (1 - epsilon) * image + epsilon * partner (KCD Eq. 14).
+    """Mixes kept points with their partners: (1 - epsilon) * image + epsilon * partner (KCD Eq. 14).
 
     Args:
       image: f32[B, H, W, C], the kept points.
@@ -128,12 +126,12 @@ def mix(image: Array, partner: Array, epsilon: Array) -> Array:
 
 
 def mirror(image: Array, mirrored: Array) -> Array:
-    """The rows of [B, H, W, C] where `mirrored` bool[B] holds, left to right; any dtype."""
+    """Flips the rows of [B, H, W, C] for which `mirrored` bool[B] is True left to right; any dtype."""
     return jnp.where(mirrored[:, None, None, None], image[:, :, ::-1], image)
 
 
 def crop(image: Array, corner: Array, pad: int) -> Array:
-    """The window of H x W at a corner of the image with `pad` black (0) pixels around it; any dtype.
+    """The H x W window at a corner of the image padded by `pad` pixels of 0; any dtype.
 
     Args:
       image: [B, H, W, C].
@@ -156,13 +154,13 @@ def crop(image: Array, corner: Array, pad: int) -> Array:
 def resized_crop(image: Array, part: Array, area: tuple[float, float], aspect: tuple[float, float] = ASPECT) -> Array:
     """A part of each row of f32[B, H, W, C], scaled back to H x W: the crop of the ImageNet recipes.
 
-    A part that would be longer than a side of the image is cut to that side; Inception's recipe draws again instead.
+    A part longer than a side of the image is clipped to it; Inception's recipe draws again instead.
 
     Args:
       image: f32[B, H, W, C].
       part: f32[B, 4] in [0, 1): size, aspect, x and y of the part (`View.part`).
-      area: bounds of the part's share of the image; the share is uniform between them.
-      aspect: bounds of its width over its height, log-uniform.
+      area: bounds of the part's fraction of the image area, which is uniform.
+      aspect: bounds of its width over its height, which is log-uniform.
 
     Returns:
       f32[B, H, W, C], linearly interpolated, with antialiasing where it shrinks.

@@ -15,13 +15,13 @@ from kcd_jax.contracts import Network, PyTree
 from kcd_jax.runtime import inflight, sharding
 from kcd_jax.training import feed, step
 
-EMBEDDING_BYTES = 2**32  # of the embeddings of one survey; ImageNet's 1.28 million of 512 numbers are 2.6e9
+EMBEDDING_BYTES = 2**32  # limit for the embeddings of a survey; ImageNet's 1.28 million of width 512 take 2.6e9
 
 _RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'}
 
 
 class Evaluator:
-    """Accuracy of a network on the held-out images, every image counted once, in one compiled step."""
+    """Evaluates networks on the held-out images of a split."""
 
     def __init__(self, split: data.Split, batch: int, mesh: Mesh, workers: int = 0):
         self.batches = feed.HeldOut(split, batch, mesh, workers)
@@ -41,7 +41,7 @@ class Evaluator:
     def __call__(
         self, name: str, network: Network, variables: PyTree, teacher_logits: list[jax.Array] | None = None
     ) -> tuple[dict[str, float], list[jax.Array]]:
-        """({'accuracy', 'loss', ...}, logits of each batch) of `network`; `name` keys the compiled program."""
+        """({'accuracy', 'loss', ...}, logits of each batch) of `network`; `name` identifies the compiled program."""
         sums, all_logits, pending = [], [], inflight.Inflight()
         for number, arrays in enumerate(self.batches):
             wanted = None if teacher_logits is None else teacher_logits[number]
@@ -60,9 +60,9 @@ class Evaluator:
     def read(
         self, name: str, network: Network, variables: PyTree, split: data.Split, teacher_logits: list[jax.Array] | None
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the program that evaluates.
+        """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the evaluation program.
 
-        The embedding is None where the network has none, or where all of them would be larger than `EMBEDDING_BYTES`.
+        The embedding is None if the network has none, or if all of them would take more than `EMBEDDING_BYTES`.
         """
         unused = None if teacher_logits is None else teacher_logits[0]
         entropy, embed, start = np.empty(len(split), np.float32), None, 0

@@ -1,7 +1,7 @@
-"""How points reach the devices: from their own copy, or streamed batch by batch.
+"""How points reach the devices: resident on them, or streamed batch by batch.
 
-Both feeders of training have the same interface: `epoch` yields (steps, supply), and `step.run_chunk` takes that many
-steps over the supply. Order, batches and everything that follows are the same.
+Both feeders have the same interface: `epoch` yields (steps, supply), and `step.run_chunk` takes that many steps on the
+supply. Both give the same batches in the same order.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ from kcd_jax.data import Split, stream
 from kcd_jax.runtime import sharding
 from kcd_jax.training import step
 
-_AHEAD = 2  # batches on their way to the devices while one is trained on
+_AHEAD = 2  # batches transferred ahead of the one that is trained on
 
 
 class Resident:
-    """All points on every device, as bytes; the host sends nothing.
+    """All points on every device, as uint8; nothing is transferred during an epoch.
 
-    labels: i32[N], padded as the table's rows. chunk: steps a program.
+    Args:
+      split: the training points.
+      labels: i32[N], padded to the rows of the value table.
+      chunk: steps per program.
+      mesh: of the devices.
     """
 
     def __init__(self, split: Split, labels: np.ndarray, chunk: int, mesh: Mesh):
@@ -37,7 +41,7 @@ class Resident:
     def epoch(
         self, order: jax.Array, plan: Plan, epoch: int, done: int, steps: int
     ) -> Iterator[tuple[int, step.Points]]:
-        """(steps a program, what they need) of the rest of an epoch, `done` of whose `steps` are finished."""
+        """Yields (steps per program, their data) for the rest of an epoch after `done` of its `steps`."""
         del order, plan, epoch
         while done < steps:
             length = self.chunk if steps - done >= self.chunk else 1
@@ -46,9 +50,16 @@ class Resident:
 
 
 class Streamed:
-    """Points that are read by index, a few batches ahead; each process reads the rows of its own devices.
+    """Points read by index, a few batches ahead; each process reads the rows of its own devices.
 
-    labels: i32[N]. batch: of all devices. mixes: whether the policy mixes partners in.
+    Args:
+      split: the training points.
+      labels: i32[N].
+      batch: rows of the global batch.
+      mesh: of the devices.
+      seed: of the run, for random crops while reading.
+      workers: processes that read; 0: threads.
+      mixes: whether the policy mixes partners in.
     """
 
     def __init__(
@@ -60,10 +71,10 @@ class Streamed:
     def epoch(
         self, order: jax.Array, plan: Plan, epoch: int, done: int, steps: int
     ) -> Iterator[tuple[int, step.RawBatch]]:
-        """As `Resident.epoch`. Read are the first `steps * batch` points of the order, and what is mixed into them."""
+        """As `Resident.epoch`; reads the first `steps * batch` points of the order and their partners."""
         order, partners, epsilon = jax.device_get((order, plan.partner, plan.epsilon))
         index, rows = order[: steps * self.batch].reshape(steps, self.batch), sharding.local_rows(self.mesh, self.batch)
-        if len(rows) < self.batch:  # of several processes; the rows of one are no copy
+        if len(rows) < self.batch:  # several processes; a single one needs no copy
             index = index[:, rows]
         partner = index
         if self.mixes:
@@ -84,7 +95,7 @@ class Streamed:
 
 
 def _ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items, each asked for early: transfers run while the devices compute."""
+    """The same items, requested early so that transfers overlap with computation."""
     waiting = []
     for item in items:
         waiting.append(item)
@@ -94,9 +105,9 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
 
 
 class HeldOut:
-    """The batches that are evaluated, (images, labels, valid), every image once, the last batch padded.
+    """Evaluation batches (images, labels, valid): every image once, with a padded last batch.
 
-    Images in memory stay on the devices (with `keep`); streamed ones are read at every evaluation.
+    With `keep`, images in memory stay on the devices; streamed images are read at every evaluation.
     """
 
     def __init__(self, split: Split, batch: int, mesh: Mesh, workers: int = 0, keep: bool = True):

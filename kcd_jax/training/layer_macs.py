@@ -1,4 +1,4 @@
-"""The textbook count of a network's multiply-accumulates, layer by layer: what checks the count from the jaxpr."""
+"""The textbook count of a network's multiply-accumulates, layer by layer, to check the count from the jaxpr."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kcd_jax.networks.layers import Conv, Dense, GroupedConv
 def forward_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of one image's forward pass by its `Conv`, `GroupedConv` and `Dense` layers.
 
-    A convolution costs kernel^2 * (channels in / groups) * channels out a position of its output, a linear layer
-    features in * features out. Other layers are not counted. Nothing is computed.
+    A convolution costs kernel^2 * (channels in / groups) * channels out per output position, a linear layer features in
+    * features out. Other layers are not counted. Nothing is computed.
     """
     total = 0
 
@@ -32,6 +32,6 @@ def forward_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
             total += sum(math.prod(y.shape) * x.shape[-1] for x, y in zip(args[0], outputs, strict=True))
         return outputs
 
-    with nn.intercept_methods(counting):  # drawing the parameters runs the module once, on one image of shapes
+    with nn.intercept_methods(counting):  # initialisation calls the module once, on one abstract image
         jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
     return total

@@ -1,4 +1,4 @@
-"""Multiply-accumulates, counted from what JAX will run; `python -m kcd_jax cost` shows what they are for."""
+"""Multiply-accumulates, counted from jaxprs; `python -m kcd_jax cost` lists them by pass."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import jax
 from jax.extend import core as jex_core
 
-# The functions of networks/convolution.py that write a depthwise convolution as shifted products: the operand or
-# result whose every element costs a kernel's taps ('out' is the result), and how many taps there are.
+# Functions of networks/convolution.py that write a depthwise convolution as shifted products, with their count: the
+# elements of an operand or result times the taps of the kernel.
 _DEPTHWISE: dict[str, Callable[[Any], int]] = {
     'depthwise_forward': lambda eqn: _size(eqn.outvars[0]) * _taps(eqn.invars[1]),
     'depthwise_input_gradient': lambda eqn: _size(eqn.invars[0]) * _taps(eqn.invars[1]),
@@ -38,11 +38,11 @@ def count(fn: Callable[..., Any], *abstract_args: Any) -> int:
 
 
 def by_scope(closed: jex_core.ClosedJaxpr) -> Counts:
-    """Multiply-accumulates of a traced program, by the `jax.named_scope`s that they stand in.
+    """Multiply-accumulates of a traced program, by `jax.named_scope`.
 
-    Biases, normalisation, pooling and activations are not counted, nor is what no result depends on: the compiler
-    leaves it out. Zeros that a strided convolution's gradient puts between pixels are not multiplied. A scan's body
-    counts once a step, a conditional its dearest branch, and a while loop of unknown length once.
+    Biases, normalisation, pooling and activations are not counted, nor are dead operations, which the compiler removes.
+    Multiplications by the zeros that the gradient of a strided convolution inserts are not counted. A scan's body
+    counts once per step, a conditional as its most expensive branch, and a while loop once.
 
     Returns:
       {scope: count}, the scope as JAX writes it: '/student_forward/...', '/transpose(jvp(student_forward))/...'.
@@ -53,12 +53,14 @@ def by_scope(closed: jex_core.ClosedJaxpr) -> Counts:
 
 
 def _visit(jaxpr: Any, used: Sequence[bool], scope: str, times: int, counts: Counts) -> list[bool]:
-    """Adds the live equations' products to `counts`; returns which inputs they need.
+    """Adds the products of live equations to `counts`; returns which inputs they need.
 
     Args:
-      used: of the outputs, which are needed.
-      scope: that this jaxpr stands in.
+      jaxpr: to visit.
+      used: whether each output is needed.
+      scope: of this jaxpr.
       times: how often it runs.
+      counts: updated in place.
     """
     live = {var for var, needed in zip(jaxpr.outvars, used, strict=True) if needed and _is_variable(var)}
     for eqn in reversed(jaxpr.eqns):
@@ -96,7 +98,7 @@ def _products(eqn: Any) -> int | None:
     """Multiply-accumulates of an equation that is one convolution or matrix product; None for others."""
     name, params = eqn.primitive.name, eqn.params
     if name == 'conv_general_dilated':
-        # The kernel's shape is by dimension_numbers; its size without the output channels is a product for each output.
+        # Each output costs the kernel's size without its output channels, whose axis dimension_numbers gives.
         kernel = eqn.invars[1].aval.shape
         products = math.prod(kernel) // kernel[params['dimension_numbers'].rhs_spec[0]]
         inserted = math.prod(params['lhs_dilation'])
@@ -121,7 +123,7 @@ def _jaxprs(value: Any) -> list[Any]:
 
 
 def _same_ends(jaxpr: Any, eqn: Any) -> bool:
-    """Whether an equation only calls the jaxpr: its inputs and outputs are the jaxpr's, one by one."""
+    """Whether the jaxpr has as many inputs and outputs as the equation, as in a call."""
     return (len(jaxpr.invars), len(jaxpr.outvars)) == (len(eqn.invars), len(eqn.outvars))
 
 

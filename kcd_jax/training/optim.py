@@ -1,7 +1,7 @@
-"""Optimisers as PyTorch defines them, as optax chains without the learning rate, and learning rates by epoch.
+"""PyTorch's optimisers as optax chains without the learning rate, and learning rate schedules by epoch.
 
-The learning rate is a host float of the phase's epoch (counted from 0), handed to the step as an array: it follows the
-epochs however many steps they have left, and a change compiles nothing.
+A schedule maps the phase's epoch (from 0) to a Python float, which is passed to the step as an array. It follows
+epochs, whatever their number of steps, and a change does not recompile.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LearningRate = Callable[[int], float]
 def sgd(momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False) -> optax.GradientTransformation:
     """PyTorch's SGD without the learning rate: g += wd * w; m = mu * m + g (m = g at first); the update is m.
 
-    With Nesterov's momentum the update is g + mu * m. Weight decay applies to every parameter that is passed,
-    including scales and biases.
+    With Nesterov momentum the update is g + mu * m. Weight decay applies to all parameters, including scales and
+    biases.
 
     Args:
       momentum: mu in [0, 1).
@@ -44,7 +44,7 @@ def sgd(momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False
 def adam(
     b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
-    """PyTorch's Adam without the learning rate (decay added to the gradient, not decoupled).
+    """PyTorch's Adam without the learning rate, with weight decay added to the gradient, not decoupled.
 
     g += wd * w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     the update is m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
@@ -75,7 +75,7 @@ def adam(
         count = state.count + jnp.ones((), jnp.int32)
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
-        # 1 - b^t by expm1: the difference itself would lose four digits at the first steps.
+        # 1 - b^t by expm1: the plain difference loses four digits in the first steps.
         correct1, correct2 = (-jnp.expm1(count.astype(jnp.float32) * math.log(b)) for b in (b1, b2))
         updates = jax.tree.map(
             lambda m, v: (m / correct1.astype(m.dtype)) / (jnp.sqrt(v / correct2.astype(v.dtype)) + eps), mu, nu
@@ -99,7 +99,7 @@ def apply(
       transform: from `sgd`, `adam` or optax, without the learning rate.
       lr: f32[].
       grads, state, params: as `transform.update` takes them.
-      **extra: further arguments of transformations that take some.
+      **extra: extra arguments of the transformation.
 
     Returns:
       (params, state).
@@ -128,8 +128,8 @@ def step_drops(lr: float, drops: Sequence[int], factor: float = 0.1) -> Learning
 
     Args:
       lr: initial rate, > 0.
-      drops: epochs from 0, each the first one at the lower rate. (150, 180, 210) is what the papers call "after epoch
-        150, 180, 210", counting from 1.
+      drops: epochs from 0, each the first one at the lower rate. (150, 180, 210) is the papers' "after epoch 150, 180,
+        210", counted from 1.
       factor: of each drop, > 0.
 
     Raises:
@@ -146,7 +146,7 @@ def cosine(lr: float, epochs: int, final: float = 0.0) -> LearningRate:
     Args:
       lr: initial rate, > 0.
       epochs: length of the half cosine, >= 1.
-      final: rate that epoch `epochs` and later ones have.
+      final: rate from epoch `epochs` on.
 
     Raises:
       ValueError: `lr` is not a finite number above 0, or `epochs` is below 1.

@@ -1,4 +1,4 @@
-"""How long the scoring pass of policies that choose inside the batch takes (UNIX)."""
+"""Time of the scoring pass of policies that select within the batch (UNIX)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from kcd_jax.contracts import Network, PyTree
 from kcd_jax.runtime import sharding
 
-CALLS = 10  # that are timed
+CALLS = 10  # timed calls
 
 
 def seconds(network: Network, variables: PyTree, shape: tuple[int, ...], mesh: Mesh) -> tuple[float, float]:
-    """(seconds of compiling it, seconds of one pass): the network in train mode on a batch of black images.
+    """(seconds to compile, seconds per pass) of the network in train mode on a batch of black images.
 
-    In training the pass lies inside the step's program, which has one clock: so it is timed here by itself. An
-    estimate, for inside the step it may share work with others.
+    In training the pass is part of the step's program and cannot be timed there. Timing it alone is an estimate: inside
+    the step it may share work with other passes.
 
     Args:
       network, variables: of the student.

@@ -1,4 +1,4 @@
-"""How a TrainState is created."""
+"""Creates a TrainState."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kcd_jax.contracts import (
 )
 from kcd_jax.trees import leaf_paths, select
 
-# What every step reports; a method's own metrics are added by their names.
+# Metrics of every step; a method's own are added by name.
 METRICS = ('loss', 'ce', 'kd', 'extra', 'accuracy', 'entropy', 'teacher_entropy')
 
 
@@ -60,13 +60,13 @@ def create(
       key: the run's base key.
       student: the network.
       method, policy, phases: of the run.
-      setup: what the method may look at.
+      setup: the method's input for its initialisation.
       images: u8[num_points, H, W, 3] for policies that keep a copy, or None.
       metric_names: the method's own metrics, in addition to `METRICS`.
       student_variables: a start other than the network's own initialisation.
 
     Raises:
-      ValueError: the method does not suit the pair of networks; two updates share an optimiser's label.
+      ValueError: the method does not support the pair of networks, or two updates share an optimiser's label.
     """
     if student_variables is None:
         student_variables = student.init(stream(key, 'student', 0), setup.image_shape)
@@ -107,7 +107,7 @@ def create(
 
 
 def strong(tree: PyTree) -> PyTree:
-    """The tree with no weakly typed leaf: one would recompile the step. NumPy's arrays never are, and stay."""
+    """The tree without weakly typed leaves, which would recompile the step. NumPy arrays are never weakly typed."""
 
     def typed(x: Any) -> Any:
         whole = isinstance(x, np.ndarray) or jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
@@ -117,27 +117,27 @@ def strong(tree: PyTree) -> PyTree:
 
 
 def copy_to(tree: PyTree, where: jax.sharding.Sharding) -> PyTree:
-    """Copies of the arrays in buffers of their own, placed by `where`, without passing through the host.
+    """Copies arrays into new buffers with sharding `where`, without passing through the host.
 
-    A new plan needs this before it joins the state: the state is donated to the next step, donation refuses shared
-    buffers, and a policy may return one array twice or an array that the state already holds.
+    A new plan is copied before it joins the state: the state is donated to the next step, donation refuses shared
+    buffers, and a policy may return one array twice or an array that is already in the state.
 
     Args:
       tree: arrays on the devices of `where`, or on the host.
       where: the sharding of every result.
 
     Returns:
-      The same tree; no two leaves share a buffer, nor does one with `tree`.
+      The same tree; its leaves share no buffers with each other or with `tree`.
     """
     return _copier(where)(tree)
 
 
 @functools.lru_cache(maxsize=8)
 def _copier(where: jax.sharding.Sharding) -> Callable[[PyTree], PyTree]:
-    # Without the copies, jit would return an input that it only passes on as the same array.
+    # Without jnp.copy, jit would return an input that passes through unchanged as the same array.
     return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=where)
 
 
 def parameter_count(variables: PyTree) -> int:
-    """Trainable numbers in a network's 'params'."""
+    """Number of trainable parameters in a network's 'params'."""
     return sum(leaf.size for leaf in leaf_paths(variables['params']).values())

@@ -1,6 +1,6 @@
-"""Pure steps: the order of an epoch, one training step, a chunk of them, one evaluation step.
+"""Pure functions: the order of an epoch, one training step, a chunk of steps, one evaluation step.
 
-Nothing here touches the disk, the host's clock or global state; `train.py` compiles these and drives them.
+Nothing here touches the disk, the host's clock or global state; `trainer.py` compiles and calls these functions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TOP5_CLASSES = 20  # report top-5 accuracy only from this many classes on
 
 @struct.dataclass
 class Points:
-    """The resident data: u8[N, H, W, 3] images and i32[N] labels of every table row (padding rows are zeros)."""
+    """Resident data: u8[N, H, W, 3] images and i32[N] labels of all table rows, with zeros in padding rows."""
 
     images: Array
     labels: Array
@@ -48,7 +48,7 @@ class Points:
 
 @struct.dataclass
 class RawBatch:
-    """The points of a step before mixing and augmentation; `partner_image` equals `image` where nothing is mixed."""
+    """The points of a step before mixing and augmentation; unmixed points have `image` as their `partner_image`."""
 
     index: Array
     image: Array
@@ -61,7 +61,7 @@ class Taught:
     """The teacher's answers for the steps of a slice of an epoch.
 
     Attributes:
-      rows: f32[S, V * B, width] by step, K logits and perhaps the embedding; split over the devices by rows.
+      rows: f32[S, V * B, width] by step, K logits and optionally the embedding; split over the devices by rows.
       first: i32[], the step of the epoch that `rows[0]` belongs to.
     """
 
@@ -77,18 +77,22 @@ class Taught:
 
 @dataclasses.dataclass(frozen=True)
 class StepSpec:
-    """What is static in a training step.
+    """The static part of a training step.
 
     Attributes:
-      teacher: None when no teacher forward is needed.
+      student: the network that is trained.
+      teacher: None if no teacher forward runs inside the step.
+      method: of the run.
+      policy: of the run.
       weights: of the main update.
       batch: rows of the global batch.
-      crop: pixels of padding of the random crop, 0 for none.
+      num_classes: K.
+      crop: padding of the random crop in pixels; 0 for none.
       flip: whether images are mirrored at random.
-      area: bounds of the random resized crop's share of the image, () for none.
-      view_seed: the seed of the views; -1: the run's own.
+      area: bounds of the area fraction of a random resized crop; () for none.
+      view_seed: seed of the views; -1: the run's.
       logits: 'plain' or 'standardised', for the KD term.
-      constrain: pins an array's rows to the mesh (identity without one).
+      constrain: shards the rows of an array over the mesh; the identity without one.
     """
 
     student: Network
@@ -110,10 +114,10 @@ class StepSpec:
 
 
 def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
-    """The points of an epoch, kept ones first in random order: i32[N], a pure function of (key, epoch, plan).
+    """The order of the points in an epoch, i32[N]: kept points first, shuffled; a pure function of (key, epoch, plan).
 
-    Every point draws 31 random bits; the dropped ones get the top bit on top; one sort by (bits, index). The result is
-    the same on any number of devices, and independent of the batch.
+    Every point draws 31 random bits, the top bit is set for dropped points, and one sort by (bits, index) gives the
+    order. It does not depend on the number of devices or the batch size.
     """
     rows = plan.order.shape[0]
     kept = jnp.zeros(rows, jnp.bool_).at[plan.order].set(jnp.arange(rows) < plan.num_keep)
@@ -123,7 +127,7 @@ def epoch_order(key: Array, plan: Plan, epoch: Array) -> Array:
 
 
 def pool_of(policy_state: PyTree) -> Array | None:
-    """u8[N, H, W, 3]: the images of a policy that mixes for good, in place of the data set's; None without one."""
+    """u8[N, H, W, 3]: the image pool of a policy that mixes permanently, used instead of the data set's; else None."""
     return policy_state.get('pool') if isinstance(policy_state, Mapping) else None
 
 
@@ -133,7 +137,7 @@ def view_key(key: Array, epoch: int | Array, seed: int) -> Array:
 
 
 def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: StepSpec) -> RawBatch:
-    """The next batch of the epoch: gathered from resident points (or the policy's own pool), or as it was streamed."""
+    """The next batch of the epoch: gathered from resident points or the policy's pool, or the streamed batch itself."""
     if isinstance(points, RawBatch):
         return points
     index = jax.lax.dynamic_slice(order, (state.done * spec.batch,), (spec.batch,))
@@ -149,7 +153,7 @@ def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: Step
 
 
 def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
-    """The batch as the networks see it: mixed with the partners (KCD Eq. 14), through the views of this epoch."""
+    """The networks' input: the batch mixed with partners (KCD Eq. 14) and augmented by this epoch's views."""
     method, mixes = spec.method, spec.policy.mixes
     view = augment.draw_view(
         view_key(state.key, state.epoch, spec.view_seed),
@@ -179,7 +183,7 @@ def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
 
 
 def _restore_outside(new: PyTree, old: PyTree, patterns: tuple[str, ...]) -> PyTree:
-    """The running statistics `new` where the student's path matches, else `old`."""
+    """The running statistics: `new` for paths of the student that match, else `old`."""
 
     def student_path(path: str) -> str:
         return 'student/' + path.split('/', 1)[-1]
@@ -197,9 +201,9 @@ def train_step(
     phase: Phase,
     taught: Taught | None = None,
 ) -> tuple[TrainState, Array]:
-    """One step: mix, augment, teacher forward, student forward, the phase's updates in turn, record the value.
+    """One step: mix, augment, teacher forward, student forward, the phase's updates one by one, record values.
 
-    The passes stand in named scopes, by which profilers and the cost ledger (`ledger.parts`) know them.
+    The passes are in named scopes, which profilers show and the cost ledger (`ledger.parts`) reads.
 
     Args:
       state: before the step.
@@ -207,9 +211,10 @@ def train_step(
       lrs: {label: f32[]} learning rates.
       teacher_variables: frozen.
       spec, phase: static.
+      taught: the teacher's answers if it runs before the steps of the epoch, else None.
 
     Returns:
-      The state after it (`metrics` are sums over the epoch, reset at the epoch's first step) and the loss f32[].
+      The state after the step (`metrics` are sums over the epoch, reset at its first step) and the loss f32[].
     """
     step_key = stream(state.key, 'step', state.step)
     policy_key, *update_keys = jax.random.split(step_key, 1 + len(phase.updates))
@@ -223,7 +228,7 @@ def train_step(
         outputs, new_state = spec.student.apply({'params': params, **model_state}, image, train)
         return outputs, _restore_outside(new_state, model_state, phase.train_mode)
 
-    # The scoring pass of policies that choose inside the batch: its running statistics are kept (UNIX, METHODS 2.1).
+    # The scoring pass of policies that select within the batch; it updates running statistics (UNIX, METHODS 2.1).
     if spec.policy.in_batch is not None and phase.record:
         scores = jnp.zeros((spec.batch, 1), jnp.float32)
         if spec.policy.scores:
@@ -245,7 +250,7 @@ def train_step(
     kept_state, recorded, per_point, terms, bad = model_state, None, None, {}, jnp.zeros((), jnp.bool_)
     forward = None
     for update, key in zip(phase.updates, update_keys, strict=True):
-        if forward is None:  # once per version of the student's parameters: XLA does not merge duplicate forwards
+        if forward is None:  # once per change of the student's parameters: XLA does not merge equal forward passes
 
             def apply_now(student_params):
                 with jax.named_scope('student_forward'):
@@ -284,7 +289,7 @@ def train_step(
             return loss_fn(outputs, now['method'])[0]
 
         transform = phase.optimisers[update.label].transform
-        hvp = functools.partial(hessian_vector_product, moved_loss, moved)  # nothing is computed unless it is called
+        hvp = functools.partial(hessian_vector_product, moved_loss, moved)  # costs nothing unless it is called
         moved, opt_state[update.label] = optim.apply(
             transform, lrs[update.label], grads, opt_state[update.label], moved, hvp=hvp
         )
@@ -324,7 +329,7 @@ def train_step(
 
 
 def hessian_vector_product(loss: Callable[[PyTree], Array], at: PyTree, vector: PyTree) -> PyTree:
-    """H v, H the Hessian of the scalar `loss` in `at`; reverse over reverse, as custom gradients need."""
+    """H v with H the Hessian of the scalar `loss` at `at`; reverse over reverse, since custom VJPs have no JVP."""
     return jax.grad(lambda x: optax.tree.vdot(jax.grad(loss)(x), vector))(at)
 
 
@@ -351,11 +356,11 @@ def run_chunk(
     phase: Phase,
     length: int,
 ) -> tuple[TrainState, Array]:
-    """`length` steps in one program: a scan over resident points, or the bare step when `length` is 1.
+    """`length` steps in one program: a scan over resident points, or a single step if `length` is 1.
 
-    `points` is the resident data, or the one batch of a streamed step. Returns the state and the last step's loss.
+    `points` is the resident data, or the batch of a streamed step. Returns the state and the loss of the last step.
 
-    On the CPU a scan around convolutions is nine to ten times slower, so `train.py` asks for 1 there.
+    On the CPU a scan around convolutions is nine to ten times slower, so `trainer.py` uses length 1 there.
     """
 
     def step(state: TrainState, _: Any = None) -> tuple[TrainState, Array]:
@@ -372,7 +377,7 @@ def run_chunk(
 
 @struct.dataclass
 class Reading:
-    """What a network says of a batch: f32[B, K] logits, f32[B] entropy in nats, f32[B, D] embedding (or None)."""
+    """A network's outputs for a batch: f32[B, K] logits, f32[B] entropy in nats, f32[B, D] embedding or None."""
 
     logits: Array
     entropy: Array
@@ -382,7 +387,7 @@ class Reading:
 def eval_step(
     variables: PyTree, images: Array, labels: Array, valid: Array, teacher_logits: Array | None, network: Network
 ) -> tuple[dict[str, Array], Reading]:
-    """Sums over the valid rows of one evaluation batch, and what the network says of each row.
+    """Sums over the valid rows of one evaluation batch, and the network's outputs for each row.
 
     Args:
       variables: of `network`.
@@ -390,9 +395,10 @@ def eval_step(
       labels: i32[B].
       valid: bool[B], False on padding.
       teacher_logits: f32[B, K] or None.
+      network: that is evaluated, in eval mode.
 
     Returns:
-      ({'correct', 'loss', from 20 classes on 'top5', and with a teacher 'agree', 'teacher_kl': f32[]}, the reading).
+      ({'correct', 'loss', 'top5' from 20 classes on, 'agree' and 'teacher_kl' with a teacher: f32[]}, the outputs).
     """
     outputs, _ = network.apply(variables, augment.to_float(images), False)
     logits = outputs.logits.astype(jnp.float32)

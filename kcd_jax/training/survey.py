@@ -1,14 +1,14 @@
-"""What is known of every training point and class at the end of a run, for the figures that look at them."""
+"""Statistics of every training point and class at the end of a run, for the report's figures."""
 
 from __future__ import annotations
 
 import numpy as np
 
-CHUNK = 65_536  # rows at a time: a large set's embeddings are not copied as a whole
+CHUNK = 65_536  # rows at a time, to bound memory
 
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
-    """[K]: the share of each class's images that are recognised; None for a class without images."""
+    """[K]: accuracy per class; None for a class without images."""
     hit = np.argmax(logits, axis=-1) == labels
     of_class = np.bincount(labels, minlength=num_classes)
     hits = np.bincount(labels, hit, minlength=num_classes)
@@ -28,7 +28,7 @@ def distance_to_centre(embed: np.ndarray, labels: np.ndarray, num_classes: int) 
 
 
 def correlation(logits: np.ndarray) -> np.ndarray:
-    """f64[K, K]: how the logits f32[N, K] of the classes vary together over the images; 0 for a constant class."""
+    """f64[K, K]: correlation of the class logits f32[N, K] over the images; 0 for a constant class."""
     centred = logits.astype(np.float64) - logits.mean(axis=0, dtype=np.float64)
     norms = np.linalg.norm(centred, axis=0)
     scaled = centred / np.where(norms > 0, norms, 1.0)
@@ -42,13 +42,17 @@ def of_points(
     labels: np.ndarray,
     num_classes: int,
 ) -> dict[str, np.ndarray]:
-    """By training point, as it is and in eval mode: 'entropy', 'distance' and 'teacher_entropy', where there are any.
+    """Values per training point, unaugmented and in eval mode: 'entropy', 'distance' and 'teacher_entropy'.
 
     Args:
       entropy: f32[N] in nats, the student's.
       embed: f32[N, D], the student's.
       teacher_entropy: f32[N] in nats.
       labels: i32[N].
+      num_classes: K.
+
+    Returns:
+      {name: f32[N]}, without the values whose input is None.
     """
     found = {'entropy': entropy}
     if embed is not None:
