@@ -1,4 +1,4 @@
-"""`python -m kcd_jax cost`: what a run costs before it trains; without a config, the papers' cost columns recomputed.
+"""`python -m kcd_jax cost`: the cost of a run before training; without a config, the papers' cost columns recomputed.
 
 Nothing is trained or compiled: steps and networks are counted from their shapes.
 """
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 _EPILOG = """examples:
   python -m kcd_jax cost                                               the tables of UNIX and KCD, and their errors
-  python -m kcd_jax cost --config=configs/digits_kd.py:policy=unix     what that run will cost, pass by pass
+  python -m kcd_jax cost --config=configs/digits_kd.py:policy=unix     the cost of that run, pass by pass
   --config and --config.KEY=VALUE are those of python -m kcd_jax train
 
 exit codes: 0 done, 2 bad input"""
 
 
 def lines_of(found: Experiment) -> Iterator[str]:
-    """What every run of an experiment will cost, pass by pass."""
+    """The cost of every run of an experiment, pass by pass."""
     from kcd_jax.experiments import grid
     from kcd_jax.training import ledger
 

@@ -1,4 +1,4 @@
-"""What the commands share: parsing, JAX's settings before its first use, and errors as one line and an exit code."""
+"""Shared by all commands: argument parsing, JAX settings before its first use, errors as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 INTERRUPTED = (
-    'Ctrl-C: nothing was saved now; the same command goes on from the last checkpoint, or starts again without one'
+    'Ctrl-C: nothing was saved now; the same command resumes from the last checkpoint, or starts again without one'
 )
 
 MAX_DEVICES = 512
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, and whose help keeps the epilog's lines."""
+    """An argument parser with one-line errors, which prints the epilog as it is written."""
 
     def __init__(self, **keywords: Any):
         """Takes what `argparse.ArgumentParser` takes; flags are never abbreviated."""
@@ -32,21 +32,21 @@ class Parser(argparse.ArgumentParser):
 
 
 def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
-    """Settings that must be made before the first JAX operation.
+    """Configures JAX and XLA; call it before the first JAX operation.
 
     Args:
       devices: host devices on a CPU; 0: one per core, rounded down to a power of two.
-      deterministic: deterministic operations on a GPU.
+      deterministic: whether to use deterministic operations on a GPU.
 
     Raises:
-      ValueError: a number of devices that makes no sense.
+      ValueError: `devices` is out of range.
     """
     from kcd_jax.runtime import backend
 
     if not 0 <= devices <= MAX_DEVICES:
         raise ValueError(f'--devices={devices} is out of range; use 1 to {MAX_DEVICES}, or 0 for one per core')
-    # Host devices wait for one another. On a busy machine one may be more than the usual 40 seconds late, after which
-    # XLA ends the process. The user's own flags win.
+    # On a busy machine a host device may reach a collective more than 40 seconds late, the default after which XLA
+    # ends the process. The user's own flags take precedence.
     flags = ['--xla_cpu_collective_call_terminate_timeout_seconds=600']
     if deterministic:
         flags.append('--xla_gpu_deterministic_ops=true')
@@ -55,7 +55,7 @@ def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
     import jax
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    # A power of two, because the rows of the tables divide by it.
+    # A power of two, so that it divides the padded rows of the value table.
     jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, MAX_DEVICES).bit_length() - 1))
     cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
     jax.config.update('jax_compilation_cache_dir', cache)
@@ -63,10 +63,10 @@ def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
 
 
 def keep_memory() -> None:
-    """Lets glibc keep the memory that a step frees, instead of mapping it again at every step.
+    """Makes glibc keep memory that a step frees, instead of mapping it again at every step.
 
-    On a CPU, a step with buffers above 32 MB otherwise spends much of its time in page faults. Without glibc nothing
-    is done. The numbers are M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX of mallopt(3).
+    On a CPU, a step with buffers above 32 MB otherwise spends much of its time in page faults. Without glibc this does
+    nothing. The options are M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX of mallopt(3).
     """
     try:
         mallopt = ctypes.CDLL('libc.so.6').mallopt
@@ -77,19 +77,19 @@ def keep_memory() -> None:
 
 
 def as_line(error: BaseException) -> str:
-    """What was found and what to do, on one line."""
+    """The error message on one line."""
     return f'error: {" ".join(str(error).split()) or type(error).__name__}'
 
 
 def run(body: Callable[[], int]) -> int:
-    """Runs a command, alone or as one of several processes; returns its exit code.
+    """Runs a command as a single process or one of several; returns its exit code.
 
-    A user's mistake is one line on stderr. With KCD_JAX_TRACEBACK set it keeps its traceback.
+    Bad input is reported in one line on stderr, or with its traceback if KCD_JAX_TRACEBACK is set.
 
     Args:
       body: the command; returns the exit code.
     """
-    with contextlib.suppress(ValueError):  # only the main thread may listen
+    with contextlib.suppress(ValueError):  # only the main thread may install handlers
         signal.signal(signal.SIGTERM, _stop)
     try:
         return _guarded(body)
@@ -99,10 +99,10 @@ def run(body: Callable[[], int]) -> int:
 
 
 def _stop(number: int, frame: Any) -> None:
-    """Ends the program on SIGTERM while there is nothing to save: before, between and after trainings."""
+    """Ends the program on SIGTERM when there is nothing to save: before, between and after trainings."""
     del frame
     signal.signal(number, signal.SIG_IGN)
-    os.write(2, b'SIGTERM: there was nothing to save; the same command goes on\n')
+    os.write(2, b'SIGTERM: nothing to save; the same command resumes\n')
     raise SystemExit(75)
 
 
@@ -118,7 +118,7 @@ def _guarded(body: Callable[[], int]) -> int:
     except distributed.Agreed as error:  # raised on every process
         return distributed.leave(exitcodes.of_error(error), as_line(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python reports it again at exit
         return distributed.leave_alone(exitcodes.OUTPUT_CLOSED, 'error: the reader of the output closed it')
     except (ValueError, OSError) as error:
         if os.environ.get('KCD_JAX_TRACEBACK'):
@@ -135,6 +135,6 @@ def _guarded(body: Callable[[], int]) -> int:
 
 
 def complain(error: BaseException) -> int:
-    """Prints a mistake on the command line; returns the exit code."""
+    """Prints an error in the command line; returns the exit code."""
     print(as_line(error), file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""`python -m kcd_jax networks`: what every network costs and returns, from shapes alone."""
+"""`python -m kcd_jax networks`: the cost and the outputs of every network, from shapes alone."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def describe(name: str, num_classes: int = 0, pixels: int = 0) -> str:
 
     Args:
       name: of the network.
-      num_classes: 0: 100, or as the network's papers use it.
-      pixels: height and width of the images; 0: 32, or as the network's papers use it.
+      num_classes: 0: as in the network's papers, usually 100.
+      pixels: height and width of the images; 0: as in the network's papers, usually 32.
     """
     usual_classes, usual_pixels = (1000, 224) if name in _IMAGENET else (100, 32)
     if name in _CIFAR10 or name.endswith('_a'):
@@ -85,8 +85,8 @@ def describe(name: str, num_classes: int = 0, pixels: int = 0) -> str:
     return f'{name:16s} {num_classes:7d} {pixels:5d} {sizes}  {taps} {found.embed}'
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Prints the table; returns the exit code, after one line on stderr if that is not 0."""
+def main(argv: list[str]) -> int:
+    """Runs the command; returns the exit code."""
     parser = launch.Parser(
         prog='python -m kcd_jax networks',
         description='Parameters, multiply-accumulates and feature maps of networks; nothing is computed.',
@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
             if getattr(options, flag) and getattr(options, flag) < least:
                 raise ValueError(f'--{flag}={getattr(options, flag)} is too small; use at least {least}')
         for name in options.names:
-            networks.get(name)  # refuses an unknown name before the table begins
+            networks.get(name)  # refuses an unknown name before printing
         print(HEADER)
         for name in options.names or networks.names():
             print(describe(name, options.classes, options.pixels), flush=True)
@@ -111,7 +111,3 @@ def main(argv: list[str] | None = None) -> int:
         return exitcodes.OK
 
     return launch.run(body)
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""`python -m kcd_jax sweep NAME`: trains what is missing of a table, and prints the table."""
+"""`python -m kcd_jax sweep NAME`: trains the missing runs of a table, and prints the table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EPILOG = """examples:
   python -m kcd_jax sweep digits_kcd_table4 --trials=5 --jobs=2
 
 exit codes: 0 done, 2 bad input, 3 a run diverged (the others were trained), 74 disk full, 75 stopped by SIGTERM
-  (saved), 76 out of time (saved), 130 by Ctrl-C. The same command, given again, goes on where it stopped."""
+  (saved), 76 out of time (saved), 130 by Ctrl-C. The same command resumes where it stopped."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,21 +56,21 @@ def main(argv: Sequence[str]) -> int:
     try:
         arguments = parser().parse_args(argv)
         if min(arguments.trials, arguments.jobs) < 1 or not 0 <= arguments.minutes < math.inf:
-            raise ValueError('--trials and --jobs take at least 1, --minutes a number from 0')
+            raise ValueError('--trials and --jobs must be at least 1, and --minutes 0 or more')
     except ValueError as error:
         return launch.complain(error)
     return launch.run(lambda: sweep(arguments, argv, start))
 
 
 def devices_of(grid: Grid, arguments: argparse.Namespace) -> int:
-    """Host devices of each process: of the command line, else of the sweep, else the cores divided by the jobs."""
+    """Host devices per process: from the command line, else from the sweep, else the cores divided by the jobs."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     share = max(cores // arguments.jobs, 1)
     return arguments.devices or grid.devices or (0 if arguments.jobs == 1 else 1 << (share.bit_length() - 1))
 
 
 def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> int:
-    """What the flags ask for; returns the exit code."""
+    """Runs the command with parsed arguments; returns the exit code."""
     from kcd_jax.experiments import config as grammar
     from kcd_jax.experiments import grid as grids
     from kcd_jax.experiments import runner as runners
@@ -96,7 +96,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
         load=grammar.shapes if arguments.dry else grammar.load_data,
     )
     for line in experiment.omitted:
-        print(f'left out: {line}', file=sys.stderr)
+        print(f'omitted: {line}', file=sys.stderr)
     if not arguments.dry and not arguments.worker:
         for cell in experiment.cells:
             try:
@@ -124,19 +124,19 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
 
 
 def _work(runner: Runner, mesh: object) -> int:
-    """Trains what is missing in this process; returns the exit code."""
+    """Trains the missing runs in this process; returns the exit code."""
     from kcd_jax.experiments.runner import OutOfTime
     from kcd_jax.runtime import exitcodes
 
     try:
         return runner.work(mesh)
     except OutOfTime:
-        print(f'out of time: {runner.standing()}; the same command goes on from here', file=sys.stderr)
+        print(f'out of time: {runner.standing()}; the same command resumes from here', file=sys.stderr)
         return exitcodes.OUT_OF_TIME
 
 
 def supervise(jobs: int, argv: Sequence[str], devices: int) -> int:
-    """Lets `jobs` processes do the work; returns the first exit code that is not 0."""
+    """Runs `jobs` worker processes; returns the first exit code that is not 0."""
     environment = {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 / jobs:.3f}', **os.environ}
     command = [sys.executable, '-m', 'kcd_jax', 'sweep', *argv, '--worker', f'--devices={devices}']
     workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
@@ -148,7 +148,7 @@ def supervise(jobs: int, argv: Sequence[str], devices: int) -> int:
 
 
 def describe(runner: Runner) -> list[str]:
-    """What --dry prints: each cell with its cost, what is left of it, and the words that train it alone."""
+    """The lines of --dry: each cell with its cost and finished runs, and the words that train it alone."""
     from kcd_jax.experiments.grid import cost_of
     from kcd_jax.report import tables
 
@@ -168,8 +168,8 @@ def describe(runner: Runner) -> list[str]:
         start = f' (from the final set of {reuse.label} on {reuse.column or "the same pair"})' if reuse else ''
         words.append(f'{cell.name}: --config={shlex.quote(cell.words)}{start}')
     notes = [
-        'MACs: multiply-accumulates of both networks, without the layers of the method. cost %: of these, relative to '
-        'the same method on every point; B = F: as UNIX counts it, a backward pass as dear as a forward pass.'
+        'MACs: multiply-accumulates of both networks, without layers of the method. cost %: MACs relative to the same '
+        'method on all points; B = F: as counted by UNIX, with a backward pass as expensive as a forward pass.'
     ]
     table = tables.Table(
         experiment.title, ['cell', 'runs done', 'samples', 'MACs', 'cost %', 'B = F %'], rows, notes=notes
@@ -179,7 +179,7 @@ def describe(runner: Runner) -> list[str]:
 
 
 def _left(runner: Runner, costs: dict[str, Cost | None]) -> str:
-    """What is still to be trained, in a line."""
+    """One line on the missing runs and their cost."""
     from kcd_jax.experiments.runner import format_seconds
     from kcd_jax.report import tables
 
@@ -200,7 +200,7 @@ def _left(runner: Runner, costs: dict[str, Cost | None]) -> str:
 
 
 def finish(runner: Runner) -> None:
-    """Prints the tables of what has finished, and writes them next to the results."""
+    """Prints the tables of the finished runs, and writes them next to the results."""
     from kcd_jax.report import paper_results, tables
     from kcd_jax.runtime import files
 

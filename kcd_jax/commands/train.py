@@ -14,7 +14,7 @@ from kcd_jax.commands import launch
 _EPILOG = """words and settings:
   --config=FILE:[quicktest,][TEACHER-STUDENT,][method=M,][policy=P,]key=value,...
   --config.KEY=VALUE                 a setting by its full key, e.g. --config.optim.lr=0.01
-  --config.policy.reuse=RUN          start from the set that the run in the folder RUN condensed
+  --config.policy.reuse=RUN          train on the final set of the run in the folder RUN
   every key, its range and meaning: docs/configuration.md (printed by --reference)
 
 examples:
@@ -23,7 +23,7 @@ examples:
   python -m kcd_jax train --config='configs/digits_kd.py:compare=(student,kd,kcd),trials=5' --results=results/mine
 
 exit codes: 0 done, 2 bad input, 3 diverged, 10 data must be prepared, 69 another process lost, 74 disk full,
-  75 stopped by SIGTERM (saved), 130 by Ctrl-C. The same command, given again, goes on where it stopped."""
+  75 stopped by SIGTERM (saved), 130 by Ctrl-C. The same command resumes where it stopped."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,7 +63,7 @@ def read_config(path: str | None, settings: Sequence[tuple[str, str]]) -> Any:
     """The config of `--config=FILE[:words]` with the settings of `--config.KEY=VALUE`.
 
     Raises:
-      ValueError: whatever is wrong with one of them, in one line.
+      ValueError: one of them is invalid; one line.
     """
     from kcd_jax.experiments import config as grammar
 
@@ -77,7 +77,7 @@ def read_config(path: str | None, settings: Sequence[tuple[str, str]]) -> Any:
 
 
 def default_workdir(path: str, config: Any) -> pathlib.Path:
-    """runs/<config file>-<hash>, the same for the same settings, whatever is compared and for how many seeds."""
+    """runs/<config file>-<hash>; the hash does not depend on the compared runs and the number of seeds."""
     several = ('trials', 'compare', 'variants', 'reference')
     content = {key: value for key, value in config.to_dict().items() if key not in several}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) -> int:
-    """What the flags ask for; returns the exit code."""
+    """Runs the command with parsed arguments; returns the exit code."""
     from kcd_jax.experiments import config as grammar
     from kcd_jax.experiments import experiment as experiments
     from kcd_jax.experiments import runner as runners
@@ -120,7 +120,7 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
     with distributed.together():
         grammar.load_data(config)
     experiment = experiments.of_config(config)
-    with distributed.together():  # all runs before the first one trains: a late mistake costs hours
+    with distributed.together():  # check all runs before the first one trains: a late error costs hours
         for cell in experiment.cells:
             lines = cell.run.check(mesh.size)
             if arguments.check:

@@ -10,7 +10,7 @@ A config file is data and ends with a call of `build`:
         return grammar.build(config, arg, method='kd', policy='kcd')
 
 `load` reads 'FILE:words', `override` applies `--config.KEY=VALUE`, and `run_of` turns the result into a `Run`. An
-unknown word is an error that lists the known ones; a word that could mean two things is an error that names both keys.
+unknown word is an error that lists the known ones; an ambiguous word is an error that lists the possible keys.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from kcd_jax.training.run import Run
 
 def base() -> ConfigDict:
     """The papers' CIFAR-100 recipe (240 epochs, batch 64, SGD 0.9, decay 5e-4, x0.1 at 150/180/210), one run."""
-    # `pair`: what pairs.py says of the methods for these two networks; filled in by `build`.
+    # `pair`: settings of methods for these two networks, from pairs.py; filled in by `build`.
     parts = {'compare': (), 'variants': {}, 'pair': {'methods': {}, 'weights': {}}}
     return ConfigDict({**schema.defaults(), **parts})
 
@@ -77,7 +77,7 @@ def load(path: str) -> ConfigDict:
 
 
 def import_file(file: pathlib.Path) -> Any:
-    """The module of a config file or of a file of sweeps; ValueError says in one line why it cannot be imported."""
+    """The module of a config file or a sweep file; ValueError if it cannot be imported."""
     folder = file.resolve().parent
     if folder.name == 'configs' and str(folder.parent) not in sys.path:
         sys.path.insert(0, str(folder.parent))  # its files import one another as configs.NAME
@@ -125,20 +125,20 @@ def build(
 ) -> ConfigDict:
     """The config of a file for the words after its colon.
 
-    The file's `policy` holds if the words name neither method nor policy, and its `method` if they name no method. A
-    method without a policy trains on all points: the file's policy does not come with it.
+    The file's `policy` is used if the words name neither a method nor a policy, and its `method` if they name no
+    method. With a method but no policy in the words, the policy is none.
 
     Args:
       config: the file's own settings.
       arg: the words, or None.
-      method: the file's default.
-      policy: the file's default.
-      keywords: {policy: those of its keywords that the file's recipe sets}.
-      quicktest: {dotted key: value} that shrink a run to under 30 s on two cores, every code path kept.
-      lr: initial learning rate of a network, by its name.
+      method: default of the file.
+      policy: default of the file.
+      keywords: {policy: its keywords that the file sets}.
+      quicktest: {dotted key: value} that shrink a run to under 30 s on two cores, without skipping a code path.
+      lr: (name of a network) -> initial learning rate.
 
     Raises:
-      ValueError: an unknown word or key, naming the known ones; a key that could mean two things, naming both.
+      ValueError: a word or key is unknown or ambiguous; the message lists the choices.
     """
     pair, settings, quick = '', {}, False
     for word in words.split_words(arg or ''):
@@ -169,7 +169,7 @@ def build(
     named_method, named_policy = settings.pop('method', ''), settings.pop('policy', '')
     method = named_method or method
     policy = named_policy or ('none' if named_method else policy)
-    # A method that takes the weights of another one has to know it before words about weights are read.
+    # A method that uses the weights of another one must know it before words about weights are applied.
     whose = getattr(methods.get(method), 'WEIGHTS_OF', '')
     named = [settings[key] for key in (whose, f'method.{whose}') if key in settings]
     choose(
@@ -189,7 +189,7 @@ def build(
 
 
 def choose(config: ConfigDict, kind: str, name: str, **values: Any) -> None:
-    """Sets config.method or config.policy to a file's name and all its keywords, with their defaults."""
+    """Sets config.method or config.policy to a name and all its keywords, with their defaults unless given."""
     known = plugins.hyper_parameters(schema.module_of(kind, name))
     unknown = sorted(set(values) - set(known))
     if unknown:
@@ -208,7 +208,7 @@ def _is_pair(word: str) -> bool:
 
 
 def alone(config: ConfigDict) -> ConfigDict:
-    """The config of one run: without what only an experiment of several runs has."""
+    """The config of one run, without the keys of a comparison."""
     result = config.copy_and_resolve_references()
     with result.unlocked():
         result.compare, result.trials, result.variants = (), 1, ConfigDict()
@@ -219,10 +219,10 @@ def variant(config: ConfigDict, name: str) -> ConfigDict:
     """The config of one compared run.
 
     'student' has neither method nor policy; 'kd' is the config's method without a policy; another method is that method
-    without a policy; a policy is the config's method with it. A policy takes the keywords that it shares with
-    `config.policy` (ratio, stages, ...), so that the compared runs have the same size at every stage.
+    without a policy; a policy is the config's method with that policy. A policy takes the keywords that it shares with
+    `config.policy` (ratio, stages, ...), so that the compared runs have equal sizes at every stage.
 
-    A name in `config.variants` is one of these runs, `run`, with other parts of the config changed:
+    A name in `config.variants` is one of these runs with parts of the config changed:
     {'crd+kd': {'run': 'crd', 'weights': {'alpha': 1.0}}}.
 
     Raises:
@@ -270,7 +270,7 @@ def _compared(config: ConfigDict, name: str, known: list[str]) -> ConfigDict:
 
 
 def load_data(config: ConfigDict, num_points: int | None = None) -> data.Dataset:
-    """The data set of a config; the last ones stay loaded, so that the runs of an experiment share them.
+    """The data set of a config, cached so that the runs of an experiment share it.
 
     Args:
       config: of one run.
@@ -295,7 +295,7 @@ def _shapes(name: str, validation: float, seed: int, num_points: int) -> data.Da
 
 
 def shapes(config: ConfigDict, num_points: int | None = None) -> data.Dataset:
-    """`load_data` without the data: the right counts, classes and image sizes, no pixels."""
+    """`load_data` without pixels: counts, classes and image sizes only."""
     section = config.data
     points = section.num_points if num_points is None else num_points
     return _shapes(section.name, section.validation, section.seed, points)
@@ -315,12 +315,12 @@ def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mappi
     """The run that a config describes.
 
     Args:
-      config: of one run, without `compare` and `trials`, which are for `experiment.of_config`.
-      load: how the data is loaded; `shapes` for costs without the data.
-      teacher_optim: optimiser of a teacher that is trained first; default: the student's, with the teacher's lr.
+      config: of one run, without `compare` and `trials`, which `experiment.of_config` handles.
+      load: how the data is loaded; `shapes` reads no data and is enough for costs.
+      teacher_optim: optimiser of a teacher that is trained first, except its lr; None: the student's.
 
     Raises:
-      ValueError: a value out of its range, a missing file, an unknown name, several runs; one line.
+      ValueError: a value is out of range, a file is missing, a name is unknown, or there are several runs; one line.
     """
     schema.check_config(config.to_dict())
     if config.compare or config.trials > 1:
@@ -354,7 +354,7 @@ def _made(section: ConfigDict, kind: str) -> Any:
 def _teacher(
     config: ConfigDict, recipe: Recipe, dataset: data.Dataset, load: Loader, optim: Mapping[str, Any] | None
 ) -> Teacher | Run:
-    """The teacher from its file, or the run that trains it: the student's recipe with what `config.teacher` says."""
+    """The teacher from its file, or the run that trains it: the student's recipe with the settings of the teacher."""
     section = config.teacher
     if section.checkpoint:
         restore = functools.partial(

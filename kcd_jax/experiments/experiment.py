@@ -1,4 +1,4 @@
-"""An experiment: named runs times seeds, as objects. Compared runs, papers' tables and budgets are all experiments."""
+"""An experiment: named runs times seeds, as objects. Comparisons, the papers' tables and budgets are experiments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kcd_jax.training.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Reuse:
-    """Starts a run from the final set that another run of the experiment condensed.
+    """Trains on the final set of another run of the experiment.
 
     Attributes:
       label: row of the other run.
@@ -37,15 +37,15 @@ class Reuse:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cell:
-    """A named run, to be trained for each seed of an experiment.
+    """A named run, trained for each seed of an experiment.
 
     Attributes:
-      label: its name, the row of its table.
-      run: with the first seed; with policy none where `reuse` is set.
+      label: its name, a row of the table.
+      run: with the first seed; its policy is none if `reuse` is set.
       column: of the table, e.g. TEACHER-STUDENT.
-      group: '60 %' of the rows that share a budget, else ''.
-      reuse: the run that it starts from, if any; its column is filled in.
-      words: 'FILE:words' that give this run to `--config`, without the seed.
+      group: shared by the rows of a budget, e.g. '60 %', else ''.
+      reuse: the run whose set it trains on, if any, with its column filled in.
+      words: 'FILE:words', the `--config` of this run without the seed.
     """
 
     label: str
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        """Its name in file names: 'ogve_w_random_vgg13_vgg8'."""
+        """The name for files: 'ogve_w_random_vgg13_vgg8'."""
         words = re.sub(r'[^a-z0-9.]+', '_', f'{self.label} {self.column}'.lower().replace('+', ' ')).strip('_')
         return words.replace('.', 'p')
 
@@ -71,7 +71,7 @@ class Cell:
 
         Args:
           seed: of the run.
-          source: folder of the run that it starts from, if `reuse` is set.
+          source: folder of the run whose set it trains on, if `reuse` is set.
         """
         if self.reuse is None:
             return self.run.with_seed(seed)
@@ -79,7 +79,7 @@ class Cell:
         return self.run.replace(policy=policy, seed=seed, name='')
 
     def describe(self) -> dict[str, Any]:
-        """The description of its run, also before the run that it starts from has finished."""
+        """The description of the run; with `reuse`, the other run need not have finished."""
         description = json.loads(files.dumps(self.run.describe()))
         if self.reuse is not None:
             description['policy'] = {'name': 'reuse', 'run': '', 'mode': self.reuse.mode}
@@ -104,10 +104,10 @@ class Experiment:
       name: of its results.
       title: of its table.
       cells: the named runs.
-      seeds: each run is trained for each of them.
+      seeds: for which each run is trained.
       references: labels of the rows that the others are compared with, seed by seed.
-      paper: the printed table that it fills, or ''.
-      omitted: lines on rows that cannot be run.
+      paper: the printed table that it reproduces, or ''.
+      omitted: one line per row that cannot be run.
     """
 
     name: str
@@ -119,7 +119,7 @@ class Experiment:
     omitted: tuple[str, ...] = ()
 
     def card(self, cell: Cell) -> dict[str, Any]:
-        """What the result of a run says of its place here, enough to make the table from results alone."""
+        """The place of a run in the experiment, stored in its result so that tables need only the results."""
         return {
             'sweep': self.name,
             'title': self.title,
@@ -135,8 +135,8 @@ def of_config(config: ConfigDict, load: grammar.Loader = grammar.load_data) -> E
     """The experiment of a config: the runs that `compare` names, or its one run, for `trials` seeds.
 
     Raises:
-      ValueError: a value out of its range, an unknown or repeated name in `compare`, or whatever is wrong with a run,
-        in one line that names the run.
+      ValueError: a value is out of range, a name in `compare` is unknown or repeated, or a run is invalid; one line
+        that names the run.
     """
     schema.check_config(config.to_dict())
     names = tuple(config.compare)
@@ -155,7 +155,7 @@ def of_config(config: ConfigDict, load: grammar.Loader = grammar.load_data) -> E
         cells.append(Cell(run.name, run))
     seeds = range(config.seed, config.seed + config.trials)
     if seeds[-1] > schema.MAX_SEED:
-        raise ValueError(f'seed {config.seed} + trials {config.trials} is beyond 2**63 - 1; lower one of them')
+        raise ValueError(f'seed {config.seed} + trials {config.trials} exceeds 2**63 - 1; lower one of them')
     return Experiment('', '', tuple(cells), tuple(seeds), (config.reference,))
 
 
@@ -163,7 +163,7 @@ def of_config(config: ConfigDict, load: grammar.Loader = grammar.load_data) -> E
 
 
 def shape(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's description decides its numbers, by dotted key, without the seed and the data's identity."""
+    """The entries of a run's description that determine its numbers, by dotted key, without seed and data identity."""
 
     def decides(key: str) -> bool:
         own = key.removeprefix('teacher.run.')
@@ -174,10 +174,10 @@ def shape(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether two descriptions are of the same run, whatever the seed: equal wherever both say something.
+    """Whether two descriptions are of the same run, whatever the seed: their common keys have equal values.
 
-    A key that only one of them has came or went with a version of the program. An identity of the data that one of
-    them does not know is not compared.
+    Keys that only one of them has are from another version of the program. The identity of the data is compared only
+    if both have it.
     """
     one, other = shape(stored), shape(wanted)
     if any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys()):
@@ -191,7 +191,7 @@ def _plain(value: Any) -> Any:
 
 
 def folder_name(description: Mapping[str, Any]) -> str:
-    """The folder of a run, the same for every experiment that has it: a readable part and a hash."""
+    """The folder name of a run, the same in every experiment: a readable part and a hash."""
     teacher = description['teacher'] or {}
     taught_by = teacher.get('network') or teacher.get('run', {}).get('student', '')
     names = [description['data']['name'], taught_by, description['student']]
@@ -201,13 +201,13 @@ def folder_name(description: Mapping[str, Any]) -> str:
 
 
 def digest(description: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of what decides a run's numbers, without the seed."""
+    """An eight-digit hexadecimal hash of what determines a run's numbers, without the seed."""
     content = {**dict(sorted(shape(description).items())), 'policy.run': description['policy'].get('run', '')}
     return hashlib.sha256(files.dumps(content).encode()).hexdigest()[:8]
 
 
 def public(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """A summary without the places of this machine."""
+    """A summary without paths of this machine."""
 
     def cleaned(description: Mapping[str, Any]) -> dict[str, Any]:
         result = {**description, 'data': {**description['data'], 'dir': ''}}

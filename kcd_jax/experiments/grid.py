@@ -1,6 +1,6 @@
-"""Grids: experiments written as data, rows of words times pairs of networks. `configs/ablations.py` holds them.
+"""Grids: experiments as data, config words by row and pairs of networks by column; see `configs/ablations.py`.
 
-A row is a line of words of the config grammar, `Reuse` of another row, or a `Budgeted` policy whose keyword is solved
+A row is a string of words of the config grammar, `Reuse` of another row, or a `Budgeted` policy with a keyword solved
 for a relative cost. `build` turns a grid into an `Experiment`.
 """
 
@@ -28,12 +28,12 @@ class Budgeted:
     """A policy with one keyword that is solved for a budget.
 
     Attributes:
-      words: of the policy, as 'policy=kcd'.
+      words: of the policy, e.g. 'policy=kcd'.
       key: the keyword.
       low: its smallest value.
       high: its largest value; None: the batch.
       step: between two values.
-      expected: whether the sizes of its epochs depend on the data, so that its cost is known only in expectation.
+      expected: whether epoch sizes depend on the data, so that only the expected cost is known.
     """
 
     words: str
@@ -58,18 +58,18 @@ class Grid:
 
     Attributes:
       title: one line.
-      config: the config file and the words that all rows share, as 'configs/digits_kd.py:batch=30'.
+      config: the config file and the words of all rows, e.g. 'configs/digits_kd.py:batch=30'.
       rows: {label: words or Reuse}.
-      pairs: TEACHER-STUDENT, the columns; '' is the file's own. A pair among a row's own words replaces it.
-      more: {pair: {label: further words}}.
-      equal: {label: policy}, each solved for each of the budgets, so that all rows of a budget cost the same; their
-        labels become 'LABEL, 60 %'.
+      pairs: TEACHER-STUDENT by column; '' is the file's own. A pair in a row's words overrides it.
+      more: {pair: {label: additional words}}.
+      equal: {label: policy}, solved for each budget so that all rows of a budget cost the same; labels become
+        'LABEL, 60 %'.
       budgets: relative costs.
-      references: labels of the rows that the others are compared with, seed by seed; a label of `equal` stands for the
-        row of the same budget.
-      paper: the printed table (report/paper_tables) that the grid fills.
-      omitted: {label: why} of rows of that table that cannot be run.
-      devices: of a CPU that a run is split over; 0: one per core.
+      references: labels of the rows that the others are compared with, seed by seed; a label of `equal` means the row
+        of the same budget.
+      paper: the printed table (report/paper_tables) that the grid reproduces.
+      omitted: {label: reason} of rows of that table that cannot be run.
+      devices: host devices per process on a CPU; 0: one per core.
     """
 
     title: str
@@ -92,13 +92,13 @@ def of_paper(
     more: Mapping[str, str] | None = None,
     omitted: Mapping[str, str] | None = None,
 ) -> Grid:
-    """The grid of a paper's table: a row for each of its rows that can be run, a pair for each of its columns.
+    """The grid of a paper's table, with its rows that can be run and a pair per column.
 
     Args:
       name: of the table in report/paper_tables.
       config: 'FILE:words'.
-      more: {label: further words}.
-      omitted: {label: why it cannot be run}.
+      more: {label: additional words}.
+      omitted: {label: reason why it cannot be run}.
     """
     table, omitted = papers.find(name), omitted or {}
     columns: dict[str, int] = {}
@@ -125,7 +125,7 @@ def of_paper(
 
 
 def _words(settings: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
-    """'KEY=VALUE' of a run's settings, by the keys of a config, without those that are the usual ones."""
+    """'KEY=VALUE' words of a run's settings, by config key, without default values."""
     return [f'{key.removeprefix("recipe.")}={value}' for key, value in settings.items() if usual.get(key) != value]
 
 
@@ -133,10 +133,10 @@ def _words(settings: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
 
 
 def read(file: str) -> tuple[Mapping[str, Grid], pathlib.Path]:
-    """({name: grid}, the folder that its config files are relative to) of a file such as configs/ablations.py."""
+    """({name: grid}, the root folder of its config files) of a file such as configs/ablations.py."""
     path = pathlib.Path(file).expanduser()
     if not path.is_file():
-        raise ValueError(f'there is no file of sweeps {file}; the shipped one is configs/ablations.py')
+        raise ValueError(f'there is no sweep file {file}; the shipped one is configs/ablations.py')
     found = getattr(grammar.import_file(path), 'SWEEPS', None)
     if not isinstance(found, Mapping) or not all(isinstance(grid, Grid) for grid in found.values()):
         raise ValueError(f'{file} defines no SWEEPS = {{name: Grid}}; see configs/ablations.py')
@@ -144,7 +144,7 @@ def read(file: str) -> tuple[Mapping[str, Grid], pathlib.Path]:
 
 
 def find(grids: Mapping[str, Grid], name: str) -> Grid:
-    """A grid by its name; ValueError with the known ones."""
+    """The grid with a name; ValueError lists the known names."""
     if name not in grids:
         raise ValueError(plugins.unknown('sweep', name, sorted(grids)))
     return grids[name]
@@ -152,7 +152,7 @@ def find(grids: Mapping[str, Grid], name: str) -> Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A row in a column of a grid, still as words. `budget`: what its policy is solved for, if it is `Budgeted`."""
+    """A cell of a grid as config words; `budget` is what its policy is solved for, if it is `Budgeted`."""
 
     label: str
     pair: str
@@ -164,14 +164,14 @@ class Entry:
 
 
 def expand(grid: Grid, pairs: Sequence[str] = ()) -> list[Entry]:
-    """The rows of a grid in the order of its table, pair by pair; equal runs only once.
+    """The cells of a grid in the order of its table, pair by pair, without duplicate runs.
 
     Args:
-      grid: any.
-      pairs: only these columns; default: all.
+      grid: to expand.
+      pairs: columns to include; empty: all.
 
     Raises:
-      ValueError: a pair that the grid does not have.
+      ValueError: the grid does not have one of the pairs.
     """
     for pair in pairs:
         if pair not in grid.pairs:
@@ -182,7 +182,7 @@ def expand(grid: Grid, pairs: Sequence[str] = ()) -> list[Entry]:
             reuse = entry.reuse
             if reuse is not None:
                 if reuse.column == pair != '':
-                    continue  # a transfer from a pair to itself is no transfer
+                    continue  # not a transfer between pairs
                 entry = dataclasses.replace(entry, reuse=dataclasses.replace(reuse, column=reuse.column or pair))
             own = entry.label if entry.group or reuse else ''
             once.setdefault((entry.words, own, entry.pair if reuse else ''), entry)
@@ -191,7 +191,7 @@ def expand(grid: Grid, pairs: Sequence[str] = ()) -> list[Entry]:
 
 def _rows(grid: Grid, pair: str) -> Iterator[Entry]:
     def joined(words: str, label: str) -> str:
-        # A student alone has no teacher: one run serves every pair that it is in, and is listed with the first.
+        # Without a teacher, one run serves all pairs with the same student, and is listed with the first.
         column = pair.partition('-')[2] if 'method=none' in words else pair
         return _joined(grid.config, column, words, grid.more.get(pair, {}).get(label, ''))
 
@@ -225,15 +225,15 @@ def build(
 
     Args:
       name: of the grid.
-      grid: any.
+      grid: to build.
       root: folder of the config files.
-      pairs: only these columns; default: all.
-      trials: seeds 0, 1, ...
-      device_count: devices that a batch is split over; solved numbers of rows divide by it.
-      load: how the data is loaded; `config.shapes` needs none.
+      pairs: columns to include; empty: all.
+      trials: number of seeds 0, 1, ...
+      device_count: devices that a batch is split over; solved numbers of rows are multiples of it.
+      load: how the data is loaded; `config.shapes` reads no data.
 
     Raises:
-      ValueError: a pair that the grid does not have, or whatever is wrong with a cell, in one line that names it.
+      ValueError: the grid does not have one of the pairs, or a cell is invalid; one line that names the cell.
     """
     cells: list[Cell] = []
     for entry in expand(grid, pairs):
@@ -252,7 +252,7 @@ def build(
     for cell in cells:
         source = cell.reuse
         if source is not None and (source.label, source.column) not in known:
-            raise ValueError(f'{cell.name} starts from {source.label} on {source.column}, which --pairs leaves out')
+            raise ValueError(f'{cell.name} needs {source.label} on {source.column}, which --pairs excludes; add it')
     omitted = tuple(f'{label}: {reason}' for label, reason in grid.omitted.items())
     return Experiment(name, grid.title, tuple(cells), tuple(range(trials)), grid.references, grid.paper, omitted)
 
@@ -262,7 +262,7 @@ def _config(words: str, root: pathlib.Path) -> ConfigDict:
 
 
 def _solved(entry: Entry, root: pathlib.Path, device_count: int, load: grammar.Loader) -> str:
-    """'KEY=VALUE' at which the entry's run costs what its budget allows."""
+    """'KEY=VALUE' with which the entry's run costs its budget."""
     policy = entry.budgeted
 
     def relative(value: float) -> float | None:
@@ -275,14 +275,14 @@ def _solved(entry: Entry, root: pathlib.Path, device_count: int, load: grammar.L
             return None
 
     values = policy.values(_config(entry.words, root).batch)
-    if policy.high is None:  # rows of a step, which the devices share
+    if policy.high is None:  # rows per step, which are split over the devices
         values = [rows for rows in values if rows % device_count == 0]
     value, _ = solve(relative, values, entry.budget, f'{policy.words} with its {policy.key}')
     return f'{policy.key}={value}'
 
 
 def _expected_share(run: Run) -> float:
-    """The relative cost of a run whose sizes are expectations: each epoch loses half a batch on average."""
+    """The relative cost of a run with expected epoch sizes: an epoch loses half a batch on average."""
     points, batch = run.num_points, run.recipe.batch
     sizes = [size if size == points else size - (batch - 1) / 2 for size in run.sizes]
     return sum(sizes) / (points // batch * batch * run.recipe.epochs)
@@ -291,20 +291,20 @@ def _expected_share(run: Run) -> float:
 def solve(
     cost: Callable[[float], float | None], values: Sequence[float], budget: float, what: str
 ) -> tuple[float, float]:
-    """The value whose cost is nearest to the budget, by bisection.
+    """The value with the cost nearest to the budget, by bisection.
 
     Args:
-      cost: of a value, relative to training on everything; monotone over `values`. None where a run is impossible (too
-        few points for a batch): cheaper than the budget.
+      cost: of a value, relative to training on all points; monotone over `values`. None if a run is impossible because
+        a batch has too few points, which counts as cheaper than the budget.
       values: ascending.
-      budget: the relative cost asked for.
-      what: the keyword, for the error.
+      budget: the wanted relative cost.
+      what: the keyword, for the error message.
 
     Returns:
-      (value, its cost); of two equally near ones the cheaper.
+      (value, its cost), the cheaper one of two equally near values.
 
     Raises:
-      ValueError: the budget lies outside of what the values can cost.
+      ValueError: the budget is out of the range of the costs.
     """
     seen: dict[float, float | None] = {}
 
@@ -325,7 +325,7 @@ def solve(
         below = bool(costs) and min(costs) > budget
         reach = f'{min(costs) if below else max(costs, default=0.0):.2%}'
         side = 'least' if below else 'most'
-        raise ValueError(f'{what} cannot cost {budget:.2%} of training on everything; at {side} it costs {reach}')
+        raise ValueError(f'{what} cannot cost {budget:.2%} of training on all points; at {side} it costs {reach}')
     return min(zip(possible, costs, strict=True), key=lambda pair: (abs(pair[1] - budget), pair[1]))
 
 
@@ -334,13 +334,13 @@ def solve(
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a run takes.
+    """The cost of a run.
 
     Attributes:
-      samples: that teacher and student train on.
-      macs: multiply-accumulates of the two networks.
-      relative: these over those of the same method on every point.
-      assumed: UNIX's Computation, the same if a backward pass cost as much as a forward pass.
+      samples: number of training samples.
+      macs: multiply-accumulates of teacher and student.
+      relative: `macs` relative to the same method on all points.
+      assumed: UNIX's Computation: `relative` if a backward pass costs as much as a forward pass.
     """
 
     samples: int
@@ -352,8 +352,8 @@ class Cost:
 def cost_of(run: Run) -> Cost:
     """The cost of a run from the sizes of its epochs and the networks' multiply-accumulates per image.
 
-    The ledger traces a step for this, which takes seconds; here each network is traced once. A method's own layers are
-    left out.
+    The ledger traces a whole step, which takes seconds; this traces each network once and ignores the method's own
+    layers.
     """
     shape, classes = run.data.image_shape, run.data.num_classes
     forward, both = (count(run.student_network, shape, classes) for count in (forward_macs, training_macs))
@@ -402,7 +402,7 @@ def _macs(
     image_shape: tuple[int, int, int],
     num_classes: int,
 ) -> int:
-    """The count, found once for each name of a network, image size and number of classes."""
+    """The count, cached by network name, image size and number of classes."""
     key = (what, network.name, tuple(image_shape), num_classes)
     if key not in _MACS:
         variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))

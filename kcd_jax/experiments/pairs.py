@@ -1,4 +1,4 @@
-"""Teacher-student pairs of the papers' tables, as data: learning rates, costs, accuracies, settings by method."""
+"""Teacher-student pairs of the papers' tables: learning rates, costs, accuracies and settings by method."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from typing import Any
 
 LIGHT = ('mobilenetv2', 'shufflev1', 'shufflev2')  # the papers train these with a fifth of the learning rate
 
-# Of each pair:
-#   ratio: F_t / F_s as UNIX prints it (Tables 1 and 2), the constant of its computation columns; None where it prints
-#     none. Our own counter gives the same within 1 %, but for the light networks (METHODS: 3 to 4 % and 14 %), where
-#     the authors' tool counts more than convolutions and products.
-#   teacher, student: top-1 accuracy in % on CIFAR-100 of each by itself, as KCD prints it (Table 1), or as UNIX does
-#     where KCD has no such pair (Table 8).
-#   methods: {method: its keywords for this pair}. weights: {method: parts of the weights for this pair}.
-#     DKD's `others` is its paper's beta; reviewkd's beta is its paper's lambda, from its scripts, and where those have
-#     no VGG or MobileNetV2, a value in their range (ResNet50 -> MobileNetV2: what its users report to work).
+# For each pair:
+#   ratio: F_t / F_s as printed by UNIX (Tables 1 and 2), the constant of its computation columns, or None. Our counts
+#     agree within 1 %, except for the light networks (METHODS: 3 to 4 % and 14 %), for which the authors' tool counts
+#     more than convolutions and matrix products.
+#   teacher, student: top-1 accuracy in % on CIFAR-100 of each network alone, as printed by KCD (Table 1), else by UNIX
+#     (Table 8).
+#   methods: {method: its keywords for this pair}.
+#   weights: {method: parts of the weights for this pair}. DKD's `others` is its paper's beta. ReviewKD's beta is its
+#     paper's lambda, from its scripts; these have no VGG or MobileNetV2, for which a value in their range is used
+#     (ResNet50 -> MobileNetV2: a value reported to work by users).
 PAIRS: dict[str, dict[str, Any]] = {
     'wrn_40_2-wrn_16_2': {
         'ratio': 3.25,
@@ -112,10 +113,11 @@ PAIRS: dict[str, dict[str, Any]] = {
     'resnet26-resnet8_kr': {'ratio': None, 'teacher': 91.91, 'student': None, 'methods': {}, 'weights': {}},
     'resnet32-resnet14': {'ratio': None, 'teacher': 64.06, 'student': 58.65, 'methods': {}, 'weights': {}},
     'resnet32-resnet14_kr': {'ratio': None, 'teacher': 64.06, 'student': None, 'methods': {}, 'weights': {}},
-    # The digits (digits_kd.py). What depends on a size is scaled with it: warm-ups with the epochs (20 of 240), CRD's
-    # negatives with the points (a third), SP's and PKT's weights with the batch (20 for 64; their terms are means over
-    # pairs of points whose sum grows with the batch alone). DKD's `others` is the papers' for resnets on resnets. AT's
-    # beta would be 250 by the number of pixels, and was found on held-out training points: at 250 it hurts.
+    # The digits (digits_kd.py). Settings that depend on a size are scaled with it: warm-ups with the epochs (20 of
+    # 240), CRD's negatives with the points (a third), SP's and PKT's weights with the batch (20 for 64; their terms are
+    # means over pairs of points whose sum grows with the batch only). DKD's `others` is the papers' for pairs of
+    # resnets. AT's beta was tuned on held-out training points; scaled by the number of pixels it would be 250, which is
+    # harmful.
     'resnet14-resnet8x0_25': {
         'ratio': None,
         'teacher': None,
@@ -132,5 +134,5 @@ PAIRS: dict[str, dict[str, Any]] = {
 
 
 def lr_for(student: str) -> float:
-    """The papers' initial learning rate on CIFAR-100 at batch 64: 0.01 for the light networks, else 0.05."""
+    """The papers' initial learning rate on CIFAR-100 at batch 64: 0.01 for light networks, else 0.05."""
     return 0.01 if student in LIGHT else 0.05

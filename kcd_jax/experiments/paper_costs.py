@@ -1,4 +1,4 @@
-"""The papers' cost columns, recomputed: UNIX's Computation, KCD's C and C_a, and where they are wrong."""
+"""Recomputes the papers' cost columns, UNIX's Computation and KCD's C and C_a, and lists their errors."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _SIZES = {'cifar100': (64, 32, 100), 'tiny_imagenet': (256, 64, 200), 'imagenet2
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """A printed Computation.
+    """A printed value of UNIX's Computation.
 
     Attributes:
       row: label of its row.
       pair: title of its column.
       k: rows trained on.
       n: rows of the batch.
-      scoring: whether all n are scored first.
-      printed: in percent.
-      paper_ratio: F_t / F_s as printed; None if it is not.
+      scoring: whether all n rows are scored first.
+      printed: the value in percent.
+      paper_ratio: F_t / F_s as printed; None if the paper does not print it.
       ratio: F_t / F_s as counted here.
-      student: its network.
-      side: of the images, in pixels.
-      classes: of the data.
+      student: name of the network.
+      side: height and width of the images in pixels.
+      classes: number of classes.
     """
 
     row: str
@@ -48,17 +48,17 @@ class Cell:
 
     @property
     def from_paper(self) -> float | None:
-        """Percent, from the printed ratio and B_s = F_s."""
+        """In percent, from the printed ratio and B_s = F_s."""
         return None if self.paper_ratio is None else self._computation(self.paper_ratio)
 
     @property
     def from_ours(self) -> float:
-        """Percent, from our ratio and B_s = F_s."""
+        """In percent, from our ratio and B_s = F_s."""
         return self._computation(self.ratio)
 
     @property
     def counted(self) -> float:
-        """Percent, from our ratio and our count of the backward pass."""
+        """In percent, from our ratio and our count of the backward pass."""
         return self._computation(self.ratio, backward_share(self.student, self.side, self.classes))
 
     def _computation(self, ratio: float, backward: float = 1.0) -> float:
@@ -71,13 +71,13 @@ def forward_macs(name: str, side: int, classes: int) -> int:
 
 
 def backward_share(name: str, side: int, classes: int) -> float:
-    """B_s / F_s of a network, as counted."""
+    """B_s / F_s of a network as counted here."""
     both = grid.training_macs(networks.get(name)(classes), (side, side, 3), classes)
     return both / forward_macs(name, side, classes) - 1
 
 
 def printed_ratios(table: PaperTable) -> Mapping[Column, float | None]:
-    """{column: F_t / F_s} as a table prints it; tables without the row repeat those of Tables 1 and 2."""
+    """{column: F_t / F_s} as printed in a table; tables without that row use the ratios of Tables 1 and 2."""
     known: dict[tuple[str | None, str | None], float | None] = {}
     for source in (TABLES['unix_table1'], TABLES['unix_table2'], table):
         for row in source.rows:
@@ -88,7 +88,7 @@ def printed_ratios(table: PaperTable) -> Mapping[Column, float | None]:
 
 
 def cells(name: str) -> Iterator[Cell]:
-    """Every printed Computation of a table of UNIX."""
+    """All printed values of Computation in a table of UNIX."""
     table = TABLES[name]
     n, side, classes = _SIZES[table.dataset]
     ratios = printed_ratios(table)
@@ -139,12 +139,12 @@ def unix_lines(name: str) -> Iterator[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """What a schedule of KCD costs (C and C_a of Eq. 16).
+    """The cost of a schedule of KCD (C and C_a of Eq. 16).
 
     Attributes:
       sizes: points of each epoch.
       full: samples of KD.
-      batch: rows of a step.
+      batch: rows per step.
     """
 
     sizes: tuple[int, ...]
@@ -153,26 +153,26 @@ class Schedule:
 
     @property
     def samples(self) -> int:
-        """C_a: samples over the run."""
+        """C_a: samples of the run."""
         return sum(self.sizes)
 
     @property
     def relative(self) -> float:
-        """C: of KD's."""
+        """C: samples relative to KD."""
         return self.samples / self.full
 
     @property
     def steps_with_partial(self) -> int:
-        """Steps where the last, partial batch of an epoch is kept, as in the public code."""
+        """Steps if the last, partial batch of an epoch is kept, as in the public code."""
         return sum(-(-size // self.batch) for size in self.sizes)
 
     @property
     def processed(self) -> tuple[int, int]:
-        """(samples, steps) where it is dropped, as here."""
+        """(samples, steps) if the last, partial batch of an epoch is dropped, as here."""
         return knowledge.processed(self.sizes, self.batch)
 
 
-# What docs/METHODS.md, 5.4, lists: (name, schedule, when it is first condensed).
+# The schedules of docs/METHODS.md, 5.4: (name, schedule, first condensation).
 SCHEDULES = (
     ('none: KD', '', ''),
     ('linear, first stage full (the public code)', 'linear', 'stage'),
@@ -187,7 +187,7 @@ _STAGES = 6
 
 
 def schedule(data: tuple[int, int, int], kind: str, first: str, ratio: float = 0.7) -> Schedule:
-    """The schedule of `SCHEDULES` for (points, epochs, batch); kind '' is KD."""
+    """A schedule for (points, epochs, batch); kind '' is KD."""
     num_points, epochs, batch = data
     sizes = [num_points] * epochs
     if kind:
@@ -196,7 +196,7 @@ def schedule(data: tuple[int, int, int], kind: str, first: str, ratio: float = 0
 
 
 def kcd_lines() -> Iterator[str]:
-    """KCD's C and C_a under every schedule."""
+    """KCD's C and C_a for every schedule."""
     for title, data in (('CIFAR-100', CIFAR100), ('ImageNet', IMAGENET)):
         num_points, epochs, batch = data
         yield f'KCD on {title}: {num_points:,} points, {epochs} epochs, {_STAGES} stages, ratio 0.7, batch {batch}'
@@ -222,7 +222,7 @@ def kcd_lines() -> Iterator[str]:
 
 
 def errors() -> Iterator[str]:
-    """What is wrong or missing in the papers' cost columns, with the numbers."""
+    """Errors and omissions in the papers' cost columns, with numbers."""
     cifar, imagenet = (schedule(data, 'exponential', 'none') for data in (CIFAR100, IMAGENET))
     steps, full_steps = cifar.steps_with_partial, schedule(CIFAR100, '', '').steps_with_partial
     literal = schedule(CIFAR100, 'exponential', 'epoch').relative
@@ -264,7 +264,7 @@ def errors() -> Iterator[str]:
 
 
 def kcd_table2_rows() -> Iterator[str]:
-    """The k of each pair that equals KC-KD's cost, the even k that is run, and its C, with B_s = F_s."""
+    """For each pair, the k with KC-KD's cost, the even k that is run, and its C, with B_s = F_s."""
     table = TABLES['kcd_table2']
     ratios = printed_ratios(table)
     row = next(row for row in table.rows if row.policy == 'unix')
@@ -275,7 +275,7 @@ def kcd_table2_rows() -> Iterator[str]:
 
 
 def lines() -> Iterator[str]:
-    """The tables of UNIX and KCD, and what is wrong with them."""
+    """The tables of UNIX and KCD, and their errors."""
     for name in UNIX_TABLES:
         yield from (*unix_lines(name), '')
     yield from (*kcd_lines(), '')

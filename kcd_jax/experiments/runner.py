@@ -1,4 +1,4 @@
-"""Runs an experiment: folders, resumption, several processes, a time limit, and the published results."""
+"""Runs an experiment: folders, resumption, several processes, a time limit, and published results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ format_seconds = tqdm.format_interval
 
 
 class OutOfTime(Exception):
-    """The time limit was reached; what was running is saved."""
+    """The time limit was reached; the run in progress is saved."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Task:
       cell: of the experiment.
       seed: of the run.
       folder: of the run.
-      teacher: folder of the teacher that is trained first, if there is one.
-      result: the JSON file that says that it is done; None where only `folder` does.
+      teacher: folder of the teacher, if it is trained first.
+      result: the JSON file of the published result; None if results are only in `folder`.
     """
 
     cell: Cell
@@ -62,7 +62,7 @@ def in_workdir(experiment: Experiment, workdir: str | os.PathLike[str]) -> list[
         for cell in experiment.cells:
             taught_by = cell.describe()['teacher']
             teacher = root / 'teacher'
-            if taught_by and 'run' in taught_by:  # a variant may have another teacher
+            if taught_by and 'run' in taught_by:  # variants may have different teachers
                 folders.setdefault(
                     digest(taught_by['run']), root / ('teacher' if not folders else f'teacher_{len(folders)}')
                 )
@@ -99,7 +99,7 @@ def by_content(experiment: Experiment, workdir: str | os.PathLike[str], results:
 
 
 class Runner:
-    """An experiment in progress."""
+    """Trains the runs of an experiment that have not finished, and collects their results."""
 
     def __init__(
         self,
@@ -112,21 +112,21 @@ class Runner:
         shared: bool = False,
         dry: bool = False,
     ):
-        """Runs nothing yet.
+        """Stores the arguments and runs nothing.
 
         Args:
-          experiment: what to run.
-          tasks: its trainings, of `in_workdir` or `by_content`.
-          start: when the command started, by `time.monotonic`.
-          minutes: time limit; 0 is none.
+          experiment: to run.
+          tasks: its trainings, from `in_workdir` or `by_content`.
+          start: when the command started, by `time.monotonic`; None: now.
+          minutes: time limit; 0: none.
           jobs: processes that share the trainings.
-          shared: whether other processes may work on the same folders: a training that another one has is skipped.
-          dry: nothing is written.
+          shared: whether other processes may use the same folders, so that trainings in progress are skipped.
+          dry: whether to write nothing.
         """
         self.experiment, self.tasks, self.jobs, self.shared, self.dry = experiment, tasks, jobs, shared, dry
         self.start = time.monotonic() if start is None else start
         self.deadline = self.start + 60 * minutes if minutes else None
-        self.stopped = 0  # the signal that came between two runs
+        self.stopped = 0  # the signal received between two runs
         self.done: dict[Task, dict[str, Any]] = {}
         self.results: list[Result] = []
         self.failures: list[str] = []
@@ -137,7 +137,7 @@ class Runner:
     # -- results --------------------------------------------------------------------------------------------------
 
     def missing(self) -> list[Task]:
-        """The trainings that have not finished; finished ones that were not published yet are published."""
+        """The trainings that have not finished. Publishes finished ones that were not published."""
         found = []
         for task in self.tasks:
             if task not in self.done:
@@ -154,19 +154,19 @@ class Runner:
         return self._descriptions[cell]
 
     def _stored(self, task: Task) -> dict[str, Any] | None:
-        """The published result of a training: its own, that of its folder, or that of an equal run elsewhere.
+        """The result of a training: the published one, else that of its folder or of an equal run elsewhere.
 
         Raises:
-          ValueError: its file holds another run.
+          ValueError: the file holds another run.
         """
         summary = files.read_json(task.result)
         wanted, card = self._describe(task.cell), self.experiment.card(task.cell)
         if summary is not None:
             if not same_run(summary['run'], wanted):
                 raise ValueError(
-                    f'{task.result} holds another run than {task.name} is now; move it away, or give another --results'
+                    f'{task.result} holds a run that differs from {task.name}; move it, or use another --results'
                 )
-            if summary['cell'] != card:  # the table was renamed, or compares with other rows now
+            if summary['cell'] != card:  # the table was renamed, or its references changed
                 summary['cell'] = card
                 self._write(task.result, summary)
             return summary
@@ -174,7 +174,7 @@ class Runner:
         return None if summary is None else self._publish(task, summary)
 
     def _elsewhere(self, task: Task) -> dict[str, Any] | None:
-        """The same run among the results of other experiments. A run that starts from another one is not shared."""
+        """The same run among the results of other experiments; runs with `reuse` are not shared."""
         if task.cell.reuse is not None:
             return None
         if self._others is None:
@@ -189,7 +189,7 @@ class Runner:
         return None
 
     def _publish(self, task: Task, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes the result of a training and of its teacher's, without the places of this machine."""
+        """Writes the results of a training and of its teacher, without paths of this machine."""
         words = f'{task.cell.words}{"," if ":" in task.cell.words else ":"}seed={task.seed}'
         result = public(summary) | {
             'cell': self.experiment.card(task.cell),
@@ -213,13 +213,16 @@ class Runner:
     # -- work -----------------------------------------------------------------------------------------------------
 
     def work(self, mesh: sharding.Mesh) -> int:
-        """Trains what is missing, one run after the other; returns the exit code.
+        """Trains the missing runs one after the other; returns the exit code.
 
-        A run whose loss is not finite leaves the others alone; the exit code is then that of a divergence.
+        If a run diverges, the others are still trained, and the exit code is `DIVERGED`.
+
+        Args:
+          mesh: of the devices.
 
         Raises:
           OutOfTime: the time limit was reached.
-          distributed.Stopped: a signal came; the state is saved.
+          distributed.Stopped: a signal was received; the state is saved.
           ValueError: bad input.
         """
         with self._listening():
@@ -228,7 +231,7 @@ class Runner:
                 ran = False
                 for task in waiting:
                     if task.result is not None and runlog.read_summary(task.folder) is not None:
-                        continue  # another process was faster
+                        continue  # another process trained it
                     if self._source(task) is not None and runlog.read_summary(self._source(task).folder) is None:
                         continue
                     self._refuse_to_start()
@@ -245,7 +248,7 @@ class Runner:
         return exitcodes.DIVERGED if self.failures else exitcodes.OK
 
     def _waiting(self) -> list[Task]:
-        """The missing trainings that have not failed, and before them the ones that they start from."""
+        """The missing trainings that have not failed, after the trainings whose sets they use."""
         missing = [task for task in self.missing() if task.name not in self.failures]
         sources = [self._source(task) for task in missing]
         first = [source for source in sources if source and runlog.read_summary(source.folder) is None]
@@ -258,7 +261,7 @@ class Runner:
         return source is None or source.name not in self.failures
 
     def _source(self, task: Task) -> Task | None:
-        """The training that a training starts from."""
+        """The training whose set another one uses, or None."""
         reuse = task.cell.reuse
         if reuse is None:
             return None
@@ -266,7 +269,7 @@ class Runner:
         return next(other for other in self.tasks if (other.cell.label, other.cell.column, other.seed) == wanted)
 
     def _run(self, task: Task, mesh: sharding.Mesh) -> None:
-        """Trains one run, publishes it and reports how far the experiment is."""
+        """Trains one run, publishes it and prints the progress of the experiment."""
         source = self._source(task)
         several = len(self.tasks) > 1
         console.say(f'{task.cell.name}: {task.cell.line}, seed {task.seed}')
@@ -298,7 +301,7 @@ class Runner:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _refuse_to_start(self) -> None:
-        """Raises OutOfTime or Stopped when the time was over, or a signal came, between two runs."""
+        """Raises OutOfTime or Stopped if the time limit was reached or a signal received between two runs."""
         if self._out_of_time():
             raise OutOfTime
         if self.stopped:
@@ -318,9 +321,9 @@ class Runner:
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
-        """SIGTERM between two runs stops there (a run in progress listens itself); the deadline sends one.
+        """Stops on SIGTERM between two runs (a run in progress catches it), and sends one at the deadline.
 
-        Where JAX's runtime connects the processes it handles SIGTERM, and there is no deadline.
+        With connected processes, JAX's runtime handles SIGTERM and there is no deadline.
         """
         if distributed.is_connected() or (self.deadline is None and not self.shared):
             yield
@@ -334,7 +337,7 @@ class Runner:
         ring = signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))
         try:
             if self.deadline is not None:
-                # Repeated, because it may ring between two runs, and the next one listens afresh.
+                # Repeated, because the first one may arrive between two runs, before the next one catches signals.
                 signal.setitimer(signal.ITIMER_REAL, max(self.deadline - time.monotonic(), 0.001), 1.0)
             yield
         finally:
@@ -344,9 +347,9 @@ class Runner:
 
 
 def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Copies the summaries under `folder` to <results>/<run>_<seed>.json, without the places of this machine.
+    """Copies the summaries under `folder` to <results>/<run>_<seed>.json, without paths of this machine.
 
-    A file of another run stays: the new one's name then ends with a digest of its settings.
+    Files of other runs are not overwritten; a digest of the settings is appended to the new name instead.
 
     Returns:
       The files.
@@ -364,12 +367,12 @@ def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathl
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.Mesh | None = None) -> list[Result]:
-    """Runs the experiment of a config, as the command `train` does, and prints its table (for notebooks and tests).
+    """Runs the experiment of a config and prints its table, as the command `train` does, for notebooks and tests.
 
     Args:
       config: from `config.load`.
-      workdir: holds <name>/trial_<i> and teacher; runs that have finished there are read back.
-      mesh: of devices; all of them by default.
+      workdir: of the folders <name>/trial_<i> and teacher; finished runs in it are not repeated.
+      mesh: of the devices; None: all of them.
 
     Returns:
       The finished runs, seed by seed.
@@ -385,7 +388,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.M
 
 
 def finish(runner: Runner, workdir: pathlib.Path) -> None:
-    """Prints the table of the finished runs, and writes report.html for each of them and for all together."""
+    """Prints the table of the finished runs, and writes report.html for each run and for all together."""
     from kcd_jax.report import page, tables  # matplotlib takes a second
 
     reference = runner.experiment.references[0]

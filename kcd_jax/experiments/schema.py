@@ -1,8 +1,8 @@
-"""What every key of a config may hold: type, range and meaning.
+"""Type, range and meaning of every config key.
 
-Keys of the recipe and of the loss weights are declared where they are used (`training.recipe`, `contracts.Weights`);
-keys that only a config has are declared here. Keywords of methods and policies are those of their `make`: the type is
-the default's, the meaning is read from its docstring.
+Keys of the recipe and the loss weights are declared where they are used (`training.recipe`, `contracts.Weights`); keys
+that only configs have are declared here. Keywords of methods and policies come from the signature and the docstring of
+their `make`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def settings() -> dict[str, Setting]:
 
 
 def defaults() -> dict[str, Any]:
-    """The default of every key of `settings`, as nested dictionaries, without the weights: a method has its own."""
+    """The defaults of `settings` as nested dictionaries, without the weights, which depend on the method."""
     nested: dict[str, Any] = {}
     for key, declared in settings().items():
         *path, last = key.split('.')
@@ -124,7 +124,7 @@ def keywords(kind: str, name: str) -> dict[str, Setting]:
 
 
 def _arguments(docstring: str, names: Sequence[str]) -> dict[str, str]:
-    """{argument: its text} of the section Args of a docstring; several may share a line or a text."""
+    """{argument: its text} of the section Args of a docstring; several arguments may share a text."""
     section = re.search(r'^Args:\n(.*?)(?=^\S|\Z)', docstring, re.DOTALL | re.MULTILINE)
     lines = (f'\0 {line[2:]}' if line[:3].strip() else line for line in (section[1] if section else '').splitlines())
     text = ' '.join(' '.join(lines).split())
@@ -144,7 +144,7 @@ def check_config(config: Mapping[str, Any]) -> None:
       config: nested mappings, `ConfigDict.to_dict()` of one run.
 
     Raises:
-      ValueError: the first value that is of another type, not finite or out of range: the key, the value, the range.
+      ValueError: a value has another type, is not finite or is out of range; the message has key, value and range.
     """
     flat = descriptions.flatten(config)
     for key, declared in settings().items():

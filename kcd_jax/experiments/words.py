@@ -1,4 +1,4 @@
-"""The words of the config grammar: splitting them, finding the key that each means, and setting it by its type."""
+"""Words of the config grammar: splits them, resolves each to a key, and sets the key according to its type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BARE = ('policy', 'method', 'weights', 'optim', 'data', 'augment')
 
 
 def split_words(arg: str) -> list[str]:
-    """Splits at the commas outside brackets, so that `compare=(kd,kcd)` and `drops=(0.6,0.75)` are one word."""
+    """Splits at commas outside brackets, so that `compare=(kd,kcd)` and `drops=(0.6,0.75)` are single words."""
     words, depth, word = [], 0, ''
     for char in arg:
         depth += char in '([{'
@@ -29,14 +29,14 @@ def split_words(arg: str) -> list[str]:
 
 
 def place(config: ConfigDict, key: str) -> str:
-    """The dotted key that a word means: itself, or the only section that has a key of this name."""
+    """The dotted key of a word: the word itself, or prefixed by the only section that has this key."""
     if key == 'dataset':
         return 'data.name'
     if '.' in key or key in config:
         return key
     places = [f'{section}.{key}' for section in _BARE if key in config[section] and key != 'name']
     if len(places) > 1:
-        raise ValueError(f'{key} could mean {" or ".join(places)}; write the one that is meant in full')
+        raise ValueError(f'{key} could mean {" or ".join(places)}; use the full key')
     if places:
         return places[0]
     owners = [
@@ -47,13 +47,13 @@ def place(config: ConfigDict, key: str) -> str:
     ]
     chosen = f'method={config.method.name},policy={config.policy.name}'
     if owners:
-        raise ValueError(f'{key} is a keyword of {", ".join(owners)}, and this is {chosen}; name the one that is meant')
+        raise ValueError(f'{key} is a keyword of {", ".join(owners)}, but this is {chosen}; add one of those words')
     known = sorted({*config, *(part for section in _BARE for part in config[section])} - {'name'})
     raise ValueError(plugins.unknown('config key', key, known))
 
 
 def set_key(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a dotted key to a value, or to what a text says in the type that the key has."""
+    """Sets a dotted key to a value, or to a text parsed as the key's type."""
     *path, last = key.split('.')
     node = config
     for depth, part in enumerate((*path, last)):
@@ -76,7 +76,7 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
 
 
 def _parsed(text: str, wanted: type) -> Any:
-    """The value that a text stands for where a value of type `wanted` is expected."""
+    """The value of a text for a key of type `wanted`."""
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -87,7 +87,7 @@ def _parsed(text: str, wanted: type) -> Any:
         return text.lower() == 'true'
     if wanted is float and isinstance(value, str):
         try:
-            return float(value)  # nan and inf, which the ranges refuse by name
+            return float(value)  # nan and inf, which the range checks refuse
         except ValueError:
             return value
     if wanted is tuple:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from kcd_jax import knowledge
-from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, PyTree, ValueTable
+from kcd_jax.contracts import Array, Plan, Policy, PyTree, ValueTable
+from kcd_jax.policies.kcd import observe_loss
 from kcd_jax.settings import ranges
 
 INITIAL_SCORE = 3.0
@@ -43,12 +44,6 @@ def _prune(key: Array, table: ValueTable, *, fraction: float) -> Plan:
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _full(num_points: int, rows: int) -> Plan:
     return knowledge.unmixed_plan(jnp.arange(rows, dtype=jnp.int32), num_points)
-
-
-def _observe(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
-    """The point's own loss, unweighted."""
-    del student, teacher, batch
-    return per_point
 
 
 @ranges(
@@ -81,4 +76,4 @@ def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = E
         pruned = round(num_points * (1.0 - fraction * well_learned))
         return [pruned if 1 <= epoch < until * epochs else num_points for epoch in range(epochs)]
 
-    return Policy(when=when, replan=replan, keep_counts=keep_counts, records='last', observe=_observe)
+    return Policy(when=when, replan=replan, keep_counts=keep_counts, records='last', observe=observe_loss)

@@ -77,7 +77,7 @@ def _mixing_plan(
 _unmixed_plan = jax.jit(knowledge.unmixed_plan)
 
 
-def _observe_loss(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
+def observe_loss(student: Outputs, teacher: Outputs | None, batch: Batch, per_point: Array) -> Array:
     """The point's own loss, unweighted."""
     del student, teacher, batch
     return per_point
@@ -92,7 +92,7 @@ def _observe_teacher_entropy(student: Outputs, teacher: Outputs | None, batch: B
     return knowledge.prediction_entropy(teacher.logits[::views])
 
 
-_OBSERVE = {'entropy': None, 'loss': _observe_loss, 'teacher_entropy': _observe_teacher_entropy}
+_OBSERVE = {'entropy': None, 'loss': observe_loss, 'teacher_entropy': _observe_teacher_entropy}
 
 
 @ranges(

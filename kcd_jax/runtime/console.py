@@ -1,4 +1,4 @@
-"""What the first process prints: lines, and a progress bar that they do not tear."""
+"""Output of the first process: lines and a progress bar, which do not disturb each other."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tqdm import tqdm
 
 from kcd_jax.runtime import distributed
 
-PLAIN_SECONDS = 10.0  # without a terminal, at most one line of progress in this time
+PLAIN_SECONDS = 10.0  # without a terminal, shortest time between two lines of progress
 
 _bar: tqdm | None = None
 _quiet = False
 
 
 def say(line: str) -> None:
-    """Prints one or several lines at once, above the progress bar if there is one.
+    """Prints one or several lines, above the progress bar if there is one.
 
-    When the reader of the output closes it, the run goes on: one line on stderr says so, and later lines are dropped.
+    If standard output is closed, the run continues: one line on stderr reports it, and later lines are dropped.
     """
     if not distributed.is_first():
         return
@@ -35,12 +35,12 @@ def say(line: str) -> None:
         with open(os.devnull, 'wb') as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
         with contextlib.suppress(OSError):
-            print('standard output was closed; the run goes on without it', file=sys.stderr, flush=True)
+            print('standard output was closed; the run continues without it', file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leaves out the lines of the runs inside, but not their progress: the caller summarizes them."""
+    """Suppresses the lines of runs inside, but not their progress; the caller prints a summary."""
     global _quiet
     before, _quiet = _quiet, True
     try:
@@ -50,20 +50,20 @@ def quiet() -> Iterator[None]:
 
 
 def say_of_run(line: str) -> None:
-    """`say`, for a line about one run: left out inside `quiet`."""
+    """`say` for a line about one run, suppressed inside `quiet`."""
     if not _quiet:
         say(line)
 
 
 class Progress:
-    """The progress of one run: a bar on a terminal, and seldom a line elsewhere; a context manager."""
+    """Progress of one run, a context manager: a bar on a terminal, else a line every few seconds."""
 
     def __init__(self, total: int, done: int = 0):
         """Starts to show progress.
 
         Args:
           total: training images of the whole run.
-          done: those that were trained on before this start.
+          done: images that earlier starts trained on.
         """
         global _bar
         self.total, self.done, self.before = total, done, done
@@ -88,7 +88,7 @@ class Progress:
             self._bar = _bar = None
 
     def update(self, images: int, numbers: Mapping[str, float]) -> None:
-        """Counts images, and shows numbers next to the count.
+        """Adds images to the count and shows numbers next to it.
 
         Args:
           images: trained on since the last call.
@@ -105,7 +105,7 @@ class Progress:
             say(f'{self.done:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left{shown}')
 
     def note(self, line: str) -> None:
-        """Prints a line of passing interest: always on a terminal, elsewhere only when a line is due."""
+        """Prints a minor line: always on a terminal, else only if a line is due."""
         if not _quiet and (self._bar is not None or self._due()):
             say(line)
 

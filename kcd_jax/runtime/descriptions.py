@@ -1,4 +1,4 @@
-"""Compares the descriptions of runs: whether a folder's run is the one that is asked for, and how they differ.
+"""Compares descriptions of runs: whether a folder holds the requested run, and how they differ.
 
 A description is a tree of JSON values that decides every number of a run (`Run.describe`).
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 from kcd_jax.runtime import files
 
-# Keys that may change between a run and its continuation: they change none of its numbers.
+# Keys that may change between a run and its continuation, because they do not affect its numbers.
 FREE_KEYS = (
     'name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*',
     'recipe.teaching.allow_weak', 'recipe.teaching.cache', 'recipe.teaching.cache_gb',
 )  # fmt: skip
-# Places, which do not count when the content that was found there has an identity.
+# Paths, which are ignored if the content has an identity.
 PLACES = {'teacher.checkpoint': 'teacher.identity'}
-# What identifies content, rather than a setting: PREFIX.identity and PREFIX.digests.PART.
+# Keys that identify content instead of holding a setting: PREFIX.identity and PREFIX.digests.PART.
 CONTENT = {
     'data': 'the data (points, labels or files)',
     'teacher': 'the teacher (its file)',
@@ -34,10 +34,10 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
 
     Args:
       there: of the run in a folder, or on another process.
-      here: of the run that is asked for.
+      here: of the requested run.
 
     Returns:
-      'optim.lr is 0.1 there and 0.2 here, ...'; '' when both compute the same.
+      'optim.lr is 0.1 there and 0.2 here, ...'; '' if both compute the same.
     """
     keys, content = _differing(there, here)
     old, new = flatten(_plain(there)), flatten(_plain(here))
@@ -52,10 +52,10 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
     Args:
       workdir: folder of a run.
       there: description of the run in it.
-      here: description of the run that is asked for.
+      here: description of the requested run.
 
     Raises:
-      ValueError: they differ: in keys, which are named, or only in the content of the data or of the teacher.
+      ValueError: they differ, in keys, which are listed, or only in the content of the data or of the teacher.
     """
     keys, content = _differing(there, here)
     if keys:
@@ -65,8 +65,7 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
         )
     if content:
         raise ValueError(
-            f'{workdir} holds another run: {content}; '
-            'use another --workdir, or bring back what the run was started with'
+            f'{workdir} holds another run: {content}; use another --workdir, or restore what the run was started with'
         )
 
 
@@ -82,7 +81,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[str], str]:
-    """(settings with different values, in words which content differs or '')."""
+    """(keys with different values, a phrase that names different content or '')."""
     old, new = flatten(_plain(there)), flatten(_plain(here))
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key, old, new)]
     settings, parts = [], {}
@@ -94,7 +93,7 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[
             parts.setdefault(prefix, []).extend([key.removeprefix(f'{prefix}.digests.')] if 'digests' in key else [])
     if not parts:
         return settings, ''
-    prefix, changed = next(iter(parts.items()))  # the data first: the teacher's is often the same
+    prefix, changed = next(iter(parts.items()))  # the data first: the teacher's data is often the same
     details = f': {", ".join(changed)} differ' if changed else ''
     return settings, f'{CONTENT[prefix]} is not that of the run in the folder{details}'
 
@@ -108,5 +107,5 @@ def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """`tree` as it comes back from a JSON file: tuples are lists."""
+    """`tree` as read from a JSON file: tuples are lists."""
     return json.loads(files.dumps(tree))

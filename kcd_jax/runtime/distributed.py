@@ -1,8 +1,8 @@
-"""Several processes that run one program: how they connect, agree on errors, and stop together.
+"""Multi-process runs: how processes connect, agree on errors, and stop together.
 
-JAX's multi-controller runtime is the engine: every process runs the same program and holds a part of the mesh. What
-only one process sees (an unwritable folder, a clock, a signal) must be told to all before any of them acts on it;
-otherwise the others wait forever in their next collective. With one process, nothing here costs anything.
+They use JAX's multi-controller runtime: every process runs the same program and holds a part of the mesh. What only one
+process sees (an unwritable folder, a clock, a signal) must be shared with all before any of them acts on it, or the
+others wait forever in their next collective. With one process these functions communicate nothing.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from kcd_jax.contracts import PyTree
 from kcd_jax.runtime import exitcodes
 
 AUTO = 'auto'
-CONNECT_SECONDS = 120  # all processes end when one of them has not connected by then
-HEARTBEAT_SECONDS = 45  # a process that was silent for this long counts as dead: the others end within a minute
+CONNECT_SECONDS = 120  # all processes end if one of them has not connected by then
+HEARTBEAT_SECONDS = 45  # a process without a heartbeat for this long counts as dead; the others end within a minute
 _MESSAGE_BYTES = 2048
 
 
 class Agreed(ValueError):
-    """An error that every process knows of; the first process prints it.
+    """An error that is raised on every process; the first process prints it.
 
     Attributes:
-      on_disk: whether it was an OSError where it occurred.
-      exit_code: of `exitcodes`.
+      on_disk: whether it was an OSError on the process where it occurred.
+      exit_code: from `exitcodes`.
     """
 
     def __init__(self, line: str, on_disk: bool):
@@ -44,22 +44,22 @@ class Agreed(ValueError):
 
 
 class Stopped(Exception):
-    """The program was asked to stop, and what there was to save is saved.
+    """The program was asked to stop and has saved its state.
 
     Attributes:
-      exit_code: of `exitcodes`; that of Ctrl-C differs from that of a preemption.
+      exit_code: from `exitcodes`, different for Ctrl-C and for a preemption.
     """
 
     def __init__(self, number: int, step: int | None = None):
         """Composes the line to print.
 
         Args:
-          number: the signal that asked for it, SIGTERM or SIGINT.
-          step: the step that was saved; None where no run was in progress.
+          number: the signal received, SIGTERM or SIGINT.
+          step: the step that was saved; None if no run was in progress.
         """
         name = 'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'
         saved = 'nothing to save' if step is None else f'saved step {step:,}'
-        super().__init__(f'{name}: {saved}; the same command goes on from there')
+        super().__init__(f'{name}: {saved}; the same command resumes from there')
         self.exit_code = exitcodes.INTERRUPTED if number == signal.SIGINT else exitcodes.PREEMPTED
 
 
@@ -67,16 +67,16 @@ class Stopped(Exception):
 
 
 def initialize(coordinator: str, processes: int | None = None, process: int | None = None) -> None:
-    """Connects to the other processes, if the user asked for it. Call it before the first JAX operation.
+    """Connects to the other processes if requested. Call it before the first JAX operation.
 
     Args:
-      coordinator: '' does nothing, whatever the environment says: a workstation inside a SLURM job must not wait for
-        others. 'auto' asks SLURM, Open MPI or the TPU's metadata. Otherwise 'host:port' of the first process.
+      coordinator: '' does nothing, whatever the environment: a single process inside a SLURM job must not wait for
+        others. 'auto' reads SLURM, Open MPI or TPU metadata. Otherwise 'host:port' of the first process.
       processes: number of processes, needed with 'host:port'.
       process: index of this process, from 0, needed with 'host:port'.
 
     Raises:
-      ValueError: an address without the numbers, numbers without an address, or 'auto' where there is no cluster.
+      ValueError: an address without the numbers, numbers without an address, or 'auto' without a cluster.
     """
     numbers = processes, process
     if not coordinator:
@@ -103,7 +103,7 @@ def initialize(coordinator: str, processes: int | None = None, process: int | No
             f'--processes={processes} --process={process}: --coordinator=HOST:PORT needs the number of processes, and '
             'for each of them its own index from 0'
         )
-    # Without the detection: SLURM's variables must not override what the user typed.
+    # Detection is off, so that SLURM's variables do not override the arguments.
     jax.distributed.initialize(coordinator, processes, process, cluster_detection_method='deactivate', **limits)
 
 
@@ -113,12 +113,12 @@ def is_connected() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Whether this is the first process, which prints and writes."""
     return jax.process_index() == 0
 
 
 def leave(code: int, line: str = '') -> int:
-    """Waits until all processes have come this far, and returns the exit code.
+    """Waits until all processes get here, and returns the exit code.
 
     Args:
       code: exit code.
@@ -127,16 +127,16 @@ def leave(code: int, line: str = '') -> int:
     if line and (not is_connected() or is_first()):
         print(line, file=sys.stderr, flush=True)
     if is_connected():
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process died on its way out
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process died while it was leaving
             jax.distributed.shutdown()
     return code
 
 
 def leave_alone(code: int, line: str) -> int:
-    """Prints an error that the other processes may not know of, and returns the exit code.
+    """Prints an error that may have occurred on this process only, and returns the exit code.
 
-    One of several processes ends at once instead: an orderly shutdown would wait for the others, which wait for this
-    one in their next collective. They notice that it is gone.
+    One of several processes exits at once instead: an orderly shutdown would wait for the others, which wait for this
+    one in their next collective. Exiting makes them end too.
     """
     print(line, file=sys.stderr, flush=True)
     if is_connected():
@@ -146,11 +146,11 @@ def leave_alone(code: int, line: str) -> int:
 
 
 def lost(error: Exception) -> str:
-    """One line for an error of JAX's runtime while several processes run: nearly always another process ended."""
+    """The line for a JAX runtime error with several processes, nearly always because another process ended."""
     reason = str(error).strip().partition('\n')[0][:200]
     return (
         f'process {jax.process_index()} lost its connection to another process ({reason}); '
-        'start all of them again: they go on from the last checkpoint'
+        'start all of them again: they resume from the last checkpoint'
     )
 
 
@@ -158,13 +158,13 @@ def lost(error: Exception) -> str:
 
 
 def from_first(content: bytes) -> bytes:
-    """The `content` of the first process, on all of them. All processes call it."""
+    """Broadcasts the first process's `content`. All processes call it."""
     if jax.process_count() == 1:
         return content
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     if not size:
         return b''
-    room = max(256, 1 << (size - 1).bit_length())  # few sizes, few compilations
+    room = max(256, 1 << (size - 1).bit_length())  # few different sizes, to compile less
     if not is_first():
         content = b''
     padded = np.frombuffer(content.ljust(room, b'\0'), np.uint8)
@@ -172,7 +172,7 @@ def from_first(content: bytes) -> bytes:
 
 
 def arrays_from_first(tree: PyTree) -> PyTree:
-    """The arrays of the first process, on all of them. All processes call it, with the same shapes and dtypes."""
+    """Broadcasts the first process's arrays. All processes call it, with the same shapes and dtypes."""
     if jax.process_count() == 1:
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
@@ -186,7 +186,7 @@ def arrays_from_first(tree: PyTree) -> PyTree:
 
 
 def from_all(text: str) -> list[str]:
-    """The first 2,048 bytes of `text` of every process, in order. All processes call it."""
+    """Gathers the first 2,048 bytes of every process's `text`, in order. All processes call it."""
     if jax.process_count() == 1:
         return [text]
     content = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b'\0')
@@ -196,9 +196,9 @@ def from_all(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Raises an error inside on all processes, whichever of them it occurs on. All processes enter it.
+    """Raises an error of any process inside the block on all of them. All processes enter it.
 
-    Nothing inside may wait for another process. With one process, an error passes through unchanged.
+    The block must not wait for another process. With one process, errors pass through unchanged.
 
     Raises:
       Agreed: a ValueError or OSError inside, on any of several processes.
@@ -221,10 +221,10 @@ def together() -> Iterator[None]:
 
 
 def first(function: Callable[[], Any]) -> Any:
-    """Calls `function` on the first process alone; its result, a JSON value, and its errors reach all processes.
+    """Calls `function` on the first process only, and shares its result, a JSON value, and its errors with all.
 
     Raises:
-      Agreed: the first process's ValueError or OSError, where there are several processes.
+      Agreed: the first process's ValueError or OSError, with several processes.
     """
     if jax.process_count() == 1:
         return function()
@@ -236,12 +236,12 @@ def first(function: Callable[[], Any]) -> Any:
 
 
 def refuse_difference(what: str, mine: Mapping[str, Any], how: Callable[[Mapping, Mapping], str]) -> None:
-    """Refuses, on all processes, a value that is not the same on each of them.
+    """Raises an error on all processes if a value differs between them.
 
     Args:
       what: one or two words for the message.
       mine: JSON values of this process.
-      how: (the first process's, this process's) -> how they differ, '' where they do not.
+      how: (the first process's, this process's) -> how they differ, '' if they do not.
 
     Raises:
       Agreed: 'process 1: another configuration than on process 0: ...'.
@@ -259,22 +259,22 @@ def refuse_difference(what: str, mine: Mapping[str, Any], how: Callable[[Mapping
 
 
 class Notice:
-    """Listens for SIGTERM, the platform's notice of preemption, and Ctrl-C; a context manager around a training.
+    """Catches SIGTERM, the platform's preemption notice, and Ctrl-C during training; a context manager.
 
-    A second Ctrl-C raises KeyboardInterrupt. Where JAX's runtime connects the processes, it handles SIGTERM and makes
-    all of them stop at the same step; a handler of our own would take the signal from it. Ctrl-C is passed on as one.
+    A second Ctrl-C raises KeyboardInterrupt. With connected processes, JAX's runtime handles SIGTERM and makes all of
+    them stop at the same step, so no handler is installed for it, and Ctrl-C is forwarded as SIGTERM.
     """
 
-    _calls = 0  # over all trainings of this process: the runtime compares the numbers between processes
+    _calls = 0  # over all trainings of this process, since the runtime compares the counts between processes
 
     def __init__(self) -> None:
-        self._number: int | None = None  # of the signal that came
+        self._number: int | None = None  # of the signal received
         self._previous: dict[int, Any] = {}
         self._connected = is_connected()
 
     def __enter__(self) -> Notice:
         for number in [signal.SIGINT] if self._connected else [signal.SIGINT, signal.SIGTERM]:
-            with contextlib.suppress(ValueError):  # only the main thread may listen
+            with contextlib.suppress(ValueError):  # only the main thread may install handlers
                 self._previous[number] = signal.signal(number, self._hear)
         return self
 
@@ -294,7 +294,7 @@ class Notice:
         self._number = number
 
     def came(self) -> bool:
-        """Whether the run is to stop now: the same answer on every process. All call it, between the same steps."""
+        """Whether to stop now, the same on every process. All processes call it between the same steps."""
         if self._connected:
             Notice._calls += 1
             if multihost_utils.reached_preemption_sync_point(Notice._calls):
@@ -309,24 +309,23 @@ class Notice:
 
 
 class Timer:
-    """When something periodic is due, by the first process's clock: the same answer on every process."""
+    """A periodic timer on the first process's clock, which gives the same answer on every process."""
 
     def __init__(self, seconds: float):
-        """Due `seconds` after the start, and after each `restart`."""
+        """Starts a timer that is due `seconds` after the start and after each `restart`."""
         self.seconds = seconds
         self.restart()
 
     def restart(self) -> None:
-        """Starts counting again from now."""
+        """Restarts the timer."""
         self._start = time.monotonic()
         self._calls = 0
         self._ask_at = 1
 
     def due(self) -> bool:
-        """Whether it is time. All processes call it, between the same steps.
+        """Whether the time has passed. All processes call it between the same steps.
 
-        They ask the first process's clock only when half of the remaining time may have passed: a few times per
-        interval.
+        They communicate only when half of the remaining time may have passed, a few times per interval.
         """
         elapsed = time.monotonic() - self._start
         if jax.process_count() == 1:

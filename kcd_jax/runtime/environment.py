@@ -1,4 +1,4 @@
-"""What produced a result: the commit, the versions, the device, and the command line."""
+"""Provenance of a result: commit, versions, device and command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 PACKAGES = 'kcd_jax jax jaxlib flax optax numpy pillow simplejpeg cykooz-resizer'.split()
-# Flags whose values are places on one machine.
+# Flags whose values are specific to one machine.
 _PLACES = ('--workdir', '--results', '--config.data.dir', '--coordinator', '--process')
 
 
@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
 
     Returns:
       {'commit', 'python', 'versions', 'precision', 'device': {'kind', 'backend', 'count', 'processes'}}. 'precision' is
-      that of float32 products: 'default' is TF32 on a GPU that has it, and float32 on a CPU.
+      that of float32 matrix products; 'default' is TF32 on GPUs that support it and float32 on CPUs.
     """
     devices = jax.devices()
     return {
@@ -41,7 +41,7 @@ def describe() -> dict[str, Any]:
 
 
 def command(argv: Sequence[str]) -> str:
-    """The command line as someone else would type it: without the places of this machine.
+    """The command line without paths and addresses of this machine.
 
     >>> command(['/home/me/kcd_jax/main.py', '--config=configs/digits_kd.py:policy=kcd', '--workdir=/tmp/run'])
     'python -m kcd_jax.main --config=configs/digits_kd.py:policy=kcd'
@@ -67,7 +67,7 @@ def _commit() -> str | None:
 
     try:
         if pathlib.Path(git('rev-parse', '--show-toplevel')).resolve() != folder:
-            return None  # installed below the checkout of another project
+            return None  # installed inside the checkout of another project
         return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--untracked-files=no') else '')
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: a kill at any moment leaves the old one or the new one."""
+"""Atomic file writes: a process killed at any moment leaves either the old file or the new one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLAIN_BYTES = 2**26  # larger archives are not compressed
 
 
 def expand(path: str | os.PathLike[str]) -> pathlib.Path:
-    """A path that a user typed, with `~` and `~user` replaced by the home folder.
+    """A path with `~` and `~user` replaced by the home folder.
 
     Raises:
       ValueError: there is no such home folder.
@@ -27,18 +27,18 @@ def expand(path: str | os.PathLike[str]) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError(f'{path} names a home folder that does not exist; write the path in full') from error
+        raise ValueError(f'{path} names a home folder that does not exist; use the full path') from error
 
 
 def cache_folder() -> pathlib.Path:
-    """Where caches are kept: KCD_JAX_CACHE, else kcd_jax under XDG_CACHE_HOME or ~/.cache."""
+    """The folder of caches: KCD_JAX_CACHE, else kcd_jax under XDG_CACHE_HOME or ~/.cache."""
     if own := os.environ.get('KCD_JAX_CACHE'):
         return expand(own)
     return expand(os.environ.get('XDG_CACHE_HOME') or '~/.cache') / 'kcd_jax'
 
 
 def parsed(line: bytes) -> Any:
-    """The value of a line of JSON; None where it is not JSON, or cut."""
+    """The value of a line of JSON; None if it is not valid JSON."""
     try:
         return json.loads(line)
     except ValueError:
@@ -46,7 +46,7 @@ def parsed(line: bytes) -> Any:
 
 
 def _plain_value(value: Any) -> Any:
-    """Replaces NaN and infinity, which JSON lacks, by None, and NumPy scalars by Python numbers."""
+    """Replaces NaN and infinity, which JSON does not have, by None, and NumPy scalars by Python numbers."""
     if isinstance(value, Mapping):
         return {str(key): _plain_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -80,21 +80,21 @@ def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file, or raises OSError and leaves the old one."""
+    """Writes a file; on OSError the old one is unchanged."""
     with _replacing(path) as file:
         file.write(content)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file, or raises OSError and leaves the old one."""
+    """Writes a text file; on OSError the old one is unchanged."""
     write_bytes(path, text.encode())
 
 
 def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
-    """Writes a NumPy archive, whole or not at all, without copying an array as a whole.
+    """Writes a NumPy archive atomically, in chunks, to bound memory.
 
-    Large archives are not compressed: values and orders shrink by only a quarter, and those of 100 million points would
-    take a minute longer.
+    Large archives are not compressed: values and orders shrink by only a quarter, and compressing those of 100 million
+    points takes a minute.
 
     Args:
       path: of the archive; its folder is made if it does not exist.
@@ -115,7 +115,7 @@ def write_npz(path: str | pathlib.Path, **arrays: Any) -> None:
 
 
 def is_whole_npz(path: pathlib.Path) -> bool:
-    """Whether a file is an archive whose parts all agree with their checksums."""
+    """Whether a file is an archive whose members all match their checksums."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -124,7 +124,7 @@ def is_whole_npz(path: pathlib.Path) -> bool:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file, or no object in it."""
+    """The object in a JSON file; None if the file does not exist or does not hold an object."""
     try:
         content = parsed(path.read_bytes())
     except FileNotFoundError:

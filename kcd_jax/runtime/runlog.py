@@ -25,34 +25,34 @@ METRICS, CONFIG, SUMMARY, MANIFEST, EVENTS = (
     'manifest.json',
     'tensorboard',
 )
-RESULTS = (METRICS, 'knowledge/*.npz', '*.safetensors')  # what the manifest of a finished run lists
-FLUSH_SECONDS = 1.0  # TensorBoard sees what is recorded after at most this time
+RESULTS = (METRICS, 'knowledge/*.npz', '*.safetensors')  # files in the manifest of a finished run
+FLUSH_SECONDS = 1.0  # longest time until records reach TensorBoard
 
 
 class Busy(ValueError):
-    """Another run holds the folder."""
+    """Another run is using the folder."""
 
 
 class RunLog:
-    """The files and lines of one run; a context manager that keeps a second run out of the run's folder.
+    """The files and printed lines of one run; a context manager that locks the run's folder.
 
     Attributes:
       workdir: folder of the run.
       description: of the run, JSON values.
-      lines: those of metrics.jsonl so far. A checkpoint carries them, so that `rewind` makes the log what it was at
-        that state, whatever happened to the file.
+      lines: of metrics.jsonl so far. Checkpoints include them, so that `rewind` restores the log of that state whatever
+        happened to the file.
     """
 
     def __init__(self, workdir: str | pathlib.Path, description: Mapping[str, Any]):
-        """Touches nothing until it is entered.
+        """Stores the arguments; files are touched on entering the context.
 
         Args:
-          workdir: folder of the run; made if it does not exist.
-          description: of the run, complete. Stored in config.json under 'run', or compared with the one there.
+          workdir: folder of the run; created if it does not exist.
+          description: complete description of the run; written to config.json under 'run', or compared with it.
 
         Raises:
-          ValueError: on entering: the folder cannot be written, another run holds it (`Busy`), or it holds a run of
-            another description.
+          ValueError: on entering, if the folder cannot be written, another run is using it (`Busy`), or it holds a run
+            with another description.
         """
         self.workdir = pathlib.Path(workdir)
         self.description = json.loads(files.dumps(description))
@@ -87,7 +87,7 @@ class RunLog:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.stop_progress()
-        # After an error, report that one and not what it did to the last lines of the log.
+        # If there was an error, it must not be replaced by one from closing the files.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self._close_files()
         self._unlock()
@@ -106,10 +106,10 @@ class RunLog:
     # -- records --------------------------------------------------------------------------------------------------
 
     def rewind(self, lines: Sequence[str], step: int) -> None:
-        """Makes the log what it was at the state that a run continues from.
+        """Restores the log to the state that a run resumes from.
 
         Args:
-          lines: those of metrics.jsonl at that state (`self.lines` then).
+          lines: of metrics.jsonl at that state (`self.lines` then).
           step: of that state; events of later steps are hidden from TensorBoard. -1 hides all of them.
 
         Raises:
@@ -124,7 +124,7 @@ class RunLog:
         if not path.exists() or path.read_bytes() != wanted:
             files.write_bytes(path, wanted)
         with self._naming_the_log():
-            # Unbuffered: a killed process loses no line, and a full disk is noticed at the line that it cuts.
+            # Unbuffered, so that a killed process loses no line and a full disk is detected at the line it truncates.
             self._metrics = open(path, 'ab', buffering=0)
             self._events = _Events(self.workdir / EVENTS, step + 1)
 
@@ -132,11 +132,11 @@ class RunLog:
         """Appends one JSON line, and its numbers as TensorBoard scalars '<kind>/<name>' at `entry['step']`.
 
         Args:
-          entry: JSON and NumPy values. Times belong under 'time': everything else is the same in every repetition of
-            a run. Numbers that are not finite become null.
+          entry: JSON and NumPy values. Times go under 'time'; everything else is equal in every repetition of a run.
+            Numbers that are not finite become null.
 
         Raises:
-          OSError: the files cannot be written, or the folder was deleted or moved meanwhile.
+          OSError: the files cannot be written, or the folder was deleted or moved.
         """
         if not distributed.is_first():
             return
@@ -150,10 +150,10 @@ class RunLog:
         self.lines.append(line)
 
     def sync(self) -> None:
-        """Brings everything that was recorded to the disk; call it before a checkpoint is saved.
+        """Flushes all records to the disk; call it before saving a checkpoint.
 
         Raises:
-          OSError: the files cannot be written, or the folder was deleted or moved meanwhile.
+          OSError: the files cannot be written, or the folder was deleted or moved.
         """
         if distributed.is_first():
             with self._naming_the_log():
@@ -162,7 +162,7 @@ class RunLog:
                 self._events.flush()
 
     def _refuse_deleted(self) -> None:
-        """Raises when metrics.jsonl is no longer the open file: writes to a deleted file succeed and are lost."""
+        """Raises if metrics.jsonl is no longer the open file, since writes to a deleted file succeed and are lost."""
         path = self.workdir / METRICS
         try:
             if os.path.samestat(os.stat(path), os.fstat(self._metrics.fileno())):
@@ -187,19 +187,19 @@ class RunLog:
             ) from error
 
     def write_arrays(self, name: str, **arrays: Any) -> None:
-        """Writes a NumPy archive into the run's folder, whole or not at all.
+        """Writes a NumPy archive into the run's folder atomically.
 
         Args:
-          name: below the folder, such as 'knowledge/stage_1.npz'.
+          name: relative to the folder, such as 'knowledge/stage_1.npz'.
           **arrays: by name.
         """
         if distributed.is_first():
             files.write_npz(self.workdir / name, **arrays)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Finishes the run: removes archives that cannot be read, then writes manifest.json and summary.json.
+        """Finishes the run: removes unreadable archives, then writes manifest.json and summary.json.
 
-        The manifest holds size and CRC-32 of each of `RESULTS`, so that `finished` notices what is lost later.
+        The manifest has the size and CRC-32 of each file in `RESULTS`, so that `finished` detects later losses.
 
         Args:
           summary: JSON and NumPy values.
@@ -209,7 +209,7 @@ class RunLog:
         for path in sorted(self.workdir.glob('knowledge/*.npz')):
             if not files.is_whole_npz(path):
                 path.unlink()
-                self.say(f'{path} cannot be read and was removed; reports leave it out')
+                self.say(f'{path} cannot be read and was removed; reports omit it')
         files.write_text(self.workdir / MANIFEST, files.dumps(_manifest(self.workdir), indent=1) + '\n')
         files.write_text(self.workdir / SUMMARY, files.dumps(summary, indent=2) + '\n')
 
@@ -220,24 +220,24 @@ class RunLog:
         console.say_of_run(line)
 
     def note(self, line: str) -> None:
-        """Prints a line of passing interest: above the bar on a terminal; elsewhere at most one in ten seconds."""
+        """Prints a minor line: above the bar on a terminal, else at most once every ten seconds."""
         if self._progress is None:
             self.say(line)
         else:
             self._progress.note(line)
 
     def start_progress(self, total: int, done: int = 0) -> None:
-        """Starts a progress bar, or lines where there is no terminal.
+        """Starts a progress bar, or lines of progress without a terminal.
 
         Args:
           total: training images of the whole run.
-          done: those of earlier starts.
+          done: images that earlier starts trained on.
         """
         self.stop_progress()
         self._progress = console.Progress(total, done)
 
     def progress(self, images: int, **numbers: float) -> None:
-        """Counts images that were trained on; `numbers` are shown next to the count."""
+        """Adds trained images to the count and shows `numbers` next to it."""
         if self._progress is not None:
             self._progress.update(images, numbers)
 
@@ -255,17 +255,17 @@ class _Deleted(OSError):
 class _Events:
     """Scalars for TensorBoard, written in the calling thread.
 
-    tensorboardX's own writer uses a thread. On a full disk that thread dies, and the run waits for it forever.
+    tensorboardX's own writer uses a thread, which dies on a full disk; the run would wait for it forever.
     """
 
     def __init__(self, folder: pathlib.Path, start: int):
-        """Events that earlier files in `folder` hold for step `start` and later are hidden from TensorBoard."""
+        """Hides events of step `start` and later in earlier files of `folder` from TensorBoard."""
         self.folder, self.start = folder, start
         self._file: Any = None
         self._flushed = time.monotonic()
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Writes the numbers of a record; flushed about once per second."""
+        """Writes the numbers of a record; flushes about once per second."""
         step, kind = entry.get('step'), entry.get('kind', 'run')
         numbers = {
             f'{kind}/{name}': float(value)
@@ -274,7 +274,7 @@ class _Events:
         }
         if step is None or not numbers:
             return
-        from tensorboardX import event_file_writer, summary  # slow to import, and not needed to start or to check
+        from tensorboardX import event_file_writer, summary  # slow to import, and --check does not need it
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         if self._file is None:
@@ -298,7 +298,7 @@ class _Events:
 
 
 def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
-    """Locks a folder until the returned file is closed or the process ends, however it ends.
+    """Locks a folder until the returned file is closed or the process ends.
 
     Raises:
       Busy: another run holds the lock.
@@ -324,18 +324,17 @@ def lock(workdir: pathlib.Path) -> io.TextIOWrapper:
 
 
 def read_summary(workdir: str | pathlib.Path) -> dict[str, Any] | None:
-    """What `RunLog.write_summary` wrote; None while the run is not finished."""
+    """The summary that `RunLog.write_summary` wrote; None if the run is not finished."""
     return files.read_json(pathlib.Path(workdir) / SUMMARY)
 
 
 def finished(workdir: str | pathlib.Path) -> dict[str, Any] | None:
-    """The summary of a finished run whose files are whole.
+    """The summary of a finished run with intact files.
 
-    One line is printed for a run that lost files since. If it still has a checkpoint, continuing from that writes them
-    again.
+    Prints one line if files were lost. If the run still has a checkpoint, resuming from it writes them again.
 
     Returns:
-      The summary, or None when the run is to be continued: it is not finished, or files are to be written again.
+      The summary, or None if the run must resume: it is not finished, or files must be written again.
     """
     workdir = pathlib.Path(workdir)
     summary = read_summary(workdir)
@@ -346,14 +345,14 @@ def finished(workdir: str | pathlib.Path) -> dict[str, Any] | None:
     if any((workdir / 'checkpoints').glob('[0-9]*')):
         console.say(f'{names}; continuing from the last checkpoint to write {"it" if len(lost) == 1 else "them"} again')
         return None
-    console.say(f'{names}, and no checkpoint is left; only the same command in another --workdir makes them again')
+    console.say(f'{names}, and no checkpoint is left; only the same command in another --workdir writes them again')
     return summary
 
 
 def damaged(workdir: str | pathlib.Path) -> list[str]:
-    """Names of the files in a finished run's manifest that are missing or not what they were when it finished.
+    """Names of the files in a finished run's manifest that are missing or have changed.
 
-    A folder without a manifest, of an unfinished or an older run, has none.
+    Empty for a folder without a manifest, from an unfinished or an older run.
     """
     workdir = pathlib.Path(workdir)
     manifest = files.read_json(workdir / MANIFEST) or {}
@@ -366,7 +365,7 @@ def _manifest(workdir: pathlib.Path) -> dict[str, dict[str, int] | None]:
 
 
 def _fingerprint(path: pathlib.Path) -> dict[str, int] | None:
-    """{'bytes', 'crc32'} of a file; None where it cannot be read."""
+    """{'bytes', 'crc32'} of a file; None if it cannot be read."""
     size = digest = 0
     try:
         with open(path, 'rb') as file:

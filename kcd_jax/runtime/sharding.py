@@ -1,7 +1,6 @@
-"""Meshes and partition specs, which no other module uses: one mesh axis, `data`.
+"""Meshes and partition specs, used in this module only. There is one mesh axis, `data`.
 
-The batch and the value table are split over it; everything else is replicated. It works the same for one process and
-for several.
+The batch and the value table are split over it; everything else is replicated. One process and several work the same.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
       devices: default: all devices of all processes.
 
     Raises:
-      ValueError: the number of devices does not divide 512, to a multiple of which per-point arrays are padded.
+      ValueError: the number of devices does not divide 512; per-point arrays are padded to a multiple of that.
     """
     devices = jax.devices() if devices is None else list(devices)
     if not devices or ROW_MULTIPLE % len(devices):
         near = min(1 << max(len(devices).bit_length() - 1, 0), ROW_MULTIPLE)
         raise ValueError(f'{len(devices)} devices do not divide {ROW_MULTIPLE}; use {near} of them (a power of two)')
-    # Auto axes: with explicit ones, the default, gather, scatter and sort of split arrays raise.
+    # Auto axes: with explicit axes, the default, gather, scatter and sort of split arrays raise.
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -48,7 +47,7 @@ def batch(mesh: Mesh) -> NamedSharding:
 
 
 def check(rows: int, devices: int, what: str = 'batch') -> None:
-    """Refuses rows that do not divide by the devices: JAX would replicate them silently.
+    """Refuses a number of rows that is not a multiple of the devices, which JAX would replicate silently.
 
     Args:
       rows: of a batch.
@@ -67,10 +66,10 @@ def check(rows: int, devices: int, what: str = 'batch') -> None:
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
-    """The sharding of every leaf of a state, or of its abstract form: the value table split, the rest replicated.
+    """The sharding of every leaf of a state, concrete or abstract: the value table is split, the rest replicated.
 
-    A memory bank of a method above `REPLICATED_BYTES` is split by rows too: it may not fit on one device. The price is
-    an all-gather at every step.
+    A method's memory bank above `REPLICATED_BYTES`, which may not fit on one device, is split by rows too, at the cost
+    of an all-gather in every step.
     """
 
     def bank(x: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
@@ -84,10 +83,10 @@ def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
 
 
 def constrain_batch(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Inside jit: the first axis of every array split over the devices; scalars unchanged.
+    """Constrains the first axis of every array to be split over the devices, inside jit; scalars are unchanged.
 
     Raises:
-      ValueError: while tracing: the rows are not a multiple of the devices.
+      ValueError: while tracing, if the rows are not a multiple of the devices.
     """
 
     def constrain(x: jax.Array) -> jax.Array:
@@ -100,12 +99,12 @@ def constrain_batch(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def constrain_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Inside jit: the whole array on every device, for every array of the tree."""
+    """Constrains every array of the tree to be replicated, inside jit."""
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, replicated(mesh)), tree)
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """The whole arrays on every device, by one all-gather each, without a host transfer."""
+    """Replicates arrays by one all-gather each, without a host transfer."""
     return _replicator(mesh)(tree)
 
 
@@ -115,12 +114,12 @@ def _replicator(mesh: Mesh) -> Callable[[PyTree], PyTree]:
 
 
 def to_host(tree: PyTree, copy: bool = True) -> PyTree:
-    """Whole arrays as NumPy arrays, wherever their parts are. With several processes, all of them must call it.
+    """Whole arrays as NumPy arrays, whatever their sharding. With several processes, all of them must call it.
 
     Args:
       tree: arrays.
-      copy: False for arrays that are read before the next step: they may be views of a device's buffer, which changes
-        when it is donated.
+      copy: False only if the result is read before the next step: it may be a view of a device's buffer, which changes
+        when that is donated.
     """
 
     def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
@@ -132,16 +131,15 @@ def to_host(tree: PyTree, copy: bool = True) -> PyTree:
 
 
 def put(tree: PyTree, shardings: PyTree) -> PyTree:
-    """The arrays of `tree` in new buffers.
+    """Places the arrays of `tree` in new buffers.
 
-    No two results share a buffer, with each other or with `tree`: the state is donated, and donation refuses shared
-    buffers. So everything passes through a copy on the host (`jax.device_put` shares memory even with
-    `may_alias=False`). On the CPU, the replicas of one array may share that copy, which XLA then does not reuse when it
-    is donated.
+    Results share no buffers with each other or with `tree`: the state is donated, and donation refuses shared buffers.
+    Everything therefore passes through a copy on the host (`jax.device_put` shares memory even with `may_alias=False`).
+    On the CPU, the replicas of an array may share that copy, which XLA then does not reuse when it is donated.
 
     Args:
-      tree: arrays, the same values on every process; each places what its own devices hold.
-      shardings: one for all, or a tree of them.
+      tree: arrays, the same values on every process; each process places the parts of its own devices.
+      shardings: one for all arrays, or a tree of them.
     """
     if isinstance(shardings, NamedSharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
@@ -156,23 +154,23 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
 
 
 def device_memory() -> int | None:
-    """The smallest memory among the devices of this process, in bytes; None where it is the host's memory."""
+    """The smallest memory of this process's devices in bytes; None if they use the host's memory."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     limits = [stat['bytes_limit'] for stat in stats if stat and 'bytes_limit' in stat]
     return min(limits, default=None)
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
-    """i64[M]: which rows of an array of `rows` rows, split over the devices, are on the devices of this process."""
+    """i64[M]: the rows, of an array of `rows` rows split over all devices, that are on this process's devices."""
     parts = batch(mesh).addressable_devices_indices_map((rows,)).values()
     return np.unique(np.concatenate([np.arange(rows)[part] for part in parts]))
 
 
 def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Arrays split over the devices along their first axis; each process passes its own rows (`local_rows`)."""
+    """Places arrays split along their first axis; each process passes its own rows (`local_rows`)."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch(mesh), x), tree)
 
 
 def put_columns(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """An array [S, B, ...] split over the devices along its second axis; of one process."""
+    """Places an array [S, B, ...] split along its second axis, with one process."""
     return jax.device_put(array, NamedSharding(mesh, PartitionSpec(None, AXIS)))

@@ -25,7 +25,8 @@ def count(fn: Callable[..., Any], *abstract_args: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products of one call of `fn`, as `by_scope` counts them.
 
     Args:
-      fn: any function of JAX. abstract_args: arrays, or each a `jax.ShapeDtypeStruct`; nothing is run.
+      fn: any JAX function.
+      *abstract_args: arrays or `jax.ShapeDtypeStruct`s; nothing is run.
 
     Returns:
       The count, for the whole batch of the arguments.

@@ -102,13 +102,13 @@ def test_from_the_list_to_the_table(here, trained, capsys):
     capsys.readouterr()
     assert sweep.main(['two', '--trials=1', '--workdir=third']) == exitcodes.BAD_INPUT
     error = capsys.readouterr().err
-    assert error.count('\n') == 1 and 'kd_0.json holds another run than KD, seed 0 is now; move it away' in error
+    assert error.count('\n') == 1 and 'kd_0.json holds a run that differs from KD, seed 0; move it' in error
     assert json.loads((here / 'results' / 'two' / 'kd_0.json').read_text()) == taken
 
 
 @pytest.mark.slow
 def test_cut_in_a_run_and_between_runs(here, trained, capsys, monkeypatch):
-    """The clock rings in the middle of the second run; the same command goes on from the step."""
+    """The time limit is reached during the second run; the same command resumes from the saved step."""
     assert sweep.main(['two', '--trials=1', '--minutes=0.00001']) == exitcodes.OUT_OF_TIME
     said = capsys.readouterr()
     assert 'out of time: 0 of 2 runs' in said.err and not trained
@@ -178,7 +178,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(here, monkeypatch, capsys):
 def test_sigterm_between_two_runs(here, capsys, monkeypatch):
     monkeypatch.setattr(runner.Runner, '_run', lambda self, task, mesh: signal.raise_signal(signal.SIGTERM))
     assert sweep.main(['two', '--trials=1']) == exitcodes.PREEMPTED
-    assert 'the same command goes on from' in capsys.readouterr().err
+    assert 'the same command resumes from' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_sigterm_between_two_runs(here, capsys, monkeypatch):
         (['two', '--trials=many'], 'invalid int value'),
         (['two', '--trails=2'], 'unrecognized arguments: --trails=2'),
         (['columns', '--pairs=a-b'], "unknown pair of this sweep 'a-b'"),
-        (['two', '--file=configs/none.py'], 'there is no file of sweeps configs/none.py'),
+        (['two', '--file=configs/none.py'], 'there is no sweep file configs/none.py'),
         (['wrong'], 'KC-KD: 4 stages do not divide 6 epochs'),
     ],
 )

@@ -143,7 +143,7 @@ def test_a_run_starts_from_the_set_of_another(tmp_path):
     assert found['KD + DS, transferred', pair].reuse == Reuse('KC-KD', 'ds', 'vgg13-vgg8')
     assert ('KD + DS, transferred', 'vgg13-vgg8') not in found
     assert found['KD + VAKS', pair].describe()['policy'] == {'name': 'reuse', 'run': '', 'mode': 'vaks'}
-    with pytest.raises(ValueError, match='starts from KC-KD on vgg13-vgg8, which --pairs leaves out'):
+    with pytest.raises(ValueError, match='needs KC-KD on vgg13-vgg8, which --pairs excludes; add it'):
         build('fig4', pairs=[pair])
     with pytest.raises(ValueError, match='holds no knowledge'):
         found['KD + DS', pair].resolved(0, tmp_path)
@@ -212,7 +212,7 @@ def test_few_values_are_tried():
 
 @pytest.mark.parametrize(
     ('target', 'says'),
-    [(0.1, 'cannot cost 10.00% of training on everything; at least it costs 30.00%'), (0.9, 'at most it costs 70.00%')],
+    [(0.1, 'cannot cost 10.00% of training on all points; at least it costs 30.00%'), (0.9, 'at most it costs 70.00%')],
 )
 def test_an_unreachable_budget_is_refused(target, says):
     with pytest.raises(ValueError, match=says):

@@ -34,7 +34,7 @@ def test_a_run_survives_a_closed_output():
     process.stdin.close()
     errors = process.stderr.read()
     assert process.wait(timeout=60) == 0, errors
-    assert errors == 'standard output was closed; the run goes on without it\nthe end\n'
+    assert errors == 'standard output was closed; the run continues without it\nthe end\n'
 
 
 def test_plain_progress_is_rare_and_shows_the_remaining_time(tmp_path, monkeypatch, capsys):

@@ -107,7 +107,7 @@ def test_signals_are_caught_and_handlers_restored(number, code, says):
         os.kill(os.getpid(), number)
         assert notice.came()
         stopped = notice.stopped(1234)
-    assert stopped.exit_code == code and str(stopped) == f'{says}the same command goes on from there'
+    assert stopped.exit_code == code and str(stopped) == f'{says}the same command resumes from there'
     assert [signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)] == before
 
 

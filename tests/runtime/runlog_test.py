@@ -298,7 +298,7 @@ def test_without_a_checkpoint_the_summary_is_all_there_is(done, capsys):
     assert runlog.finished(done) == {'accuracy': 0.5}
     [line] = capsys.readouterr().out.splitlines()
     assert 'knowledge/points.npz, knowledge/stage_1.npz of the finished run are damaged or missing, and no' in line
-    assert line.endswith('only the same command in another --workdir makes them again')
+    assert line.endswith('only the same command in another --workdir writes them again')
 
 
 def test_an_archive_that_nothing_can_read_is_removed_at_the_end(done, capsys):
@@ -307,4 +307,4 @@ def test_an_archive_that_nothing_can_read_is_removed_at_the_end(done, capsys):
         run.write_summary({'accuracy': 0.75})
     assert runlog.finished(done) == {'accuracy': 0.75}
     assert not (done / 'knowledge' / 'stage_1.npz').exists() and (done / 'knowledge' / 'points.npz').exists()
-    assert 'stage_1.npz cannot be read and was removed; reports leave it out' in capsys.readouterr().out
+    assert 'stage_1.npz cannot be read and was removed; reports omit it' in capsys.readouterr().out
