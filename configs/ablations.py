@@ -1,9 +1,9 @@
-"""The sweeps: every table of the papers, and the same questions on the digits in minutes.
+"""The sweeps: every table of the papers, and small versions of them on the digits that take minutes.
 
-  python -m kcd_jax sweep                                   # lists them
-  python -m kcd_jax sweep kcd_table4 --dry                  # its cells and their cost
-  python -m kcd_jax sweep digits_kcd_table4 --trials=5      # runs what is missing in results/, ends with the table
-The rows and settings of a paper's table are in kcd_jax/report/paper_tables; here is what its text adds.
+  python -m kcd_jax sweep                                   # lists the sweeps
+  python -m kcd_jax sweep kcd_table4 --dry                  # the cells and their cost
+  python -m kcd_jax sweep digits_kcd_table4 --trials=5      # trains the runs missing in results/, prints the table
+The rows and settings of the papers' tables are in kcd_jax/report/paper_tables; this file adds settings from their text.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ CIFAR100, KR = 'configs/cifar100_kd.py', 'configs/kr.py'
 IMAGENET, TINY_IMAGENET = 'configs/imagenet_kd.py', 'configs/tiny_imagenet_kd.py'
 DIGITS = 'configs/digits_kd.py'
 
-# UNIX takes lambda ~ Beta(0.2, 0.2) on the two ImageNets, and batches of 256 there.
+# UNIX uses lambda ~ Beta(0.2, 0.2) and batches of 256 on ImageNet and Tiny ImageNet.
 _LARGE = {label: 'policy.beta=0.2' for label in ('UNIXKD, k = 192', 'UNIXKD+label')}
 
-# The keyword of each policy that is solved for a budget, and its values.
+# The keyword of each policy that is solved for a budget, and its range.
 EQUAL = {
     'Short KD': Budgeted('policy=short', 'cost', 0.01, 1.0, 0.01),
     'Random KD': Budgeted('policy=random', 'ratio', 0.001, 1.0, 0.001),
@@ -29,8 +29,8 @@ EQUAL = {
     'UNIX-KD': Budgeted('policy=unix', 'k', 1, None, 1),
     'InfoBatch KD': Budgeted('policy=infobatch', 'fraction', 0.0, 0.999, 0.001, expected=True),
 }
-# On the digits 68 % of the points lie below the mean loss: 66 % at fraction 0.36, 69 % at 0.72 (seed 1001, which the
-# sweep does not use).
+# On the digits about 68 % of the points are below the mean loss: 66 % at fraction 0.36, 69 % at 0.72 (seed 1001, which
+# the sweep does not use).
 _DIGITS_EQUAL = {
     **EQUAL,
     'InfoBatch KD': dataclasses.replace(EQUAL['InfoBatch KD'], words='policy=infobatch,well_learned=0.68'),
@@ -42,7 +42,7 @@ _FIG3A = {
     **{f'Random KD, ratio {ratio}': f'policy=random,ratio={ratio}' for ratio in _RATIOS},
     **{f'KC-KD, ratio {ratio}': f'policy=kcd,ratio={ratio}' for ratio in _RATIOS},
 }
-# Runs on the final set of KC-KD from the first epoch on: its points alone, or with what was mixed into them.
+# Runs on the final set of KC-KD from the first epoch on: the points alone (DS), or mixed as in that run (VAKS).
 _FIG4 = {
     'KD': 'method=kd,policy=none',
     'KC-KD': 'policy=kcd',
@@ -53,9 +53,9 @@ _FIG4 = {
 
 
 def _digits(name: str, references: tuple[str, ...]) -> Grid:
-    """The rows of a paper's table on the digits, with the student alone and KD.
+    """The rows of a paper's table on the digits, plus the student alone and KD.
 
-    UNIX's 48 of 64 rows are 15 of the digits' 20.
+    UNIX's k = 48 of 64 rows becomes 15 of 20.
     """
     paper = of_paper(name, DIGITS)
     title = TABLES[name].title.split(',')[0].replace(' at k = 48', ' at k = 15')
@@ -67,7 +67,7 @@ SWEEPS: dict[str, Grid] = {
     'kcd_table1': of_paper('kcd_table1', CIFAR100),
     'kcd_table2': of_paper('kcd_table2', CIFAR100),
     'kcd_table3': of_paper(
-        'kcd_table3', IMAGENET, omitted={'OnlineKD': 'its student needs branches, which resnet18 has not'}
+        'kcd_table3', IMAGENET, omitted={'OnlineKD': 'its student needs branches, which resnet18 does not have'}
     ),
     'kcd_table4': of_paper('kcd_table4', CIFAR100),
     'kcd_table5': of_paper('kcd_table5', CIFAR100),
@@ -131,7 +131,7 @@ SWEEPS: dict[str, Grid] = {
         references=('KD', 'Random KD'),
         devices=1,
     ),
-    # 600 points in batches of 30 are fine enough for every policy to come within half a point of a budget.
+    # With 600 points in batches of 30, every policy can get within half a percentage point of a budget.
     'digits_equal_compute': Grid(
         'Selection policies at equal compute, on the digits',
         f'{DIGITS}:data.num_points=600,batch=30',

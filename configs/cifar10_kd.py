@@ -1,7 +1,7 @@
-"""KC-KD on CIFAR-10, by the recipe of CIFAR-100: wrn_40_2 -> wrn_16_2, 240 epochs, batch 64.
+"""KC-KD on CIFAR-10 with the CIFAR-100 recipe: wrn_40_2 -> wrn_16_2, 240 epochs, batch 64.
 
   python -m kcd_jax.main --config=configs/cifar10_kd.py
-No figure of the papers belongs to it; it is there for users of CIFAR-10 and for the KR tables' data.
+The papers have no such result; the config is for users of CIFAR-10, the data of the KR tables.
 """
 
 from configs import cifar100_kd

@@ -1,6 +1,6 @@
-"""The embedded default: scikit-learn's digits, made hard enough to tell methods apart, minutes on two CPU cores.
+"""The built-in example: scikit-learn's digits, made hard enough to separate methods, in minutes on two CPU cores.
 
-The teacher learns from 1,200 points, a narrow student distils on 300 of them, with noise and shifts.
+The teacher is trained on 1,200 points and a narrow student on 300 of them, with noise and shifts.
   ./launch/run.sh --config=configs/digits_kd.py
 """
 

@@ -3,7 +3,7 @@
   ./launch/run.sh --config=configs/digits_kr.py --workdir=runs/kr_fig5 --results=results/digits_kr_fig5
   python -m kcd_jax report figures --kr=5 runs/kr_fig5 --curves=results/digits_kr_fig5/curves.json
 
-Data and networks are digits_kd.py's, 300 iterations. `configs/digits_kr_choices.py` compares what else is left open.
+Data and networks are those of digits_kd.py, for 300 iterations. `configs/digits_kr_choices.py` compares other choices.
 """
 
 from ml_collections import ConfigDict
@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 from configs import digits_kd
 from kcd_jax.experiments import config as grammar
 
-# {run: kr's keyword `sparse`}; 'dense' is the paper's name of KR without recoding
+# {run: KR's keyword `sparse`}; 'dense' is the paper's name for KR without recoding.
 SPARSE = {'recode': 'recode', 'penalty': 'penalty', 'l1': 'l1', 'l2': 'l2', 'dense': 'none'}
 
 
 def recipe():
-    """That of digits_kd.py at a third of its length: 300 iterations."""
+    """The recipe of digits_kd.py with a third of its epochs, 300 iterations."""
     config = digits_kd.recipe()
     config.epochs = 20
     return config

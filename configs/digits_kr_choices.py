@@ -1,8 +1,8 @@
-"""What the KR paper leaves open, chosen otherwise, on the digits: one run for each choice, three seeds.
+"""Alternatives for the choices that the KR paper leaves open, on the digits: one run per choice, three seeds.
 
   ./launch/run.sh --config=configs/digits_kr_choices.py --results=results/digits_kr_choices
 
-`chosen` is KR as it is by default, `kd` its posterior alone. The table of docs/KR.md comes from these runs.
+`chosen` is KR with its defaults, `kd` its posterior alone. These runs make the table of docs/KR.md.
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""Every method on the digits beside the student alone, five seeds: which of them teach this student, and how much.
+"""Every method on the digits compared with the student alone, five seeds.
 
   ./launch/run.sh --config=configs/digits_methods.py --results=results/digits_methods
 
-The recipe is digits_kd.py's. Two methods need other students, and have their own student alone: FSP one as wide as the
-teacher, ONE one with branches. KR has experiments of its own (digits_kr.py). What came out: docs/METHODS.md 7.1.
+The recipe is that of digits_kd.py. Two methods need other students, which are also trained alone: FSP one as wide as
+the teacher, ONE one with branches. KR has its own experiments (digits_kr.py). Results: docs/METHODS.md 7.1.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from configs import digits_kd
 from kcd_jax import methods
 from kcd_jax.experiments import config as grammar
 
-# FSP, and ONE (which needs no teacher), with their students.
+# The students of FSP and of ONE, which needs no teacher.
 OTHER_STUDENTS = {'fsp': 'resnet8', 'one': 'resnet8_one'}
 
 

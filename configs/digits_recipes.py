@@ -1,9 +1,9 @@
-"""KD and KC-KD on the digits by other optimisers: cosine with warm-up, and Adam; seeds 0 to 2.
+"""KD and KC-KD on the digits with other optimisers: cosine decay with warm-up, and Adam; seeds 0 to 2.
 
   python -m kcd_jax train --config=configs/digits_recipes.py --results=results/digits_recipes
 
-Data, networks and teacher are those of digits_kd.py. A selection that helps under one learning-rate schedule only is
-worth little: the drops of the papers' recipe come late, when the selection has become small.
+Data, networks and teacher are those of digits_kd.py. This tests whether a selection helps under other learning rate
+schedules too: in the papers' recipe the drops come late, when few points are left.
 """
 
 from ml_collections import ConfigDict

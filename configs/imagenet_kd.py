@@ -1,16 +1,15 @@
 """KC-KD on ImageNet (KCD, Table 3): resnet34 -> resnet18, 90 epochs in 6 stages of 15, batch 256, 224 pixels.
 
-Paper, top-1 error: teacher 26.69, student alone 30.25, KD 29.34, KC-KD 28.61 (%). Cost against KD: 81.76 % of the
-samples as its Algorithm 1 counts them (81.61 % as its table does).
+Paper, top-1 error in %: teacher 26.69, student alone 30.25, KD 29.34, KC-KD 28.61. Cost relative to KD: 81.76 % of the
+samples by its Algorithm 1 (81.61 % in its table).
   python -m kcd_jax.main --config=configs/imagenet_kd.py:teacher.checkpoint=resnet34.pth --check
   python -m kcd_jax.main --config=configs/imagenet_kd.py:resnet18-shufflev2_x0_5,policy=unix,policy.beta=0.2
   python -m kcd_jax.main --config=configs/imagenet_kd.py:dataset=folder:224,data.dir=ROOT
-imagenet2012 is prepared by TFDS from the archives that image-net.org gives to those who register (docs/data.md); it is
-streamed, for it takes 193 GB as bytes of 224 pixels. A folder ROOT/train/CLASS, ROOT/val/CLASS will do as well.
+TFDS prepares imagenet2012 from the archives that image-net.org provides after registration (docs/data.md). It is
+streamed, since it takes 193 GB as uint8 images of 224 pixels. A folder ROOT/train/CLASS, ROOT/val/CLASS works too.
 
-The paper states a weight decay of 5e-4; 1e-4 is every other recipe's for ImageNet, and the default here
-(weight_decay=5e-4 is the paper's). It gives no weights for KD: those of its CIFAR-100 command are taken. Not measured
-here: a run takes days of several GPUs' time.
+The paper states a weight decay of 5e-4 (weight_decay=5e-4); the default here is 1e-4, as in other ImageNet recipes. The
+paper gives no weights for KD; those of its CIFAR-100 command are used. Not measured: a run takes days on several GPUs.
 """
 
 from kcd_jax.experiments import config as grammar

@@ -1,7 +1,7 @@
-"""KC-KD on MNIST, minutes on a GPU: resnet20 -> resnet8, 24 epochs in 6 stages of 4, batch 128.
+"""KC-KD on MNIST, in minutes on a GPU: resnet20 -> resnet8, 24 epochs in 6 stages of 4, batch 128.
 
-No figure of the papers belongs to it but KR's convergence on MNIST (its Fig. 5), whose networks it does not name:
-method=kr takes the same data. Digits are not mirrored, and shifted by up to 2 pixels.
+The papers' only result on MNIST is the convergence of KR (its Fig. 5), without naming the networks; use method=kr.
+Digits are shifted by up to 2 pixels and not mirrored.
   python -m kcd_jax data prepare mnist
   python -m kcd_jax.main --config=configs/mnist_kd.py
 """
@@ -20,7 +20,7 @@ def get_config(arg=None):
         'trials': 1,
         'epochs': 6,
         'teacher.epochs': 4,
-        'teacher.batch': 32,  # enough steps to be above chance, which is asked of a teacher
+        'teacher.batch': 32,  # enough steps to get above chance, which a teacher must
         'data.num_points': 1280,
         'teacher.num_points': 1280,
         'policy.stages': 3,

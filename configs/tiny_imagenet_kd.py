@@ -1,12 +1,12 @@
-"""KC-KD on Tiny ImageNet by UNIX's recipe (Table 6): resnet32x4 -> shufflev2, 100 epochs, batch 256, 64 pixels.
+"""KC-KD on Tiny ImageNet with UNIX's recipe (Table 6): resnet32x4 -> shufflev2, 100 epochs, batch 256, 64 pixels.
 
-Paper (UNIX), top-1: KD 62.83, UNIX 63.64 at 78.92 % of the computation, without labels. KCD has no such table: its 6
-stages do not divide 100 epochs, 5 of 20 do.
+Paper (UNIX), top-1 accuracy in %: KD 62.83, UNIX 63.64 at 78.92 % of the computation, without labels. KCD has no such
+table; its 6 stages do not divide 100 epochs, so there are 5 stages of 20.
   python -m kcd_jax data prepare tiny_imagenet
   python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py
   python -m kcd_jax.main --config=configs/tiny_imagenet_kd.py:resnet32x4-shufflev1,policy=unix,policy.beta=0.2,k=192
-The learning rate is 0.1 for every network, and falls at epochs 40, 70 and 90. The paper pads for its crop of 64 pixels
-and does not say by how much: 8 here, CIFAR's share of the image.
+The learning rate is 0.1 for every network and drops at epochs 40, 70 and 90. The paper does not give the padding of its
+crop of 64 pixels; 8 is CIFAR's, relative to the image size.
 """
 
 from kcd_jax.experiments import config as grammar
