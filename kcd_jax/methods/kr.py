@@ -57,7 +57,7 @@ RELATIONAL = True  # a point's term depends on the rest of the batch, through ba
 SPARSE = ('recode', 'drop', 'penalty', 'l1', 'l2', 'none')
 MEASURES = ('kernels', 'residual', 'one')
 
-# ---------------------------------------------------------------------------------------------------- layer matching
+# ------------------------------------------------------------------------------------------------------- layer matching
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def deviation(network: Network, variables: PyTree, pair: Pair) -> float:
     return float(np.std(np.concatenate([np.asarray(leaf).reshape(-1) for leaf in chosen])))
 
 
-# ------------------------------------------------------------------------------------------------------------- terms
+# ---------------------------------------------------------------------------------------------------------------- terms
 
 
 def unit_init(key: Array, entrance: tuple[int, ...], exit_: tuple[int, ...]) -> PyTree:
@@ -167,7 +167,7 @@ def imitation(bridge: PyTree, student: Array, target: Array) -> Array:
     return _parts.mean_per_row((bridged(bridge, student) - target) ** 2)
 
 
-# ------------------------------------------------------------------------------------------------------------ method
+# --------------------------------------------------------------------------------------------------------------- method
 
 
 def sparse_transform(

@@ -1,4 +1,4 @@
-"""KR's recipe from its config: every row of the paper's Table 1 on CIFAR-10-shaped data, and in the table."""
+"""KR's config: every row of the paper's Table 1 runs on CIFAR-10-shaped data and is in the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The grammar: words to configs to runs, and one line for whatever cannot be read."""
+"""The grammar: words to configs to runs, and one-line errors for invalid input."""
 
 from __future__ import annotations
 

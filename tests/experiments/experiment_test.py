@@ -1,4 +1,4 @@
-"""Compared runs and trials: one teacher, one table, finished runs read back, results that overwrite nothing."""
+"""Comparisons and trials: one teacher, one table, finished runs are not repeated, results overwrite nothing."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.report.runs import make_summary
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SWEEPS, _ = grid.read(f'{ROOT}/configs/ablations.py')
 PAPERS = [name for name, sweep in SWEEPS.items() if sweep.paper]
-# The equal-compute grids trace every network of their pairs; digits_equal_compute has a test of its own.
+# The equal-compute grids trace every network of their pairs; digits_equal_compute has its own test.
 PLAIN = [name for name, sweep in SWEEPS.items() if not sweep.budgets and name != 'kr_table3']
 SAME = 'wrn_40_2-wrn_16_2 wrn_40_2-wrn_40_1 resnet56-resnet20 resnet32x4-resnet8x4 vgg13-vgg8 vgg16-vgg8'.split()
 CROSS = (
@@ -114,7 +114,7 @@ def test_unix_trains_on_the_rows_of_the_papers(name, label):
 def test_a_row_that_cannot_run_is_left_out_by_name():
     found = build('kcd_table3')
     assert 'OnlineKD' not in {cell.label for cell in found.cells} and len(found.cells) == 10
-    assert found.omitted == ('OnlineKD: its student needs branches, which resnet18 has not',)
+    assert found.omitted == ('OnlineKD: its student needs branches, which resnet18 does not have',)
 
 
 @pytest.mark.parametrize('name', SWEEPS)
@@ -163,7 +163,7 @@ def test_budgets_make_rows():
 
 
 def test_every_policy_comes_near_its_budget(tiny_networks):
-    """The digits' own sweep, solved as its published results were; costs by the ledger of small networks."""
+    """The sweep on the digits, solved as for its published results; costs are from the ledger."""
     found = {cell.label: cell.run for cell in build('digits_equal_compute').cells}
     solved = {label: dict(run.policy.keywords) for label, run in found.items()}
     assert [solved[f'Short KD, {share} %']['cost'] for share in (60, 80)] == [0.6, 0.8]
@@ -189,7 +189,7 @@ def test_the_cost_without_a_trace_is_the_ledgers(tiny_networks, words):
 
 @given(st.lists(st.integers(0, 100), min_size=2, max_size=40), st.booleans(), st.floats(0, 1), st.integers(0, 5))
 def test_the_value_nearest_to_a_budget_is_found(steps, falling, target, impossible):
-    """Costs in uneven steps, rising or falling, the cheapest of them impossible; against looking at every value."""
+    """Uneven costs, increasing or decreasing, the cheapest ones impossible; against trying every value."""
     costs = [step / 100 for step in sorted(steps, reverse=falling)]
     values = list(range(len(costs)))
     cheap = values[::-1] if falling else values

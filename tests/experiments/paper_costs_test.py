@@ -1,4 +1,4 @@
-"""The papers' cost columns, recomputed: every printed Computation of UNIX, and KCD's C and C_a to the sample."""
+"""The papers' cost columns, recomputed: every printed Computation of UNIX, and KCD's C and C_a, exact to one sample."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from kcd_jax.experiments import paper_costs as program
 
-# Printed with two decimals, from ratios with two decimals; ours differ in what is counted of the light networks.
+# Printed with two decimals, from ratios with two decimals; our counts differ for the light networks.
 FROM_PRINTED, FROM_OURS = 0.025, 0.4
 CELLS = {'unix_table1': 24, 'unix_table2': 24, 'unix_table3': 12, 'unix_table4': 10, 'unix_table6': 6,
          'unix_table7': 12, 'unix_table8': 12}  # fmt: skip
@@ -23,7 +23,7 @@ def test_every_computation_of_unix(name):
 
 
 def test_the_counted_backward_pass_makes_scoring_a_smaller_part():
-    """Near two forwards, less the gradient of the image; and a scoring pass weighs less beside it."""
+    """Near two forward passes, without the gradient of the image; scoring is then a smaller part."""
     assert program.backward_share('wrn_16_2', 32, 100) == pytest.approx(
         2 - 9 * 3 * 16 * 32 * 32 / 101_118_464, abs=1e-12
     )

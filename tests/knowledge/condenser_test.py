@@ -1,4 +1,4 @@
-"""The plug-in on a plain JAX loop, and the public code's procedure to the bit."""
+"""The plug-in in a plain JAX loop, and bit for bit against the public code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes and costs of every schedule, to the sample."""
+"""Sizes and costs of every schedule, exact to one sample."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eq. 14 and Eq. 15 against a slow loop written from the equations."""
+"""Eq. 14 and Eq. 15 against a NumPy loop written from the equations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eq. 7 and Eq. 12 against slow loops, and what must hold for any input."""
+"""Eq. 7 and Eq. 12 against NumPy loops, and their properties for any input."""
 
 from __future__ import annotations
 

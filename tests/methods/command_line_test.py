@@ -1,4 +1,4 @@
-"""One method of each family by the command line, with the tests' tiny networks; all of them in process: loop_test."""
+"""One method per family from the command line, with tiny networks; loop_test runs all methods in process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHORT = 'num_points=120,epochs=2,teacher.epochs=6,eval_every=2'
 
 
 def run(words, workdir):
-    """Runs the program; its summaries by the runs' names."""
+    """Runs the program; returns its summaries by run name."""
     command = [sys.executable, '-m', 'tests.tiny.program', f'--config=configs/digits_kd.py:quicktest,{words},{SHORT}']
     done = subprocess.run([*command, f'--workdir={workdir}'], cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
@@ -24,7 +24,7 @@ def run(words, workdir):
 
 @pytest.mark.slow
 def test_methods_that_take_any_pair(tmp_path):
-    """Logits, maps with trained regressors, relations, memory banks, views with a phase in front, two players."""
+    """Logits, maps with trained regressors, relations, memory banks, views with an initial phase, a discriminator."""
     methods = ('dkd', 'vid', 'sp', 'crd', 'sskd', 'kdgan')
     found = run(f'tiny_teacher-tiny,compare=({",".join(methods)})', tmp_path)
     assert {name: summary['method'] for name, summary in found.items()} == {name: name for name in methods}
@@ -35,7 +35,7 @@ def test_methods_that_take_any_pair(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(('method', 'pair'), [('fsp', 'tiny_teacher-tiny_teacher'), ('one', 'tiny_teacher-tiny_one')])
 def test_methods_that_need_a_special_pair(tmp_path, method, pair):
-    """A phase on the maps alone, and a student with branches that teaches itself; under KCD's selection."""
+    """A phase on the maps alone, and a self-distilling student with branches, both under KCD."""
     (summary,) = run(f'{pair},method={method},policy=kcd,stages=2', tmp_path).values()
     assert (summary['method'], summary['policy']) == (method, 'kcd')
     assert [entry['kept'] for entry in summary['condensations']] == [100]

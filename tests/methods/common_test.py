@@ -1,4 +1,4 @@
-"""What every method must do; a new file in methods/ is tested by its defaults, with no edit here."""
+"""The contract of every method. A new file in methods/ is tested with its defaults, without an edit here."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def module_of(name):
 
 
 class Case:
-    """A method on synthetic outputs, compiled once: `run` gives the loss, what the method returned, the gradients."""
+    """A method on synthetic outputs, compiled once: `run` returns the loss, the LossOut and the gradients."""
 
     def __init__(self, name, make_setup, make_outputs, make_batch, clock):
         self.module = module_of(name)
         self.method = self.module.make()
         views = self.method.num_views
-        # FSP needs equal channels, and the others take them too; unlike maps are in the tests of each.
+        # FSP needs equal channels, and the others accept them; unequal maps are tested per method.
         self.student, self.teacher = (make_outputs(ROWS * views, seed=seed) for seed in (1, 2))
         self.setup = make_setup(make_outputs(ROWS, seed=1), make_outputs(ROWS, seed=2))
         self.batch = make_batch(ROWS, CLASSES, POINTS, views)
@@ -86,7 +86,7 @@ def check_contract(case):
     assert described(out.state) == described(case.state)
     assert not any(leaf.weak_type for leaf in jax.tree.leaves((case.params, case.state)))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(case.params))
-    # The new state is as good as the old one, and the loss of the same batch is still finite.
+    # The new state works like the old one: the loss of the same batch is still finite.
     assert finite(case.run(state=out.state))
 
 
@@ -95,7 +95,7 @@ def test_the_contract_holds(case):
 
 
 def hard(case, kind):
-    """(student, teacher) at a hard place."""
+    """(student, teacher) outputs of an extreme case."""
     if kind == 'zero features':
         blank = jax.tree.map(jnp.zeros_like, case.student)
         return blank.replace(aux=case.student.aux), blank
@@ -112,7 +112,7 @@ def hard(case, kind):
 
 
 def test_the_loss_reads_nothing_of_the_teacher_that_needs_does_not_name(case):
-    """What a pass over the teacher leaves out is missing from its outputs."""
+    """The teacher pass returns only the outputs in `needs`."""
     blank = contracts.Outputs(logits=None)
     named = [name for name in case.method.needs if name != 'variables']
     teacher = blank.replace(**{name: getattr(case.teacher, name) for name in named}) if named else None
@@ -156,7 +156,7 @@ def test_bfloat16_outputs_give_finite_values_close_to_float32(case):
 
 
 def test_a_row_of_weight_zero_gives_no_gradient(case):
-    """Through its own term, that is: in a relational loss the others' terms still see it."""
+    """Only through its own term: in a relational loss the terms of other points still depend on it."""
     weight = case.batch.weight.at[1].set(0.0)
     _, out, (_, grads) = case.run(batch=case.batch.replace(weight=weight))
     assert finite((out, grads))
@@ -168,13 +168,13 @@ def test_a_row_of_weight_zero_gives_no_gradient(case):
 
 
 def test_a_points_weight_scales_only_its_own_term(case):
-    """Another weight leaves `extra` alone: the objective multiplies by it, once."""
+    """`extra` does not depend on the weight, which the objective applies once."""
     heavy = case.batch.replace(weight=case.batch.weight.at[0].set(3.0))
     np.testing.assert_array_equal(case.run(batch=heavy)[1].extra, case.run()[1].extra)
 
 
 def test_padding_is_inert(case):
-    """A row with the scatter's padding index and weight 0 changes nothing of what is kept."""
+    """A row with the padding index and weight 0 leaves the state unchanged."""
     padded = case.batch.replace(
         index=case.batch.index.at[-1].set(table_rows(POINTS)), weight=case.batch.weight.at[-1].set(0.0)
     )
@@ -203,7 +203,7 @@ def tiny_network():
 
 
 def check_phases(case):
-    """Labels are unique, every update moves something, all that can be trained is, one update keeps statistics."""
+    """Labels are unique, every update moves parameters, every parameter is trained, one update keeps statistics."""
     main, student = Optimiser(optax.trace(0.9), lambda epoch: 0.1 / (1 + epoch)), tiny_network()
     if case.method.phases is None:
         phases = default_phases(case.method, 8, main)

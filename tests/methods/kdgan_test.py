@@ -1,4 +1,4 @@
-"""There is no public code of KDGAN for images to compare with: the references are slow NumPy evaluations."""
+"""KDGAN has no public code for images: the references are NumPy loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""KR has no public code: what learns from what is spelt out, its terms are slow NumPy evaluations in float64."""
+"""KR has no public code: layer matching is compared with written-out pairs, the terms with NumPy loops in float64."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def heights(stages, convs):
     return [stages[0]] + [size for size in stages for _ in range(convs)]
 
 
-# --------------------------------------------------------------------------------------------- what learns from what
+# ------------------------------------------------------------------------------------------------------- layer matching
 
 
 def test_pairs_of_resnet26_and_resnet8_are_the_papers_figure():
-    """24 convolutions make 8 groups of 3; of the three groups that end in the later sizes, two meet two layers."""
+    """24 convolutions make 8 groups of 3; in each later size two of three groups have two layers."""
     found = kr.pair_layers(heights((32, 16, 8), 2), heights((32, 16, 8), 8), 3)
     assert [(p.entrance, p.exit, p.student) for p in found] == [
         (0, 3, 1), (3, 6, 2), (9, 12, 3), (12, 15, 4), (18, 21, 5), (21, 24, 6),
@@ -71,7 +71,7 @@ def test_the_measure_is_the_deviation_of_the_groups_kernels():
     np.testing.assert_allclose(kr.deviation(nameless, variables, kr.Pair(1, 4, 1)), wanted, rtol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------- terms
+# ---------------------------------------------------------------------------------------------------------------- terms
 
 
 def slow_norm(x, scale, bias):
@@ -169,7 +169,7 @@ def test_a_perfect_unit_and_a_perfect_student_cost_nothing():
     assert np.all(np.isfinite(grad))
 
 
-# ------------------------------------------------------------------------------------------------- updates of a step
+# ---------------------------------------------------------------------------------------------------- updates of a step
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ MAIN = Optimiser(optim.sgd(0.9, 1e-5), lambda epoch: 0.1 / (1 + epoch))
 
 
 def test_each_update_moves_only_its_parameters(case):
-    """So that the update of Eq. 9 falls apart into one of the student and one of the units."""
+    """The update of Eq. 9 therefore splits into one of the student and one of the units."""
     method, params, _, loss, student = case(posterior='nst')
     (phase,) = method.phases(5, MAIN, None)
     posterior, units, prior = phase.updates

@@ -1,4 +1,4 @@
-"""A user's own method, one file in a folder of theirs: the command line, the config and the common tests find it."""
+"""A user's method in one file: the command line, the config and the common tests find it."""
 
 from __future__ import annotations
 

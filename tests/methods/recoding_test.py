@@ -1,4 +1,4 @@
-"""Sparse recoding against the reference values and slow NumPy loops, and in any optax chain."""
+"""Sparse recoding against reference values and NumPy loops, and in optax chains."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_gradient_of_the_penalty_is_what_penalise_uses():
     np.testing.assert_allclose(slope, (phi(g + 1e-6) - phi(g - 1e-6)) / 2e-6, rtol=1e-4)
 
 
-# ------------------------------------------------------------------------------------------- a slow loop of everything
+# ----------------------------------------------------------------------------------- a NumPy loop of the transformation
 
 
 def slow_quantile(sizes, share):
@@ -184,7 +184,7 @@ def test_inverse_softplus_inverts_softplus(epsilon):
     np.testing.assert_allclose(jax.nn.softplus(recoding.inverse_softplus(jnp.float32(epsilon))), epsilon, rtol=3e-6)
 
 
-# ------------------------------------------------------------------------------------------------------- in a chain
+# ----------------------------------------------------------------------------------------------------------- in a chain
 
 
 def test_zero_strength_does_not_recode():
@@ -196,7 +196,7 @@ def test_zero_strength_does_not_recode():
 
 
 def test_it_works_in_a_chain_of_optax():
-    """Descent on a quadratic, in one compiled step that is traced once; dominant entries arrive first."""
+    """Descent on a quadratic in one compiled step, traced once; dominant entries converge first."""
     target = jnp.asarray([1.0, 1.0, 1.0, 0.01, 0.01, 0.01])
 
     def descend(optimiser):
@@ -224,7 +224,7 @@ def test_it_works_in_a_chain_of_optax():
 
 
 def test_penalise_adds_the_gradient_of_the_penalty():
-    """Eq. 10 as written, against the gradient of the whole objective: on a quartic it too moves to flat ground."""
+    """Eq. 10 as written, against the gradient of the whole objective on a quartic."""
     w = jnp.asarray([0.9, -0.8, 0.1])
 
     def loss(w):

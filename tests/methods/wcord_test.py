@@ -1,4 +1,4 @@
-"""There is no public code of WCoRD: the references are NumPy evaluations of the formulas."""
+"""WCoRD has no public code: the references are NumPy evaluations of the formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every policy must do; a new file in policies/ is tested by its defaults, with no edit here."""
+"""The contract of every policy. A new file in policies/ is tested with its defaults, without an edit here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VARIANTS = [
 ]
 
 
-# The one policy that cannot be built from its defaults (it needs another run's folder) has a test file of its own.
+# `reuse` cannot be built from its defaults (it needs the folder of a run); others_test.py tests it.
 NEEDS_A_RUN = {'reuse'}
 
 
@@ -76,7 +76,7 @@ def table_after(epoch, rows):
 
 
 def run(policy, mesh=None):
-    """Every condensation of a run on made-up values: [(epoch, plan, policy_state)]."""
+    """Every condensation of a run on random values: [(epoch, plan, policy_state)]."""
     rows = table_rows(POINTS)
     plan, state = full_plan(POINTS), policy.init(POINTS, rows, images())
     key = jax.random.key(7)

@@ -46,7 +46,7 @@ def test_replanning_epochs():
 
 
 def test_paper_preset():
-    """Sizes 94 89 84 79 74 70 of 100, the tail of what is kept mixed with the head of all that is dropped."""
+    """Sizes 94 89 84 79 74 70 of 100; the last kept points are mixed with the first dropped ones."""
     policy = kcd.make()
     assert policy.mixes and policy.records == 'mean' and policy.observe is None
     sizes = []
@@ -63,7 +63,7 @@ def test_paper_preset():
 
 
 def test_reference_blends_its_pool(golden):
-    """The stages of the public code through the policy itself, the pool to the bit."""
+    """The stages of the public code through the policy, with a bit-identical pool."""
     golden = golden('kcd')
     policy = kcd.make(preset='reference')
     assert not policy.mixes
@@ -158,7 +158,7 @@ def slow_plan(value, count, before, num_keep, options):
     ids=lambda options: '-'.join(f'{key}={value}' for key, value in options.items()) or 'paper',
 )
 def test_options_match_a_numpy_loop(options):
-    """Three condensations in a row, the counts and values of each drawn anew; some points were never visited."""
+    """Three consecutive condensations with new random counts and values; some points were never visited."""
     policy, epochs, rng = kcd.make(**options), 12, np.random.default_rng(4)
     plan, state = full_plan(POINTS), policy.init(POINTS, ROWS, IMAGES)
     replans = [epoch for epoch in range(1, epochs) if policy.when(epoch, epochs)]

@@ -46,7 +46,7 @@ def test_random_draws_the_same_number_of_points():
 
 
 def test_infobatch():
-    """Half of the points below the mean are skipped, the others of them weigh 2."""
+    """Half of the points below the mean are skipped, the other half has weight 2."""
     policy = infobatch.make()
     assert policy.records == 'last'
     loss = jnp.arange(3.0)
@@ -103,7 +103,7 @@ def test_short():
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """A run folder as kcd leaves it: two condensations, the last one counts."""
+    """A run folder written by kcd with two condensations, of which the last one is used."""
     folder = tmp_path / 'run' / 'knowledge'
     folder.mkdir(parents=True)
     policy = kcd.make()

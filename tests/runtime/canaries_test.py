@@ -1,4 +1,4 @@
-"""The canaries pass here, notice a wrong answer, and are remembered per version and machine."""
+"""The canaries pass here, detect wrong results, and are cached per version and machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_this_jaxlib_computes_the_known_answers(program):
 
 
 def test_the_last_row_of_the_known_miscompile_differs_from_the_others():
-    """What jaxlib 0.10.2 puts there is the result of row 32,640."""
+    """jaxlib 0.10.2 returns the result of row 32,640 for it."""
     _, wanted = canaries.matrix_product_by_row()
     assert wanted[-1] != wanted[32640] and (wanted[-1], wanted[32640]) == (138**2, 100)
 

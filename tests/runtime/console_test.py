@@ -1,4 +1,4 @@
-"""Lines and progress, on a terminal and elsewhere, and an output that is closed."""
+"""Lines and progress with and without a terminal, and a closed output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When two descriptions are of the same run, and what is said when they are not."""
+"""Whether two descriptions are of the same run, and the messages if they are not."""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ def launch(module: str, *args: str, processes: int = 2, devices: int = 2, option
     return subprocess.run([*command, *options, '--', *args], cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
-# ------------------------------------------------------------------------------------------------------- one process
+# ---------------------------------------------------------------------------------------------------------- one process
 
 
 def test_processes_are_not_connected_by_default(monkeypatch):
-    """A workstation inside a SLURM job: its environment alone must not make a run wait for others."""
+    """A SLURM environment alone must not make a run wait for other processes."""
     for name, value in {'JOB_ID': '7', 'STEP_NODELIST': 'n[1-4]', 'NTASKS': '4', 'PROCID': '0', 'LOCALID': '0'}.items():
         monkeypatch.setenv(f'SLURM_{name}', value)
     distributed.initialize('')
@@ -74,7 +74,7 @@ def test_a_timer_is_due_after_its_seconds(monkeypatch):
 
 
 def test_the_first_processs_clock_decides_and_is_read_rarely(monkeypatch):
-    """Two processes; the other's clock is far ahead, and only what the first one says counts."""
+    """Two processes; the other's clock is far ahead, and only the first one's counts."""
     now, asked = [0.0], []
 
     def first_says(mine):
@@ -118,7 +118,7 @@ def test_a_second_ctrl_c_does_not_wait(capfd):
     assert capfd.readouterr().err == 'Ctrl-C: saving after this step; press it again to stop without saving\n'
 
 
-# -------------------------------------------------------------------------------------------------------- the launcher
+# --------------------------------------------------------------------------------------------------------- the launcher
 
 
 def test_launcher_names_the_dead_process_and_ends_the_others(tmp_path):
@@ -211,7 +211,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-# --------------------------------------------------------------------------------------------------- the same anywhere
+# ------------------------------------------------------------------------------------------ equal plans on any topology
 
 
 @pytest.fixture(scope='module')

@@ -1,4 +1,4 @@
-"""Which error ends a command with which code, and that the codes are documented."""
+"""The exit code of every error, and that the codes are documented."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paths, archives and JSON: whole files or none."""
+"""Paths, and atomic writes of archives and JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The number of pending programs stays bounded, and the oldest is waited for first."""
+"""The number of pending programs is bounded, and the oldest is waited for first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run writes, which runs it refuses, and how it notices files that were lost."""
+"""What a run writes, which runs it refuses, and how it detects lost files."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_rewind_restores_the_log_of_the_checkpoint(tmp_path, damage):
 
 
 def events(workdir):
-    """(step, tag, value) of the scalars that TensorBoard shows: what a later start hides is left out."""
+    """(step, tag, value) of the scalars that TensorBoard shows, without those that a later start hides."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     shown = []
@@ -233,7 +233,7 @@ def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize('call', ['record', 'sync'])
 @pytest.mark.parametrize('how', ['deleted', 'moved', 'made again'])
 def test_a_folder_that_disappears_under_a_run_is_an_error(tmp_path, how, call):
-    """Writing to a deleted file succeeds, and everything is lost without a word."""
+    """Writing to a deleted file succeeds, and its content is silently lost."""
     workdir = tmp_path / 'run'
     with pytest.raises(OSError, match='metrics.jsonl was deleted, moved or replaced while the run was using it'):
         with runlog.RunLog(workdir, DESCRIPTION) as run:

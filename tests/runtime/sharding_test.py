@@ -1,4 +1,4 @@
-"""Meshes, places and copies on four fake devices."""
+"""Meshes, placement and copies on four fake devices."""
 
 from __future__ import annotations
 

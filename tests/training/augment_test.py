@@ -1,4 +1,4 @@
-"""Augmentation against slow loops, and the same on any number of devices."""
+"""Augmentation against NumPy loops, and equal on any number of devices."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_flip_then_the_methods_views_then_a_crop_for_each():
 
 
 def test_a_partner_is_seen_through_the_same_view():
-    """Mixing and then looking is looking at both and then mixing."""
+    """Mixing commutes with the view: both images are seen through the same one."""
     image, partner = jnp.asarray(_images(16)), jnp.asarray(_images(16)[::-1].copy())
     epsilon = jnp.linspace(0, 1, 16)
     view = DRAW(KEY, jnp.arange(16, dtype=jnp.int32), resized=True)

@@ -1,4 +1,4 @@
-"""Evaluation in many small batches ends, on several devices too, and counts every image once."""
+"""Evaluation in many small batches finishes on several devices and counts every image once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streamed and resident points are the same points; a streamed run goes on where it was cut, and reads what it must."""
+"""Streamed and resident feeds give the same batches; a streamed run resumes, and reads only the points it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The optimisers against float64 loops of PyTorch's definitions, and the learning rates at their turning points."""
+"""The optimisers against float64 loops of PyTorch's definitions, and the schedules at their drops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pure steps: the epoch's order, one compiled step against a plain NumPy-style recomputation."""
+"""The pure steps: the order of an epoch, and one compiled step against a NumPy-style recomputation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kcd_jax.trees import leaf_paths, merge, select
 
 
 class TinyLoop:
-    """One training step on random images, with whatever method and phase a test wants."""
+    """One training step on random images with a given method and phase."""
 
     def __init__(self, loss=None, *, method_params=None, updates=None, train_mode=('student/*',), record=True):
         loss = loss or methods.get('none').make().loss

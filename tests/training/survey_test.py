@@ -1,4 +1,4 @@
-"""What a run leaves of its points and classes, against loops."""
+"""Statistics of points and classes against loops."""
 
 from __future__ import annotations
 
