@@ -54,12 +54,16 @@ def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
     keep_memory()
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     # A power of two, so that it divides the padded rows of the value table.
-    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores, MAX_DEVICES).bit_length() - 1))
+    jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores(), MAX_DEVICES).bit_length() - 1))
     cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
     jax.config.update('jax_compilation_cache_dir', cache)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.3)
+
+
+def cores() -> int:
+    """The number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def keep_memory() -> None:

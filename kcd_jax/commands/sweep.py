@@ -64,8 +64,7 @@ def main(argv: Sequence[str]) -> int:
 
 def devices_of(grid: Grid, arguments: argparse.Namespace) -> int:
     """Host devices per process: from the command line, else from the sweep, else the cores divided by the jobs."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    share = max(cores // arguments.jobs, 1)
+    share = max(launch.cores() // arguments.jobs, 1)
     return arguments.devices or grid.devices or (0 if arguments.jobs == 1 else 1 << (share.bit_length() - 1))
 
 

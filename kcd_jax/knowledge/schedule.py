@@ -8,24 +8,10 @@ SCHEDULES = ('exponential', 'linear')
 FIRSTS = ('epoch', 'stage', 'none')
 
 
-def check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raises ValueError with the known values unless `value` is one of them."""
     if value not in known:
         raise ValueError(f'{name} is {value!r}; known: {", ".join(known)}')
-
-
-def check_ratio(ratio: float) -> None:
-    """Raises ValueError unless 0 < ratio <= 1."""
-    if not 0 < ratio <= 1:
-        raise ValueError(f'ratio is {ratio}; use a fraction of the points, above 0 and at most 1')
-
-
-def check_schedule(ratio: float, stages: int, schedule: str) -> None:
-    """Raises ValueError unless `keep_counts` accepts these for some number of points."""
-    check_ratio(ratio)
-    check_choice('schedule', schedule, SCHEDULES)
-    if stages < 1:
-        raise ValueError(f'stages is {stages}; use at least 1')
 
 
 def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exponential') -> list[int]:
@@ -47,7 +33,11 @@ def keep_counts(num_points: int, ratio: float, stages: int, schedule: str = 'exp
     >>> keep_counts(50_000, ratio=0.7, stages=6)
     [47114, 44395, 41833, 39419, 37144, 35000]
     """
-    check_schedule(ratio, stages, schedule)
+    if not 0 < ratio <= 1:
+        raise ValueError(f'ratio is {ratio}; use a fraction of the points, above 0 and at most 1')
+    if stages < 1:
+        raise ValueError(f'stages is {stages}; use at least 1')
+    _check_choice('schedule', schedule, SCHEDULES)
     if schedule == 'exponential':
         counts = [round(num_points * ratio ** ((t + 1) / stages)) for t in range(stages - 1)]
         counts.append(round(ratio * num_points))
@@ -81,7 +71,7 @@ def replan_index(epoch: int, epochs: int, stages: int, first: str) -> int | None
     'stage': after T, 2T, ... (the authors' code); 'none': before the first epoch, then after T, 2T, ... (as Eq. 16
     counts). Never after the last epoch.
     """
-    check_choice('first', first, FIRSTS)
+    _check_choice('first', first, FIRSTS)
     length = stage_length(epochs, stages)
     since = epoch - {'epoch': 1, 'stage': length, 'none': 0}[first]
     if epoch >= epochs or since < 0 or since % length:
@@ -140,7 +130,7 @@ def relative_cost(keep_counts: Sequence[int], epochs_per_stage: int, num_points:
     >>> round(relative_cost(counts, 40, 50_000), 5), round(relative_cost(counts, 40, 50_000, first='none'), 5)
     (0.8176, 0.81635)
     """
-    check_choice('first', first, FIRSTS)
+    _check_choice('first', first, FIRSTS)
     counts, length = list(keep_counts), epochs_per_stage
     total = length * sum(counts)
     if first == 'epoch':

@@ -87,7 +87,7 @@ def test_keys_of_the_run_come_before_those_of_its_teacher():
         ('quicktst', "unknown config word 'quicktst'.*did you mean 'quicktest'"),
         ('epoch=3', "unknown config key 'epoch'.*did you mean 'epochs'"),
         ('optim.lrr=3', "unknown config key 'optim.lrr'"),
-        ('method=crd,ratio=0.5', 'ratio is a keyword of policy=kcd, policy=random, and this is method=crd,policy=none'),
+        ('method=crd,ratio=0.5', 'ratio is a keyword of policy=kcd, policy=random, but this is method=crd,policy=none'),
         ('optim=3', 'optim is a section'),
         ('epochs=many', 'epochs takes a value of type int'),
         ('epochs=True', 'epochs takes an integer, not True'),
