@@ -1,4 +1,4 @@
-"""`python -m kcd_jax teacher import|export|check`: teachers in from PyTorch, out to it, and what a file holds."""
+"""`python -m kcd_jax teacher import|export|check|fill`: files of teachers, and the cache of their answers."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import dataclasses
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from kcd_jax import data
-from kcd_jax.commands import launch
+from kcd_jax.commands import launch, train
+from kcd_jax.experiments import experiment, schema
 from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
-from kcd_jax.runtime import exitcodes
+from kcd_jax.runtime import console, exitcodes, sharding
 from kcd_jax.teachers import Teacher, weights_file
 from kcd_jax.teachers.teacher import accuracy, refuse_near_chance
+from kcd_jax.training import fill
 
 EXAMPLES = """examples:
   python -m kcd_jax teacher import wrn_40_2.pth --network=wrn_40_2 --dataset=cifar100 --out=teacher.safetensors
   python -m kcd_jax teacher export runs/mine --out=student.pth
   python -m kcd_jax teacher check teacher.safetensors --dataset=cifar100
+  python -m kcd_jax teacher fill --config=configs/cifar100_kd.py --config.teacher.checkpoint=teacher.safetensors \
+    --config.teaching.cache=cache --epochs=20
 """
 
 
@@ -68,10 +73,10 @@ def parser() -> argparse.ArgumentParser:
     """The flags of the command."""
     result = launch.Parser(
         prog='python -m kcd_jax teacher',
-        description='Teachers in from PyTorch, out to it, and what a file holds.',
+        description='Teachers in from PyTorch, out to it, what a file holds, and the cache of their answers.',
         epilog=EXAMPLES,
     )
-    commands = result.add_subparsers(dest='command', required=True, metavar='import|export|check')
+    commands = result.add_subparsers(dest='command', required=True, metavar='import|export|check|fill')
     for name, about in (
         ('import', 'a checkpoint becomes a .safetensors teacher, evaluated on the test images'),
         ('export', "a teacher or a run's student becomes a PyTorch state dict"),
@@ -99,6 +104,13 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument('--out', default='', help='file to write; default: FILE as .safetensors')
             one.add_argument('--rename_classes', action='store_true', help="store the data's class names, in its order")
             one.add_argument('--allow_weak', action='store_true', help='accept an accuracy near chance')
+    about = 'compute what the runs of a config will ask their teacher, into the folder teaching.cache; resumable'
+    one = commands.add_parser('fill', help=about, description=about, epilog=EXAMPLES)
+    one.add_argument('--config', required=True, metavar='FILE[:words]', help='config of the runs, as for train')
+    one.add_argument(
+        '--epochs', type=int, default=1, help='epochs from the first whose views are computed (default: 1)'
+    )
+    one.add_argument('--devices', type=int, default=0, help='host devices on a CPU, as the runs will have')
     return result
 
 
@@ -106,7 +118,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns its exit code, after one line on stderr if that is not 0."""
 
     def body() -> int:
-        options = parser().parse_args(argv)
+        rest, settings = train.split_settings(sys.argv[1:] if argv is None else argv)
+        options = parser().parse_args(rest)
+        if options.command == 'fill':
+            return _fill(options, settings)
+        if settings:
+            raise ValueError(f'--config.{settings[0][0]} belongs to the command fill, not to {options.command}')
         {'import': _import, 'export': _export, 'check': _check}[options.command](options)
         return exitcodes.OK
 
@@ -158,6 +175,28 @@ def _check(options: argparse.Namespace) -> None:
         found = accuracy(teacher.network, teacher.variables, dataset.test.images, dataset.test.labels)
         print(f'test accuracy on {dataset.name}: {100 * found:.2f} %')
         refuse_near_chance(found, dataset.num_classes, num_images=len(dataset.test))
+
+
+def _fill(options: argparse.Namespace, settings: Sequence[tuple[str, str]]) -> int:
+    if options.epochs < 1:
+        raise ValueError(f'--epochs is {options.epochs}; use at least 1')
+    config = train.read_config(options.config, settings)
+    schema.check_config(config.to_dict())
+    launch.prepare_jax(options.devices, config.deterministic)
+    mesh = sharding.make_mesh()
+    found = experiment.of_config(config)
+    runs = [cell.run for cell in found.cells if cell.run.uses_teacher] or [found.cells[0].run]
+    for run in runs:
+        fill.refuse(run, mesh.size)
+    asked = fill.streams(runs, found.seeds)
+    with console.Progress(sum(fill.images(run, options.epochs) for run in asked)) as progress:
+        for run in asked:
+            counts = fill.fill(run, options.epochs, mesh, lambda rows: progress.update(rows, {}))
+            console.say(
+                f'{run.teacher_network.name}, views of seed {run.view_seed}, {options.epochs} epochs: '
+                f'{counts["computed"]:,} answers computed, {counts["served"]:,} were there'
+            )
+    return exitcodes.OK
 
 
 def _output(path: str | os.PathLike[str]) -> pathlib.Path:

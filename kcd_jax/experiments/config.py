@@ -373,7 +373,14 @@ def _teacher(
         data=load(config, section.num_points),
         method=methods.get('none').make(),
         policy=policies.get('none').make(),
-        recipe=recipe.replace(epochs=section.epochs, batch=section.batch, optim=optim, logits='plain', survey=False),
+        recipe=recipe.replace(
+            epochs=section.epochs,
+            batch=section.batch,
+            optim=optim,
+            augment=dataclasses.replace(recipe.augment, seed=-1),
+            logits='plain',
+            survey=False,
+        ),
         seed=section.seed,
         name='teacher',
     )

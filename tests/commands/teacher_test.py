@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -12,6 +14,7 @@ from kcd_jax import data, networks
 from kcd_jax.commands import teacher as command
 from kcd_jax.teachers import Teacher, torch_weights
 
+ROOT = pathlib.Path(__file__).parent.parent.parent
 NAME, CLASSES, SHAPE = 'resnet8x0_25', 5, (8, 8, 3)
 PIXELS = data.Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -103,7 +106,7 @@ def test_refusals_are_one_line_and_write_nothing(files, known, monkeypatch, caps
     assert capsys.readouterr().err.startswith('error: the teacher is right on 0.00 % of the 200 test images')
     assert not (files / 'teacher.safetensors').exists()
     assert imported(files, '--normalization=data', '--allow_weak') == 0
-    assert 'used as teacher.allow_weak says' in capsys.readouterr().out
+    assert 'used as teaching.allow_weak says' in capsys.readouterr().out
     (files / 'file').write_bytes(b'')
     out = f'--out={files}/teacher.safetensors'
     for words in (
@@ -123,3 +126,23 @@ def test_help_has_an_example(words, capsys):
     with pytest.raises(SystemExit) as done:
         run(*words, '--help')
     assert done.value.code == 0 and 'python -m kcd_jax teacher import wrn_40_2.pth' in capsys.readouterr().out
+
+
+def test_fill_computes_what_runs_ask_for_once(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(command.launch, 'prepare_jax', lambda *_: None)  # the tests' devices stay
+    monkeypatch.chdir(ROOT)
+    teacher = networks.get(NAME)(10)
+    card = {'network': NAME, 'num_classes': 10, 'image_shape': [16, 16, 3]}
+    Teacher(teacher, teacher.init(jax.random.key(0), (16, 16, 3)), card).save(tmp_path / 't.safetensors')
+    argv = [
+        'fill', '--config=configs/digits_kd.py:num_points=200,trials=1', '--config.student.name=resnet8x0_25',
+        f'--config.teacher.name={NAME}', f'--config.teacher.checkpoint={tmp_path}/t.safetensors', '--epochs=2',
+    ]  # fmt: skip
+    assert command.main(argv) == 2
+    assert 'name a folder' in capfd.readouterr().err
+    argv.append(f'--config.teaching.cache={tmp_path}/cache')
+    assert command.main(argv) == 0
+    computed, there = map(int, re.search(r'(\d+) answers computed, (\d+) were there', capfd.readouterr().out).groups())
+    assert computed + there == 400 and there < 20  # a point may look the same in both epochs
+    assert command.main(argv) == 0
+    assert ': 0 answers computed, 400 were there' in capfd.readouterr().out

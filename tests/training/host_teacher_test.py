@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, methods, networks, policies
+from kcd_jax.runtime import sharding
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import teacher_pass
+from kcd_jax.training import fill, ledger, teacher_pass
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
@@ -111,8 +112,6 @@ def test_streamed_points_reach_a_function(function, digits, tmp_path):
 
 def test_the_macs_of_a_function_are_counted_if_it_says_them(network, digits):
     run = run_of(Teacher.from_callable(lambda x: network[2](x).logits, classes=10, version='v', macs=1000), digits)
-    from kcd_jax.training import ledger
-
     found = ledger.expected(run)
     assert found.macs['teacher_forward'] == 1000 * found.samples['teacher_forward'] > 0
     unknown = run_of(Teacher.from_callable(lambda x: network[2](x).logits, classes=10, version='v'), digits)
@@ -270,3 +269,37 @@ def test_runs_share_their_views_only_if_the_recipe_says_so(function, digits, tmp
     first, second = rows(0, 5), rows(1, 5)
     assert first['computed'] > 0 and second['computed'] == 0  # kd on every point: the same rows in another order
     assert rows(2, -1)['computed'] > 0
+
+
+@pytest.mark.parametrize('streamed', [False, True])
+def test_a_filled_cache_serves_every_row_of_its_epochs(function, digits, tmp_path, streamed):
+    dataset = data.by_index(digits) if streamed else digits
+    run = run_of(function[0], dataset, cache=f'{tmp_path}/c')
+    fill.refuse(run, 4)
+    shown = []
+    first = dict(fill.fill(run, 4, sharding.make_mesh(), shown.append))
+    again = fill.fill(run, 4, sharding.make_mesh(), shown.append)
+    assert first['computed'] > 0 and again['computed'] == 0 and sum(shown) == 2 * fill.images(run, 4)
+    teacher_pass._SHARED.clear()
+    result = run.train(tmp_path / 'run')
+    assert result.summary['cost']['computed']['teacher_rows']['computed'] == 0
+    assert_same_run(run_of(function[0], dataset, cache='off').train(tmp_path / 'off').workdir, result.workdir)
+
+
+def test_seeds_that_share_their_views_are_filled_once(function, digits):
+    runs = [run_of(function[0], digits, policy=policy) for policy in ('none', 'random')]
+    assert len(fill.streams(runs, range(3))) == 3
+    shared = [run_of(function[0], digits, augment={'crop': 1, 'seed': 0})]
+    assert [run.view_seed for run in fill.streams(shared, range(3))] == [0]
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({}, 'name a folder'),
+        ({'cache': 'c', 'augment': {'area': (0.5, 1.0)}}, 'random resized crops'),
+    ],
+)
+def test_what_has_no_cache_to_fill_is_refused(function, digits, changes, told):
+    with pytest.raises(ValueError, match=told):
+        fill.refuse(run_of(function[0], digits, **changes), 4)
