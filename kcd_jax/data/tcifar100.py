@@ -34,13 +34,13 @@ def parse(request: Request) -> tuple[str, float]:
 
 
 def load(request: Request) -> Dataset:
-    """CIFAR-100 of TFDS, degraded; labels, ids, order and constants stay those of CIFAR-100."""
+    """CIFAR-100 degraded; labels, ids, order and constants stay those of CIFAR-100."""
     kind, sigma = parse(request)
     clean = _tfds.load(_clean(request))
 
     def make() -> tuple[_cache.Arrays, dict[str, str]]:
-        degrade = _blur if kind == 'blur' else _noise
-        return {'train': degrade(clean.train.images, sigma, 0), 'test': degrade(clean.test.images, sigma, 1)}, {}
+        splits = {'train': clean.train, 'test': clean.test}
+        return {part: _degrade(of.images, kind, sigma, seed) for seed, (part, of) in enumerate(splits.items())}, {}
 
     made_from = {'clean': clean.digests, 'degraded': [kind, sigma]}
     words, unit = ('a Gaussian blur', 'px') if kind == 'blur' else ('Gaussian noise', 'grey levels')
@@ -68,21 +68,15 @@ def _clean(request: Request) -> Request:
     return dataclasses.replace(request, name='cifar100', option='', loading=Loading(stream=False))
 
 
-def _blur(images: np.ndarray, sigma: float, split: int) -> np.ndarray:
-    """u8[N, H, W, C] -> the same, each channel blurred; the border is mirrored."""
+def _degrade(images: np.ndarray, kind: str, sigma: float, split: int) -> np.ndarray:
+    """u8[N, H, W, C] -> the same, each channel blurred with mirrored borders, or with noise drawn by its position."""
     from scipy import ndimage
 
-    del split
     result = np.empty_like(images)
     for point, image in enumerate(images):
-        result[point] = np.rint(ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0))).clip(0, 255)
-    return result
-
-
-def _noise(images: np.ndarray, sigma: float, split: int) -> np.ndarray:
-    """u8[N, H, W, C] -> the same with noise that is seeded by the split and the image's position."""
-    result = np.empty_like(images)
-    for point, image in enumerate(images):
-        noise = np.random.RandomState([split, point]).normal(0.0, sigma, image.shape)
-        result[point] = np.rint(image + noise).clip(0, 255)
+        if kind == 'blur':
+            spoilt = ndimage.gaussian_filter(image.astype(np.float32), (sigma, sigma, 0))
+        else:
+            spoilt = image + np.random.RandomState([split, point]).normal(0.0, sigma, image.shape)
+        result[point] = np.rint(spoilt).clip(0, 255)
     return result

@@ -44,6 +44,20 @@ def test_the_template_is_a_data_set(plugins: pathlib.Path):
     assert not data.needs_tensorflow('colours_of_a_user') and data.prepare('colours_of_a_user') == ''
 
 
+def test_a_set_of_tfds_needs_only_its_shapes(plugins: pathlib.Path, tmp_path: pathlib.Path):
+    from tests.data import tiny_tfds
+
+    (plugins / 'toy_of_a_user.py').write_text(
+        'from kcd_jax.data import Normalization, Shapes\n'
+        'SHAPES = Shapes(12, 4, 3, (8, 8, 3), Normalization((0.5,) * 3, (0.2,) * 3))\n'
+    )
+    tiny_tfds.write(tmp_path / 'files', name='toy_of_a_user')
+    loaded = data.load('toy_of_a_user', tmp_path / 'files', cache=tmp_path / 'cache')
+    assert len(loaded.train) == 12 and loaded.normalization.mean == (0.5, 0.5, 0.5)
+    assert data.shapes_of('toy_of_a_user').train.images.shape == loaded.train.images.shape
+    assert data.load('toy_of_a_user:16', tmp_path / 'files', cache=tmp_path / 'cache').image_shape == (16, 16, 3)
+
+
 def test_an_environment_variable_lists_folders(tmp_path: pathlib.Path):
     (tmp_path / 'data').mkdir()
     shutil.copy(_template.__file__, tmp_path / 'data' / 'colours.py')

@@ -67,7 +67,7 @@ def test_the_kinds_do_not_share_a_cache_entry(root: pathlib.Path):
 
 def test_images_are_degraded_once(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     first = _load(root, 'tcifar100')
-    monkeypatch.setattr(tcifar100, '_blur', lambda *arguments: pytest.fail('blurred again'))
+    monkeypatch.setattr(tcifar100, '_degrade', lambda *arguments: pytest.fail('blurred again'))
     monkeypatch.setattr(_tfds, '_read', lambda *args, **keywords: pytest.fail('decoded again'))
     np.testing.assert_array_equal(_load(root, 'tcifar100').test.images, first.test.images)
 
