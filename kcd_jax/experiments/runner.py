@@ -349,7 +349,8 @@ class Runner:
 def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathlib.Path]:
     """Copies the summaries under `folder` to <results>/<run>_<seed>.json, without paths of this machine.
 
-    Files of other runs are not overwritten; a digest of the settings is appended to the new name instead.
+    Files of other runs, and files that are no results, are not overwritten; a digest of the settings is appended to the
+    new name instead, and, if that name is taken too, one of the data.
 
     Returns:
       The files.
@@ -357,13 +358,26 @@ def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathl
     paths: list[pathlib.Path] = []
     for path in sorted(folder.rglob(runlog.SUMMARY)):
         summary = public(files.read_json(path))
-        target = pathlib.Path(results) / f'{summary["name"]}_{summary["seed"]}.json'
-        stored = files.read_json(target)
-        if stored is not None and not same_run(stored.get('run', {}), summary['run']):
-            target = target.with_name(f'{target.stem}_{digest(summary["run"])}.json')
+        target = _place(pathlib.Path(results), summary)
         files.write_text(target, files.dumps(summary, indent=1) + '\n')
         paths.append(target)
     return paths
+
+
+def _place(results: pathlib.Path, summary: Mapping[str, Any]) -> pathlib.Path:
+    """The file of a published run: the first of its names that is free or holds the same run."""
+    run = summary['run']
+    stem = f'{summary["name"]}_{summary["seed"]}'
+    by_settings = f'{stem}_{digest(run)}'
+    by_data = f'{by_settings}_{str(run["data"].get("identity") or "")[:8]}'
+    for name in (stem, by_settings, by_data):
+        path = results / f'{name}.json'
+        if not path.exists():
+            break
+        stored = (files.read_json(path) or {}).get('run')
+        if isinstance(stored, Mapping) and stored and same_run(stored, run):
+            break
+    return path
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.Mesh | None = None) -> list[Result]:

@@ -134,3 +134,28 @@ def test_the_same_run(tiny_networks):
     assert experiment.same_run(one, {**one, 'data': {**one['data'], 'identity': ''}}), 'shapes have no content'
     names = [experiment.folder_name(described(words)) for words in ('', ',seed=3', ',ratio=0.5')]
     assert names[0] == names[1] != names[2] and names[0].startswith('digits-tiny_teacher-tiny-kd-kcd-')
+
+
+def test_published_results_of_other_runs_and_other_files_are_never_overwritten(tmp_path):
+    """Equal names: another configuration, other data under the same settings, and files that are no results."""
+
+    def publish(epochs, identity, accuracy):
+        run = {
+            'student': 'tiny', 'seed': 0, 'teacher': None, 'recipe': {'epochs': epochs},
+            'data': {'name': 'folder', 'dir': '', 'identity': identity},
+            'method': {'name': 'none'}, 'policy': {'name': 'none'},
+        }  # fmt: skip
+        folder = tmp_path / f'{epochs}{identity}'
+        folder.mkdir(exist_ok=True)
+        summary = {'name': 'kd', 'seed': 0, 'accuracy': accuracy, 'run': run}
+        (folder / 'summary.json').write_text(json.dumps(summary))
+        return runner.publish(folder, tmp_path / 'results')[0]
+
+    own = [publish(3, 'first', 0.1), publish(4, 'first', 0.2), publish(4, 'other', 0.3), publish(4, 'third', 0.4)]
+    assert len(set(own)) == 4
+    assert [files.read_json(path)['accuracy'] for path in own] == [0.1, 0.2, 0.3, 0.4]
+    assert publish(4, 'third', 0.4) == own[3] and publish(3, 'first', 0.1) == own[0]  # the same run has the same file
+
+    for content in ('{"mine": 1}', '[1]', 'not JSON'):
+        own[0].write_text(content)
+        assert publish(3, 'first', 0.1) != own[0] and own[0].read_text() == content
