@@ -1,7 +1,7 @@
 """KR's sparse recoding against the other penalties on the digits, five seeds: the paper's Fig. 5 on a small scale.
 
   ./launch/run.sh --config=configs/digits_kr.py --workdir=runs/kr_fig5 --results=results/digits_kr_fig5
-  python -m kcd_jax report figures --kr=5 runs/kr_fig5 --curves=results/digits_kr_fig5/curves.json
+  python -m kcd_jax report figures runs/kr_fig5
 
 Data and networks are those of digits_kd.py, for 300 iterations. `configs/digits_kr_choices.py` compares other choices.
 """

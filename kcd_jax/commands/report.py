@@ -13,10 +13,9 @@ import numpy as np
 
 from kcd_jax import data
 from kcd_jax.commands import launch
-from kcd_jax.methods import _recoding as recoding
 from kcd_jax.policies import reuse
 from kcd_jax.report import paper_results, tables
-from kcd_jax.report.comparisons import rows_of, split
+from kcd_jax.report.comparisons import split
 from kcd_jax.report.papers import TABLES
 from kcd_jax.report.records import Files, run_folder
 from kcd_jax.runtime import exitcodes
@@ -98,87 +97,24 @@ def _page(arguments: argparse.Namespace) -> None:
 
 
 def _figures(arguments: argparse.Namespace) -> None:
-    if arguments.kr:
-        return _kr(arguments)
-    if not arguments.paths:
-        raise ValueError('give folders of runs, or of results')
-    from kcd_jax.report import content, drawings
+    from kcd_jax.report import drawings
 
     summaries, files = _collect(arguments.paths), Files()
-    pictures = _pictures(summaries)
+    pictures = drawings.Pictures(**found) if (found := _pictures(summaries)) else None
     folder = Path(arguments.folder)
     folder.mkdir(parents=True, exist_ok=True)
     comparisons = split(summaries, arguments.reference)
     for place, comparison in enumerate(comparisons):
         single = len(comparison.runs) == 1
-        drawn = drawings.of_run(comparison.runs[0], files) if single else drawings.of_comparison(comparison, files)
-        shown = drawings.shown_run(comparison)
-        if shown and pictures:
-            name = content.Pictures(**pictures).name
-            drawn.append(drawings.gallery(shown, pictures['images'], name, files))
+        of, shown = (drawings.of_run, comparison.runs[0]) if single else (drawings.of_comparison, comparison)
         prefix = '' if len(comparisons) == 1 else f'{comparison.sweep or f"experiment_{place + 1}"}_'
-        for one in filter(None, drawn):
+        for one in of(shown, files, pictures):
             path = folder / f'{prefix}{one.name}.{arguments.format}'
             one.figure.savefig(path, dpi=200)
             if one.data:
                 path.with_suffix('.csv').write_text(one.to_csv(), encoding='utf-8')
             print(f'{path}: {one.alt}')
     _say(files.problems)
-    return None
-
-
-def _kr(arguments: argparse.Namespace) -> None:
-    """One figure of the KR paper, as kr_fig<N>."""
-    from kcd_jax.report import kr
-
-    lines: list[str] = []
-    if arguments.kr == '2':
-        gradient = np.linspace(-1.5, 1.5, 601).astype(np.float32)
-        ours = {epsilon: np.asarray(recoding.penalty(gradient, epsilon)) for epsilon in (0.25, 0.5, 1.0)}
-        penalties = {'sparse recoding, ε = 0.5': ours[0.5], 'L1': np.abs(gradient), 'L2': gradient**2}
-        figure = kr.penalty_curves(gradient, penalties, {f'ε = {e:g}': curve for e, curve in ours.items()})
-    elif arguments.kr == '6':
-        names = ('cifar100', 'tcifar100')
-        figure = kr.examples({name: data.load(name, arguments.data or None).train.images[:8] for name in names})
-    elif not arguments.paths:
-        raise ValueError(f'figure {arguments.kr} is drawn from runs; give their folders')
-    elif arguments.kr == '4':
-        figure = kr.kernels(_kernels(_collect(arguments.paths), arguments.paths))
-    else:
-        if [Path(path).suffix for path in arguments.paths] == ['.json']:
-            curves = kr.read_curves(arguments.paths[0])
-        else:
-            files = Files()
-            curves = kr.training_curves(rows_of(_collect(arguments.paths)), files)
-            _say(files.problems)
-        if not curves:
-            raise ValueError(f'no run of KR under {", ".join(arguments.paths)} has a log of its training')
-        if arguments.curves:
-            Path(arguments.curves).write_text(json.dumps(curves, separators=(',', ':')) + '\n', encoding='utf-8')
-        reference = 'dense' if arguments.reference == 'kd' else arguments.reference
-        figure, lines = kr.convergence(curves), kr.reading(curves, reference)
-    folder = Path(arguments.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f'kr_fig{arguments.kr}.{arguments.format}'
-    figure.savefig(path, dpi=150)
-    print(*lines, path, sep='\n')
-
-
-def _kernels(summaries: Sequence[dict], paths: Sequence[str]) -> dict[str, np.ndarray]:
-    """The first convolution after the stem of the student of each row."""
-    from kcd_jax.teachers import teacher
-
-    of_runs: dict[str, np.ndarray] = {}
-    for run in summaries:
-        folder = run_folder(run)
-        if folder and run['name'] not in of_runs and run['name'] != 'teacher':
-            tensors = teacher.load(folder / teacher.FILE)[0]
-            found = [name for name in tensors if name.startswith('params/') and name.endswith('/kernel')]
-            layers = [name for name in found if tensors[name].ndim == 4 and tensors[name].shape[2] > 3]
-            of_runs[run['name']] = tensors[min(layers)]
-    if not of_runs:
-        raise ValueError(f'no run under {", ".join(paths)} still has its student; give folders of runs')
-    return of_runs
 
 
 def _condensed_set(arguments: argparse.Namespace) -> None:
@@ -218,12 +154,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         one.add_argument('--output', metavar='FILE', help='write to this file (default: print)')
     page = command('page', _page, 'report.html and report.csv in each folder')
-    drawn = command('figures', _figures, 'each figure as a file, with its numbers as CSV', '*')
+    drawn = command('figures', _figures, 'each figure as a file, with its numbers as CSV')
     drawn.add_argument('--folder', default='figures', metavar='DIR', help='output folder (default: figures)')
     drawn.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png', help='file format (default: png)')
-    drawn.add_argument('--kr', choices=('2', '4', '5', '6'), help='draw this figure of the KR paper instead')
-    drawn.add_argument('--curves', metavar='FILE', help='with --kr=5, also write the curves as JSON')
-    drawn.add_argument('--data', metavar='DIR', help='with --kr=6, folder of the prepared datasets')
     for one in (table, page, drawn):
         one.add_argument(
             '--reference', default='kd', metavar='ROW', help='row that the others are compared with (default: kd)'

@@ -43,12 +43,6 @@ def teacher_network(summary: Summary) -> str | None:
     return teacher.get('network') if isinstance(teacher, Mapping) else None
 
 
-def total_macs(summary: Summary) -> float | None:
-    """Multiply-accumulates of all passes of a run; None if they were not counted."""
-    macs = (summary.get('cost') or {}).get('macs')
-    return float(sum(macs.values())) if isinstance(macs, Mapping) and macs else None
-
-
 def full_epochs(summary: Summary) -> float | None:
     """Epochs requested; a run may take more (a first phase of its method) or fewer (policy 'short')."""
     requested = number(summary, 'run', 'recipe', 'epochs')
@@ -105,7 +99,8 @@ class Row:
 
     def macs(self) -> float | None:
         """Mean multiply-accumulates of a run; None if they were not counted."""
-        return describe(total_macs(run) for run in self.runs).mean
+        counted = [(run.get('cost') or {}).get('macs') for run in self.runs]
+        return describe(sum(macs.values()) for macs in counted if isinstance(macs, Mapping) and macs).mean
 
 
 @dataclasses.dataclass
@@ -133,11 +128,7 @@ class Comparison:
 
         In a sweep, 'KC-KD, 60 %' is compared with the reference at the same budget ('Random KD, 60 %') if there is one.
         Otherwise, a selection is compared with its own method (KC-CRD with CRD) if the table has it, and any other row
-        with the first row called `reference`, plain KD before other methods.
-
-        Args:
-          row: one of `rows`.
-          reference: one of `references`; None: the first.
+        with the first row called `reference` (None: the first of `references`), plain KD before other methods.
         """
         reference = self.references[0] if reference is None else reference
         if self.sweep:
@@ -150,29 +141,19 @@ class Comparison:
             base = next(iter(own + [other for other in named if other.method == 'kd'] + named), None)
         return None if row is base or row is self.teacher else base
 
-    def paired(self, row: Row, reference: str | None = None) -> Sample:
-        """Differences in accuracy from the base row, over the seeds that both have."""
-        return row.difference(self.base(row, reference))
+    def full_macs(self) -> float | None:
+        """Multiply-accumulates that are a cost of 100 %: in a sweep those of the first reference, if they were counted.
 
-    def whole(self) -> Row | None:
-        """The row whose cost is 100 % in a sweep: the first reference."""
-        return next((row for row in self.rows if row.label == self.references[0]), None) if self.sweep else None
-
-    def counts_macs(self) -> bool:
-        """Whether `cost` is in multiply-accumulates rather than samples."""
-        whole = self.whole()
-        return whole is not None and whole.macs() is not None
+        None if costs are in samples.
+        """
+        whole = next((row for row in self.rows if row.label == self.references[0]), None) if self.sweep else None
+        return whole.macs() if whole else None
 
     def cost(self, row: Row) -> float | None:
-        """Relative cost: in a sweep, multiply-accumulates over those of the first reference if they were counted.
-
-        Otherwise, the samples processed over those of training on every point.
-        """
-        whole = self.whole()
-        full = whole.macs() if whole else None
+        """Multiply-accumulates over `full_macs`, or samples processed over those of training on every point."""
+        full, own = self.full_macs(), row.macs()
         if full is None:
             return row.sample('cost', 'relative_processed').mean
-        own = row.macs()
         return None if own is None else own / full
 
     def relative_macs(self, row: Row) -> float | None:
@@ -187,14 +168,10 @@ class Comparison:
         """Whether some run's multiply-accumulates are not in proportion to its samples."""
         for run in (run for row in self.rows for run in row.runs):
             macs, samples = number(run, 'cost', 'relative_macs'), number(run, 'cost', 'relative_processed')
-            if macs is not None and samples is not None and abs(macs - samples) > 5e-5:
-                return True
-            if number(run, 'cost', 'macs', 'scoring_forward'):
+            differ = macs is not None and samples is not None and abs(macs - samples) > 5e-5
+            if differ or number(run, 'cost', 'macs', 'scoring_forward'):
                 return True
         return False
-
-
-# ------------------------------------------------------------------------------------------------------- experiments
 
 
 def describe_experiment(summaries: Sequence[Summary]) -> str:
@@ -274,9 +251,6 @@ def _teacher_row(summaries: Sequence[Summary]) -> Row | None:
     # One teacher serves all seeds: its accuracy is a single measurement.
     measured = [{'seed': 0, 'accuracy': number(taught[0], 'teacher', 'accuracy')}] if taught else []
     return Row('teacher', 'Teacher', measured) if measured else None
-
-
-# ------------------------------------------------------------------------------------------------------------ sweeps
 
 
 def _sweep_rows(runs: Sequence[Summary], expected: Sequence[Card]) -> list[Row]:

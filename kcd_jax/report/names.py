@@ -23,11 +23,6 @@ POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'random': 'Random ', 'infobatch': 'In
 _VARIANT = ('method.', 'policy.', 'weights.', 'recipe.logits', 'recipe.optim.', 'recipe.augment.')
 
 
-def method_name(method: str) -> str:
-    """'kd' -> 'KD', 'fitnet' -> 'FitNet'."""
-    return METHODS.get(method, method.upper())
-
-
 def display_name(method: str, policy: str = 'none') -> str:
     """The label of a method with a policy.
 
@@ -37,7 +32,7 @@ def display_name(method: str, policy: str = 'none') -> str:
     prefix = '' if policy == 'none' else POLICIES.get(policy, f'{policy} ')
     if method == 'none':
         return f'{prefix}student alone' if prefix else 'Student alone'
-    return f'{prefix}{method_name(method)}'
+    return f'{prefix}{METHODS.get(method, method.upper())}'
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

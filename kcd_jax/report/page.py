@@ -1,29 +1,34 @@
 """report.html: results, cost and provenance of a run or of several, in one file that needs no network.
 
-The page is rendered from the template `page.html`; `content` decides what it says.
+The template `page.html` decides what the page says; this module gives it the summaries, tables and drawings.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import matplotlib
 import numpy as np
-from PIL import Image
 
-from kcd_jax.report import content, style
-from kcd_jax.report.comparisons import split
-from kcd_jax.report.records import SUMMARY, Files, collect, to_csv
+from kcd_jax.report import drawings, names, style, tables
+from kcd_jax.report.comparisons import Comparison, Row, Summary, is_teacher, run_name, split, teacher_network
+from kcd_jax.report.drawings import Pictures
+from kcd_jax.report.records import SUMMARY, Files, collect, number, run_folder, to_csv
+from kcd_jax.runtime import files
 
 NAME, DATA = 'report.html', 'report.csv'
 _METADATA = {'Date': None, 'Creator': None, 'Format': None, 'Type': None}
+# Figures of the section on training; all others are about points and classes.
+_TRAINING = (
+    'learning_curves', 'training_curves', 'accuracy_against_cost', 'accuracy_against_ratio', 'condensation_history',
+)  # fmt: skip
 
 
 def write(
@@ -51,59 +56,128 @@ def write(
       ValueError: no run under `folder` has finished, or `images` or `labels` are not those of the run's points.
     """
     folder = Path(folder)
-    problems, files = [] if problems is None else problems, Files()
-    pictures = content.Pictures(images, labels, class_names)
+    problems, read = [] if problems is None else problems, Files()
+    pictures = None if images is None else Pictures(images, labels, class_names)
     if (folder / SUMMARY).is_file():
         summaries = collect([folder / SUMMARY])
-        kind, title, parts = 'run', *content.of_run(summaries[0], pictures, files)
+        kind, parts = 'run', [_run(summaries[0], pictures, read)]
     else:
         summaries = collect([folder], problems)
         if not summaries:
             reason = f' ({problems[0]})' if problems else ''
             raise ValueError(f'no finished run under {folder}{reason}; a run leaves summary.json when it has finished')
-        kind, title, parts = content.of_comparisons(split(summaries, reference), pictures, folder, files)
-    problems += files.problems
-    _replace(folder / DATA, to_csv(content.run_records(summaries, folder)))
-    _replace(folder / NAME, render(kind, title, parts, problems))
+        comparisons = split(summaries, reference)
+        kinds = {'sweep' if one.sweep else 'experiment' for one in comparisons}
+        kind = kinds.pop() if len(kinds) == 1 else 'table'
+        parts = [_comparison(one, pictures, folder, read) for one in comparisons]
+    title = parts[0]['title'] if len(parts) == 1 else f'{len(parts)} {kind}s in {folder.resolve().name}'
+    problems += read.problems
+    files.write_text(folder / DATA, to_csv(run_records(summaries, folder)))
+    files.write_text(folder / NAME, _render(kind=kind, title=title, parts=parts, problems=problems))
     return folder / NAME
 
 
-def _replace(path: Path, text: str) -> None:
-    # Renamed into place, so that a reader never sees half a file.
-    part = path.with_name(f'.{path.name}.part')
-    part.write_text(text, encoding='utf-8')
-    part.replace(path)
+def _run(run: Summary, pictures: Pictures | None, read: Files) -> dict[str, Any]:
+    label = 'Teacher' if is_teacher(run) else names.display_name(run['method'], run['policy'])
+    networks = [network for network in (teacher_network(run), run.get('student')) if network]
+    return {
+        'title': f'{label}: {" → ".join(networks)}',
+        'run': run,
+        'drawn': drawings.of_run(run, read, pictures),
+        'condensed': run,
+    }
 
 
-def render(kind: str, title: str, parts: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> str:
-    """The page as text.
+def _comparison(comparison: Comparison, pictures: Pictures | None, folder: Path, read: Files) -> dict[str, Any]:
+    row, shown, runs = _selected_row(comparison), drawings.shown_run(comparison), comparison.runs
+    plain = [one for one in comparison.rows if one.runs and (one.method, one.policy) == ('kd', 'none')]
+    taught = [one for one in comparison.rows if one.runs and one.method != 'none']
+    about = row or next(iter(plain + taught), None)
+    return {
+        'title': comparison.title.replace('->', '→'),
+        'run': shown or (about.runs[0] if about else runs[0]),
+        'seeds': len({run['seed'] for run in runs if not is_teacher(run)}),
+        'table': tables.comparison_table(comparison),
+        'selected': row,
+        'about': about,
+        'findings': _findings(comparison, row) if row else '',
+        'drawn': drawings.of_comparison(comparison, read, pictures),
+        'condensed': shown,
+        'records': run_records(runs, folder),
+    }
 
-    Args:
-      kind: of the page: 'run', 'experiment', ...
-      title: its heading.
-      parts: see `content`.
-      problems: lines about files that could not be used.
-    """
+
+def _selected_row(comparison: Comparison) -> Row | None:
+    """The row that a page is about: KC, or another policy's; None in a sweep, which is about all of its rows."""
+    selecting = [row for row in comparison.rows if row.policy not in ('none', 'random') and not comparison.sweep]
+    return next((row for row in selecting if row.name == 'kcd'), selecting[0] if selecting else None)
+
+
+def _findings(comparison: Comparison, row: Row) -> str:
+    """The main result in one sentence."""
+    by_chance = next((one for one in comparison.rows if one.name == 'random' and one.method == row.method), None)
+    said = []
+    for other, words in (
+        (comparison.base(row), 'training on every point'),
+        (by_chance, 'a random selection of the same size'),
+    ):
+        sample = row.difference(other)
+        if sample.mean is not None:
+            gap, _, interval = re.sub(r'-(?=\d)', '\N{MINUS SIGN}', tables.difference(sample)).partition(' ')
+            over = f'over {sample.n} seeds, 95 % interval {interval}' if interval else 'on one seed'
+            said.append(f'against {other.label} ({words}): {gap} percentage points {over}')
+    return f'{row.label} {"; ".join(said)}.' if said else ''
+
+
+def run_records(summaries: Sequence[Summary], folder: Path) -> list[dict[str, Any]]:
+    """One mapping of raw numbers per run, sorted: fractions, seconds and counts."""
+    records = []
+    for run in sorted(summaries, key=lambda run: (is_teacher(run), run_name(run), run['seed'])):
+        where = run_folder(run)
+        inside = where is not None and where.is_relative_to(folder) and where != folder
+        keys = ('accuracy', 'best_accuracy', 'loss', 'agreement', 'teacher_kl')
+        cost = ('relative_processed', 'relative_macs', 'processed_samples')
+        records.append(
+            {
+                'run': str(where.relative_to(folder)) if inside else run_name(run),
+                **{key: run[key] for key in ('method', 'policy', 'seed')},
+                **{key: number(run, key) for key in keys},
+                **{key: number(run, 'cost', key) for key in cost},
+                'seconds': number(run, 'seconds', 'total'),
+                'commit': str(run.get('commit') or ''),
+            }
+        )
+    return records
+
+
+def _reproduce(run: Summary) -> str:
+    """The commands that repeat a run."""
+    command, commit = run.get('command') or '', run.get('commit')
+    command = shlex.join(map(str, command)) if isinstance(command, (list, tuple)) else str(command)
+    # '-dirty' marks a checkout with uncommitted changes, which are not recorded.
+    checkout = f'git checkout {str(commit).removesuffix("-dirty")}' if commit else ''
+    # A module started with `python -m` is recorded as its file.
+    command = re.sub(r'^\S*/kcd_jax/(\w+)\.py\b', r'python -m kcd_jax.\1', command)
+    return f'{checkout}\n{command}'.strip()
+
+
+def _render(parts: Sequence[dict[str, Any]], **words: Any) -> str:
     here = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here), autoescape=True, undefined=jinja2.ChainableUndefined
     )
+    filters = (tables.percent, tables.percentage, tables.quantity, tables.duration, tables.seconds, tables.device)
+    environment.filters.update({one.__name__: one for one in (*filters, tables.with_sd, drawings.label_of)})
+    environment.filters.update(reproduce=_reproduce, flatten=names.flatten, teacher_network=teacher_network)
+    environment.globals.update(number=number)
     for place, part in enumerate(parts):
-        for block in (
-            block for section in part['sections'] for kind_of in ('columns', 'stack') for block in section[kind_of]
-        ):
-            if block['kind'] == 'drawing':
-                drawn = block['drawing']
-                name = f'e{place + 1}-{drawn.name}' if len(parts) > 1 else drawn.name
-                block |= {'kind': 'figure', 'id': name, 'title': drawn.title, 'caption': drawn.alt}
-                block['svg'] = svg(drawn.figure, name, drawn.alt)
-            elif block['kind'] == 'gallery':
-                for image in (image for half in block['halves'] for image in half['images']):
-                    height, width = image['pixels'].shape[:2]
-                    image |= {'source': picture(image['pixels']), 'height': height, 'width': width}
+        prefix = f'e{place + 1}-' if len(parts) > 1 else ''
+        found = [(drawn, f'{prefix}{drawn.name}') for drawn in part['drawn']]
+        figures = [(drawn, name, svg(drawn.figure, name, drawn.alt)) for drawn, name in found]
+        part['training'] = [figure for figure in figures if figure[0].name in _TRAINING]
+        part['points'] = [figure for figure in figures if figure[0].name not in _TRAINING]
     css = (here / 'page.css').read_text(encoding='utf-8')
-    template = environment.get_template('page.html')
-    return template.render(kind=kind, title=title, parts=parts, problems=problems, style=css) + '\n'
+    return environment.get_template('page.html').render(parts=parts, style=css, **words) + '\n'
 
 
 def svg(figure: matplotlib.figure.Figure, prefix: str, alt: str) -> str:
@@ -130,14 +204,3 @@ def svg(figure: matplotlib.figure.Figure, prefix: str, alt: str) -> str:
     # The words are escaped by hand: the element enters the template as it is.
     words = str(jinja2.utils.markupsafe.escape(alt))
     return source.replace('<svg', f'<svg role="img" aria-label="{words}"', 1).strip()
-
-
-def picture(image: np.ndarray) -> str:
-    """An image u8[H, W, 3] (or f[H, W, 3] in [0, 1]) as a data URI."""
-    if image.dtype != np.uint8:
-        image = np.clip(np.rint(255 * np.asarray(image, np.float64)), 0, 255).astype(np.uint8)
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, format='PNG', optimize=True)
-    return 'data:image/png;base64,' + base64.b64encode(out.getvalue()).decode('ascii')

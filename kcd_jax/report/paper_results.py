@@ -10,7 +10,7 @@ from kcd_jax.report.papers import TABLES, Cell, Column, PaperTable, find, usual
 from kcd_jax.report.papers import Row as PaperRow
 from kcd_jax.report.records import number
 from kcd_jax.report.statistics import Sample, describe, paired_difference
-from kcd_jax.report.tables import Table, difference_in
+from kcd_jax.report.tables import Table, difference
 
 # {measure of a column: (keys in a summary, factor, offset)}: the paper prints factor * value + offset.
 _MEASURES = {
@@ -115,7 +115,7 @@ def _written(sample: Sample) -> str:
 
 
 def _written_gain(sample: Sample, printed: float | None) -> str:
-    parts = (difference_in(sample, '.2f'), '' if printed is None else f'({printed:+.2f})')
+    parts = (difference(sample, 1), '' if printed is None else f'({printed:+.2f})')
     return ' '.join(part for part in parts if part)
 
 

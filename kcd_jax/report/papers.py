@@ -16,21 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-# Settings of the papers' own configurations. A run with any other value belongs to another row, or to none.
-_METHODS = {'kr': {'method.sparse': 'recode', 'method.posterior': 'kd'}}
-_POLICIES = {
-    'kcd': {
-        'policy.preset': 'paper', 'policy.ratio': '0.7', 'policy.stages': '6', 'policy.alpha': '0.03',
-        'policy.epsilon_max': '0.3', 'policy.schedule': '', 'policy.first': '', 'policy.dropped': '',
-        'policy.ranking': 'value', 'policy.records': 'mean', 'policy.augment': 'low', 'policy.epsilon': 'ramp',
-        'policy.value': 'entropy',
-    },
-    'unix': {'policy.score': 'entropy', 'policy.mix': 'adaptive', 'policy.w': '10'},
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +107,11 @@ class PaperTable:
 
 
 def usual(method: str, policy: str) -> dict[str, str]:
-    """Settings of a method and a policy in the papers, by dotted key."""
-    return {**_METHODS.get(method, {}), **_POLICIES.get(policy, {})}
+    """Settings of a method and a policy in the papers, by dotted key.
+
+    A run with any other value belongs to another row, or to none.
+    """
+    return {**_SETTINGS['methods'].get(method, {}), **_SETTINGS['policies'].get(policy, {})}
 
 
 def parse_cell(text: str) -> Cell | None:
@@ -135,22 +126,10 @@ def parse_cell(text: str) -> Cell | None:
     return Cell(float(number.rstrip('?')), float(cost.rstrip(')')) if cost else None, '?' in text)
 
 
-def parse_row(
+def _parse_row(
     label: str, runs: str, cells: str, columns: int, settings: Mapping[str, Mapping[str, str]], table: str
 ) -> Row:
-    """Parses a row of a file (see the module's docstring).
-
-    Args:
-      label: as printed.
-      runs: the runs that belong in it.
-      cells: the printed numbers.
-      columns: the number of columns.
-      settings: {method: settings} of all rows of the table; '' applies to every method.
-      table: the table's name, for messages.
-
-    Raises:
-      ValueError: the row has a wrong number of cells, or of values per column.
-    """
+    """Parses a row of a file (see the module's docstring) with `columns` cells; `settings` are the table's by method."""
     words = runs.split()
     kind = {'teacher': 'teacher', 'student': 'student', '-': 'none'}.get(words[0], 'run')
     method, policy, own = 'none', 'none', dict(word.split('=') for word in words[1:])
@@ -175,26 +154,23 @@ def parse_table(name: str, table: Mapping[str, Any]) -> PaperTable:
     """Parses a table of a file (see the module's docstring); ValueError names the row that is wrong."""
     columns = tuple(Column(*column) for column in table['columns'])
     settings = table.get('settings', {})
-    rows = tuple(parse_row(*row, len(columns), settings, name) for row in table['rows'])
+    rows = tuple(_parse_row(*row, len(columns), settings, name) for row in table['rows'])
     notes = tuple(table.get('notes', ()))
     return PaperTable(table['title'], columns, rows, table['dataset'], table['epochs'], table['cost'], notes)
 
 
-def _load(papers: Sequence[str]) -> dict[str, PaperTable]:
-    folder = Path(__file__).with_name('paper_tables')
-    files = [json.loads((folder / f'{paper}.json').read_text(encoding='utf-8')) for paper in papers]
-    return {name: parse_table(name, table) for file in files for name, table in file.items()}
+def _read(name: str) -> dict[str, Any]:
+    return json.loads((Path(__file__).with_name('paper_tables') / f'{name}.json').read_text(encoding='utf-8'))
 
 
-TABLES: dict[str, PaperTable] = _load(('kcd', 'unix', 'kr'))
+_SETTINGS = _read('settings')
+TABLES: dict[str, PaperTable] = {
+    name: parse_table(name, table) for paper in ('kcd', 'unix', 'kr') for name, table in _read(paper).items()
+}
 
 
 def find(name: str) -> PaperTable:
-    """A table by name ('kcd_table1').
-
-    Raises:
-      ValueError: there is none of that name.
-    """
+    """A table by name ('kcd_table1'); ValueError if there is none of that name."""
     if name not in TABLES:
         raise ValueError(f'unknown table {name!r}; known: {", ".join(TABLES)}')
     return TABLES[name]

@@ -37,11 +37,22 @@ def number(summary: Mapping[str, Any] | None, *keys: str) -> float | None:
     return float(value)
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _damaged(path: Path, what: object) -> ValueError:
+    return ValueError(f'{path} is damaged ({what}); remove it or run that run again')
+
+
+def _read_json(path: Path) -> Any:
     try:
-        summary = json.loads(path.read_text(encoding='utf-8'))
+        return json.loads(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise _damaged(path, error) from None
+
+
+def _read_summary(path: Path, required: bool) -> dict[str, Any] | None:
+    """A summary; None if another JSON file was read and `required` is False."""
+    summary = _read_json(path)
+    if not required and (not isinstance(summary, dict) or 'accuracy' not in summary):
+        return None
     missing = [key for key in _REQUIRED if not isinstance(summary, dict) or key not in summary]
     if missing:
         raise ValueError(
@@ -50,52 +61,21 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _damaged(path: Path, what: object) -> ValueError:
-    return ValueError(f'{path} is damaged ({what}); remove it or run that run again')
-
-
-def _walk(folder: Path, suffix: str) -> list[Path]:
+def _json_files(folder: Path) -> list[Path]:
     found = []
     for root, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith('.'))
-        found += [Path(root) / name for name in sorted(files) if name.endswith(suffix)]
+        found += [Path(root) / name for name in sorted(files) if name.endswith('.json')]
     return found
-
-
-def _is_other_json(path: Path) -> bool:
-    """Whether a JSON file of a results folder can be read and is not a summary."""
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
-        return False
-    return not isinstance(content, dict) or 'accuracy' not in content
-
-
-def summary_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """The files with summaries under `paths`.
-
-    A folder is searched for summary.json at any depth; if there is none (a results folder), for other JSON files.
-
-    Raises:
-      ValueError: a path does not exist.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            named = [file for file in _walk(path, SUMMARY) if file.name == SUMMARY]
-            files += named or [file for file in _walk(path, '.json') if not _is_other_json(file)]
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise ValueError(f'{path} does not exist; give folders of runs, or JSON files of results')
-    return list(dict.fromkeys(files))
 
 
 def collect(paths: Iterable[str | os.PathLike[str]], damaged: list[str] | None = None) -> list[dict[str, Any]]:
     """Reads the summaries of finished runs.
 
+    A folder is searched for summary.json at any depth; if there is none (a results folder), for other JSON files.
+
     Args:
-      paths: folders (see `summary_files`) and JSON files.
+      paths: folders and JSON files.
       damaged: receives one line for each file that cannot be read; the others are still returned.
 
     Returns:
@@ -105,21 +85,25 @@ def collect(paths: Iterable[str | os.PathLike[str]], damaged: list[str] | None =
     Raises:
       ValueError: a path does not exist, or `damaged` is None and a file is damaged.
     """
-    summaries: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    for path in summary_files(paths):
+    files: dict[Path, bool] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f'{path} does not exist; give folders of runs, or JSON files of results')
+        found = _json_files(path) if path.is_dir() else [path]
+        named = [file for file in found if file.name == SUMMARY or file == path]
+        files |= dict.fromkeys(named or found, bool(named))
+    summaries: dict[str, dict[str, Any]] = {}
+    for path, required in files.items():
         try:
-            summary = _read_summary(path)
+            summary = _read_summary(path, required)
         except ValueError as error:
             if damaged is None:
                 raise
             damaged.append(str(error))
-            continue
-        content = json.dumps(summary, sort_keys=True)
-        if content not in seen:
-            seen.add(content)
-            summaries.append({**summary, FILE: str(path)})
-    return summaries
+        else:
+            if summary is not None:
+                summaries.setdefault(json.dumps(summary, sort_keys=True), {**summary, FILE: str(path)})
+    return list(summaries.values())
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -147,7 +131,7 @@ def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """The values and the plan at one condensation, without padding rows.
+    """The values and the ranking at one condensation, without padding rows.
 
     Attributes:
       number: of the condensation, from 1.
@@ -155,8 +139,6 @@ class Stage:
       count: i32[num_points], visits.
       order: i32[num_points], the point at each rank, most valuable first.
       num_keep: number of points kept: the first of `order`.
-      partner: i32[num_points], the point mixed into each point; itself if none is.
-      epsilon: f32[num_points], the partner's share of the pixels.
     """
 
     number: int
@@ -164,8 +146,6 @@ class Stage:
     count: np.ndarray
     order: np.ndarray
     num_keep: int
-    partner: np.ndarray
-    epsilon: np.ndarray
 
     @property
     def kept(self) -> np.ndarray:
@@ -185,16 +165,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 
 def _read_stage(path: Path, stage: int) -> Stage:
     found = _arrays(path)
-    missing = {'num_points', 'num_keep', 'order', 'value', 'count', 'partner', 'epsilon'} - set(found)
+    missing = {'num_points', 'num_keep', 'order', 'value', 'count'} - set(found)
     if missing:
         raise _damaged(path, f'{", ".join(sorted(missing))} missing')
     points, num_keep = int(found['num_points']), int(found['num_keep'])
     # Padding rows rank after every real point, so dropping them keeps the order of the real ones.
     order = found['order'][found['order'] < points]
-    by_point = {name: found[name][:points] for name in ('value', 'count', 'partner', 'epsilon')}
-    if {len(order), *map(len, by_point.values())} != {points} or not 0 <= num_keep <= points:
+    value, count = found['value'][:points], found['count'][:points]
+    if {len(order), len(value), len(count)} != {points} or not 0 <= num_keep <= points:
         raise _damaged(path, f'{len(order)} ranks and {num_keep} kept of {points} points')
-    return Stage(number=stage, order=order, num_keep=num_keep, **by_point)
+    return Stage(stage, value, count, order, num_keep)
 
 
 def _stage_files(run: str | os.PathLike[str]) -> dict[int, Path]:
@@ -227,9 +207,8 @@ def read_points(run: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(run) / 'knowledge' / 'points.npz'
     found = _arrays(path) if path.is_file() else {}
-    difference = found.get('correlation_difference', np.zeros((1, 1)))
     lengths = {array.shape for name, array in found.items() if name != 'correlation_difference'}
-    if len(lengths) > 1 or not all(len(shape) == 1 for shape in lengths) or difference.ndim != 2:
+    if len(lengths) > 1 or not all(len(shape) == 1 for shape in lengths):
         shapes = ', '.join(f'{name} {list(array.shape)}' for name, array in found.items())
         raise _damaged(path, f'its arrays do not fit together: {shapes}')
     return found
@@ -253,13 +232,11 @@ class Files:
         self._read: dict[tuple[Any, ...], Any] = {}
 
     def _get(self, run: Mapping[str, Any], read: Callable[..., Any], *args: Any) -> Any:
-        folder = run_folder(run)
-        if folder is None:
-            return None
-        key = (read.__name__, str(folder), *args)
+        """What `read` returns of the run's folder; None if the run has no folder or the file is damaged."""
+        key = (read.__name__, run_folder(run), *args)
         if key not in self._read:
             try:
-                self._read[key] = read(folder, *args)
+                self._read[key] = read(*key[1:]) if key[1] else None
             except ValueError as error:
                 self._read[key] = None
                 self._note(str(error))

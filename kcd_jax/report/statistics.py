@@ -33,11 +33,8 @@ class Sample:
         """sd / sqrt(n), the standard deviation of the mean; None if n < 2."""
         return None if self.sd is None else self.sd / math.sqrt(self.n)
 
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """Confidence interval of the mean by Student's t with n - 1 degrees of freedom; None if n < 2.
-
-        Args:
-          level: the coverage, in (0, 1).
+    def interval(self) -> tuple[float, float] | None:
+        """95 % confidence interval of the mean by Student's t with n - 1 degrees of freedom; None if n < 2.
 
         >>> low, high = describe([1.0, 2.0, 3.0]).interval()
         >>> round(low, 3), round(high, 3)
@@ -45,7 +42,7 @@ class Sample:
         """
         if self.standard_error is None:
             return None
-        half = float(stdtrit(self.n - 1, 0.5 + level / 2)) * self.standard_error
+        half = float(stdtrit(self.n - 1, 0.975)) * self.standard_error
         return self.mean - half, self.mean + half
 
 
@@ -66,13 +63,6 @@ def describe(values: Iterable[float | None]) -> Sample:
 
 def paired_difference(values: Mapping[int, float | None], reference: Mapping[int, float | None]) -> Sample:
     """The sample of `values[seed] - reference[seed]` over the seeds that both have.
-
-    Args:
-      values: the measured number by seed.
-      reference: the same number of the reference run, by seed.
-
-    Returns:
-      The sample of the differences; its `standard_error` is that of the mean paired difference.
 
     >>> paired_difference({0: 3.0, 1: 5.0, 2: 9.0}, {0: 2.0, 1: 2.0})
     Sample(mean=2.0, sd=1.4142135623730951, n=2)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -24,40 +25,14 @@ NEUTRAL = '#7f7f7f'
 LINES = ('-', '--', '-.', ':', (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ('o', 's', '^', 'D', 'v', 'P')
 HEAT = 'cividis'
+# The fonts, lines and colours of axes.
+STYLE = matplotlib.rc_params_from_file(Path(__file__).with_name('figures.mplstyle'), use_default_template=False)
 # A page replaces these two by its own colours, so that figures follow its light or dark theme.
-INK, GRID = '#1b1f24', '#d9dce1'
-STYLE: dict[str, Any] = {
-    'font.family': 'sans-serif',
-    'font.size': 9.5,
-    'axes.titlesize': 9.5,
-    'axes.labelsize': 9.5,
-    'xtick.labelsize': 8.5,
-    'ytick.labelsize': 8.5,
-    'legend.fontsize': 8.5,
-    'legend.frameon': False,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'axes.axisbelow': True,
-    'grid.color': GRID,
-    'grid.linewidth': 0.6,
-    'axes.edgecolor': INK,
-    'axes.labelcolor': INK,
-    'text.color': INK,
-    'xtick.color': INK,
-    'ytick.color': INK,
-    'axes.linewidth': 0.8,
-    'lines.linewidth': 1.7,
-    'lines.markersize': 5,
-    'figure.facecolor': 'white',
-    'axes.facecolor': 'none',
-    'svg.fonttype': 'none',
-    'figure.constrained_layout.use': True,
-}
+INK, GRID = STYLE['text.color'], STYLE['grid.color']
 SIZE = (5.0, 3.4)
 # Colour, line and marker distinguish at most this many runs.
 MAX_LINES = len(PALETTE)
-Arguments = ParamSpec('Arguments')
+Arguments, Drawn = ParamSpec('Arguments'), TypeVar('Drawn')
 
 
 @dataclasses.dataclass
@@ -89,11 +64,11 @@ class Drawing:
         return self
 
 
-def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+def styled(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
     """Draws in the common style."""
 
     @functools.wraps(draw)
-    def with_style(*args: Arguments.args, **keywords: Arguments.kwargs) -> Figure:
+    def with_style(*args: Arguments.args, **keywords: Arguments.kwargs) -> Drawn:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **keywords)
 
@@ -108,15 +83,10 @@ def new_figure(height: float = SIZE[1], rows: int = 1, /, **keywords: Any) -> tu
 
 def look(label: str, place: int) -> dict[str, Any]:
     """Colour, line and marker of a run; the usual names look the same in every figure."""
+    place %= MAX_LINES
     fixed = {'Student alone': (NEUTRAL, ':', 'x'), 'Teacher': (INK, (0, (1, 2)), '*')}
-    if label in fixed:
-        color, line, marker = fixed[label]
-        return {'color': color, 'linestyle': line, 'marker': marker}
-    return {
-        'color': PALETTE[place % len(PALETTE)],
-        'linestyle': LINES[place % len(LINES)],
-        'marker': MARKERS[place % len(MARKERS)],
-    }
+    color, line, marker = fixed.get(label, (PALETTE[place], LINES[place], MARKERS[place]))
+    return {'color': color, 'linestyle': line, 'marker': marker}
 
 
 def looks(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -131,14 +101,9 @@ def whole_numbers(axis: Any) -> None:
 
 
 def band(axes: Any, x: np.ndarray, values: np.ndarray, label: str, style: Mapping[str, Any]) -> None:
-    """A line of means over seeds with a band of one sample standard deviation.
+    """A line of the means over seeds of values [seeds, E] at x [E], with a band of one sample standard deviation.
 
-    Args:
-      axes: to draw in.
-      x: [E].
-      values: [seeds, E]; NaN if a seed has no value.
-      label: of the run; the number of seeds is added.
-      style: as of `look`.
+    NaN if a seed has no value. The number of seeds is added to the label; `style` is as returned by `look`.
     """
     values = np.asarray(values, float)
     shown = np.isfinite(values).any(axis=0)

@@ -116,8 +116,8 @@ def with_sd(sample: Sample) -> str:
     return percent(sample.mean) if sample.sd is None else f'{percent(sample.mean)} ± {percent(sample.sd)}'
 
 
-def difference(sample: Sample) -> str:
-    """A mean paired difference in percentage points and its 95 % interval.
+def difference(sample: Sample, factor: float = 100.0) -> str:
+    """A mean paired difference in percentage points (of fractions; `factor` 1: of percentages) and its 95 % interval.
 
     >>> difference(paired_difference({0: 0.76, 1: 0.75, 2: 0.74}, {0: 0.75, 1: 0.73, 2: 0.74}))
     '+1.00 [-1.48, +3.48]'
@@ -127,15 +127,8 @@ def difference(sample: Sample) -> str:
     if sample.mean is None:
         return ''
     # Adding zero after rounding turns -0.0 into 0.0.
-    numbers = [f'{round(100 * value, 2) + 0.0:+.2f}' for value in (sample.mean, *(sample.interval() or ()))]
+    numbers = [f'{round(factor * value, 2) + 0.0:+.2f}' for value in (sample.mean, *(sample.interval() or ()))]
     return numbers[0] + (f' [{numbers[1]}, {numbers[2]}]' if numbers[1:] else '')
-
-
-def difference_in(sample: Sample, spec: str) -> str:
-    """A mean paired difference and its 95 % interval, in the unit and format given: '+0.012 [-0.003, +0.027]'."""
-    interval = sample.interval()
-    between = f' [{interval[0]:+{spec}}, {interval[1]:+{spec}}]' if interval else ''
-    return '' if sample.mean is None else f'{sample.mean:+{spec}}{between}'
 
 
 def quantity(value: float | None) -> str:
@@ -204,10 +197,9 @@ def comparison_table(comparison: Comparison) -> Table:
     """The table of a comparison: one row per group of runs; a cell is empty if nothing was measured."""
     references = shown_references(comparison)
     rows, records = [], []
-    everything = [comparison.teacher] if comparison.teacher else []
-    everything += comparison.rows
+    everything = [*([comparison.teacher] if comparison.teacher else []), *comparison.rows]
     with_macs = not comparison.sweep and comparison.samples_are_not_all()
-    paired = {(id(row), name): comparison.paired(row, name) for row in everything for name in references}
+    paired = {(id(row), name): row.difference(comparison.base(row, name)) for row in everything for name in references}
     show_pairs = any(
         paired[id(row), name].n not in (0, row.sample('accuracy').n) for row in everything for name in references
     )
@@ -216,53 +208,30 @@ def comparison_table(comparison: Comparison) -> Table:
         headers += [f'vs {title}'] + (['pairs'] if show_pairs else [])
     headers += ['best %', 'cost %', *(['MAC %'] if with_macs else []), 'samples', 'seconds', 'agree %']
     for row in everything:
-        accuracy, best = row.sample('accuracy'), row.sample('best_accuracy')
+        accuracy, best, agreement = (row.sample(key) for key in ('accuracy', 'best_accuracy', 'agreement'))
+        samples, total = row.sample('cost', 'processed_samples').mean, row.sample('seconds', 'total').mean
         # All seeds share one teacher: n would count nothing that varies, and its cost is relative to nothing.
         teacher = row is comparison.teacher
         cost = None if teacher else comparison.cost(row)
         macs = None if teacher else comparison.relative_macs(row)
-        samples, total = row.sample('cost', 'processed_samples').mean, row.sample('seconds', 'total').mean
-        agreement = row.sample('agreement').mean
         cells = [row.label, with_sd(accuracy), '' if teacher else str(accuracy.n or '')]
-        record: dict[str, Any] = {
-            'run': row.label,
-            'name': row.name,
-            'method': row.method,
-            'policy': row.policy,
-            'accuracy_mean': points(accuracy.mean),
-            'accuracy_sd': points(accuracy.sd),
-            'n': accuracy.n,
-        }
+        record: dict[str, Any] = {'run': row.label, 'name': row.name, 'method': row.method, 'policy': row.policy}
+        record |= {'accuracy_mean': points(accuracy.mean), 'accuracy_sd': points(accuracy.sd), 'n': accuracy.n}
         for name, title in references.items():
             gap = paired[id(row), name]
-            low, high = gap.interval() or (None, None)
             cells += [difference(gap)] + ([str(gap.n or '')] if show_pairs else [])
-            record |= {
-                f'vs {title}': points(gap.mean),
-                f'vs {title} se': points(gap.standard_error),
-                f'vs {title} low': points(low),
-                f'vs {title} high': points(high),
-                f'vs {title} n': gap.n,
-            }
+            measured = (gap.mean, gap.standard_error, *(gap.interval() or (None, None)))
+            for key, value in zip(('', ' se', ' low', ' high'), measured, strict=True):
+                record[f'vs {title}{key}'] = points(value)
+            record[f'vs {title} n'] = gap.n
         cells += [percent(best.mean), percent(cost), *([percent(macs)] if with_macs else [])]
-        rows.append([*cells, quantity(samples), seconds(total), percent(agreement)])
-        records.append(
-            record
-            | {
-                'best_mean': points(best.mean),
-                'best_sd': points(best.sd),
-                'relative_scheduled': row.sample('cost', 'relative_scheduled').mean,
-                'relative_processed': row.sample('cost', 'relative_processed').mean,
-                'relative_macs': row.sample('cost', 'relative_macs').mean,
-                'relative_cost': cost,
-                'samples': samples,
-                'macs': row.macs(),
-                'seconds': total,
-                'agreement_mean': points(agreement),
-                'teacher_kl_mean': row.sample('teacher_kl').mean,
-                'seeds': ' '.join(str(run['seed']) for run in row.runs),
-            }
-        )
+        rows.append([*cells, quantity(samples), seconds(total), percent(agreement.mean)])
+        record |= {'best_mean': points(best.mean), 'best_sd': points(best.sd)}
+        for key in ('relative_scheduled', 'relative_processed', 'relative_macs'):
+            record[key] = row.sample('cost', key).mean
+        record |= {'relative_cost': cost, 'samples': samples, 'macs': row.macs(), 'seconds': total}
+        record |= {'agreement_mean': points(agreement.mean), 'teacher_kl_mean': row.sample('teacher_kl').mean}
+        records.append(record | {'seeds': ' '.join(str(run['seed']) for run in row.runs)})
     return Table(comparison.title, headers, rows, records, _notes(comparison, references, with_macs))
 
 
@@ -274,8 +243,8 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
     many = bool(sizes) and sizes[-1] > 1
     accuracy += '; mean ± sample standard deviation over n seeds' if many else ''
     notes = [f'{accuracy}. best: best epoch.']
-    if comparison.counts_macs():
-        whole = comparison.whole().label
+    if comparison.full_macs():
+        whole = comparison.references[0]
         notes.append(f'cost: multiply-accumulates of every training pass, including scoring, relative to {whole}.')
     else:
         notes.append('cost: samples processed, relative to training on every point.')

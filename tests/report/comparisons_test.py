@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kcd_jax.commands.report import main
-from kcd_jax.report import drawings, findings, page, tables
+from kcd_jax.report import drawings, page, tables
 from kcd_jax.report.comparisons import rows_of, split
 from kcd_jax.report.records import Files
 from tests.report.runs import make_summary
@@ -175,29 +175,19 @@ def test_many_rows_get_one_line_each():
     assert 'KD 81.00 % at 100.0 %' in drawn.alt
 
 
-def test_finding_of_many_rows_names_the_highest_and_the_lowest():
-    (part,) = split(methods())
-    (finding,), tiles = findings.findings(part)
-    sentence = finding['text']
-    assert 'Of 9 rows against their reference: highest VID' in sentence and 'lowest AT' in sentence
-    one = '\N{MINUS SIGN}1.00'
-    assert f'lowest AT against KD, {one} percentage points over 2 seeds, 95 % interval [{one}, {one}]' in sentence
-    assert 'partly luck' in sentence and tiles[0]['name'] == 'KD, last epoch'
-
-
-def test_ratios_and_reuse_of_a_sweep_are_drawn():
+def test_ratios_of_a_sweep_are_drawn():
     runs = results()
     for ratio, label in ((0.5, 'KC-KD, ratio 0.5'), (0.9, 'KC-KD, ratio 0.9')):
         runs += labelled([make_summary('kcd', 0, 0.7 + ratio / 10)], label, policy={'name': 'kcd', 'ratio': ratio})
     runs += labelled([make_summary('reuse', 0, 0.8, policy='reuse')], 'KD + DS')
     (part,) = split(runs)
     drawn = {one.name: one for one in drawings.of_comparison(part, Files())}
-    assert list(drawn) == ['accuracy_against_cost', 'accuracy_against_ratio', 'reuse']
+    assert list(drawn) == ['accuracy_against_cost', 'accuracy_against_ratio']
     (axes,) = drawn['accuracy_against_ratio'].figure.axes
     (line,) = [container.lines[0] for container in axes.containers]
     np.testing.assert_allclose(line.get_xdata(), [50, 90])
     np.testing.assert_allclose(line.get_ydata(), [75, 79])
-    assert 'KD + DS 80.00 %' in drawn['reuse'].alt
+    assert 'KD + DS 80.00 %' in drawn['accuracy_against_cost'].alt
 
 
 def test_costs_are_in_macs_if_samples_are_not_all():
@@ -208,7 +198,7 @@ def test_costs_are_in_macs_if_samples_are_not_all():
         runs.append(run)
     for run in runs[:2]:
         run['cost']['relative_macs'] = 1.0
-    drawn = drawings.costs(split(runs)[0])
+    (drawn,) = drawings.costs(split(runs)[0])
     (axes,) = drawn.figure.axes
     assert axes.get_xlabel().startswith('multiply-accumulates') and 'UNIX-KD 80.00 % at 90.0 %' in drawn.alt
 
@@ -242,12 +232,17 @@ def test_gallery_is_drawn_from_the_last_condensation(experiment):
     images = np.zeros((300, 4, 4, 3), np.uint8)
     value = Files().stages(run)[-1].value
     images[np.argmax(value)] = 255
-    drawn = drawings.gallery(run, images, lambda point: f'p{point}', Files(), 3)
-    shown = [axes for axes in drawn.figure.axes if axes.get_images()]
-    assert len(shown) == 6 and shown[0].get_images()[0].get_array().min() == 255
-    assert shown[0].get_title() == f'p{np.argmax(value)}\n{value.max():.3f} nats'
+    (drawn,) = drawings.gallery(run, drawings.Pictures(images), Files())
+    (axes,) = drawn.figure.axes
+    shown = axes.get_images()
+    assert len(shown) == 2 * drawings.MAX_IMAGES and shown[0].get_array().min() == 255
+    assert axes.texts[1].get_text() == f'point {np.argmax(value)}\n{value.max():.3f} nats'
+    assert drawn.data[0] == {'half': 'most', 'point': np.argmax(value), 'name': axes.texts[1].get_text().split('\n')[0],
+                             'value': value.max()}  # fmt: skip
     with pytest.raises(ValueError, match='5 images do not belong'):
-        drawings.gallery(run, images[:5], str, Files())
+        drawings.gallery(run, drawings.Pictures(images[:5]), Files())
+    with pytest.raises(ValueError, match='4 labels do not belong'):
+        drawings.gallery(run, drawings.Pictures(images, np.zeros(4, int)), Files())
 
 
 def test_missing_gallery_is_reported(experiment, capsys, tmp_path):
@@ -260,6 +255,6 @@ def test_full_sets_are_not_compared(experiment):
         path = experiment / 'random' / f'trial_{seed}' / 'knowledge' / 'stage_3.npz'
         arrays = dict(np.load(path))
         np.savez(path, **{**arrays, 'num_keep': np.int32(300)})
-    drawn = drawings.hamming_distances(rows_of(tables.collect([experiment])), Files())
+    (drawn,) = drawings.hamming_distances(rows_of(tables.collect([experiment])), Files())
     labels = [text.get_text() for text in drawn.figure.axes[0].get_yticklabels()]
     assert labels == ['KC-KD, seed 0', 'KC-KD, seed 1', 'KC-KD, seed 2']

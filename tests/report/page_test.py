@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -9,14 +10,16 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kcd_jax.commands.report import main
-from kcd_jax.report import content, drawings, page, tables
+from kcd_jax.report import drawings, page, tables
 from kcd_jax.report.comparisons import split
 from kcd_jax.report.records import Files, read_stages
 from tests.report.runs import make_summary, write_run
 
-SVG = '{http://www.w3.org/2000/svg}svg'
+SVG, IMAGE = ('{http://www.w3.org/2000/svg}' + name for name in ('svg', 'image'))
+LINKED = '{http://www.w3.org/1999/xlink}href'
 LINK = re.compile(r'\b(?:src|href|xlink:href|action|poster|data)="([^"]*)"')
 
 
@@ -70,7 +73,7 @@ def test_report_of_an_experiment(experiment):
     # KC-KD minus random by seed: 2, 2, 2.
     assert 'against Random KD (a random selection of the same size): +2.00 percentage points' in words
     assert 'a1b2c3d' in words and 'python -m kcd_jax.main --config=configs/digits_kd.py' in words
-    assert root.find('.//main').find(".//ul[@class='gallery']") is None
+    assert 'gallery' not in figures
 
 
 def test_report_of_a_run_with_its_gallery(experiment):
@@ -79,7 +82,7 @@ def test_report_of_a_run_with_its_gallery(experiment):
     path = page.write(experiment / 'kcd' / 'trial_0', images, labels, ['cat & dog', '<b>', 'maple_tree'])
     source, root = parsed(path)
     sound(source, root)
-    assert len(list(root.iter('img'))) == 2 * content.SHOWN
+    assert len(list(root.find(".//figure[@id='gallery']").iter(IMAGE))) == 2 * drawings.MAX_IMAGES
     words = ' '.join(root.itertext())
     assert 'cat & dog' in words and '<b>' in words and 'maple tree' in words
     assert '75.00 %' in words and '81.71 %' in words and 'KC-KD: resnet20 → resnet8' in words
@@ -95,8 +98,10 @@ def test_gallery_shows_the_right_points(experiment):
     images = np.zeros((300, 2, 2, 3), np.uint8)
     images[most[0]] = 200
     root = parsed(page.write(folder, images))[1]
-    first = next(root.iter('img'))
-    assert first.get('src') == page.picture(images[most[0]]) and first.get('alt').startswith(f'point {most[0]}, value')
+    shown = root.find(".//figure[@id='gallery']").iter(IMAGE)
+    pixels = base64.b64decode(next(shown).get(LINKED).removeprefix('data:image/png;base64,'))
+    assert np.asarray(Image.open(io.BytesIO(pixels)).convert('RGB')).min() == 200
+    assert f'point {most[0]}' in ' '.join(root.itertext())
 
 
 def test_unvisited_points_are_in_no_gallery(experiment):
@@ -123,7 +128,7 @@ def test_runs_without_condensation(tmp_path, name):
     source, root = parsed(path)
     sound(source, root)
     assert [element.get('id') for element in root.iter('figure')] == ['learning_curves', 'training_curves']
-    assert 'Values of the points' not in headings(root)
+    assert 'Points and classes' not in headings(root) and 'Cost' in headings(root)
 
 
 def test_one_seed_makes_no_claim(tmp_path):

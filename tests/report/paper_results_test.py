@@ -188,10 +188,11 @@ def test_a_row_of_a_wrong_length_is_refused():
 
 
 def test_settings_can_have_one_value_per_column():
-    row = papers.parse_row('KD', 'kd+unix policy.k=36|48', '1.0 2.0', 2, {}, 't')
+    table = {'title': 't', 'dataset': 'digits', 'epochs': 1, 'cost': 'samples', 'columns': [['A'], ['B']]}
+    (row,) = parse_table('t', table | {'rows': [['KD', 'kd+unix policy.k=36|48', '1.0 2.0']]}).rows
     assert [row.settings_at(place)['policy.k'] for place in range(2)] == ['36', '48']
     with pytest.raises(ValueError, match=r"t: row 'KD' has 3 policy.k for 2 columns"):
-        papers.parse_row('KD', 'kd+unix policy.k=36|48|50', '1.0 2.0', 2, {}, 't')
+        parse_table('t', table | {'rows': [['KD', 'kd+unix policy.k=36|48|50', '1.0 2.0']]})
 
 
 def test_command_line(tmp_path, capsys):
