@@ -17,7 +17,7 @@ from kcd_jax.policies import reuse
 from kcd_jax.report import paper_results, tables
 from kcd_jax.report.comparisons import split
 from kcd_jax.report.papers import TABLES
-from kcd_jax.report.records import Files, run_folder
+from kcd_jax.report.records import Files, run_folder, to_csv
 from kcd_jax.runtime import exitcodes
 
 EXAMPLES = """examples:
@@ -112,7 +112,7 @@ def _figures(arguments: argparse.Namespace) -> None:
             path = folder / f'{prefix}{one.name}.{arguments.format}'
             one.figure.savefig(path, dpi=200)
             if one.data:
-                path.with_suffix('.csv').write_text(one.to_csv(), encoding='utf-8')
+                path.with_suffix('.csv').write_text(to_csv(one.data), encoding='utf-8')
             print(f'{path}: {one.alt}')
     _say(files.problems)
 

@@ -49,12 +49,6 @@ def full_epochs(summary: Summary) -> float | None:
     return number(summary, 'epochs') if requested is None else requested
 
 
-def card_of(summary: Summary) -> Card | None:
-    """The place of a run in its sweep; None for other runs."""
-    card = summary.get('cell')
-    return card if isinstance(card, Mapping) else None
-
-
 def refuse_duplicates(what: str, runs: Sequence[Summary]) -> None:
     """Raises ValueError if two runs of a row have the same seed."""
     seeds: dict[Any, Summary] = {}
@@ -244,22 +238,20 @@ def rows_of(summaries: Sequence[Summary]) -> list[Row]:
 
 def _teacher_row(summaries: Sequence[Summary]) -> Row | None:
     """The teacher's own run if it is among the summaries, otherwise its accuracy as the students' runs measured it."""
-    taught = [summary for summary in summaries if not is_teacher(summary) and teacher_network(summary)]
     own = [summary for summary in summaries if is_teacher(summary)]
-    if own:
-        return Row('teacher', 'Teacher', own[:1])
+    taught = [summary for summary in summaries if teacher_network(summary)]
     # One teacher serves all seeds: its accuracy is a single measurement.
-    measured = [{'seed': 0, 'accuracy': number(taught[0], 'teacher', 'accuracy')}] if taught else []
-    return Row('teacher', 'Teacher', measured) if measured else None
+    measured = [{'seed': 0, 'accuracy': number(run, 'teacher', 'accuracy')} for run in taught]
+    return Row('teacher', 'Teacher', (own or measured)[:1]) if own or measured else None
 
 
 def _sweep_rows(runs: Sequence[Summary], expected: Sequence[Card]) -> list[Row]:
     """The rows of one pair of a sweep, in the sweep's order, including those without a finished run."""
-    cards = [card_of(run) for run in runs] + list(expected)
+    cards = [run['cell'] for run in runs] + list(expected)
     places = {card['label']: card['place'] for card in cards}
     rows = []
     for label in sorted(places, key=places.get):
-        found = sorted((run for run in runs if card_of(run)['label'] == label), key=lambda run: run['seed'])
+        found = sorted((run for run in runs if run['cell']['label'] == label), key=lambda run: run['seed'])
         refuse_duplicates(f'row {label!r}', found)
         parts = (found[0]['method'], found[0]['policy']) if found else ('', '')
         rows.append(Row(run_name(found[0]) if found else label, label, found, *parts))
@@ -271,21 +263,20 @@ def _sweeps(summaries: Sequence[Summary], expected: Sequence[Card]) -> list[Comp
     own = [summary for summary in summaries if not is_teacher(summary)]
     pairs: dict[tuple[str, str], list[Summary]] = {(card['sweep'], card['pair']): [] for card in expected}
     for summary in own:
-        card = card_of(summary)
-        pairs.setdefault((card['sweep'], card['pair']), []).append(summary)
+        pairs.setdefault((summary['cell']['sweep'], summary['cell']['pair']), []).append(summary)
     found = []
     for (sweep, pair), runs in pairs.items():
         students = {run['student'] for run in runs}
         # A student trained alone is listed with one pair and belongs to every pair with its network.
         for run in own:
-            card = card_of(run)
+            card = run['cell']
             if run['method'] == 'none' and card['sweep'] == sweep and card['pair'] != pair:
                 runs += [run] if run['student'] in students else []
         networks = {teacher_network(run) for run in runs} - {None}
-        teachers = [one for one in summaries if is_teacher(one) and card_of(one)['sweep'] == sweep]
+        teachers = [one for one in summaries if is_teacher(one) and one['cell']['sweep'] == sweep]
         runs += [one for one in teachers if one['student'] in networks][:1]
         cards = [card for card in expected if (card['sweep'], card['pair']) == (sweep, pair)]
-        card = next((card_of(run) for run in runs), None) or cards[0]
+        card = runs[0]['cell'] if runs else cards[0]
         students = [run for run in runs if not is_teacher(run)]
         title = card['title'] + (f' ({describe_experiment(students)})' if students else '')
         name = f'{sweep}_{pair}'.rstrip('_')
@@ -305,7 +296,8 @@ def split(summaries: Sequence[Summary], reference: str = 'kd', expected: Sequenc
     Raises:
       ValueError: two runs of a row have the same seed.
     """
-    found = _sweeps([summary for summary in summaries if card_of(summary)], expected)
-    for runs in _experiments([summary for summary in summaries if not card_of(summary)]):
+    # A run of a sweep has its row and column under 'cell'.
+    found = _sweeps([summary for summary in summaries if isinstance(summary.get('cell'), Mapping)], expected)
+    for runs in _experiments([summary for summary in summaries if not isinstance(summary.get('cell'), Mapping)]):
         found.append(Comparison(describe_experiment(runs), rows_of(runs), runs, [reference], _teacher_row(runs)))
     return found

@@ -193,19 +193,15 @@ def costs(comparison: Comparison) -> list[Drawing]:
 def ratios(rows: Sequence[Row]) -> list[Drawing]:
     """Accuracy against the fraction kept; [] unless a policy ran with several fractions."""
     found: dict[str, list[figures.Mark]] = {}
-    level = None
-    for row in rows:
-        sample = row.sample('accuracy')
-        if sample.mean is None:
-            continue
+    measured = [row for row in rows if row.sample('accuracy').mean is not None]
+    whole = [row.sample('accuracy').mean for row in measured if (row.method, row.policy) == ('kd', 'none')]
+    for row in measured:
         ratio = number(row.runs[0], 'run', 'policy', 'ratio')
-        if (row.method, row.policy) == ('kd', 'none') and level is None:
-            level = sample.mean
-        elif ratio is not None and row.policy != 'none':
+        if ratio is not None and row.policy != 'none':
             label = names.display_name(row.method, row.policy)
-            found.setdefault(label, []).append((label, ratio, sample))
+            found.setdefault(label, []).append((label, ratio, row.sample('accuracy')))
     marks = [mark for own in found.values() if len({ratio for _, ratio, _ in own}) > 1 for mark in own]
-    return [figures.accuracy_against_ratio(marks, level)] if marks else []
+    return [figures.accuracy_against_ratio(marks, next(iter(whole), None))] if marks else []
 
 
 def hamming_distances(rows: Sequence[Row], files: Files) -> list[Drawing]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kcd_jax.report import names
 from kcd_jax.report.comparisons import Row, Summary, full_epochs, is_teacher, refuse_duplicates, teacher_network
-from kcd_jax.report.papers import TABLES, Cell, Column, PaperTable, find, usual
+from kcd_jax.report.papers import TABLES, Column, PaperTable, find, usual
 from kcd_jax.report.papers import Row as PaperRow
 from kcd_jax.report.records import number
 from kcd_jax.report.statistics import Sample, describe, paired_difference
@@ -114,13 +114,9 @@ def _written(sample: Sample) -> str:
     return f'{sample.mean:.2f}' + ('' if sample.sd is None else f' ± {sample.sd:.2f}') + f' ({sample.n})'
 
 
-def _written_gain(sample: Sample, printed: float | None) -> str:
-    parts = (difference(sample, 1), '' if printed is None else f'({printed:+.2f})')
-    return ' '.join(part for part in parts if part)
-
-
-def _printed(cell: Cell | None) -> str:
-    return '' if cell is None else f'{cell.value:.2f}{"*" if cell.doubtful else ""}'
+def _both(ours: str, printed: float | None, spec: str) -> str:
+    """'75.00 (94.06)': ours, and the paper's in parentheses."""
+    return ' '.join(part for part in (ours, '' if printed is None else f'({printed:{spec}})') if part)
 
 
 def matching(name: str, summaries: Sequence[Summary]) -> int:
@@ -171,11 +167,10 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
             costs = row.kind == 'run' and column.measure not in ('parameters', 'mean')
             cost, paper_cost = _cost(runs, base, table) if costs else None, cell.cost if cell else None
             lines['ours'].append(_written(sample))
-            lines['paper'].append(_printed(cell))
+            lines['paper'].append('' if cell is None else f'{cell.value:.2f}{"*" if cell.doubtful else ""}')
             lines['difference'].append('' if gap is None else f'{gap:+.2f}')
-            lines['gain'].append(_written_gain(gain, paper_gain))
-            both = ('' if cost is None else f'{cost:.2f}', '' if paper_cost is None else f'({paper_cost:.2f})')
-            lines['cost'].append(' '.join(part for part in both if part))
+            lines['gain'].append(_both(difference(gain, 1), paper_gain, '+.2f'))
+            lines['cost'].append(_both('' if cost is None else f'{cost:.2f}', paper_cost, '.2f'))
             records.append(
                 {
                     'table': name, 'row': row.label, 'column': column.title, 'measure': column.measure,

@@ -107,10 +107,7 @@ class PaperTable:
 
 
 def usual(method: str, policy: str) -> dict[str, str]:
-    """Settings of a method and a policy in the papers, by dotted key.
-
-    A run with any other value belongs to another row, or to none.
-    """
+    """Settings in the papers, by dotted key; a run with any other value belongs to another row, or to none."""
     return {**_SETTINGS['methods'].get(method, {}), **_SETTINGS['policies'].get(policy, {})}
 
 
@@ -129,7 +126,7 @@ def parse_cell(text: str) -> Cell | None:
 def _parse_row(
     label: str, runs: str, cells: str, columns: int, settings: Mapping[str, Mapping[str, str]], table: str
 ) -> Row:
-    """Parses a row of a file (see the module's docstring) with `columns` cells; `settings` are the table's by method."""
+    """Parses a row of a file (see the module's docstring); `settings` are those of the table, by method."""
     words = runs.split()
     kind = {'teacher': 'teacher', 'student': 'student', '-': 'none'}.get(words[0], 'run')
     method, policy, own = 'none', 'none', dict(word.split('=') for word in words[1:])

@@ -17,8 +17,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kcd_jax.report.records import to_csv
-
 # Blue, vermilion, green, orange, purple, sky.
 PALETTE = ('#0072B2', '#D55E00', '#009E73', '#E69F00', '#CC79A7', '#56B4E9')
 NEUTRAL = '#7f7f7f'
@@ -52,10 +50,6 @@ class Drawing:
     alt: str
     figure: Figure
     data: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def to_csv(self) -> str:
-        """The numbers drawn, one line each; '' if there are none."""
-        return to_csv(self.data) if self.data else ''
 
     def of_one_run(self, label: str) -> Drawing:
         """Marks the figure as that of a single run."""

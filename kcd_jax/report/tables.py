@@ -103,9 +103,6 @@ def _plain(value: Any) -> str:
     return f'{value:.6g}' if abs(value) < 1e6 else f'{value:.0f}'
 
 
-# ------------------------------------------------------------------------------------------------------------ cells
-
-
 def percent(value: float | None) -> str:
     """0.757 -> '75.70'; '' for None."""
     return '' if value is None else f'{100 * value:.2f}'
@@ -175,9 +172,6 @@ def device(run: Mapping[str, Any]) -> str:
 def points(value: float | None) -> float | None:
     """A fraction in percent; None stays None."""
     return None if value is None else 100 * value
-
-
-# ------------------------------------------------------------------------------------------------------- comparisons
 
 
 def shown_references(comparison: Comparison) -> dict[str, str]:
