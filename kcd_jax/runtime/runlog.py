@@ -352,10 +352,12 @@ def finished(workdir: str | pathlib.Path) -> dict[str, Any] | None:
 def damaged(workdir: str | pathlib.Path) -> list[str]:
     """Names of the files in a finished run's manifest that are missing or have changed.
 
-    Empty for a folder without a manifest, from an unfinished or an older run.
+    Without a readable manifest nothing can be compared, and the manifest itself is named.
     """
     workdir = pathlib.Path(workdir)
-    manifest = files.read_json(workdir / MANIFEST) or {}
+    manifest = files.read_json(workdir / MANIFEST)
+    if not manifest:
+        return [MANIFEST]
     return [name for name, entry in manifest.items() if _fingerprint(workdir / name) != entry]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +80,26 @@ def test_invalid_items_raise_one_line(item, words: str):
     with pytest.raises(ValueError) as error:
         data.from_objects(Items([GOOD[0], item]), GOOD, name='mine')
     assert words in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('code', 'words'),
+    [
+        ('def make():\n    raise RuntimeError("two\\nlines")\n', 'raised RuntimeError: two lines'),
+        ('def make(needed):\n    pass\n', 'raised TypeError: make'),
+        ('def make():\n    return 1, 2\n', 'raised TypeError: object of type'),
+        ('def make(:\n', 'raised SyntaxError'),
+        ('1 / 0\n', 'raised ZeroDivisionError'),
+    ],
+)
+def test_what_a_users_code_raises_is_one_line(tmp_path, monkeypatch, code, words):
+    (tmp_path / 'users_module.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, 'users_module', raising=False)
+    with pytest.raises(ValueError) as error:
+        data.load('python:users_module:make')
+    sys.modules.pop('users_module', None)
+    assert words in str(error.value) and '\n' not in str(error.value) and 'KCD_JAX_TRACEBACK' in str(error.value)
 
 
 def test_invalid_names_raise_one_line():

@@ -292,6 +292,18 @@ def test_a_lost_file_of_a_finished_run_is_noticed(done, capsys, name, loss):
     )
 
 
+@pytest.mark.parametrize('loss', ['truncated', 'deleted'])
+def test_a_lost_manifest_is_noticed_and_written_again(done, capsys, loss):
+    """Without it, nothing could be compared: a lost log would go unnoticed."""
+    LOSSES[loss](done / 'manifest.json')
+    (done / 'metrics.jsonl').unlink()
+    assert runlog.finished(done) is None
+    assert 'manifest.json of the finished run is damaged or missing; continuing' in capsys.readouterr().out
+    with runlog.RunLog(done, DESCRIPTION) as run:
+        run.write_summary({'accuracy': 0.75})
+    assert runlog.damaged(done) == []
+
+
 def test_without_a_checkpoint_the_summary_is_all_there_is(done, capsys):
     shutil.rmtree(done / 'checkpoints')
     shutil.rmtree(done / 'knowledge')
