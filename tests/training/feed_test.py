@@ -140,7 +140,9 @@ def test_a_streamed_run_is_the_resident_one_and_resumes_bit_for_bit(tiny_network
     one, other = stage(resident.workdir, 1), stage(whole.workdir, 1)
     np.testing.assert_array_equal(one['count'], other['count'])
     np.testing.assert_allclose(one['value'], other['value'], atol=1e-4)
-    assert resident.summary['cost'] == whole.summary['cost']
+    # What the teacher computed depends on the rows that its cache already has; everything else is equal.
+    costs = [{**run.summary['cost'], 'computed': None} for run in (resident, whole)]
+    assert costs[0] == costs[1]
 
     # The last stage's epoch reads the kept points of its full batches and their partners, each once.
     plan = stage(whole.workdir, 3)
@@ -157,7 +159,7 @@ def test_a_streamed_run_is_the_resident_one_and_resumes_bit_for_bit(tiny_network
 
 
 def test_a_pool_of_all_images_is_refused_when_streamed(tiny_networks):
-    with pytest.raises(ValueError, match="preset='paper', or data that is kept in memory") as error:
+    with pytest.raises(ValueError, match="preset='paper', or data in memory") as error:
         run_for('stream=true,preset=reference').check()
     assert '\n' not in str(error.value)
     with pytest.raises(ValueError, match='auto, true, false'):
