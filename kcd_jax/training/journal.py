@@ -141,6 +141,7 @@ def summary(
       seconds: wall clock of the whole run, resumed parts included.
     """
     run, last = journal.run, journal.evaluations[-1]
+    cost = ledger.summary(trainer.tally, run)
     best = max(journal.evaluations, key=lambda entry: entry['accuracy'])
     return {
         'name': run.name,
@@ -164,7 +165,8 @@ def summary(
         'best_epoch': best['epoch'],
         'class_accuracy': class_accuracy,
         'teacher': teacher,
-        'cost': ledger.summary(trainer.tally, run, trainer.teacher_rows),
+        'cost': cost,
+        'computed': ledger.computed(cost, trainer.teacher_rows),
         'seconds': {**trainer.seconds, 'total': seconds},
         'condensations': journal.condensations,
         'run': description,

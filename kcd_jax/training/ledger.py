@@ -168,28 +168,15 @@ class Tally:
             self.samples[part] += steps * step.samples[part]
 
 
-def summary(tally: Tally, run: Run, teacher_rows: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The cost of a finished run, for its summary.
-
-    'macs' and what follows from it count a teacher that answers every row it is asked for, as if the run were alone;
-    'computed' counts its forward passes as they were, padding included and answers from a cache left out.
-
-    Args:
-      tally: what the run has spent.
-      run: it.
-      teacher_rows: `Trainer.teacher_rows`.
+def summary(tally: Tally, run: Run) -> dict[str, Any]:
+    """The cost of a finished run: of its steps, with a teacher that answers every row it is asked for.
 
     Returns:
       `sample_counts` of the epochs as they were (C of KCD's Eq. 16, scheduled and processed), and
       'macs': {part: multiply-accumulates}, 'samples': {pass: images}, 'macs_full': of the same method on every point,
-      'relative_macs': their ratio, 'computation': see `computation`, and 'computed': {'teacher_rows', 'macs',
-      'relative_macs'}.
+      'relative_macs': their ratio, and 'computation': see `computation`.
     """
     everything = full(run)
-    spent = dict(tally.macs)
-    if teacher_rows and tally.samples['teacher_forward']:
-        passed = teacher_rows['computed'] + teacher_rows['padding']
-        spent['teacher_forward'] = passed * tally.macs['teacher_forward'] // tally.samples['teacher_forward']
     return {
         **sample_counts(run, tally.sizes),
         'macs': tally.macs,
@@ -197,12 +184,26 @@ def summary(tally: Tally, run: Run, teacher_rows: Mapping[str, int] | None = Non
         'macs_full': sum(everything.values()),
         'relative_macs': sum(tally.macs.values()) / sum(everything.values()),
         'computation': computation(tally.macs, everything),
-        'computed': {
-            'teacher_rows': dict(teacher_rows or {}),
-            'macs': sum(spent.values()),
-            'relative_macs': sum(spent.values()) / sum(everything.values()),
-        },
     }
+
+
+def computed(cost: Mapping[str, Any], teacher_rows: Mapping[str, int]) -> dict[str, Any]:
+    """What was computed for a run on this machine: it depends on what a cache of the teacher's answers held.
+
+    Args:
+      cost: of `summary`.
+      teacher_rows: `Trainer.teacher_rows`; empty if the teacher ran inside the steps.
+
+    Returns:
+      {'teacher_rows', 'macs', 'relative_macs'}: the teacher's rows with the padding of its calls and without those that
+      a cache served; multiply-accumulates of all passes, and their ratio to the same method on every point.
+    """
+    spent, images = dict(cost['macs']), cost['samples']['teacher_forward']
+    if teacher_rows and images:
+        passed = teacher_rows['computed'] + teacher_rows['padding']
+        spent['teacher_forward'] = passed * spent['teacher_forward'] // images
+    total = sum(spent.values())
+    return {'teacher_rows': dict(teacher_rows), 'macs': total, 'relative_macs': total / cost['macs_full']}
 
 
 def computation(spent: Mapping[str, int], everything: Mapping[str, int]) -> dict[str, float]:

@@ -80,7 +80,7 @@ def test_a_function_gives_the_same_training_without_a_cache_with_a_cold_and_a_wa
             teacher_pass._SHARED.clear()
         found = train(name, cache)
         assert_same_run(off.workdir, found.workdir)
-        rows = found.summary['cost']['computed']['teacher_rows']
+        rows = found.summary['computed']['teacher_rows']
         if name in ('warm', 'full'):
             assert rows['computed'] == rows['mixed'] > 0
     assert {*calls} <= {8, 256}  # the fixed images, and calls of one size
@@ -217,7 +217,7 @@ def test_one_stored_answer_per_point_comes_from_a_file_and_is_said(tiny_networks
     result = run.train(tmp_path / 'run')
     assert 'used for every view' in json.dumps(result.summary['teacher']['notes'])
     assert result.summary['teacher']['accuracy'] is None and 'agreement' in result.summary
-    rows = result.summary['cost']['computed']['teacher_rows']
+    rows = result.summary['computed']['teacher_rows']
     assert rows['served'] == result.summary['cost']['samples']['teacher_forward'] and rows['computed'] == 0
     again = Run.from_description(run.describe())
     assert again.describe() == run.describe()
@@ -264,7 +264,7 @@ def test_runs_share_their_views_only_if_the_recipe_says_so(function, digits, tmp
     def rows(seed, views):
         run = run_of(function[0], digits, augment={'crop': 1, 'seed': views}).with_seed(seed)
         assert any('drawn with seed' in line for line in run.check(4)) == (views >= 0)
-        return run.train(tmp_path / f'{seed}_{views}').summary['cost']['computed']['teacher_rows']
+        return run.train(tmp_path / f'{seed}_{views}').summary['computed']['teacher_rows']
 
     first, second = rows(0, 5), rows(1, 5)
     assert first['computed'] > 0 and second['computed'] == 0  # kd on every point: the same rows in another order
@@ -282,7 +282,7 @@ def test_a_filled_cache_serves_every_row_of_its_epochs(function, digits, tmp_pat
     assert first['computed'] > 0 and again['computed'] == 0 and sum(shown) == 2 * fill.images(run, 4)
     teacher_pass._SHARED.clear()
     result = run.train(tmp_path / 'run')
-    assert result.summary['cost']['computed']['teacher_rows']['computed'] == 0
+    assert result.summary['computed']['teacher_rows']['computed'] == 0
     assert_same_run(run_of(function[0], dataset, cache='off').train(tmp_path / 'off').workdir, result.workdir)
 
 

@@ -55,12 +55,12 @@ def test_every_kind_of_cache_gives_the_same_training(train, tmp_path):
             teacher_pass._SHARED.clear()  # another process finds the files
         found = train(name, cache=cache)
         assert_same_run(off.workdir, found.workdir)
-        rows = found.summary['cost']['computed']['teacher_rows']
+        rows = found.summary['computed']['teacher_rows']
         asked = found.summary['cost']['samples']['teacher_forward']
         assert rows['computed'] + rows['served'] == asked
         if name in ('warm', 'full'):
             assert rows['computed'] == rows['mixed'] > 0  # only mixed points are asked again
-    assert off.summary['cost']['computed']['teacher_rows']['served'] == 0
+    assert off.summary['computed']['teacher_rows']['served'] == 0
 
 
 def test_a_teacher_inside_the_step_gives_the_same_losses_up_to_rounding(train):
