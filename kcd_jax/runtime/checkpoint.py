@@ -28,7 +28,7 @@ from kcd_jax.trees import leaf_paths
 
 STATE, META = 'state', 'meta'  # the items of a checkpoint
 
-# Orbax logs what it also raises, with a traceback; what is raised becomes one line here.
+# Orbax also logs the errors that it raises, with a traceback; here they are reported in one line.
 logging.getLogger('absl').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.pathname)
 
 
@@ -78,12 +78,12 @@ class Checkpointer:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # After an error, report that one and not what it did to the last save.
+        # If there was an error, it must not be replaced by one from the last save.
         with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
             self.close()
 
     def steps(self) -> list[int]:
-        """The steps with a checkpoint, damaged or not, in ascending order; none on other processes than the first."""
+        """The steps with a checkpoint, damaged or not, in ascending order; empty except on the first process."""
         return sorted(self._manager.all_steps()) if self._manager else []
 
     def save(self, step: int, state: PyTree, meta: Mapping[str, Any]) -> None:
@@ -128,7 +128,7 @@ class Checkpointer:
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for the save in progress and lets go of the folder."""
+        """Waits for the save in progress and releases the folder."""
         if self._manager is None:
             return
         try:
@@ -139,7 +139,7 @@ class Checkpointer:
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
-        """Turns what Orbax's writing threads raise on a full or failing disk into one OSError line."""
+        """Converts errors of Orbax's writing threads on a full or failing disk into a one-line OSError."""
         try:
             yield
         except Exception as error:
@@ -156,7 +156,7 @@ class Checkpointer:
     def restore_latest(
         self, state: PyTree, lacks: Callable[[dict[str, Any]], str] = lambda meta: ''
     ) -> tuple[PyTree, dict[str, Any]] | None:
-        """Restores the newest checkpoint that is whole. One line is printed for each one that is passed over.
+        """Restores the newest intact checkpoint. Prints one line for each damaged one that is skipped.
 
         Args:
           state: arrays, or `jax.ShapeDtypeStruct`s with shardings: the tree, shapes, dtypes and places that are wanted.
@@ -247,7 +247,7 @@ def _digest(content: Any) -> int:
 
 
 def _refuse_other_tree(place: pathlib.Path, arrays: Mapping[str, np.ndarray], state: PyTree) -> None:
-    """Raises ValueError when saved arrays are not those of `state`, naming the first that differ."""
+    """Raises ValueError if saved arrays differ from those of `state`, naming the first ones."""
 
     def kinds(leaves: Mapping[str, Any]) -> dict[str, str]:
         sizes = {path: ','.join(map(str, leaf.shape)) for path, leaf in leaves.items()}

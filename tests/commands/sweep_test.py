@@ -34,7 +34,7 @@ SWEEPS = {{
 
 @pytest.fixture
 def here(tmp_path, tiny_networks, monkeypatch):
-    """A folder with a file of sweeps, as the current one; JAX keeps the test's devices."""
+    """The current folder has a sweep file; JAX keeps the test's devices."""
     (tmp_path / 'configs').mkdir()
     (tmp_path / 'configs' / 'ablations.py').write_text(FILE)
     monkeypatch.chdir(tmp_path)
@@ -186,7 +186,7 @@ def test_sigterm_between_two_runs(here, capsys, monkeypatch):
     [
         (['tow'], "unknown sweep 'tow' (did you mean 'two'?)"),
         (['two', '--trials=0'], 'at least 1'),
-        (['two', '--minutes=nan'], '--minutes a number from 0'),
+        (['two', '--minutes=nan'], '--minutes 0 or more'),
         (['two', '--trials=many'], 'invalid int value'),
         (['two', '--trails=2'], 'unrecognized arguments: --trails=2'),
         (['columns', '--pairs=a-b'], "unknown pair of this sweep 'a-b'"),

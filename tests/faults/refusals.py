@@ -26,7 +26,7 @@ def second_run(bench: Bench, dice: random.Random) -> Injection:
 
 
 def other_config(bench: Bench, dice: random.Random) -> Injection:
-    """Refused with the keys that differ, before anything is touched; the right command goes on."""
+    """Refused with the keys that differ, before anything is touched; the right command resumes."""
     del dice
     workdir = bench.halfway()
     with bench.start(workdir, '--config.optim.lr=0.04', '--config.policy.ratio=0.5') as program:
