@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -141,7 +142,13 @@ def _parser() -> argparse.ArgumentParser:
             epilog='\n'.join(['example:', *lines]),
         )
         if paths:
-            added.add_argument('paths', nargs=paths, metavar='PATH', help='folder of runs or results, or a JSON file')
+            added.add_argument(
+                'paths',
+                nargs=paths,
+                metavar='PATH',
+                type=os.path.expanduser,
+                help='folder of runs or results, or a JSON file',
+            )
         added.set_defaults(run=run)
         return added
 
@@ -152,18 +159,24 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument(
             '--format', choices=('text', 'markdown', 'csv'), default='text', help='output format (default: text)'
         )
-        one.add_argument('--output', metavar='FILE', help='write to this file (default: print)')
+        one.add_argument(
+            '--output', metavar='FILE', type=os.path.expanduser, help='write to this file (default: print)'
+        )
     page = command('page', _page, 'report.html and report.csv in each folder')
     drawn = command('figures', _figures, 'each figure as a file, with its numbers as CSV')
-    drawn.add_argument('--folder', default='figures', metavar='DIR', help='output folder (default: figures)')
+    drawn.add_argument(
+        '--folder', default='figures', metavar='DIR', type=os.path.expanduser, help='output folder (default: figures)'
+    )
     drawn.add_argument('--format', choices=('png', 'svg', 'pdf'), default='png', help='file format (default: png)')
     for one in (table, page, drawn):
         one.add_argument(
             '--reference', default='kd', metavar='ROW', help='row that the others are compared with (default: kd)'
         )
     condensed = command('condensed-set', _condensed_set, "export a run's final set as OUT.npz and OUT.txt", '')
-    condensed.add_argument('folder', metavar='RUN', help='folder of a run that condensed its points')
-    condensed.add_argument('out', metavar='OUT', help='path of the two files, without suffix')
+    condensed.add_argument(
+        'folder', metavar='RUN', type=os.path.expanduser, help='folder of a run that condensed its points'
+    )
+    condensed.add_argument('out', metavar='OUT', type=os.path.expanduser, help='path of the two files, without suffix')
     return parser
 
 

@@ -102,7 +102,8 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
                 cell.run.check(mesh.size)
             except ValueError as error:
                 raise ValueError(f'{cell.name}: {error}') from error
-    tasks = runners.by_content(experiment, files.expand(arguments.workdir), files.expand(arguments.results))
+    folders = (files.output_folder(getattr(arguments, flag), f'--{flag}') for flag in ('workdir', 'results'))
+    tasks = runners.by_content(experiment, *folders)
     shared = arguments.jobs > 1 and not arguments.worker
     runner = runners.Runner(
         experiment,

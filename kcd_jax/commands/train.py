@@ -112,6 +112,8 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
 
         needed = data.needs_tensorflow(config.data.name, config.data.dir or None)
         return exitcodes.NEEDS_PREPARATION if needed else exitcodes.OK
+    workdir = files.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
+    results = files.output_folder(arguments.results, '--results') if arguments.results else None
     launch.prepare_jax(arguments.devices, config.deterministic)
     distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     canaries.check()
@@ -128,11 +130,10 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
     if arguments.check:
         return exitcodes.OK
 
-    workdir = files.expand(arguments.workdir or default_workdir(arguments.config, config))
     runner = runners.Runner(experiment, runners.in_workdir(experiment, workdir))
     code = runner.work(mesh)
     if distributed.is_first():
         runners.finish(runner, workdir)
-        if arguments.results:
-            runners.publish(workdir, files.expand(arguments.results))
+        if results is not None:
+            runners.publish(workdir, results)
     return code

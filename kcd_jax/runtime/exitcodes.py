@@ -52,7 +52,7 @@ def of_error(error: BaseException) -> int:
 _CODES = (
     (KeyboardInterrupt, INTERRUPTED),
     (BrokenPipeError, OUTPUT_CLOSED),
-    ((FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError), BAD_INPUT),
+    ((FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError), BAD_INPUT),
     (OSError, DISK),
     (ValueError, BAD_INPUT),
 )

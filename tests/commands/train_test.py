@@ -56,6 +56,22 @@ def test_bad_words_are_one_line(args, says):
     one_line(main(*args), 2, says)
 
 
+@pytest.mark.parametrize('flag', ['--workdir', '--results'])
+def test_a_folder_that_cannot_be_one_is_refused_before_the_training(tmp_path, flag, capsys):
+    (tmp_path / 'file').write_text('mine')
+    for place in (tmp_path / 'file', tmp_path / 'file' / 'below', '~no_such_user_here/x'):
+        assert train.main([f'--config={QUICK}', '--check', f'{flag}={place}']) == 2
+        out, err = capsys.readouterr()
+        assert out == '' and len(err.splitlines()) == 1 and ('is a file' in err or 'no_such_user_here' in err)
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_reports_take_a_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert kcd_jax_main(['report', 'table', '~/nothing']) == 2
+    assert str(tmp_path / 'nothing') in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('platform', ['cuda', 'no_such_platform'])
 def test_a_platform_that_is_not_there_is_one_line(platform):
     environment = {**os.environ, 'JAX_PLATFORMS': platform}
