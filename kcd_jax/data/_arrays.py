@@ -35,7 +35,7 @@ def from_arrays(
     Raises:
       ValueError: arrays of another kind, in one line with the remedy.
 
-    >>> rows = np.zeros((4, 8, 8), np.uint8)
+    >>> rows = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     >>> from_arrays(rows, [0, 1, 0, 1], test=(rows, [0, 1, 0, 1])).image_shape
     (8, 8, 3)
     """
