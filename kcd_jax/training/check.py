@@ -1,4 +1,4 @@
-"""What `--check` prints: everything about a run that is known before its first step, and what it costs."""
+"""What `--check` prints: everything about a run that is known before its first step, and its cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run tells: a line and a record per condensation and epoch, the stage files, the final summary."""
+"""What a run records: condensations, epochs, evaluations, stage files and the final summary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kcd_jax.training import ledger, state, survey
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import EpochReport, Trainer, student_variables
 
-MANY = 60  # condensations; of more, every tenth is told
+MANY = 60  # condensations; beyond that, only every tenth is printed
 
 
 @dataclasses.dataclass
@@ -94,7 +94,7 @@ class Journal:
             )
 
     def points(self, current: TrainState, read: Mapping[str, Any], labels: np.ndarray) -> list[float | None]:
-        """Writes knowledge/points.npz, what is known of every training point at the end.
+        """Writes knowledge/points.npz, the final record of every training point.
 
         Args:
           current: the final state.
@@ -176,7 +176,7 @@ def summary(
 
 
 def card(content: Mapping[str, Any], run: Run) -> dict[str, Any]:
-    """What a student's file says of it (`teacher.save`), from the summary of its run."""
+    """The card of a student's file (`teacher.save`), from the summary of its run."""
     kept = 'dataset accuracy best_accuracy num_classes seed epochs method policy commit run'.split()
     return {
         'network': run.student_network.name,

@@ -61,8 +61,8 @@ def train(
 
     Args:
       run: what to train.
-      workdir: folder of the run; a run that was cut goes on, a finished one is read back.
-      teacher_dir: where a teacher is kept that has to be trained first (default: `workdir`/teacher).
+      workdir: folder of the run; an interrupted run resumes, a finished one is read back.
+      teacher_dir: where a teacher that is trained first is kept; default: `workdir`/teacher.
       mesh: of devices; all of them by default.
 
     Returns:
@@ -179,7 +179,7 @@ def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int, log: runlog.RunLog) -> None:
-    """Tells the teacher's accuracy; ValueError for one that is no better than chance."""
+    """Prints the teacher's accuracy; ValueError if it is no better than chance."""
     if card['accuracy'] is None:
         log.say(f'teacher {card["network"]}: it has no outputs of the held-out images, so its accuracy is not known')
         return
@@ -193,7 +193,7 @@ def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int
 
 
 def _condense(trainer: Trainer, notes: Journal, current: TrainState, epoch: int) -> TrainState:
-    """The state with a new plan before epoch `epoch` if the policy asks for one, told."""
+    """The state with a new plan before epoch `epoch` if the policy asks for one; logs it."""
     condensed = trainer.condense(current, epoch)
     if condensed is not current:
         notes.condensation(current.plan, condensed, epoch)
@@ -202,7 +202,7 @@ def _condense(trainer: Trainer, notes: Journal, current: TrainState, epoch: int)
 
 @dataclasses.dataclass
 class Saver:
-    """Checkpoints of a run with everything that belongs to them, and the way back."""
+    """Saves a run with everything that belongs to its state, and resumes from it."""
 
     keeper: checkpoint.Checkpointer
     trainer: Trainer
@@ -241,8 +241,9 @@ class Saver:
     def resume(self, fresh: TrainState, workdir: pathlib.Path) -> TrainState | None:
         """The state of the newest whole checkpoint, everything else set back to it; None where there is none."""
         trainer, notes = self.trainer, self.notes
-        lacks = lambda meta: journal.lost_stage(workdir, meta['condensations'])  # noqa: E731
-        restored = self.keeper.restore_latest(fresh, lacks=lacks)
+        restored = self.keeper.restore_latest(
+            fresh, lacks=lambda meta: journal.lost_stage(workdir, meta['condensations'])
+        )
         if restored is None:
             with distributed.together():
                 notes.log.rewind([], -1)

@@ -115,7 +115,7 @@ class Trainer:
     # -- training -------------------------------------------------------------------------------------------------
 
     def train_epoch(
-        self, current: TrainState, epoch: int, between: Callable[[TrainState], None], told: Callable[..., None]
+        self, current: TrainState, epoch: int, between: Callable[[TrainState], None], progress: Callable[..., None]
     ) -> tuple[TrainState, EpochReport]:
         """The rest of epoch `epoch` (from 0), from step `current.done` on.
 
@@ -123,7 +123,7 @@ class Trainer:
           current: the state; it is donated.
           epoch: counted from 0.
           between: called with the state between two chunks of steps.
-          told: called with (images trained on, loss=...), one chunk late.
+          progress: called with (images trained on, loss=...), one chunk late.
 
         Raises:
           Diverged: a loss is not finite.
@@ -151,7 +151,7 @@ class Trainer:
                 losses.append(loss)
                 if len(losses) > 1:  # one chunk late, so that the device never waits for the host
                     value = float(losses.pop(0))
-                    told(length * batch, loss=value)
+                    progress(length * batch, loss=value)
                     if not np.isfinite(value):
                         self.refuse_divergence(current)
                 if done < steps:  # after the last step comes the evaluation first, then the condensation
