@@ -250,12 +250,12 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
         found = parts(program, steps)
     else:
         found = _TRACED.get(key) or parts(trace(run, phase))
-    if key:
-        _TRACED[key] = found
     images = samples(run, phase)
-    if run.host is not None:
+    if images['teacher_forward'] and not found['teacher_forward']:  # it answers before the step, or on the host
         per_image = teacher_macs(run.teacher, run.setup.image_shape)
         found = {**found, 'teacher_forward': (per_image or 0) * images['teacher_forward']}
+    if key:
+        _TRACED[key] = found
     return StepCost(found, images)
 
 
