@@ -251,7 +251,7 @@ def test_a_chunk_of_steps_is_the_steps_one_by_one(teacher, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(teacher, tmp_path):
-    run = run_for('optim.lr=1e30').replace(teacher=teacher)
+    run = run_for('optim.lr=1000,gamma=1000').replace(teacher=teacher)
     with pytest.raises(loop.Diverged, match=r'step \d+ is not finite'):
         run.train(tmp_path, mesh=one_device())
     assert not (tmp_path / 'summary.json').exists()
