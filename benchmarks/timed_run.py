@@ -82,7 +82,7 @@ def run_of(
         teacher=Teacher(network, variables, card={}, identity='untrained'),
         method=methods.get(method).make(),
         policy=policies.get(policy).make(**keywords),
-        recipe=recipe or Recipe(),
+        recipe=(recipe or Recipe()).replace(teaching={'in_step': True}),  # a step is timed with its teacher
     )
 
 
@@ -111,7 +111,7 @@ class TimedRun:
         """What a step takes after the state: the epoch's order, learning rates, points, teacher variables."""
         if self._order is None:
             self._order = self.order(0)
-        return self._order, self._rates, self.trainer.feed.points, self.trainer.teacher_variables
+        return self._order, self._rates, self.trainer.feed.points, self.trainer.teacher_variables, None
 
     def program(self) -> jax.stages.Compiled:
         """The compiled step of the phase."""

@@ -112,14 +112,14 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
 
         needed = data.needs_tensorflow(config.data.name, config.data.dir or None)
         return exitcodes.NEEDS_PREPARATION if needed else exitcodes.OK
-    workdir = files.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
-    results = files.output_folder(arguments.results, '--results') if arguments.results else None
     launch.prepare_jax(arguments.devices, config.deterministic)
     distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     canaries.check()
     mesh = sharding.make_mesh()
 
     with distributed.together():
+        workdir = files.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
+        results = files.output_folder(arguments.results, '--results') if arguments.results else None
         grammar.load_data(config)
     experiment = experiments.of_config(config)
     with distributed.together():  # check all runs before the first one trains: a late error costs hours

@@ -161,7 +161,7 @@ def test_a_mistake_of_one_process_ends_all_with_one_line(teacher, tmp_path):
             ['--config.optim.lr=0.2'],
             'process 1: another configuration than on process 0: recipe.optim.lr is 0.05 there',
         ),
-        ([f'--workdir={tmp_path}/file/below'], [], 'cannot be written (Not a directory); choose another --workdir'),
+        ([f'--workdir={tmp_path}/file/below'], [], 'is a file, not a folder; choose another place'),
     ]
     for first, second, says in cases:
         workdir = [f'--workdir={tmp_path}/run']

@@ -278,7 +278,7 @@ def test_ledger_matches_an_independent_count(tiny_networks, monkeypatch, tmp_pat
 
     monkeypatch.setattr(Run, 'step_spec', watched)
     policy, _, keywords = words.partition(',')
-    run = run_for(keywords, policy=policy)
+    run = run_for(f'{keywords},teaching.in_step=True'.lstrip(','), policy=policy)
     summary = run.train(tmp_path / 'run', mesh=one_device()).summary
     jax.effects_barrier()
 
