@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
         ((f'--config={DIGITS}:batch=21', '--devices=2'), 'use 20 or 22'),
         ((f'--config={DIGITS}:ratio=0.01',), 'fewer than one batch of 20'),
         ((f'--config={DIGITS}', '--devices=3'), '3 devices do not divide 512'),
-        ((f'--config={DIGITS}', f'--workdir={read_only}/below'), 'cannot be written'),
+        ((f'--config={DIGITS}', f'--workdir={read_only}/below'), 'is a file, not a folder'),
         ((f'--config=configs/cifar100_kd.py:data.dir={tmp_path}/empty',), 'cifar100'),
         ((f'--config={DIGITS}:data.name=digit',), "unknown data set 'digit'"),
     ]

@@ -36,7 +36,7 @@ def test_keeping_the_least_valuable_points_is_worse_by_more_than_two_standard_de
     """600 points, 20 % kept: the highest entropies against the lowest, without augmentation."""
     runs = {}
     for ranking in ('value', 'reversed'):
-        words = f'method=kd,policy=kcd,num_points=600,ratio=0.2,augment=none,ranking={ranking}'
+        words = f'method=kd,policy=kcd,num_points=600,ratio=0.2,policy.augment=none,ranking={ranking}'
         runs[ranking] = accuracies(folder, ranking, grammar.load(f'{ROOT}/configs/digits_kd.py:{words}'), 3)
     spread = np.sqrt((runs['value'].var(ddof=1) + runs['reversed'].var(ddof=1)) / 2)
     assert runs['value'].mean() - runs['reversed'].mean() > 2 * spread, runs
