@@ -278,13 +278,12 @@ class TeacherPass:
         """f32[P * V, H, W, 3]: what one call's points look like."""
         del variables
         constrain = functools.partial(sharding.constrain_batch, self.mesh)
-        mixes = self.run.policy.mixes
         view = augment.draw_view(key, index, **self._draws)
         image = augment.apply_view(
             view,
             constrain(images[slot]),
-            constrain(partners[partner_slot]) if mixes else None,
-            epsilon if mixes else None,
+            constrain(partners[partner_slot]),  # also for policies that mix nothing: all share one program's answers
+            epsilon,
             pad=self._crop,
             views=self.run.method.views,
             area=self._area,
