@@ -23,9 +23,9 @@ OURS = '--xla_ours=1'
     ],
 )
 def test_the_users_flags_come_last(monkeypatch, theirs, wanted):
-    monkeypatch.delenv('XLA_FLAGS', raising=False)
-    if theirs is not None:
-        monkeypatch.setenv('XLA_FLAGS', theirs)
+    monkeypatch.setenv('XLA_FLAGS', theirs or '')  # also so that it is restored
+    if theirs is None:
+        monkeypatch.delenv('XLA_FLAGS')
     backend.add_xla_flags([OURS])
     assert os.environ['XLA_FLAGS'] == wanted
 
