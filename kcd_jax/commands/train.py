@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import pathlib
@@ -84,6 +85,14 @@ def default_workdir(path: str, config: Any) -> pathlib.Path:
     return pathlib.Path('runs') / f'{pathlib.Path(path.partition(":")[0]).stem}-{digest}'
 
 
+def _folders(arguments: argparse.Namespace, config: Any) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """The folders of --workdir and --results; ValueError for one that cannot be a folder."""
+    from kcd_jax.runtime import files
+
+    workdir = files.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
+    return workdir, files.output_folder(arguments.results, '--results') if arguments.results else None
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
     try:
@@ -100,7 +109,7 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
     from kcd_jax.experiments import experiment as experiments
     from kcd_jax.experiments import runner as runners
     from kcd_jax.experiments import schema
-    from kcd_jax.runtime import canaries, console, distributed, exitcodes, files, sharding
+    from kcd_jax.runtime import canaries, console, distributed, exitcodes, sharding
 
     if arguments.reference:
         print(schema.reference_page(), end='')
@@ -112,14 +121,16 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
 
         needed = data.needs_tensorflow(config.data.name, config.data.dir or None)
         return exitcodes.NEEDS_PREPARATION if needed else exitcodes.OK
+    folders = functools.partial(_folders, arguments, config)
+    if not arguments.coordinator:  # several processes must be connected first, so that all end if one is refused
+        folders()
     launch.prepare_jax(arguments.devices, config.deterministic)
     distributed.initialize(arguments.coordinator, arguments.processes, arguments.process)
     canaries.check()
     mesh = sharding.make_mesh()
 
     with distributed.together():
-        workdir = files.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
-        results = files.output_folder(arguments.results, '--results') if arguments.results else None
+        workdir, results = folders()
         grammar.load_data(config)
     experiment = experiments.of_config(config)
     with distributed.together():  # check all runs before the first one trains: a late error costs hours
