@@ -167,7 +167,7 @@ def shape(description: Mapping[str, Any]) -> dict[str, Any]:
 
     def decides(key: str) -> bool:
         own = key.removeprefix('teacher.run.')
-        free = (*descriptions.FREE_KEYS, *descriptions.PLACES, 'data.identity', 'policy.run')
+        free = (*descriptions.FREE_KEYS, *descriptions.PLACES, 'data.identity', 'policy.run', 'recipe.survey')
         return key != 'seed' and not any(fnmatch.fnmatchcase(own, pattern) for pattern in free)
 
     return {key: value for key, value in descriptions.flatten(description).items() if decides(key)}
