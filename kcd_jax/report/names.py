@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kcd_jax.runtime import descriptions
+
 # Spellings of the papers that are not the name in capitals. A method or policy that is not listed gets a name all the
 # same, so adding one needs no edit here.
 METHODS = {
@@ -35,21 +37,10 @@ def display_name(method: str, policy: str = 'none') -> str:
     return f'{prefix}{METHODS.get(method, method.upper())}'
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-    """{'policy.ratio': 0.7}: a nested mapping by dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f'{prefix}{key}.'))
-        else:
-            flat[f'{prefix}{key}'] = value
-    return flat
-
-
 def variant(summary: Mapping[str, Any]) -> dict[str, str]:
     """The settings that distinguish a run from others with its method and policy, as text by dotted key."""
     run = summary.get('run')
-    flat = flatten(run) if isinstance(run, Mapping) else {}
+    flat = descriptions.flatten(run) if isinstance(run, Mapping) else {}
     chosen = {key: value for key, value in flat.items() if key.startswith(_VARIANT)}
     return {key: json.dumps(value, sort_keys=True).strip('"') for key, value in chosen.items()}
 

@@ -21,7 +21,7 @@ from kcd_jax.report import drawings, names, style, tables
 from kcd_jax.report.comparisons import Comparison, Row, Summary, is_teacher, run_name, split, teacher_network
 from kcd_jax.report.drawings import Pictures
 from kcd_jax.report.records import SUMMARY, Files, collect, number, run_folder, to_csv
-from kcd_jax.runtime import files
+from kcd_jax.runtime import descriptions, files
 
 NAME, DATA = 'report.html', 'report.csv'
 _METADATA = {'Date': None, 'Creator': None, 'Format': None, 'Type': None}
@@ -168,7 +168,7 @@ def _render(parts: Sequence[dict[str, Any]], **words: Any) -> str:
     )
     filters = (tables.percent, tables.percentage, tables.quantity, tables.duration, tables.seconds, tables.device)
     environment.filters.update({one.__name__: one for one in (*filters, tables.with_sd, drawings.label_of)})
-    environment.filters.update(reproduce=_reproduce, flatten=names.flatten, teacher_network=teacher_network)
+    environment.filters.update(reproduce=_reproduce, flatten=descriptions.flatten, teacher_network=teacher_network)
     environment.globals.update(number=number)
     for place, part in enumerate(parts):
         prefix = f'e{place + 1}-' if len(parts) > 1 else ''

@@ -60,7 +60,7 @@ class Cache:
           OSError: the folder cannot be written.
         """
         if dtype not in DTYPES:
-            raise ValueError(f'teacher.cache_dtype is {dtype!r}; use one of {", ".join(DTYPES)}')
+            raise ValueError(f'teaching.cache_dtype is {dtype!r}; use one of {", ".join(DTYPES)}')
         self.size, self.width, self.dtype = size, width, np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
         self.limit_rows = min(float(size), limit_bytes / (self.row_bytes + 4))
@@ -80,7 +80,7 @@ class Cache:
         if known is None:
             files.write_text(folder / 'meta.json', json.dumps({**layout, **(about or {})}, indent=1) + '\n')
         elif {key: known.get(key) for key in layout} != layout:
-            raise ValueError(f'{folder} is a cache of another layout; remove it or choose another teacher.cache')
+            raise ValueError(f'{folder} is a cache of another layout; remove it or choose another teaching.cache')
         self._files = tuple(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666) for name in ('rows.bin', 'tags.u32'))
         self.folder = folder
         self.present = self._count()
@@ -167,7 +167,7 @@ class Cache:
 
     def _stop(self, reason: str) -> None:
         self._full = True
-        console.say(f'{reason}; further answers are computed each time (raise teacher.cache_gb, or make room)')
+        console.say(f'{reason}; further answers are computed each time (raise teaching.cache_gb, or make room)')
 
     def _read(self, position: int) -> tuple[bytes, int]:
         tag = os.pread(self._files[1], 4, position * 4)
