@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.data import _dataset
+from kcd_jax.data import _dataset, _parts
 from kcd_jax.data._dataset import BY_SIZE, ChannelCounts, Dataset, Images, Loading, Normalization, Split
 
 
 def from_arrays(
     images: Any,
-    labels: Any,
+    labels: Any = None,
     *,
-    test: tuple[Any, Any],
-    classes: Sequence[str] | None = None,
+    test: Any = None,
+    classes: Sequence[str] | int | None = None,
     name: str = 'arrays',
     normalization: Normalization | None = None,
 ) -> Dataset:
@@ -26,9 +26,10 @@ def from_arrays(
 
     Args:
       images: u8[N, H, W, 3], or u8[N, H, W] or u8[N, H, W, 1] for grey images, 0 to 255.
-      labels: integers [N]; from 0, without gaps unless `classes` is given.
-      test: (images, labels) to evaluate on.
-      classes: names by label; default: '0' to the largest label.
+      labels: integers [N]; from 0, without gaps unless `classes` is given. None: there are none; only a teacher teaches.
+      test: (images, labels) to evaluate on; labels may be None. None: a tenth of each class, always the same images.
+      classes: names by label, or their number; default: '0' to the largest label, and those of the teacher for training
+        images without labels.
       name: for tables.
       normalization: default: measured on `images`.
 
@@ -39,20 +40,38 @@ def from_arrays(
     >>> from_arrays(rows, [0, 1, 0, 1], test=(rows, [0, 1, 0, 1])).image_shape
     (8, 8, 3)
     """
-    if not isinstance(test, tuple) or len(test) != 2:
-        raise ValueError(f'test of {name} is a {type(test).__name__}; give test=(images, labels)')
-    splits = []
-    for what, (pixels, numbers) in {'train': (images, labels), 'test': test}.items():
-        pixels, numbers = _images(pixels, f'{what} of {name}'), _labels(numbers, f'{what} of {name}')
-        if len(pixels) != len(numbers):
-            raise ValueError(f'{what} of {name} has {len(pixels):,} images and {len(numbers):,} labels')
-        _dataset.say_of_range(name, what, int(pixels.min()), int(pixels.max()))
-        splits.append(Split(pixels, numbers))
-    shapes = [_size(split.images[0]) for split in splits]
+    train, description = _split(images, labels, f'train of {name}'), 'arrays in memory'
+    labelled = labels is not None
+    if test is None:
+        held, test_labelled = _parts.test_rows(train.labels), labelled
+        if not held.any():
+            raise ValueError(f'{name} has no class of two images, so none can be held out; give test=(images, labels)')
+        train, held_out = train.take(~held), train.take(held)
+        description += f'; {len(held_out):,} of {len(held):,} images are held out as the test set'
+    else:
+        if not isinstance(test, tuple) or len(test) != 2:
+            raise ValueError(
+                f'test of {name} is a {type(test).__name__}; give test=(images, labels), or (images, None)'
+            )
+        pixels, numbers = test
+        held_out, test_labelled = _split(pixels, numbers, f'test of {name}'), numbers is not None
+    shapes = [_size(split.images[0]) for split in (train, held_out)]
     if shapes[0] != shapes[1]:
         raise ValueError(f'{name} has images of {shapes[0]} in train and {shapes[1]} in test')
-    normalization = normalization or _dataset.measure(splits[0].images)
-    return _of_splits(name, splits, classes, normalization, 'arrays in memory')
+    normalization = normalization or _dataset.measure(train.images)
+    names = tuple(map(str, range(classes))) if isinstance(classes, int) else classes
+    return _of_splits(name, [train, held_out], names, normalization, description, labelled, test_labelled)
+
+
+def _split(images: Any, labels: Any, what: str) -> Split:
+    """The checked arrays of a split; labels of None are all 0."""
+    pixels = _images(images, what)
+    numbers = np.zeros(len(pixels), np.int32) if labels is None else _labels(labels, what)
+    if len(pixels) != len(numbers):
+        raise ValueError(f'{what} has {len(pixels):,} images and {len(numbers):,} labels')
+    split, _, name = what.partition(' of ')
+    _dataset.say_of_range(name, split, int(pixels.min()), int(pixels.max()))
+    return Split(pixels, numbers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,10 +169,16 @@ def from_objects(
 
 
 def _of_splits(
-    name: str, splits: list[Split], names: Sequence[str] | None, normalization: Normalization, description: str
+    name: str,
+    splits: list[Split],
+    names: Sequence[str] | None,
+    normalization: Normalization,
+    description: str,
+    labelled: bool = True,
+    test_labelled: bool = True,
 ) -> Dataset:
     train, test = splits
-    class_names = _class_names(name, train.labels, test.labels, names)
+    class_names = _class_names(name, train.labels, test.labels, names, labelled)
     return Dataset(
         name=name,
         train=train,
@@ -162,7 +187,9 @@ def _of_splits(
         num_classes=len(class_names),
         image_shape=train.images.shape[1:],
         normalization=normalization,
-        description=description,
+        description=description if labelled else f'{description}; without labels',
+        labelled=labelled,
+        test_labelled=test_labelled,
     )
 
 
@@ -182,10 +209,14 @@ def _labels(labels: Any, what: str) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def _class_names(name: str, train: np.ndarray, test: np.ndarray, names: Sequence[str] | None) -> tuple[str, ...]:
-    """The class names by label: those given, or the numbers, which must then have no gap."""
+def _class_names(
+    name: str, train: np.ndarray, test: np.ndarray, names: Sequence[str] | None, labelled: bool
+) -> tuple[str, ...]:
+    """The class names by label: those given, or the numbers, which must then have no gap; () without labels."""
     present, largest = np.unique(train), int(max(train.max(), test.max()))
-    if len(present) < 2:
+    if not labelled and names is None:
+        return ()
+    if labelled and len(present) < 2:
         raise ValueError(f'the labels of train of {name} are all {present[0]}; at least two classes are needed')
     if names is not None:
         if isinstance(names, str) or not all(isinstance(one, str) for one in names):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ class Split:
 
     Attributes:
       images: u8[N, H, W, 3] in memory, possibly read-only; or `Images`, to be streamed.
-      labels: i32[N], 0 <= label < classes.
+      labels: i32[N], 0 <= label < classes; all 0 where the points have none (`Dataset.labelled`, `test_labelled`).
       ids: str[N], the source's own names of the points, or None where it has none.
     """
 
@@ -141,13 +141,16 @@ class Dataset:
     """An image classification data set, in memory or to be streamed.
 
     Attributes:
-      class_names: in label order.
+      class_names: in label order; () where no point has a label and nobody named the classes.
+      num_classes: K; 0 where the classes are those of the teacher, which the run fills in.
       image_shape: (H, W, 3).
       normalization: of the whole training split, whatever `validation` and `num_points` are.
       description: one line for the user.
       validation: the held-out part of the training split, or None.
       source: the arguments of `load` that give this data set again; empty for one built from objects.
       shape_only: whether the pixels are placeholders (`shapes_of`), so that it can be counted but not trained on.
+      labelled: whether the training points have labels.
+      test_labelled: whether the test images have.
     """
 
     name: str
@@ -161,13 +164,30 @@ class Dataset:
     validation: Split | None = None
     source: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shape_only: bool = False
+    labelled: bool = True
+    test_labelled: bool = True
+
+    @property
+    def held_out(self) -> Split:
+        """The images that are evaluated: the validation split, or the test set."""
+        return self.test if self.validation is None else self.validation
+
+    @property
+    def scored(self) -> bool:
+        """Whether the held-out images have labels, so that there is an accuracy."""
+        return self.test_labelled if self.validation is None else self.labelled
+
+    def with_classes(self, count: int, names: Sequence[str] = ()) -> Dataset:
+        """The same points with the classes of a teacher, for data whose points have no labels."""
+        return dataclasses.replace(self, num_classes=count, class_names=tuple(names) or tuple(map(str, range(count))))
 
     @functools.cached_property
     def digests(self) -> dict[str, str]:
         """SHA-256 of each part that results depend on: 'train images', 'train labels', ..., 'class names', ..."""
         splits = {'train': self.train, 'validation': self.validation, 'test': self.test}
         parts = {f'{n} {part}': d for n, s in splits.items() if s is not None for part, d in s.digests.items()}
-        parts['class names'] = _digest_of_json(self.class_names)
+        if self.labelled:  # else they are the teacher's, which has an identity of its own
+            parts['class names'] = _digest_of_json(self.class_names)
         parts['mean and standard deviation'] = _digest_of_json([self.image_shape, self.normalization])
         return parts
 

@@ -24,13 +24,24 @@ _PART = 1024  # images decoded ahead, to bound memory
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files of both splits, their labels, and the class names by label; what was `passed` over, in words."""
+    """The files of both splits.
+
+    Attributes:
+      labels: of the files; 0 for those of a split without labels.
+      classes: names by label.
+      passed: what was passed over, in words.
+      labelled, test_labelled: whether each split has labels.
+      held_out: in words, how the test set was made, where the folder has none.
+    """
 
     root: pathlib.Path
     files: dict[str, list[pathlib.Path]]
     labels: dict[str, list[int]]
     classes: list[str]
     passed: str = ''
+    labelled: bool = True
+    test_labelled: bool = True
+    held_out: str = ''
 
     def names(self, split: str) -> list[str]:
         """The files of a split relative to `root`, with slashes."""
@@ -61,7 +72,7 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
     border = len(listing.files['train'])
     content = {'train': _cache.combined(digests[:border]), 'test': _cache.combined(digests[border:])}
     listed = hashlib.sha256(json.dumps([listing.classes, listing.labels, names]).encode()).hexdigest()
-    return _encoded.dataset(
+    found = _encoded.dataset(
         request,
         size,
         place=str(root.resolve()),
@@ -72,12 +83,17 @@ def read(request: Request, listing: Listing, size: int | None) -> Dataset:
         class_names=listing.classes,
         describe=lambda meta: _report(request, listing, meta),
     )
+    return dataclasses.replace(found, labelled=listing.labelled, test_labelled=listing.test_labelled)
 
 
 def _report(request: Request, listing: Listing, meta: dict[str, Any]) -> str:
     """The description; what was passed over or left out is said in one line each."""
     shown = printable(str(listing.root))
     description = f'images in {shown}'
+    if not listing.labelled:
+        description += ', without labels'
+    if listing.held_out:
+        description += f', {listing.held_out}'
     if listing.passed:
         if not request.checking:
             say(f'{shown}: passed over are {listing.passed}')
@@ -156,6 +172,8 @@ def _refuse_lost_classes(name: str, listing: Listing, split: str, labels: list[i
     if lost:
         of = dict(zip(listing.names(split), listing.labels[split]))
         file, why = next(one for one in bad if of.get(one[0]) == lost[0])
+        if not (listing.labelled if split == 'train' else listing.test_labelled):
+            raise ValueError(f'{name}: none of the {files[0]} {split} images can be decoded ({printable(file)}: {why})')
         raise ValueError(
             f'{name}: none of the {files[lost[0]]} {split} images of the class {listing.classes[lost[0]]!r} can be '
             f'decoded ({printable(file)}: {why}); replace them, or remove the class'

@@ -8,6 +8,7 @@ import numpy as np
 
 from kcd_jax.data._dataset import Dataset, Images, Normalization, Shapes, Split, seed_words
 
+_TEST_SHARE = 10  # one image in so many is held out where a data set has no test images
 # Of the permutation that subsets are taken from: one for all runs, so that a smaller subset lies within a larger one.
 _SUBSET_SEED = 20_220_707
 
@@ -43,6 +44,17 @@ def hold_out(data: Dataset, fraction: float, seed: int) -> Dataset:
     return dataclasses.replace(
         data, train=data.train.take(~held), validation=data.train.take(held), description=description
     )
+
+
+def test_rows(labels: np.ndarray) -> np.ndarray:
+    """bool[N]: the test set of data without one: a tenth of each class, at least one of two points, always the same."""
+    order = np.random.RandomState(_SUBSET_SEED).permutation(len(labels))
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        if len(members) > 1:
+            held[members[: max(round(len(members) / _TEST_SHARE), 1)]] = True
+    return held
 
 
 def few(data: Dataset, num_points: int) -> Dataset:
@@ -106,4 +118,5 @@ def describe(data: Dataset) -> str:
     if data.validation is not None:
         parts.append(f'{len(data.validation):,} validation')
     parts.append(f'{len(data.test):,} test')
-    return f'{data.name}: {", ".join(parts)}, {data.num_classes} classes, {height}x{width}; {data.description}'
+    classes = f'{data.num_classes} classes' if data.num_classes else 'classes of the teacher'
+    return f'{data.name}: {", ".join(parts)}, {classes}, {height}x{width}; {data.description}'

@@ -203,3 +203,27 @@ def test_a_split_with_few_levels_is_reported(build: str, capsys: pytest.CaptureF
         data.from_objects(train, test, name='mine')
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith('mine: all pixels of the split test lie between 100 and 115 of 255')
+
+
+def test_arrays_without_labels_or_without_a_test_set():
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    labels = np.arange(40) % 2
+    loaded = data.from_arrays(images, labels)
+    assert (len(loaded.train), np.bincount(loaded.test.labels).tolist()) == (36, [2, 2])
+    assert '4 of 40 images are held out' in loaded.description and loaded.labelled and loaded.scored
+    flat = data.from_arrays(images)
+    assert (len(flat.train), len(flat.test), flat.num_classes, flat.class_names) == (36, 4, 0, ())
+    assert not flat.labelled and not flat.scored and not flat.train.labels.any()
+    assert flat.with_classes(3, 'abc').identity == flat.identity  # the classes are the teacher's
+    scored = data.from_arrays(images, test=(images[:4], labels[:4]), classes=['amber', 'blue', 'cyan'])
+    assert (scored.labelled, scored.scored, scored.num_classes) == (False, True, 3)
+    assert not data.from_arrays(images, labels, test=(images[:4], None)).scored
+    assert data.from_arrays(images, classes=3).class_names == ('0', '1', '2')
+    for arguments, words in (
+        ({'labels': labels, 'test': [1, 2]}, 'test of arrays is a list'),
+        ({'labels': np.arange(40)}, 'no class of two images'),
+        ({'test': (images[:4], labels[:4]), 'classes': 1}, '1 class names'),
+    ):
+        with pytest.raises(ValueError) as error:
+            data.from_arrays(images, **arguments)
+        assert words in str(error.value) and '\n' not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -123,9 +124,9 @@ def test_a_changed_file_is_decoded_again(tmp_path: pathlib.Path, monkeypatch: py
 def test_invalid_folders_raise_one_line(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     root = tmp_path / 'images'
     _one_line(lambda: data.load('folder:16'), '--config.data.dir')
-    _one_line(lambda: _load(tmp_path), 'no folder train')
+    _one_line(lambda: _load(tmp_path), 'there is no folder')
     (root / 'train' / 'amber').mkdir(parents=True)
-    _one_line(lambda: _load(tmp_path), 'no folder test')
+    _one_line(lambda: _load(tmp_path), 'no image in')
     (root / 'val').mkdir()
     _one_line(lambda: _load(tmp_path), 'no image in')
     Image.new('RGB', (9, 9)).save(root / 'train' / 'amber' / 'one.png')
@@ -153,3 +154,46 @@ def test_many_bad_files_are_counted(tmp_path: pathlib.Path, capsys: pytest.Captu
     _load(tmp_path)
     [line] = capsys.readouterr().out.splitlines()
     assert '13 files' in line and 'and 3 more' in line
+
+
+def test_a_tenth_is_held_out_where_there_is_no_test_folder(tmp_path: pathlib.Path):
+    for place in ('images', 'images/train'):  # class folders in the root, or in train
+        for name, colour in COLOURS.items():
+            (tmp_path / place / name).mkdir(parents=True)
+            for i in range(15):
+                Image.new('RGB', (9 + i, 30 - i), colour).save(tmp_path / place / name / f'{i:02}.jpg')
+        loaded = _load(tmp_path)
+        assert loaded.class_names == tuple(COLOURS) and loaded.labelled and loaded.scored
+        assert '4 of 30 images are held out' in loaded.description
+        assert np.bincount(loaded.train.labels).tolist() == [13, 13] and np.bincount(loaded.test.labels).tolist() == [
+            2,
+            2,
+        ]
+        assert not {*loaded.train.ids} & {*loaded.test.ids}
+        assert loaded.identity == _load(tmp_path).identity
+        for name in COLOURS:
+            shutil.rmtree(tmp_path / place / name)
+
+
+def test_images_outside_of_class_folders_have_no_labels(tmp_path: pathlib.Path):
+    root = tmp_path / 'images'
+    for place, names in (('', 'abcdefghij'), ('train', 'abcd'), ('test/amber', 'x'), ('test/blue', 'y')):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            Image.new('RGB', (20, 30), COLOURS['blue']).save(root / place / f'{name}.png')
+    loaded = _load(tmp_path)  # what lies outside of train is passed over
+    assert (loaded.labelled, loaded.test_labelled) == (False, True)
+    assert loaded.class_names == ('amber', 'blue') and loaded.test.labels.tolist() == [0, 1]
+    assert len(loaded.train) == 4 and not loaded.train.labels.any() and 'without labels' in loaded.description
+    assert not data.part(loaded, 0.25, 0, 0).scored  # validation points are training points
+    shutil.rmtree(root / 'train')
+    _one_line(lambda: _load(tmp_path), 'no folder train')
+    shutil.rmtree(root / 'test')
+    loaded = _load(tmp_path)
+    assert (len(loaded.train), len(loaded.test), loaded.num_classes) == (9, 1, 0)
+    assert not loaded.scored and 'classes of the teacher' in data.describe(loaded)
+    streamed = _load(tmp_path, loading=data.Loading(stream=True))
+    assert streamed.train.streamed and not streamed.labelled
+    (root / 'training').mkdir()
+    Image.new('RGB', (20, 30)).save(root / 'training' / 'x.png')
+    _one_line(lambda: _load(tmp_path), 'train and test', "'training'")
