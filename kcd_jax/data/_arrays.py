@@ -26,7 +26,7 @@ def from_arrays(
 
     Args:
       images: u8[N, H, W, 3], or u8[N, H, W] or u8[N, H, W, 1] for grey images, 0 to 255.
-      labels: integers [N]; from 0, without gaps unless `classes` is given. None: there are none; only a teacher teaches.
+      labels: integers [N]; from 0, without gaps unless `classes` is given. None: there are none.
       test: (images, labels) to evaluate on; labels may be None. None: a tenth of each class, always the same images.
       classes: names by label, or their number; default: '0' to the largest label, and those of the teacher for training
         images without labels.
