@@ -425,6 +425,7 @@ class Policy:
       observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B], the value to record; None: the
         student's prediction entropy (Eq. 7).
       needs: what `observe` reads of the teacher, from `NEEDS`.
+      reads_labels: whether `replan` gets one more keyword, `labels`, i32[N] by point, 0 in padded rows.
       name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """
 
@@ -440,5 +441,6 @@ class Policy:
     in_batch: Callable[[Array, Batch, Array], Batch] | None = None
     observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None
     needs: tuple[str, ...] = ()
+    reads_labels: bool = False
     name: str = ''
     keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)

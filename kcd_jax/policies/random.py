@@ -1,4 +1,8 @@
-"""A random selection of the same sizes as KCD's, the baseline of every selection policy."""
+"""A random selection of the same sizes as KCD's, the baseline of every selection policy.
+
+It is dynamic, drawn anew for every stage or every epoch; `static` keeps one subset for the whole run. Of constant size,
+a fraction `ratio` of the points in every epoch, it is `stages=1,first=none,drawn=epoch`.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ METHODS = {
     'crd+kd': 'CRD+KD',
     'kd-standardised': 'KD, standardised logits',
 }
-POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'random': 'Random ', 'infobatch': 'InfoBatch '}
+POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'infobatch': 'InfoBatch ', 'seta': 'SeTa '}
+POLICIES |= {name: f'{name.capitalize()} ' for name in ('random', 'static', 'balanced', 'moderate', 'learnability')}
 # Parts of a run's description that make two runs different variants; folders and seeds do not.
 _VARIANT = ('method.', 'policy.', 'weights.', 'recipe.logits', 'recipe.optim.', 'recipe.augment.')
 

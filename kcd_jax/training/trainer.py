@@ -230,7 +230,8 @@ class Trainer:
         start = time.perf_counter()
         table = sharding.replicate(self.mesh, current.table)
         key = stream(current.key, 'replan', recorded)
-        plan, policy_state = run.policy.replan(key, table, current.plan, current.policy_state, recorded, total)
+        more = {'labels': self._labels} if run.policy.reads_labels else {}
+        plan, policy_state = run.policy.replan(key, table, current.plan, current.policy_state, recorded, total, **more)
         # New buffers: the state is donated, and a policy may return what lies in the table or in another leaf.
         fresh = state.strong({'plan': plan, 'policy_state': policy_state})
         current = current.replace(**state.copy_to(fresh, sharding.replicated(self.mesh)))
