@@ -33,8 +33,12 @@ def kd_per_point(student_logits: Array, teacher_logits: Array, temperature: floa
     return temperature**2 * jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
 
 
-def cross_entropy_per_point(logits: Array, label: Array, label_b: Array, lam: Array) -> Array:
-    """(1 - lam) * CE(label) + lam * CE(label_b), f32[B] in nats; lam is the partner's share of the label."""
+def cross_entropy_per_point(logits: Array, label: Array, label_b: Array, lam: Array, smoothing: float = 0.0) -> Array:
+    """(1 - lam) * CE(label) + lam * CE(label_b), f32[B] in nats; lam is the partner's share of the label.
+
+    With label smoothing s (Szegedy et al. 2016) the result is (1 - s) of it, plus s times the cross entropy with the
+    uniform distribution over all K classes.
+    """
     chex.assert_rank(logits, 2)
     chex.assert_equal_shape([label, label_b, lam])
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -42,7 +46,8 @@ def cross_entropy_per_point(logits: Array, label: Array, label_b: Array, lam: Ar
     def cross_entropy(label: Array) -> Array:
         return -jnp.take_along_axis(log_p, label[:, None], axis=-1)[:, 0]
 
-    return (1.0 - lam) * cross_entropy(label) + lam * cross_entropy(label_b)
+    of_labels = (1.0 - lam) * cross_entropy(label) + lam * cross_entropy(label_b)
+    return (1.0 - smoothing) * of_labels - smoothing * jnp.mean(log_p, axis=-1) if smoothing else of_labels
 
 
 def standardise(logits: Array) -> Array:
@@ -68,6 +73,7 @@ def compose(
     batch: Batch,
     extra: Array,
     logits: str = 'plain',
+    smoothing: float = 0.0,
 ) -> tuple[Array, dict[str, Array]]:
     """gamma * CE + alpha * KD(T) + beta * extra of every point; terms with weight 0 are not computed.
 
@@ -77,6 +83,7 @@ def compose(
       batch: its label, label_b and lam are used; point weights are applied in `batch_loss`.
       extra: f32[B], the method's own term, not yet multiplied by beta.
       logits: 'plain', or 'standardised' for the KD term only.
+      smoothing: label smoothing, for the CE term only, in [0, 1).
 
     Returns:
       (f32[B], {'ce' | 'kd' | 'extra': f32[B], unweighted}).
@@ -89,7 +96,7 @@ def compose(
     terms: dict[str, Array] = {}
     per_point: Any = jnp.zeros(student_logits.shape[0], jnp.float32)
     if weights.gamma:
-        terms['ce'] = cross_entropy_per_point(student_logits, batch.label, batch.label_b, batch.lam)
+        terms['ce'] = cross_entropy_per_point(student_logits, batch.label, batch.label_b, batch.lam, smoothing)
         per_point = per_point + weights.gamma * terms['ce']
     if weights.alpha:
         if teacher_logits is None:

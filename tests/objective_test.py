@@ -101,6 +101,27 @@ def test_cross_entropy_shares_the_label():
     np.testing.assert_allclose(got, [-0.75 * log_p[0, 0] - 0.25 * log_p[0, 2], -log_p[1, 2]], rtol=RTOL)
 
 
+def test_label_smoothing_is_the_cross_entropy_with_a_softer_label(kd):
+    logits, lam, share = kd['kd/logits_s'], np.linspace(0, 0.5, 8, dtype=np.float32), 0.1
+    label, other = kd['kd/labels'].astype(np.int32), kd['kd/labels'][::-1].astype(np.int32)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    num_classes = logits.shape[1]
+    soft = np.full(logits.shape, share / num_classes)
+    for row in range(8):
+        soft[row, label[row]] += (1 - share) * (1 - lam[row])
+        soft[row, other[row]] += (1 - share) * lam[row]
+    given = [jnp.asarray(x) for x in (logits, label, other, lam)]
+    got = objective.cross_entropy_per_point(*given, share)
+    np.testing.assert_allclose(got, -(soft * log_p).sum(1), rtol=1e-5)
+    points, teacher = batch(label), jnp.asarray(kd['kd/logits_t'])
+    plain, smooth = (
+        objective.compose(Weights(1.0, 2.0), given[0], teacher, points, jnp.zeros(8), smoothing=s)[1]
+        for s in (0.0, share)
+    )
+    np.testing.assert_array_equal(plain['kd'], smooth['kd'])  # the cross entropy alone
+    assert np.all(np.asarray(plain['ce']) != np.asarray(smooth['ce']))
+
+
 def test_compose_weighs_the_three_terms(kd):
     points = batch(kd['kd/labels'])
     student, teacher = jnp.asarray(kd['kd/logits_s']), jnp.asarray(kd['kd/logits_t'])

@@ -354,7 +354,7 @@ def _made(section: ConfigDict, kind: str) -> Any:
 def _teacher(
     config: ConfigDict, recipe: Recipe, dataset: data.Dataset, load: Loader, optim: Mapping[str, Any] | None
 ) -> Teacher | Run:
-    """The teacher from its file, or the run that trains it: the student's recipe with the settings of the teacher."""
+    """The teacher from its file, or the run that trains it: the student's plain recipe, with the teacher's settings."""
     section = config.teacher
     if section.checkpoint:
         restore = functools.partial(
@@ -373,12 +373,10 @@ def _teacher(
         data=load(config, section.num_points),
         method=methods.get('none').make(),
         policy=policies.get('none').make(),
-        recipe=recipe.replace(
+        recipe=recipe.plain().replace(
             epochs=section.epochs,
             batch=section.batch,
             optim=optim,
-            augment=dataclasses.replace(recipe.augment, seed=-1),
-            logits='plain',
             survey=False,
         ),
         seed=section.seed,

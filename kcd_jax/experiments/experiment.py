@@ -17,6 +17,7 @@ from kcd_jax import policies
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import schema
 from kcd_jax.runtime import descriptions, files
+from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 
 
@@ -176,10 +177,11 @@ def shape(description: Mapping[str, Any]) -> dict[str, Any]:
 def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether two descriptions are of the same run, whatever the seed: their common keys have equal values.
 
-    Keys that only one of them has are from another version of the program. The identity of the data is compared only
-    if both have it.
+    Keys that only one of them has are from another version of the program; those of the recipe had their defaults. The
+    identity of the data is compared only if both have it.
     """
-    one, other = shape(stored), shape(wanted)
+    defaults = descriptions.flatten({'recipe': Recipe().to_dict()})
+    one, other = ({**defaults, **shape(description)} for description in (stored, wanted))
     if any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys()):
         return False
     identities = [description.get('data', {}).get('identity') for description in (stored, wanted)]

@@ -17,18 +17,21 @@ import optax
 from kcd_jax.contracts import PyTree
 
 LearningRate = Callable[[int], float]
+Mask = Callable[[PyTree], PyTree] | None  # params -> bool of each, or None for all of them
 
 
-def sgd(momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False) -> optax.GradientTransformation:
+def sgd(
+    momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False, decayed: Mask = None
+) -> optax.GradientTransformation:
     """PyTorch's SGD without the learning rate: g += wd * w; m = mu * m + g (m = g at first); the update is m.
 
-    With Nesterov momentum the update is g + mu * m. Weight decay applies to all parameters, including scales and
-    biases.
+    With Nesterov momentum the update is g + mu * m.
 
     Args:
       momentum: mu in [0, 1).
       weight_decay: wd >= 0.
       nesterov: whether to use Nesterov's momentum.
+      decayed: which parameters weight decay applies to (`kernels`); None: all, including scales and biases.
 
     Raises:
       ValueError: either is out of range; Nesterov without momentum.
@@ -38,33 +41,99 @@ def sgd(momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False
     _refuse_negative('optim.weight_decay', weight_decay)
     if nesterov and momentum == 0:
         raise ValueError('optim.nesterov needs an optim.momentum above 0')
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov))
+    return optax.chain(optax.add_decayed_weights(weight_decay, decayed), optax.trace(momentum, nesterov))
 
 
 def adam(
-    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, decayed: Mask = None
 ) -> optax.GradientTransformation:
     """PyTorch's Adam without the learning rate, with weight decay added to the gradient, not decoupled.
 
-    g += wd * w; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-    the update is m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
-    `optax.scale_by_adam` raises an int32 to a float power, which strict dtype promotion refuses; the state is optax's.
+    g += wd * w; the update is that of `scale_by_adam`.
 
     Args:
       b1: decay rate of the first moment, in (0, 1).
       b2: decay rate of the second moment, in (0, 1).
       eps: added to the root of the second moment, > 0.
       weight_decay: wd >= 0.
+      decayed: which parameters weight decay applies to; None: all.
 
     Raises:
       ValueError: a value is out of range.
     """
+    _refuse_negative('optim.weight_decay', weight_decay)
+    return optax.chain(optax.add_decayed_weights(weight_decay, decayed), scale_by_adam(b1, b2, eps))
 
+
+def adamw(
+    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0, decayed: Mask = None
+) -> optax.GradientTransformation:
+    """PyTorch's AdamW without the learning rate (Loshchilov and Hutter 2019): weight decay apart from the gradient.
+
+    The update is that of `scale_by_adam` plus wd * w, so that a step shrinks a weight by lr * wd * w.
+
+    Args:
+      b1, b2, eps, weight_decay, decayed: as for `adam`.
+
+    Raises:
+      ValueError: a value is out of range.
+    """
+    _refuse_negative('optim.weight_decay', weight_decay)
+    return optax.chain(scale_by_adam(b1, b2, eps), optax.add_decayed_weights(weight_decay, decayed))
+
+
+def rmsprop(
+    momentum: float = 0.0, b2: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0, decayed: Mask = None
+) -> optax.GradientTransformation:
+    """PyTorch's RMSprop without the learning rate.
+
+    g += wd * w; v = b2 v + (1 - b2) g^2; m = mu m + g / (sqrt(v) + eps); the update is m.
+
+    Args:
+      momentum: mu in [0, 1).
+      b2: decay rate of the second moment, in (0, 1).
+      eps: added to the root of the second moment, > 0.
+      weight_decay: wd >= 0.
+      decayed: which parameters weight decay applies to; None: all.
+
+    Raises:
+      ValueError: a value is out of range.
+    """
+    if not 0 <= momentum < 1:
+        raise ValueError(f'optim.momentum is {momentum}; use a number in [0, 1)')
+    if not 0 < b2 < 1:
+        raise ValueError(f'optim.b2 is {b2}; use a number in (0, 1)')
+    _refuse_unless_positive('optim.eps', eps)
+    _refuse_negative('optim.weight_decay', weight_decay)
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, decayed),
+        optax.scale_by_rms(b2, eps, eps_in_sqrt=False),
+        optax.trace(momentum),
+    )
+
+
+def kernels(params: PyTree) -> PyTree:
+    """Which parameters are kernels: those of two axes or more, so neither biases nor scales of a normalisation."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; the update is m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
+
+    `optax.scale_by_adam` raises an int32 to a float power, which strict dtype promotion refuses; the state is optax's.
+
+    Args:
+      b1: decay rate of the first moment, in (0, 1).
+      b2: decay rate of the second moment, in (0, 1).
+      eps: added to the root of the second moment, > 0.
+
+    Raises:
+      ValueError: a value is out of range.
+    """
     for name, value in (('b1', b1), ('b2', b2)):
         if not 0 < value < 1:
             raise ValueError(f'optim.{name} is {value}; use a number in (0, 1)')
     _refuse_unless_positive('optim.eps', eps)
-    _refuse_negative('optim.weight_decay', weight_decay)
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
         mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
@@ -82,7 +151,7 @@ def adam(
         )
         return updates, optax.ScaleByAdamState(count=count, mu=mu, nu=nu)
 
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.GradientTransformation(init, update))
+    return optax.GradientTransformation(init, update)
 
 
 def apply(
@@ -143,6 +212,8 @@ def step_drops(lr: float, drops: Sequence[int], factor: float = 0.1) -> Learning
 def cosine(lr: float, epochs: int, final: float = 0.0) -> LearningRate:
     """final + (lr - final) * (1 + cos(pi * epoch / epochs)) / 2: from `lr` in epoch 0 to `final` in epoch `epochs`.
 
+    The last of `epochs` epochs is epoch `epochs` - 1, so the rate of every epoch is above `final`.
+
     Args:
       lr: initial rate, > 0.
       epochs: length of the half cosine, >= 1.
@@ -159,6 +230,8 @@ def cosine(lr: float, epochs: int, final: float = 0.0) -> LearningRate:
 
 def warmup(rule: LearningRate, epochs: int) -> LearningRate:
     """`rule` with its first `epochs` epochs scaled by 1 / (epochs + 1), 2 / (epochs + 1), ...
+
+    The rule is not delayed: epoch `epochs` is the first at its full value, which is already past a cosine's maximum.
 
     Args:
       rule: the rate by epoch without warm-up.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import optax
+
 from kcd_jax.contracts import Optimiser
 from kcd_jax.objective import LOGITS
 from kcd_jax.settings import nested, setting, validate
@@ -17,17 +19,30 @@ DTYPES = ('float32', 'bfloat16')
 class Optim:
     """The optimiser and its learning rate by epoch."""
 
-    name: str = setting('sgd', "optimiser, by PyTorch's definitions", choices=('sgd', 'adam'))
+    name: str = setting('sgd', "optimiser, by PyTorch's definitions", choices=('sgd', 'adam', 'adamw', 'rmsprop'))
     lr: float = setting(0.05, 'initial learning rate; never rescaled with the batch or the devices', above=0, high=1000)
-    momentum: float = setting(0.9, "SGD's momentum, or Adam's first decay rate", low=0, below=1)
-    weight_decay: float = setting(5e-4, 'added to the gradient of every parameter', low=0, high=10)
+    momentum: float = setting(0.9, "momentum of SGD and RMSprop, or Adam's first decay rate", low=0, below=1)
+    weight_decay: float = setting(5e-4, 'added to the gradient; by adamw to the update, times lr', low=0, high=10)
+    decay: str = setting(
+        'all', 'what weight decay applies to; kernels: no biases, no norms', choices=('all', 'kernels')
+    )
+    clip: float = setting(0.0, "bound on the gradient's global norm, before weight decay; 0: none", low=0, high=1e6)
     nesterov: bool = setting(False, "Nesterov's momentum (SGD only)")
-    schedule: str = setting('drops', 'how the learning rate falls', choices=('drops', 'cosine', 'constant'))
+    schedule: str = setting(
+        'drops',
+        'how the rate falls, by epoch; cosine: to 0 after the last epoch',
+        choices=('drops', 'cosine', 'constant'),
+    )
     drops: tuple[float, ...] = setting(
         (0.625, 0.75, 0.875), 'when the rate drops (schedule=drops), as fractions of the epochs', above=0, high=1
     )
     factor: float = setting(0.1, 'factor of each drop', above=0, high=1)
-    warmup: int = setting(0, 'epochs over which the rate rises to lr', low=0, high=100_000)
+    warmup: int = setting(
+        0,
+        'epochs w of a linear warm-up: the rates of epochs 1, 2, ... times 1/(w+1), 2/(w+1), ...',
+        low=0,
+        high=100_000,
+    )
 
     def __post_init__(self) -> None:
         validate(self, 'optim.')
@@ -36,10 +51,15 @@ class Optim:
 
     def optimiser(self, epochs: int) -> Optimiser:
         """The optax chain without the learning rate, and the rate by epoch of a phase of `epochs` epochs."""
+        decay = {'weight_decay': self.weight_decay, 'decayed': optim.kernels if self.decay == 'kernels' else None}
         if self.name == 'sgd':
-            transform = optim.sgd(self.momentum, self.weight_decay, self.nesterov)
+            transform = optim.sgd(self.momentum, nesterov=self.nesterov, **decay)
+        elif self.name == 'rmsprop':
+            transform = optim.rmsprop(self.momentum, **decay)
         else:
-            transform = optim.adam(b1=self.momentum, weight_decay=self.weight_decay)
+            transform = {'adam': optim.adam, 'adamw': optim.adamw}[self.name](b1=self.momentum, **decay)
+        if self.clip:
+            transform = optax.chain(optax.clip_by_global_norm(self.clip), transform)
         if self.schedule == 'cosine':
             rate = optim.cosine(self.lr, epochs)
         elif self.schedule == 'drops':
@@ -106,6 +126,9 @@ class Recipe:
     augment: Augment = dataclasses.field(default_factory=Augment)
     teaching: Teaching = dataclasses.field(default_factory=Teaching)
     logits: str = setting('plain', 'logits of the KD term', choices=LOGITS)
+    label_smoothing: float = setting(
+        0.0, 'share of the label spread evenly over all classes, in the cross entropy only', low=0, below=1
+    )
     dtype: str = setting('float32', 'dtype of the computation; values and parameters stay float32', choices=DTYPES)
     deterministic: bool = setting(False, 'deterministic operations on a GPU, at some cost in speed')
     chunk: int = setting(0, 'steps per program; 0: 1 on a CPU, 100 elsewhere', low=0, high=100_000)
@@ -125,6 +148,17 @@ class Recipe:
     def replace(self, **changes: Any) -> Recipe:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
+
+    def plain(self) -> Recipe:
+        """A copy for a teacher that is trained first: without what is meant for the student alone.
+
+        So one teacher serves runs that differ in these settings; a teacher with them is trained as a run of its own.
+        """
+        return self.replace(
+            augment=dataclasses.replace(self.augment, seed=-1),
+            logits='plain',
+            label_smoothing=0.0,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, from which `Recipe(**...)` makes the same recipe."""

@@ -255,6 +255,7 @@ class Run:
             view_seed=augment.seed,
             area=() if self.data.train.draws_crops else augment.area,
             logits=self.recipe.logits,
+            smoothing=self.recipe.label_smoothing,
             constrain=constrain,
         )
 

@@ -92,6 +92,7 @@ class StepSpec:
       area: bounds of the area fraction of a random resized crop; () for none.
       view_seed: seed of the views; -1: the run's.
       logits: 'plain' or 'standardised', for the KD term.
+      smoothing: label smoothing of the CE term.
       constrain: shards the rows of an array over the mesh; the identity without one.
     """
 
@@ -107,6 +108,7 @@ class StepSpec:
     area: tuple[float, ...] = ()
     view_seed: int = -1
     logits: str = 'plain'
+    smoothing: float = 0.0
     constrain: Callable[[PyTree], PyTree] = lambda tree: tree
 
 
@@ -267,7 +269,7 @@ def train_step(
             out = update.loss(method_params, method_state, outputs, teacher, batch, clock, key)
             teacher_logits = None if teacher is None else teacher.logits[::views]
             per_point, terms = objective.compose(
-                weights, outputs.logits[::views], teacher_logits, batch, out.extra, spec.logits
+                weights, outputs.logits[::views], teacher_logits, batch, out.extra, spec.logits, spec.smoothing
             )
             return objective.batch_loss(per_point, batch.weight), (per_point, terms, out.state, out.metrics)
 

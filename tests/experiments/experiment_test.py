@@ -134,6 +134,8 @@ def test_the_same_run(tiny_networks):
     other_points = {**one, 'data': {**one['data'], 'identity': 'another content'}}
     assert not experiment.same_run(one, other_points)
     assert experiment.same_run(one, {**one, 'data': {**one['data'], 'identity': ''}}), 'shapes have no content'
+    older = {**one, 'recipe': {key: value for key, value in one['recipe'].items() if key != 'label_smoothing'}}
+    assert experiment.same_run(older, one) and not experiment.same_run(older, described(',label_smoothing=0.1'))
     names = [experiment.folder_name(described(words)) for words in ('', ',seed=3', ',ratio=0.5')]
     assert names[0] == names[1] != names[2] and names[0].startswith('digits-tiny_teacher-tiny-kd-kcd-')
 

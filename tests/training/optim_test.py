@@ -53,6 +53,32 @@ def slow_adam(params, grads, lr, b1, b2, eps, weight_decay):
     return params
 
 
+def slow_adamw(params, grads, lr, b1, b2, eps, weight_decay):
+    """torch.optim.AdamW, from its documentation: a step first shrinks the weights."""
+    params = dict(params)
+    m, v = ({name: np.zeros_like(w) for name, w in params.items()} for _ in range(2))
+    for t, grad in enumerate(grads, start=1):
+        for name, w in params.items():
+            m[name] = b1 * m[name] + (1 - b1) * grad[name]
+            v[name] = b2 * v[name] + (1 - b2) * grad[name] ** 2
+            step = (m[name] / (1 - b1**t)) / (np.sqrt(v[name] / (1 - b2**t)) + eps)
+            params[name] = w - lr * weight_decay * w - lr * step
+    return params
+
+
+def slow_rmsprop(params, grads, lr, momentum, b2, eps, weight_decay):
+    """torch.optim.RMSprop, from its documentation."""
+    params = dict(params)
+    v, buffers = ({name: np.zeros_like(w) for name, w in params.items()} for _ in range(2))
+    for grad in grads:
+        for name, w in params.items():
+            g = grad[name] + weight_decay * w
+            v[name] = b2 * v[name] + (1 - b2) * g * g
+            buffers[name] = momentum * buffers[name] + g / (np.sqrt(v[name]) + eps)
+            params[name] = w - lr * buffers[name]
+    return params
+
+
 @pytest.mark.parametrize('nesterov', [False, True])
 @pytest.mark.parametrize('weight_decay', [0.0, 5e-4, 0.3])
 def test_sgd_matches_pytorch(nesterov, weight_decay):
@@ -79,7 +105,59 @@ def test_adam_matches_pytorch(weight_decay):
     assert int(state[1].count) == 7
 
 
-@pytest.mark.parametrize('transform', [optim.sgd(0.9, 5e-4), optim.sgd(0.9, 5e-4, True), optim.adam()])
+@pytest.mark.parametrize('weight_decay', [0.0, 0.3])
+def test_adamw_matches_pytorch(weight_decay):
+    params, grads = draw(3, 7)
+    found, _ = run(optim.adamw(weight_decay=weight_decay), params, grads, 0.01)
+    wanted = slow_adamw(params, grads, 0.01, 0.9, 0.999, 1e-8, weight_decay)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=5e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_rmsprop_matches_pytorch(momentum):
+    params, grads = draw(4, 7)
+    found, _ = run(optim.rmsprop(momentum, weight_decay=0.1), params, grads, 0.01)
+    wanted = slow_rmsprop(params, grads, 0.01, momentum, 0.99, 1e-8, 0.1)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-5)  # divides by small roots
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw', 'rmsprop'])
+def test_decay_of_kernels_spares_biases_and_scales(name):
+    params, _ = draw(5, 0)
+    still = [{key: np.zeros_like(value) for key, value in params.items()}]
+    found, _ = run(Optim(name=name, weight_decay=0.5, decay='kernels').optimiser(1).transform, params, still, 1e-4)
+    every, _ = run(Optim(name=name, weight_decay=0.5).optimiser(1).transform, params, still, 1e-4)
+    for key, value in params.items():
+        assert np.all(np.abs(every[key]) < np.abs(value))
+        if key == 'kernel':
+            np.testing.assert_array_equal(found[key], every[key])
+        else:
+            np.testing.assert_array_equal(found[key], np.float32(value))
+
+
+def test_the_gradient_is_clipped_by_its_global_norm_before_weight_decay():
+    params, grads = draw(6, 1)
+    norm = np.sqrt(sum(np.sum(grad**2) for grad in grads[0].values()))
+    for bound in (norm / 2, norm * 2):
+        found, _ = run(Optim(weight_decay=0.1, clip=float(bound)).optimiser(1).transform, params, grads, 0.05)
+        clipped = [{name: grad * min(1.0, bound / norm) for name, grad in grads[0].items()}]
+        for name, value in slow_sgd(params, clipped, 0.05, 0.9, 0.1, False).items():
+            np.testing.assert_allclose(found[name], value, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    'transform',
+    [
+        optim.sgd(0.9, 5e-4),
+        optim.sgd(0.9, 5e-4, True),
+        optim.adam(),
+        optim.adamw(weight_decay=0.1, decayed=optim.kernels),
+        optim.rmsprop(0.9),
+        Optim(name='adamw', clip=1.0).optimiser(1).transform,
+    ],
+)
 def test_the_state_keeps_its_types_and_compiles_once(transform):
     params = {name: jnp.ones(shape, jnp.float32) for name, shape in SHAPES.items()}
     state = transform.init(params)
@@ -106,6 +184,9 @@ def test_the_state_keeps_its_types_and_compiles_once(transform):
         (lambda: optim.adam(b2=1.0), 'b2 is 1.0'),
         (lambda: optim.adam(eps=0.0), 'optim.eps is 0.0'),
         (lambda: optim.adam(weight_decay=float('nan')), 'optim.weight_decay is nan'),
+        (lambda: optim.adamw(weight_decay=-1.0), 'optim.weight_decay is -1.0'),
+        (lambda: optim.rmsprop(1.0), 'momentum is 1.0'),
+        (lambda: optim.rmsprop(b2=1.0), 'optim.b2 is 1.0'),
         (lambda: optim.step_drops(0.0, ()), 'optim.lr is 0.0'),
         (lambda: optim.step_drops(float('nan'), ()), 'optim.lr is nan'),
         (lambda: optim.step_drops(0.1, (), factor=0.0), 'optim.factor is 0.0'),

@@ -61,7 +61,10 @@ def test_a_copy_is_checked_too():
         ({'optim': {'drops': (0.5, 1.5)}}, r'optim.drops is \(0.5, 1.5\)'),
         ({'optim': {'drops': ('a',)}}, 'optim.drops is'),
         ({'optim': {'factor': -1.0}}, 'optim.factor is -1.0'),
-        ({'optim': {'name': 'lion'}}, "optim.name is 'lion'; use one of sgd, adam"),
+        ({'optim': {'name': 'lion'}}, "optim.name is 'lion'; use one of sgd, adam, adamw, rmsprop"),
+        ({'optim': {'clip': -1.0}}, 'optim.clip is -1.0'),
+        ({'optim': {'decay': 'none'}}, "optim.decay is 'none'; use one of all, kernels"),
+        ({'label_smoothing': 1.0}, 'label_smoothing is 1.0'),
         ({'optim': {'schedule': 'linear'}}, "optim.schedule is 'linear'; use one of drops, cosine, constant"),
         ({'optim': {'nesterov': True, 'name': 'adam'}}, 'nesterov=True needs optim.name=sgd'),
         ({'optim': {'nesterov': True, 'momentum': 0}}, 'nesterov=True needs .* a momentum above 0'),
@@ -97,7 +100,7 @@ def test_the_other_schedules():
     assert warm[4:] == [1.0] * 6 and all(0 < a < b for a, b in itertools.pairwise(warm[:5]))
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adam'])
+@pytest.mark.parametrize('name', ['sgd', 'adam', 'adamw', 'rmsprop'])
 def test_an_optimiser_moves_against_the_gradient(name):
     transform = Optim(name=name, weight_decay=0.0).optimiser(5).transform
     params, gradient = {'w': jnp.ones(3)}, {'w': jnp.array([1.0, -2.0, 0.0])}
