@@ -3,11 +3,14 @@
 On a CPU, XLA's gradients of a convolution use layouts that miss its fast kernels (3 times slower, 9 times inside a
 loop). There the gradients are written as explicit NHWC/HWIO convolutions, a depthwise convolution as shifted
 multiply-adds, and a 1x1 convolution as a matrix product. Pure reorderings of data are compiled separately (`apart`).
-The backend is determined when a function is traced. All variants have the same values and derivatives.
+The backend is determined when a function is traced; inside `portable`, all get XLA's own. All variants have the same
+values and derivatives.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +24,22 @@ from kcd_jax.contracts import Array
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 _ROWS = 8  # rows per loop in a depthwise kernel's gradient: more compile longer and run no faster
+_portable = contextvars.ContextVar('portable', default=False)
+
+
+@contextlib.contextmanager
+def portable() -> Iterator[None]:
+    """Inside, functions are traced with plain convolutions on a CPU too, for programs that run elsewhere."""
+    token = _portable.set(True)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+def _tuned() -> bool:
+    """Whether the variants for XLA's CPU backend are used."""
+    return jax.default_backend() == 'cpu' and not _portable.get()
 
 
 def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +56,7 @@ def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*arguments: Any) -> Any:
-        if jax.default_backend() != 'cpu':
+        if not _tuned():
             return fn(*arguments)
         with set_xla_metadata(inlineable='false'):
             return jitted(*arguments)
@@ -74,7 +93,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array
     Returns:
       [B, ceil(H / stride), ceil(W / stride), O].
     """
-    if jax.default_backend() != 'cpu':
+    if not _tuned():
         return plain(x, kernel, stride, groups)
     if kernel.shape[0] == 1 and stride > 1:  # it reads only every stride-th pixel
         x, stride = x[:, ::stride, ::stride], 1
@@ -228,11 +247,13 @@ def _kernel_gradient_sums(padded: Array, grad: Array, size: int, stride: int) ->
 def shifts(x: Array, size: int, stride: int) -> Iterator[tuple[int, int, Array]]:
     """(row, column, view) of each position of a size x size window over x [B, H, W, C], zero-padded by size // 2."""
     pad = size // 2
-    height, width = x.shape[1:3]
+    batch, height, width, features = x.shape
     padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     for row in range(size):
         for column in range(size):
-            yield row, column, padded[:, row : row + height : stride, column : column + width : stride]
+            # Not by indexing, which becomes a gather where the size of the batch is symbolic.
+            start, stop = (0, row, column, 0), (batch, row + height, column + width, features)
+            yield row, column, lax.slice(padded, start, stop, (1, stride, stride, 1))
 
 
 def _depthwise_forward(x: Array, kernel: Array, stride: int) -> tuple[Array, tuple[Array, Array]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
 from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, wrap
@@ -83,7 +84,9 @@ def shortcut(x: Array, features: int, stride: int, name: str) -> Array:
         return x
     if not name:
         side = (features - x.shape[-1]) // 2
-        return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (side, side)))
+        return jnp.pad(
+            lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)), ((0, 0), (0, 0), (0, 0), (side, side))
+        )
     return BatchNorm(name=f'{name}.1')(Conv(features, 1, stride, name=f'{name}.0')(x))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 
 from kcd_jax.contracts import Array, Network, Outputs
 from kcd_jax.networks.layers import BatchNorm, Conv, Dense, Normalization, global_mean, shuffle_channels, wrap
@@ -55,8 +56,9 @@ class ShuffleUnit(nn.Module):
             left_sum = pointwise(depthwise(x, left_depthwise), left_pointwise)
             left, right = nn.relu(left_sum), x
         else:
-            left = left_sum = x[..., : x.shape[-1] // 2]
-            right = x[..., x.shape[-1] // 2 :]
+            # Not by indexing, which becomes a gather where the size of the batch is symbolic.
+            left = left_sum = lax.slice_in_dim(x, 0, x.shape[-1] // 2, axis=-1)
+            right = lax.slice_in_dim(x, x.shape[-1] // 2, x.shape[-1], axis=-1)
         right_sum = pointwise(depthwise(nn.relu(pointwise(right, entry)), middle), exit_)
         y = shuffle_channels(jnp.concatenate([left, nn.relu(right_sum)], -1), 2)
         return y, jnp.concatenate([left_sum, right_sum], -1)
