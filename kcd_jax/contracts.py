@@ -190,6 +190,7 @@ class TrainState:
       policy_state: the policy's own state.
       metrics: {name: f32[2]}, sum and count over the current epoch.
       bad_step: i32[], the first step whose loss was not finite, or -1.
+      ema: the student's averaged variables ('params' and all of `model_state`) with `Recipe.ema`; {} without.
     """
 
     step: Array
@@ -205,6 +206,7 @@ class TrainState:
     policy_state: PyTree
     metrics: Mapping[str, Array]
     bad_step: Array
+    ema: PyTree = struct.field(default_factory=dict)
 
 
 # ------------------------------------------------------------------------------------------------------- randomness

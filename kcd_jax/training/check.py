@@ -37,6 +37,7 @@ def lines(run: Run, device_count: int) -> list[str]:
         f'policy     {run.policy.name or "custom"}: {_changes(run.sizes, lambda size: f"{size:,}")}',
         f'           {ledger.samples_line(ledger.sample_counts(run))}',
         f'batch      {recipe.batch} over {device_count} device(s); learning rate (never rescaled): {schedule}',
+        *_recipe_lines(run),
         *_view_lines(run),
         f'phases     {", ".join(f"{phase.name} ({phase.epochs} epochs)" for phase in run.phases)}',
         f'memory     {_memory_line(run)}',
@@ -59,6 +60,21 @@ def _teacher_line(run: Run) -> str:
     if run.teacher_in_step:
         return f'{line}; runs inside the step: {run.teacher_in_step}'
     return f'{line}; answers before the steps, cache: {teaching.cache}'
+
+
+def _recipe_lines(run: Run) -> list[str]:
+    """What is on of the settings that are off by default."""
+    recipe = run.recipe
+    optim = recipe.optim
+    found = {
+        f'optimiser {optim.name}': optim.name != 'sgd',
+        f'gradient clipped to norm {optim.clip:g}': optim.clip,
+        'weight decay of kernels alone': optim.decay == 'kernels' and optim.weight_decay,
+        f'label smoothing {recipe.label_smoothing:g}': recipe.label_smoothing,
+        f'average of the student with decay {recipe.ema:g}, evaluated and saved': recipe.ema,
+    }
+    on = ', '.join(text for text, used in found.items() if used)
+    return [f'recipe     {on}'] if on else []
 
 
 def _view_lines(run: Run) -> list[str]:

@@ -158,6 +158,7 @@ def summary(
         'evaluated_on': 'validation' if run.data.validation else 'test',
         'accuracy': last['accuracy'],
         'top5_accuracy': last.get('top5_accuracy'),
+        'raw_accuracy': last.get('raw_accuracy'),  # of the student without the average of Recipe.ema
         'loss': last['loss'],
         'agreement': last.get('agreement'),
         'teacher_kl': last.get('teacher_kl'),

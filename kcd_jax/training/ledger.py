@@ -338,6 +338,7 @@ def abstract_state(run: Run) -> TrainState:
             phases=run.phases,
             setup=run.setup,
             images=None,
+            averaged=run.recipe.ema > 0,
         )
 
     return jax.eval_shape(create, jax.random.PRNGKey(0))

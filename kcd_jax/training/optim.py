@@ -177,6 +177,26 @@ def apply(
     return jax.tree.map(lambda w, u: w - lr.astype(w.dtype) * u, params, updates), state
 
 
+def moving_average(average: PyTree, now: PyTree, step: jax.Array, decay: float) -> PyTree:
+    """a + (1 - d) * (w - a) with d = min(decay, (1 + step) / (10 + step)), TensorFlow's warm-up of a moving average.
+
+    The average covers about the last tenth of the steps until d reaches `decay`, at step 9 * decay / (1 - decay), so
+    that the first steps of a short run do not dominate it.
+
+    Args:
+      average, now: trees of the same structure; a leaf that holds no floating-point numbers is taken over as it is.
+      step: i32[], updates before this one.
+      decay: in (0, 1).
+    """
+    count = step.astype(jnp.float32)
+    change = 1.0 - jnp.minimum(decay, (1.0 + count) / (10.0 + count))
+
+    def one(a: jax.Array, w: jax.Array) -> jax.Array:
+        return a + change.astype(a.dtype) * (w - a) if jnp.issubdtype(w.dtype, jnp.floating) else w
+
+    return jax.tree.map(one, average, now)
+
+
 # --------------------------------------------------------------------------------------------------- learning rates
 
 

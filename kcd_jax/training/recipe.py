@@ -129,6 +129,9 @@ class Recipe:
     label_smoothing: float = setting(
         0.0, 'share of the label spread evenly over all classes, in the cross entropy only', low=0, below=1
     )
+    ema: float = setting(
+        0.0, 'decay per step of the average of the student, which is evaluated and saved; 0: none', low=0, below=1
+    )
     dtype: str = setting('float32', 'dtype of the computation; values and parameters stay float32', choices=DTYPES)
     deterministic: bool = setting(False, 'deterministic operations on a GPU, at some cost in speed')
     chunk: int = setting(0, 'steps per program; 0: 1 on a CPU, 100 elsewhere', low=0, high=100_000)
@@ -158,6 +161,7 @@ class Recipe:
             augment=dataclasses.replace(self.augment, seed=-1),
             logits='plain',
             label_smoothing=0.0,
+            ema=0.0,
         )
 
     def to_dict(self) -> dict[str, Any]:

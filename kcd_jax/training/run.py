@@ -256,6 +256,7 @@ class Run:
             area=() if self.data.train.draws_crops else augment.area,
             logits=self.recipe.logits,
             smoothing=self.recipe.label_smoothing,
+            ema=self.recipe.ema,
             constrain=constrain,
         )
 

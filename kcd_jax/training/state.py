@@ -53,6 +53,7 @@ def create(
     images: Any,
     metric_names: tuple[str, ...] = (),
     student_variables: PyTree | None = None,
+    averaged: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -64,6 +65,7 @@ def create(
       images: u8[num_points, H, W, 3] for policies that keep a copy, or None.
       metric_names: the method's own metrics, in addition to `METRICS`.
       student_variables: a start other than the network's own initialisation.
+      averaged: whether the state holds an average of the student's variables.
 
     Raises:
       ValueError: the method does not support the pair of networks, or two updates share an optimiser's label.
@@ -102,6 +104,7 @@ def create(
         policy_state=policy.init(setup.num_points, setup.rows, images),
         metrics={name: jnp.zeros(2, jnp.float32) for name in (*METRICS, *metric_names)},
         bad_step=jnp.full((), -1, jnp.int32),
+        ema=jax.tree.map(jnp.copy, student_variables) if averaged else {},
     )
     return strong(state)
 

@@ -93,6 +93,7 @@ class StepSpec:
       view_seed: seed of the views; -1: the run's.
       logits: 'plain' or 'standardised', for the KD term.
       smoothing: label smoothing of the CE term.
+      ema: decay of the average of the student's variables; 0 for none.
       constrain: shards the rows of an array over the mesh; the identity without one.
     """
 
@@ -109,6 +110,7 @@ class StepSpec:
     view_seed: int = -1
     logits: str = 'plain'
     smoothing: float = 0.0
+    ema: float = 0.0
     constrain: Callable[[PyTree], PyTree] = lambda tree: tree
 
 
@@ -316,6 +318,10 @@ def train_step(
     terms = {**terms, 'accuracy': jnp.mean(correct.astype(jnp.float32)), 'entropy': jnp.mean(entropy)}
     if teacher is not None:
         terms['teacher_entropy'] = jnp.mean(knowledge.prediction_entropy(teacher.logits[::views]))
+    average = state.ema
+    if spec.ema:
+        now = {'params': params['student'], **kept_state}
+        average = optim.moving_average(average, now, state.step, spec.ema)
     state = state.replace(
         step=state.step + 1,
         done=state.done + 1,
@@ -326,6 +332,7 @@ def train_step(
         table=table,
         metrics=_accumulate(state.metrics, terms, first=state.done == 0),
         bad_step=jnp.where(bad & (state.bad_step < 0), state.step, state.bad_step),
+        ema=average,
     )
     return state, terms['loss']
 

@@ -109,6 +109,7 @@ class Trainer:
             setup=run.setup,
             images=None if run.data.train.streamed else run.data.train.images,
             metric_names=metric_names(run),
+            averaged=run.recipe.ema > 0,
         )
         return sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
 
@@ -242,10 +243,16 @@ class Trainer:
     # -- evaluation -----------------------------------------------------------------------------------------------
 
     def evaluate(self, current: TrainState) -> dict[str, float]:
-        """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} on the held-out images."""
+        """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} on the held-out images.
+
+        With an average of the student these are the average's, and 'raw_accuracy', 'raw_loss', ... the student's own.
+        """
         with self._timed_evaluation():
             network, variables = self.run.student_network, student_variables(current)
             result, _ = self.evaluator('student', network, variables, self._teacher_logits)
+            if current.ema:
+                raw, _ = self.evaluator('student', network, _trained_variables(current), self._teacher_logits)
+                result.update({f'raw_{name}': value for name, value in raw.items()})
         return result
 
     def evaluate_teacher(self) -> float | None:
@@ -318,7 +325,12 @@ class Trainer:
 
 
 def student_variables(current: TrainState) -> PyTree:
-    """The student's variables, as its network takes them."""
+    """The student's variables, as its network takes them: their average (`Recipe.ema`) where there is one."""
+    return current.ema or _trained_variables(current)
+
+
+def _trained_variables(current: TrainState) -> PyTree:
+    """The variables that the steps change."""
     return {'params': current.params['student'], **current.model_state}
 
 

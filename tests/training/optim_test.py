@@ -200,6 +200,20 @@ def test_what_is_out_of_range_is_refused(make, words):
         make()
 
 
+def test_the_moving_average_is_warmed_up():
+    values = np.random.default_rng(7).normal(size=(40, 3))
+    average, wanted = {'w': jnp.zeros(3), 'seen': jnp.int32(0)}, np.zeros(3)
+    for step, value in enumerate(values):
+        now = {'w': jnp.asarray(value, jnp.float32), 'seen': jnp.int32(step)}
+        average = optim.moving_average(average, now, jnp.int32(step), 0.7)
+        decay = min(0.7, (1 + step) / (10 + step))
+        wanted = decay * wanted + (1 - decay) * value
+        np.testing.assert_allclose(average['w'], wanted, rtol=1e-5, atol=1e-6)
+    assert int(average['seen']) == 39  # counts are not averaged
+    still = optim.moving_average(now, now, jnp.int32(5), 0.7)
+    np.testing.assert_array_equal(still['w'], now['w'])  # bit for bit: constants stay what they are
+
+
 def test_the_papers_rate_drops_at_the_151st_epoch():
     rate = Optim(lr=0.05).optimiser(240).lr
     assert [rate(epoch) for epoch in (0, 149, 150, 179, 180, 209, 210, 239)] == pytest.approx(
