@@ -16,9 +16,10 @@ from kcd_jax.commands import launch
 # {group: the function that yields its rows}, each in a module of benchmarks.
 GROUPS = {
     'startup': 'steps.startup',
-    'step': 'steps.against_pytorch',
+    'step': 'teaching.against_everything',
     'overhead': 'steps.overhead',
-    'kcd': 'steps.kcd_against_kd',
+    'kcd': 'teaching.kcd_against_kd',
+    'sharing': 'teaching.twelve_runs',
     'scoring': 'steps.scoring',
     'condensation': 'condensation.in_jit',
     'index_space': 'condensation.in_a_run',

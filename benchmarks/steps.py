@@ -1,14 +1,10 @@
-"""The training step: beside PyTorch, its parts, and what epochs and whole runs of it take."""
+"""Parts of the training step, and what epochs and whole runs of it take."""
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import os
 import pathlib
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,7 +19,6 @@ from kcd_jax.runtime import sharding
 
 PAIRS = ('resnet20-resnet8', 'resnet56-resnet20', 'wrn_40_2-wrn_16_2', 'resnet32x4-shufflev2', 'vgg13-mobilenetv2')
 CIFAR_POINTS, EPOCHS = 50_000, 240
-_MATRIX = np.random.default_rng(0).normal(size=(1024, 1024)).astype(np.float32)
 
 # What a run does up to its first step: imports, the config, 50,000 images in memory, a teacher, the state, compilation.
 FIRST_STEP = """
@@ -50,50 +45,6 @@ def startup(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
             seconds <= target,
             {'seconds': seconds},
         )
-
-
-def against_pytorch(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
-    """The training step of the five pairs and the same step in PyTorch, with its default layout and channels_last."""
-    del scratch
-    with_torch = importlib.util.find_spec('torch') is not None
-    speeds: list[tuple[float, float]] = []  # ours over PyTorch's, in both layouts
-    for pair in PAIRS[:2] if quick else PAIRS:
-        run = timed_run(pair, 20 * BATCH, policy='kcd')
-        functions: dict[str, Callable[[], Any]] = {'ours': run.step}
-        if with_torch:
-            functions |= _torch_steps(pair, sum(x.size for x in jax.tree.leaves(run.state.params['student'])))
-        # A matrix product of 2 * 1024^3 operations shows how busy the machine is.
-        ms = timing.alternate({**functions, 'gemm': lambda: _MATRIX @ _MATRIX}, 3 if quick else 7)
-        gflops = 2 * 1024**3 / ms['gemm'] / 1e6
-        name, details = f'step, {pair} (GEMM {gflops:.0f} GFLOP/s)', {**ms, 'gflops': gflops}
-        if not with_torch:
-            yield Row(name, f'{ms["ours"]:.0f} ms (PyTorch is not installed)', details=details)
-            continue
-        speeds.append((ms['torch'] / ms['ours'], ms['channels_last'] / ms['ours']))
-        measured = f'{ms["ours"]:.0f} ms; torch {ms["torch"]:.0f}, channels_last {ms["channels_last"]:.0f}'
-        yield Row(name, measured, '0.9 times its speed', speeds[-1][0] >= 0.9, details)
-    if speeds:
-        default, channels_last = (math.exp(statistics.mean(map(math.log, ratios))) for ratios in zip(*speeds))
-        yield Row(
-            f'step against PyTorch, geometric mean of {len(speeds)} pairs',
-            f'{default:.2f} times; {channels_last:.2f} of channels_last',
-            '1.1 times its speed',
-            default >= 1.1,
-            {'defaults': default, 'channels_last': channels_last, 'pairs': len(speeds)},
-        )
-
-
-def _torch_steps(pair: str, num_parameters: int) -> dict[str, Callable[[], Any]]:
-    import torch
-
-    from benchmarks.pytorch import TorchStep
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    teacher, student = pair.split('-')
-    steps = {name: TorchStep(teacher, student, BATCH, name == 'channels_last') for name in ('torch', 'channels_last')}
-    if sum(p.numel() for p in steps['torch'].student.parameters()) != num_parameters:
-        raise ValueError(f'{student} has {num_parameters} parameters here and another number in PyTorch')
-    return steps
 
 
 def overhead(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
@@ -134,33 +85,6 @@ def overhead(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         'under 1 %',
         share < 0.01,
         ms,
-    )
-
-
-def kcd_against_kd(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
-    """The time of an epoch of KCD at 0.7 N over one of KD at N, and the number of programs compiled for KCD."""
-    del scratch
-    num_points, repeats = (20 * BATCH, 3) if quick else (100 * BATCH, 5)
-    num_keep, ratios = num_points * 7 // 10, []
-    kd, kcd = (timed_run(PAIRS[0], num_points, policy=policy) for policy in ('none', 'kcd'))
-    kd.epoch(2 * BATCH)
-    kcd.epoch(2 * BATCH)
-    for _ in range(repeats):
-        whole = timing.seconds(lambda: kd.epoch(num_points))
-        ratios.append(timing.seconds(lambda: kcd.epoch(num_keep)) / whole)
-    cost, found = (num_keep // BATCH) / (num_points // BATCH), statistics.median(ratios)
-    yield Row(
-        f'wall clock of KCD over KD, whose cost is C = {100 * cost:.0f} %',
-        f'{100 * found:.1f} % ({100 * (found / cost - 1):+.1f} %)',
-        'within 3 %',
-        abs(found / cost - 1) <= 0.03,
-        {'ratios': ratios, 'cost': cost},
-    )
-    yield Row(
-        'compilations of the step over epochs of three sizes',
-        f'{kcd.num_programs}',
-        '1 per phase (+1 for the remainder)',
-        kcd.num_programs <= (1 if kcd.trainer.feed.chunk == 1 else 2),
     )
 
 

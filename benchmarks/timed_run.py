@@ -7,7 +7,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import ledger, step
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
+from kcd_jax.training.teacher_pass import TeacherPass
 from kcd_jax.training.trainer import Trainer
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -61,6 +63,7 @@ def run_of(
     method: str = 'kd',
     policy: str = 'none',
     recipe: Recipe | None = None,
+    teaching: Mapping[str, Any] = MappingProxyType({'in_step': True}),
     **keywords: Any,
 ) -> Run:
     """A run with an untrained teacher.
@@ -71,6 +74,7 @@ def run_of(
       method: by name, with its defaults.
       policy: by name.
       recipe: default that of CIFAR-100.
+      teaching: how the teacher is asked; by default inside the step, which is then timed with it.
       **keywords: of the policy.
     """
     teacher, student = pair.split('-')
@@ -82,7 +86,7 @@ def run_of(
         teacher=Teacher(network, variables, card={}, identity='untrained'),
         method=methods.get(method).make(),
         policy=policies.get(policy).make(**keywords),
-        recipe=(recipe or Recipe()).replace(teaching={'in_step': True}),  # a step is timed with its teacher
+        recipe=(recipe or Recipe()).replace(teaching=dict(teaching)),
     )
 
 
@@ -126,16 +130,23 @@ class TimedRun:
         self.state, loss = self.program()(self.state, *self.arguments())
         return jax.block_until_ready(loss)
 
-    def epoch(self, num_keep: int) -> None:
-        """Trains for one epoch of `num_keep` points, without evaluation."""
-        kept = sharding.put(np.int32(num_keep), sharding.replicated(self.mesh))
-        self.state = self.state.replace(plan=self.state.plan.replace(num_keep=kept))
+    def epoch(self, num_keep: int, *, again: bool = False) -> None:
+        """Trains for one epoch of `num_keep` points, without evaluation; `again`: the first one, with its views."""
+        whole = sharding.replicated(self.mesh)
+        self.state = self.state.replace(plan=self.state.plan.replace(num_keep=sharding.put(np.int32(num_keep), whole)))
+        if again:
+            self.state = self.state.replace(epoch=sharding.put(np.int32(0), whole))
         ignore = lambda *values, **named: None  # noqa: E731
         self.state, _ = self.trainer.train_epoch(self.state, int(self.state.epoch), ignore, ignore)
 
     def order(self, epoch: int) -> jax.Array:
         """The order of an epoch, on the devices."""
         return jax.block_until_ready(self.trainer._order(self.state.key, self.state.plan, jnp.int32(epoch)))
+
+    @property
+    def teacher_pass(self) -> TeacherPass:
+        """What asks a teacher that answers before the steps."""
+        return self.trainer._answers.teacher_pass
 
     @property
     def num_programs(self) -> int:

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as program
-from benchmarks import condensation, index_space, methods, networks, results, steps, streaming, timed_run, timing
+from benchmarks import (
+    condensation,
+    index_space,
+    methods,
+    networks,
+    results,
+    steps,
+    streaming,
+    teaching,
+    timed_run,
+    timing,
+)
 from kcd_jax import networks as all_networks
 from kcd_jax.commands import bench
 
@@ -45,7 +56,7 @@ def test_every_group_exists():
     modules = {'condensation': condensation, 'methods': methods, 'networks': networks, 'steps': steps}
     for place in program.GROUPS.values():
         module, function = place.split('.')
-        assert callable(getattr({**modules, 'streaming': streaming}[module], function))
+        assert callable(getattr({**modules, 'streaming': streaming, 'teaching': teaching}[module], function))
 
 
 def test_help_names_every_flag_with_an_example(capsys):
@@ -160,6 +171,30 @@ def test_steps_and_epochs_of_a_timed_run(tiny_networks):
     assert int(run.state.step) == 4 + 2 and run.num_programs == 1
     assert run.step().shape == () and int(run.state.step) == 7 and run.num_programs == 1
     assert run.macs_per_step > 0 and run.state_bytes > 0
+
+
+@pytest.mark.slow
+def test_a_teacher_that_answered_before_is_timed_beside_the_others(tiny_networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(teaching, 'PAIRS', (TINY,))
+    monkeypatch.setattr(teaching, 'SEEDS', 2)
+    monkeypatch.setattr(teaching, 'POLICIES', {'none': {}})
+    monkeypatch.setattr(teaching.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(teaching, '_STEPS', (4,))
+    rows = list(teaching.against_everything(True, tmp_path))
+    assert [row.name.startswith('KD step, cache') for row in rows] == [
+        True
+    ] * 4  # 2 ratios: of the pair, and the mean of all
+    mixed, programs = teaching.kcd_against_kd(True, tmp_path)
+    assert 0 < mixed.details['mixed'] < mixed.details['keep'] < mixed.details['points'] and programs.met
+    (shared,) = teaching.twelve_runs(True, tmp_path)
+    views = 8 * timed_run.BATCH * 4  # points and epochs of the quick form
+    assert 0.9 * views < shared.details['rows'] <= views  # a view may come twice
+
+
+def test_the_interval_of_ratios_is_that_of_their_logarithms():
+    center, low, high = teaching.interval([1.0, 2.0, 4.0])
+    half = 4.302653 * math.log(2) / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert (center, low, high) == pytest.approx((2.0, 2 * math.exp(-half), 2 * math.exp(half)), rel=1e-6)
 
 
 @pytest.mark.slow
