@@ -405,6 +405,11 @@ def _all_points(num_points: int, epochs: int) -> list[int]:
     return [num_points] * epochs
 
 
+# A teacher's scores of a point, from its logits at T = 1: the entropy of its prediction in nats, its cross entropy with
+# the label in nats, and its margin, the largest probability less the second largest.
+SCORES = ('entropy', 'cross_entropy', 'margin')
+
+
 @dataclasses.dataclass(frozen=True)
 class Policy:
     """Which points are trained on; by default all of them in every epoch.
@@ -428,11 +433,14 @@ class Policy:
         student's prediction entropy (Eq. 7).
       needs: what `observe` reads of the teacher, from `NEEDS`.
       reads_labels: whether `replan` gets one more keyword, `labels`, i32[N] by point, 0 in padded rows.
+      teacher_scores: scores that `replan` reads, from `SCORES`; if there are any, it is called with one more keyword,
+        teacher={name: f32[N]}, 0 in padding rows: the frozen teacher's scores of the training images as they are, made
+        once per run.
       name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """
 
     when: Callable[[int, int], bool] = _never
-    replan: Callable[[Array, ValueTable, Plan, PyTree, int, int], tuple[Plan, PyTree]] | None = None
+    replan: Callable[..., tuple[Plan, PyTree]] | None = None
     keep_counts: Callable[[int, int], list[int]] = _all_points
     epochs: Callable[[int], int] = _same
     init: Callable[[int, int, Any], PyTree] = _no_policy_state
@@ -444,5 +452,6 @@ class Policy:
     observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None
     needs: tuple[str, ...] = ()
     reads_labels: bool = False
+    teacher_scores: tuple[str, ...] = ()
     name: str = ''
     keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)

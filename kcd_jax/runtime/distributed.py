@@ -185,6 +185,11 @@ def arrays_from_first(tree: PyTree) -> PyTree:
     )
 
 
+def concatenated(rows: np.ndarray) -> np.ndarray:
+    """Every process's rows [M, ...], one after the other; M is the same on all. All processes call it."""
+    return rows if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+
+
 def from_all(text: str) -> list[str]:
     """Gathers the first 2,048 bytes of every process's `text`, in order. All processes call it."""
     if jax.process_count() == 1:

@@ -153,6 +153,26 @@ def put(tree: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(place, tree, shardings)
 
 
+def local(mesh: Mesh) -> Mesh:
+    """The part of a mesh on this process's devices; the mesh itself with one process."""
+    if jax.process_count() == 1:
+        return mesh
+    return make_mesh([device for device in mesh.devices.flat if device.process_index == jax.process_index()])
+
+
+def on_local(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Replicated arrays as arrays of `local(mesh)`, which this process may use alone; nothing is copied."""
+    if jax.process_count() == 1:
+        return tree
+    here = replicated(local(mesh))
+
+    def view(x: jax.Array) -> jax.Array:
+        parts = {shard.device: shard.data for shard in x.addressable_shards}
+        return jax.make_array_from_single_device_arrays(x.shape, here, [parts[d] for d in here.mesh.devices.flat])
+
+    return jax.tree.map(view, tree)
+
+
 def device_memory() -> int | None:
     """The smallest memory of this process's devices in bytes; None if they use the host's memory."""
     stats = [device.memory_stats() for device in jax.local_devices()]

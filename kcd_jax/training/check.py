@@ -38,6 +38,7 @@ def lines(run: Run, device_count: int) -> list[str]:
         f'           {ledger.samples_line(ledger.sample_counts(run))}',
         f'batch      {recipe.batch} over {device_count} device(s); learning rate (never rescaled): {schedule}',
         *_recipe_lines(run),
+        *_score_lines(run),
         *_view_lines(run),
         f'phases     {", ".join(f"{phase.name} ({phase.epochs} epochs)" for phase in run.phases)}',
         f'memory     {_memory_line(run)}',
@@ -49,6 +50,8 @@ def _teacher_line(run: Run) -> str:
     if run.teacher_network is None:
         return 'none'
     name, teaching = run.teacher_network.name, run.recipe.teaching
+    if run.host is not None and not run.needs:
+        return f'{name} ({run.host.kind}); scores the training points'
     if run.host is not None:
         cache = f', cache: {teaching.cache}' if run.host.reads_images else ''
         return f'{name} ({run.host.kind}); answers before the steps{cache}'
@@ -57,6 +60,8 @@ def _teacher_line(run: Run) -> str:
         if not isinstance(run.teacher, Run)
         else (f'{name}, trained first: {run.teacher.recipe.epochs} epochs on {run.teacher.num_points:,} points')
     )
+    if not run.needs:
+        return f'{line}; scores the training points'
     if run.teacher_in_step:
         return f'{line}; runs inside the step: {run.teacher_in_step}'
     return f'{line}; answers before the steps, cache: {teaching.cache}'
@@ -75,6 +80,14 @@ def _recipe_lines(run: Run) -> list[str]:
     }
     on = ', '.join(text for text, used in found.items() if used)
     return [f'recipe     {on}'] if on else []
+
+
+def _score_lines(run: Run) -> list[str]:
+    """What the teacher's scores of the training points cost, if the policy reads them."""
+    if not run.scores_points:
+        return []
+    names = ', '.join(name.replace('_', ' ') for name in run.policy.teacher_scores)
+    return [f'scores     {names} of the teacher on {run.num_points:,} clean images, one forward pass']
 
 
 def _view_lines(run: Run) -> list[str]:

@@ -107,16 +107,26 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
 class HeldOut:
     """Evaluation batches (images, labels, valid): every image once, with a padded last batch.
 
-    With `keep`, images in memory stay on the devices; streamed images are read at every evaluation.
+    With `keep`, images in memory stay on the devices; streamed images are read at every evaluation. `chosen` i32[M] are
+    the points, in this order; default: all of the split.
     """
 
-    def __init__(self, split: Split, batch: int, mesh: Mesh, workers: int = 0, keep: bool = True):
+    def __init__(
+        self,
+        split: Split,
+        batch: int,
+        mesh: Mesh,
+        workers: int = 0,
+        keep: bool = True,
+        chosen: np.ndarray | None = None,
+    ):
         batch = -(-batch // mesh.size) * mesh.size
-        self.count, self.split, self.mesh, self.workers = len(split), split, mesh, workers
-        points = np.arange(-(-self.count // batch) * batch, dtype=np.int32).reshape(-1, batch)
-        points = points[:, sharding.local_rows(mesh, batch)]
-        self.valid = points < self.count
-        self.index = np.where(self.valid, points, 0)
+        chosen = np.arange(len(split), dtype=np.int32) if chosen is None else chosen
+        self.count, self.split, self.mesh, self.workers = len(chosen), split, mesh, workers
+        places = np.arange(-(-self.count // batch) * batch).reshape(-1, batch)
+        places = places[:, sharding.local_rows(mesh, batch)]
+        self.valid = places < self.count
+        self.index = chosen[np.where(self.valid, places, 0)]
         self.resident = list(self._in_memory()) if keep and not split.streamed else None
 
     def __iter__(self) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:

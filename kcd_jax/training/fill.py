@@ -20,7 +20,7 @@ _POINTS = 8 * ROWS  # looked up at once
 def refuse(run: Run, device_count: int) -> None:
     """ValueError, in one line, for a run whose teacher has no cache on disk to fill."""
     run.validate(device_count)
-    if not run.uses_teacher:
+    if not run.needs:
         raise ValueError(f'{run.name} reads nothing of a teacher; there is nothing to fill')
     if not isinstance(run.teacher, Teacher):
         raise ValueError(f'the teacher of {run.name} is not trained yet; name its file in teacher.checkpoint')

@@ -167,7 +167,7 @@ def summary(
         'class_accuracy': class_accuracy,
         'teacher': teacher,
         'cost': cost,
-        'computed': ledger.computed(cost, trainer.teacher_rows),
+        'computed': ledger.computed(cost, trainer.teacher_rows, trainer.taught_in_step),
         'seconds': {**trainer.seconds, 'total': seconds},
         'condensations': journal.condensations,
         'run': description,

@@ -82,7 +82,22 @@ def expected(run: Run) -> Ledger:
     for (phase, _), number in zip(run.epochs, run.steps, strict=True):
         steps[phase.name] += number
     found, samples = totals(per_step, steps)
+    add_scores(run, found, samples)
     return Ledger(sum(run.steps), found, samples, full(run), per_step)
+
+
+def add_scores(run: Run, spent: dict[str, int], samples: dict[str, int]) -> None:
+    """Adds the pass of a teacher that scores every training point once, for policies that read that."""
+    if run.scores_points:
+        samples['teacher_forward'] += run.num_points
+        spent['teacher_forward'] += (_network_macs(run) or 0) * run.num_points
+
+
+def _network_macs(run: Run) -> int | None:
+    """Multiply-accumulates of the run's teacher per image; None: not known."""
+    if run.host is not None:
+        return teacher_macs(run.teacher, run.setup.image_shape)
+    return network_macs(run.teacher_network, run.setup.image_shape)
 
 
 def full(run: Run) -> dict[str, int]:
@@ -177,22 +192,25 @@ def summary(tally: Tally, run: Run) -> dict[str, Any]:
       'relative_macs': their ratio, and 'computation': see `computation`.
     """
     everything = full(run)
+    spent, images = dict(tally.macs), dict(tally.samples)
+    add_scores(run, spent, images)
     return {
         **sample_counts(run, tally.sizes),
-        'macs': tally.macs,
-        'samples': tally.samples,
+        'macs': spent,
+        'samples': images,
         'macs_full': sum(everything.values()),
-        'relative_macs': sum(tally.macs.values()) / sum(everything.values()),
-        'computation': computation(tally.macs, everything),
+        'relative_macs': sum(spent.values()) / sum(everything.values()),
+        'computation': computation(spent, everything),
     }
 
 
-def computed(cost: Mapping[str, Any], teacher_rows: Mapping[str, int]) -> dict[str, Any]:
+def computed(cost: Mapping[str, Any], teacher_rows: Mapping[str, int], in_step: int = 0) -> dict[str, Any]:
     """What was computed for a run on this machine: it depends on what a cache of the teacher's answers held.
 
     Args:
       cost: of `summary`.
-      teacher_rows: `Trainer.teacher_rows`; empty if the teacher ran inside the steps.
+      teacher_rows: `Trainer.teacher_rows`; empty if the teacher answered nothing before the steps.
+      in_step: images that a teacher inside the steps saw.
 
     Returns:
       {'teacher_rows', 'macs', 'relative_macs'}: the teacher's rows with the padding of its calls and without those that
@@ -200,7 +218,7 @@ def computed(cost: Mapping[str, Any], teacher_rows: Mapping[str, int]) -> dict[s
     """
     spent, images = dict(cost['macs']), cost['samples']['teacher_forward']
     if teacher_rows and images:
-        passed = teacher_rows['computed'] + teacher_rows['padding']
+        passed = teacher_rows['computed'] + teacher_rows['padding'] + in_step
         spent['teacher_forward'] = passed * spent['teacher_forward'] // images
     total = sum(spent.values())
     return {'teacher_rows': dict(teacher_rows), 'macs': total, 'relative_macs': total / cost['macs_full']}
@@ -252,8 +270,7 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
         found = _TRACED.get(key) or parts(trace(run, phase))
     images = samples(run, phase)
     if images['teacher_forward'] and not found['teacher_forward']:  # it answers before the step, or on the host
-        per_image = teacher_macs(run.teacher, run.setup.image_shape)
-        found = {**found, 'teacher_forward': (per_image or 0) * images['teacher_forward']}
+        found = {**found, 'teacher_forward': (_network_macs(run) or 0) * images['teacher_forward']}
     if key:
         _TRACED[key] = found
     return StepCost(found, images)
@@ -262,14 +279,20 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
 def teacher_macs(teacher: Teacher, image_shape: tuple[int, int, int]) -> int | None:
     """Multiply-accumulates per image; None where a teacher on the host does not say, or cannot know."""
     if teacher.host is None:
-        variables = abstract_variables(teacher.network, image_shape)
-        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        program = jax.make_jaxpr(lambda *given: teacher.network.apply(*given, False)[0].logits)(variables, image)
-        return sum(macs.by_scope(program).values())
+        return network_macs(teacher.network, image_shape)
     counts = [teacher_macs(member, image_shape) for member in getattr(teacher.host, 'members', ())]
     if not counts:
         return teacher.host.macs
     return None if None in counts else sum(counts)
+
+
+@functools.lru_cache(maxsize=32)
+def network_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of a forward pass per image."""
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = abstract_variables(network, image_shape)
+    program = jax.make_jaxpr(lambda *given: network.apply(*given, False)[0].logits)(variables, image)
+    return sum(macs.by_scope(program).values())
 
 
 def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
@@ -313,7 +336,7 @@ def samples(run: Run, phase: Phase) -> dict[str, int]:
     # One forward for each version of the student's parameters that an update reads.
     forwards = 1 + sum(moving[:-1])
     return {
-        'teacher_forward': rows if run.teacher_network is not None else 0,
+        'teacher_forward': rows if run.needs else 0,
         'student_forward': forwards * rows,
         'student_backward': sum(moving) * rows,
         'scoring_forward': run.recipe.batch if chooses and run.policy.scores else 0,

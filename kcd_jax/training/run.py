@@ -141,8 +141,14 @@ class Run:
 
     @property
     def uses_teacher(self) -> bool:
-        """Whether any term of the objective, the method or the policy reads the teacher."""
-        return bool(self.needs)
+        """Whether any term of the objective, the method or the policy reads the teacher, or its scores."""
+        return bool(self.needs) or bool(self.policy.teacher_scores)
+
+    @property
+    def scores_points(self) -> bool:
+        """Whether the teacher scores the training points: the policy reads that, and replans at least once."""
+        recorded = sum(phase.record for phase, _ in self.epochs)
+        return bool(self.policy.teacher_scores) and any(self.policy.when(e, recorded) for e in range(recorded))
 
     @property
     def teacher_in_step(self) -> str:
@@ -161,6 +167,10 @@ class Run:
         if not self.uses_teacher:
             return None
         if self.teacher is None:
+            if not self.needs:
+                raise ValueError(
+                    f'policy {self.policy.name or "custom"} reads scores of a teacher; give one (teacher=...)'
+                )
             name = f'method {self.method.name}' if self.method.name else 'this method'
             raise ValueError(f'{name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
         return self.teacher.student_network if isinstance(self.teacher, Run) else self.teacher.network
@@ -244,7 +254,7 @@ class Run:
         augment = self.recipe.augment
         return step.StepSpec(
             student=self.student_network,
-            teacher=self.teacher_network,
+            teacher=self.teacher_network if self.needs else None,
             method=self.method,
             policy=self.policy,
             weights=self.weights,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kcd_jax import methods
+from kcd_jax.contracts import SCORES
 from kcd_jax.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -31,8 +32,14 @@ def servable(serves: frozenset[str]) -> list[str]:
 
 
 def refuse_unserved(run: Run) -> None:
-    """ValueError, in one line, where the run asks its teacher on the host for what it cannot give."""
+    """ValueError, in one line, where the run asks its teacher for what it cannot give."""
     teacher = run.teacher
+    if unknown := sorted({*run.policy.teacher_scores} - {*SCORES}):
+        raise ValueError(f'policy {run.policy.name} reads the score {unknown[0]!r}; use {", ".join(SCORES)}')
+    if 'cross_entropy' in run.policy.teacher_scores and not run.data.labelled:
+        raise ValueError(
+            f"policy {run.policy.name} reads the teacher's cross entropy, and {run.data.name} has no labels"
+        )
     if run.host is None:
         return
     what = f'the teacher {teacher.network.name}'
@@ -42,7 +49,7 @@ def refuse_unserved(run: Run) -> None:
             f'{what} gives {" and ".join(sorted(teacher.serves, reverse=True))}, and method '
             f'{run.method.name or "custom"} reads its {", ".join(lacking)}; it can serve the methods {can}'
         )
-    if why := run.teacher_in_step:
+    if run.needs and (why := run.teacher_in_step):
         raise ValueError(f'{what} answers before the steps only, and here it would run inside of them: {why}')
     for outputs in stored_outputs(teacher):
         _refuse_stored(outputs, run)
@@ -59,7 +66,7 @@ def stored_outputs(teacher: Teacher) -> list[Any]:
 
 def _refuse_stored(outputs: Any, run: Run) -> None:
     what, held_out = f'the teacher {outputs.name}', run.data.validation or run.data.test
-    if run.policy.mixes:
+    if run.needs and run.policy.mixes:
         raise ValueError(
             f'{what} holds stored outputs, and policy {run.policy.name} mixes images that nobody has stored; use one '
             'that mixes none (kcd with augment=none, random, infobatch, none), or a teacher that can be asked'
@@ -69,7 +76,7 @@ def _refuse_stored(outputs: Any, run: Run) -> None:
     if outputs.test is not None and len(outputs.test) != len(held_out):
         raise ValueError(f'{what} holds {len(outputs.test):,} test images and the data evaluates {len(held_out):,}')
     if outputs.num_views is None:
-        if run.method.num_views > 1:
+        if run.needs and run.method.num_views > 1:
             raise ValueError(
                 f'{what} holds one answer per point, and method {run.method.name} shows {run.method.num_views} '
                 'transformed ones; store an answer per view, [N, V, K]'

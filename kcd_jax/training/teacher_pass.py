@@ -15,19 +15,19 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax import data, knowledge
 from kcd_jax.contracts import Array, Plan, PyTree, TrainState
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import augment, feed, serving, step
+from kcd_jax.training import augment, feed, step
 from kcd_jax.training.run import Run
 
 ROWS = 256  # images per call of the teacher
@@ -60,6 +60,54 @@ class Asked:
     own: np.ndarray
 
 
+def no_rows() -> dict[str, int]:
+    """{'computed', 'served', 'mixed', 'padding': 0}: counts of rows; 'mixed' ones are among the computed."""
+    return dict.fromkeys(('computed', 'served', 'mixed', 'padding'), 0)
+
+
+def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
+    """Of everything that decides a row: teacher, data, views, program and what computes it.
+
+    Args:
+      run: any.
+      mesh: of the devices that compute it.
+      points: per call.
+      views: JSON values that tell which views the rows answer.
+      embed: whether rows hold embeddings.
+    """
+    device = mesh.devices.flat[0]
+    content = {
+        'teacher': run.teacher.identity,
+        'data': run.data.identity,
+        'views': views,
+        'embed': embed,
+        'dtype': run.recipe.dtype,
+        'stored': run.recipe.teaching.cache_dtype,
+        'program': [jax.__version__, jax.default_backend(), device.device_kind, points, mesh.size],
+        'precision': str(jax.config.jax_default_matmul_precision),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:
+    """The cache of `identity` `key` with `size` rows, where the run keeps answers; None where it keeps none."""
+    teaching = run.recipe.teaching
+    if teaching.cache == 'off' or not isinstance(run.teacher, Teacher):
+        return None
+    where = None if teaching.cache == 'memory' else teaching.cache
+    if f'{where} {key}' not in _SHARED:
+        _SHARED[f'{where} {key}'] = Cache(
+            where,
+            key,
+            size=size,
+            width=width,
+            dtype=teaching.cache_dtype,
+            limit_bytes=teaching.cache_gb * 2**30,
+            about={'teacher': run.teacher_network.name, 'data': run.data.name},
+        )
+    return _SHARED[f'{where} {key}']
+
+
 class TeacherPass:
     """Answers of one run's teacher, row by row.
 
@@ -68,14 +116,14 @@ class TeacherPass:
       counts: {'computed', 'served', 'mixed', 'padding': rows so far}; 'mixed' ones are among the computed.
     """
 
-    def __init__(self, run: Run, variables: PyTree, mesh: Mesh):
-        """`variables` of the teacher are on the mesh."""
+    def __init__(self, run: Run, variables: PyTree, mesh: Mesh, counts: dict[str, int] | None = None):
+        """`variables` of the teacher are on the mesh; `counts`, of `no_rows`, go on where they are."""
         self.run, self.mesh, self._variables, self._host = run, mesh, variables, run.host
         self.num_views, self._crop = run.method.num_views, run.recipe.augment.crop
         outputs = run.setup.teacher
         self._embeds = 'embed' in run.needs
         self.width = outputs.logits.shape[-1] + (outputs.embed.shape[-1] if self._embeds else 0)
-        self.counts = dict.fromkeys(('computed', 'served', 'mixed', 'padding'), 0)
+        self.counts = no_rows() if counts is None else counts
         per_call = max(ROWS // self.num_views, 1)
         self._points = -(-per_call // mesh.size) * mesh.size
         spec = run.step_spec()
@@ -94,38 +142,11 @@ class TeacherPass:
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
-    def identity(self) -> str:
-        """Of everything that decides a row: teacher, data, views, program and what computes it."""
-        run, device = self.run, self.mesh.devices.flat[0]
-        content = {
-            'teacher': run.teacher.identity,
-            'data': run.data.identity,
-            'views': [self.num_views, run.method.name if run.method.views is not None else '', self._draws],
-            'embed': self._embeds,
-            'dtype': run.recipe.dtype,
-            'stored': run.recipe.teaching.cache_dtype,
-            'program': [jax.__version__, jax.default_backend(), device.device_kind, self._points, self.mesh.size],
-            'precision': str(jax.config.jax_default_matmul_precision),
-        }
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
     def _open(self) -> Cache | None:
-        teaching = self.run.recipe.teaching
-        if teaching.cache == 'off' or not isinstance(self.run.teacher, Teacher):
-            return None
-        where = None if teaching.cache == 'memory' else teaching.cache
-        key = f'{where} {self.identity()}'
-        if key not in _SHARED:
-            _SHARED[key] = Cache(
-                where,
-                self.identity(),
-                size=self.run.num_points * self.num_views * self.views_per_row,
-                width=self.width,
-                dtype=teaching.cache_dtype,
-                limit_bytes=teaching.cache_gb * 2**30,
-                about={'teacher': self.run.teacher_network.name, 'data': self.run.data.name},
-            )
-        return _SHARED[key]
+        named = self.run.method.name if self.run.method.views is not None else ''
+        views = [self.num_views, named, self._draws]
+        key = identity(self.run, self.mesh, self._points, views, self._embeds)
+        return open_cache(self.run, key, self.run.num_points * self.num_views * self.views_per_row, self.width)
 
     def _positions(self, index: np.ndarray, views: np.ndarray) -> np.ndarray:
         """i64[M, V]: the cache's position of each row; `views` i32[M, 1 + 2V] as in `augment.View`."""
@@ -209,50 +230,6 @@ class TeacherPass:
             return None
         positions = self._positions(index, np.asarray(self._draw(key, index)))
         return (positions - index.astype(np.int64)[:, None] * self.num_views * self.views_per_row).reshape(-1)
-
-    # -- clean images ---------------------------------------------------------------------------------------------
-
-    def held_out(self, batches: feed.HeldOut) -> np.ndarray | None:
-        """f32[M, K]: what a teacher on the host says of the held-out images; None where it cannot."""
-        asked = serving.stored_outputs(self.run.teacher)
-        if any(outputs.test is None for outputs in asked):
-            return None
-        index = np.arange(batches.count, dtype=np.int32)
-        if not self._host.reads_images:
-            return self._host.answer(Query(index, held_out=True))
-        return self._asked_clean(batches, held_out=True)
-
-    def entropy(self, split: data.Split) -> np.ndarray:
-        """f32[N] in nats: of the answers of a teacher on the host to the training images as they are."""
-        if self._host.reads_images:
-            batches = feed.HeldOut(split, self._points * self.num_views, self.mesh, self.run.recipe.workers, keep=False)
-            logits = self._asked_clean(batches, held_out=False)
-        else:
-            index = np.arange(len(split), dtype=np.int32)
-            logits = self._host.answer(Query(index, view=self._clean(index)))
-        return np.asarray(knowledge.prediction_entropy(jnp.asarray(logits)))
-
-    def _clean(self, index: np.ndarray) -> np.ndarray | None:
-        """i64[M]: the number of the view that shows each point as it is; None where views are not finite."""
-        side = 2 * self._crop + 1
-        return np.full(len(index), self._crop * side + self._crop, np.int64) if self._finite else None
-
-    def _asked_clean(self, batches: feed.HeldOut, held_out: bool) -> np.ndarray:
-        """f32[M, K]: answers to whole images, in calls as large as those of the training."""
-        found = []
-        size = self._points * self.num_views
-        for index, (images, _, valid) in zip(batches.index, batches, strict=True):
-            count = int(np.sum(np.asarray(valid)))
-            pixels = np.asarray(augment.to_float(images))[:count]
-            for start in range(0, count, size):
-                part, points = pixels[start : start + size], index[start : start + size][: count - start]
-                padding = size - len(part)
-                part = np.concatenate([part, np.repeat(part[-1:], padding, axis=0)])
-                points = np.concatenate([points, np.repeat(points[-1:], padding)])
-                views = None if held_out else self._clean(points)
-                answers = self._host.answer(Query(points, part, views, held_out), self._embeds)
-                found.append(answers[: size - padding, : self.run.data.num_classes])
-        return np.concatenate(found)
 
     # -- programs -------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ from kcd_jax.runtime import sharding
 from kcd_jax.training import feed, ledger, scoring, state, step
 from kcd_jax.training.evaluate import Evaluator
 from kcd_jax.training.run import Run
-from kcd_jax.training.teacher_pass import Answers, TeacherPass
+from kcd_jax.training.teacher_clean import CleanImages
+from kcd_jax.training.teacher_pass import Answers, TeacherPass, no_rows
 
 ACCELERATOR_CHUNK = 100  # steps per program: enough to hide the dispatch, few enough to react to SIGTERM
 
@@ -59,6 +60,8 @@ class Trainer:
     Attributes:
       seconds: {'compile', 'train', 'score', 'condense', 'evaluate': seconds so far}.
       tally: what the run has spent so far.
+      teacher_rows: {'computed', 'served', 'mixed', 'padding': rows so far} of a teacher that answers before the steps,
+        or scores the points; else empty.
     """
 
     def __init__(self, run: Run, teacher_variables: PyTree | None, mesh: Mesh):
@@ -87,8 +90,11 @@ class Trainer:
         self.teacher_variables = sharding.put(teacher_variables, replicated) if uses_teacher else {}
         self._answers: Answers | None = None
         self._spec = run.step_spec(functools.partial(sharding.constrain_batch, mesh))
-        if uses_teacher and not run.teacher_in_step:
-            self._answers = Answers(TeacherPass(run, self.teacher_variables, mesh), self.feed)
+        before = bool(run.needs) and not run.teacher_in_step
+        self.teacher_rows = no_rows() if before or run.scores_points else {}
+        self.clean = CleanImages(run, sharding.on_local(self.teacher_variables, mesh), sharding.local(mesh))
+        if before:
+            self._answers = Answers(TeacherPass(run, self.teacher_variables, mesh, self.teacher_rows), self.feed)
             self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = jax.jit(step.epoch_order, out_shardings=replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers)
@@ -210,9 +216,9 @@ class Trainer:
         return sharding.to_host(self._by_class(current.table.count, self._labels)).tolist()
 
     @property
-    def teacher_rows(self) -> dict[str, int]:
-        """{'computed', 'served', 'mixed', 'padding': rows so far} of a teacher that answers before the steps."""
-        return {} if self._answers is None else self._answers.teacher_pass.counts
+    def taught_in_step(self) -> int:
+        """Images that a teacher inside the steps has seen so far."""
+        return 0 if self._answers is not None else self.tally.samples['teacher_forward']
 
     # -- condensation ---------------------------------------------------------------------------------------------
 
@@ -228,17 +234,28 @@ class Trainer:
         recorded, total = self.recorded(epoch), self.recorded(len(run.epochs))
         if not run.policy.when(recorded, total):
             return current
+        scores = {'teacher': self._teacher_scores} if run.policy.teacher_scores else {}
         start = time.perf_counter()
         table = sharding.replicate(self.mesh, current.table)
         key = stream(current.key, 'replan', recorded)
         more = {'labels': self._labels} if run.policy.reads_labels else {}
-        plan, policy_state = run.policy.replan(key, table, current.plan, current.policy_state, recorded, total, **more)
+        plan, policy_state = run.policy.replan(
+            key, table, current.plan, current.policy_state, recorded, total, **more, **scores
+        )
         # New buffers: the state is donated, and a policy may return what lies in the table or in another leaf.
         fresh = state.strong({'plan': plan, 'policy_state': policy_state})
         current = current.replace(**state.copy_to(fresh, sharding.replicated(self.mesh)))
         jax.block_until_ready(current.plan)
         self.seconds['condense'] += time.perf_counter() - start
         return current
+
+    @functools.cached_property
+    def _teacher_scores(self) -> dict[str, jax.Array]:
+        """{name: f32[N]} of the scores that the policy reads; once per run, and again after a restart."""
+        start = time.perf_counter()
+        found = self.clean.scores(self.run.policy.teacher_scores, self.teacher_rows)
+        self.seconds['score'] += time.perf_counter() - start
+        return sharding.put(found, sharding.replicated(self.mesh))
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
@@ -267,7 +284,7 @@ class Trainer:
         """As `evaluate_teacher`, for a teacher on the host."""
         evaluator = self.evaluator
         with self._timed_evaluation():
-            logits = self._answers.teacher_pass.held_out(evaluator.batches)
+            logits = self.clean.held_out(evaluator.batches)
             if logits is None:
                 return None
             size = evaluator.batches.index.shape[1]
@@ -289,7 +306,7 @@ class Trainer:
             entropy, embed = self.evaluator.read('student', student, variables, train, self._teacher_logits)
             taught = None
             if run.host is not None:
-                taught = self._answers.teacher_pass.entropy(train)
+                taught = self.clean.scores(('entropy',))['entropy'][: len(train)]
             elif run.teacher_network is not None:
                 taught, _ = self.evaluator.read('teacher', run.teacher_network, self.teacher_variables, train, None)
         on_host = self.evaluator.on_host
@@ -321,7 +338,8 @@ class Trainer:
         compiling, alone = scoring.seconds(self.run.student_network, student_variables(current), shape, self.mesh)
         self.seconds['compile'] += compiling
         share = min(passes * alone, self.seconds['train'])
-        self.seconds['score'], self.seconds['train'] = share, self.seconds['train'] - share
+        self.seconds['score'] += share
+        self.seconds['train'] -= share
 
 
 def student_variables(current: TrainState) -> PyTree:

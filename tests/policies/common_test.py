@@ -78,14 +78,15 @@ def table_after(epoch, rows):
 
 
 def further(policy, mesh=None):
-    """The keywords that `replan` gets beyond its arguments: labels of five classes of different sizes."""
-    if not policy.reads_labels:
-        return {}
-    labels = np.zeros(table_rows(POINTS), np.int32)
-    labels[:POINTS] = np.minimum(np.arange(POINTS) % 16, 4)
-    return {
-        'labels': jnp.asarray(labels) if mesh is None else jax.device_put(labels, NamedSharding(mesh, PartitionSpec()))
-    }
+    """The keywords that `replan` gets beyond its arguments: labels of five classes, the teacher's scores."""
+    rows, found = table_rows(POINTS), {}
+    real = np.arange(rows) < POINTS
+    if policy.reads_labels:
+        found['labels'] = np.where(real, np.minimum(np.arange(rows) % 16, 4), 0).astype(np.int32)
+    if policy.teacher_scores:
+        draw = np.random.default_rng(5).random
+        found['teacher'] = {name: np.where(real, draw(rows), 0).astype(np.float32) for name in policy.teacher_scores}
+    return jax.device_put(found, None if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
 
 def run(policy, mesh=None):

@@ -137,7 +137,10 @@ def check_plans(trainer: Trainer) -> None:
 
 
 def _replan(policy, epoch, epochs, key, table, plan, state):
-    return policy.replan(key, table, plan, state, epoch, epochs)
+    more = {'labels': jnp.zeros(plan.epsilon.shape, jnp.int32)} if policy.reads_labels else {}
+    if policy.teacher_scores:
+        more['teacher'] = {name: jnp.zeros(plan.epsilon.shape) for name in policy.teacher_scores}
+    return policy.replan(key, table, plan, state, epoch, epochs, **more)
 
 
 @pytest.mark.slow

@@ -1,0 +1,142 @@
+"""What a teacher says of images as they are, neither cropped nor mirrored nor mixed.
+
+Its scores of the training points are reduced batch by batch to one number per point, for policies that select by them
+(`Policy.teacher_scores`); its logits of the held-out images judge it, if it answers on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from kcd_jax import knowledge
+from kcd_jax.contracts import Array, PyTree, table_rows
+from kcd_jax.runtime import distributed, sharding
+from kcd_jax.teachers.cache import Cache
+from kcd_jax.teachers.host import Query
+from kcd_jax.training import augment, feed, serving
+from kcd_jax.training.run import Run
+from kcd_jax.training.teacher_pass import ROWS, identity, no_rows, open_cache
+
+
+class CleanImages:
+    """A run's teacher, asked about whole images."""
+
+    def __init__(self, run: Run, variables: PyTree, mesh: Mesh):
+        """`mesh` has devices of this process alone, and the teacher's `variables` are on it."""
+        self.run, self._mesh, self._variables, self._host = run, mesh, variables, run.host
+        self._rows = -(-ROWS // mesh.size) * mesh.size
+        self._forward = jax.jit(self._compute, out_shardings=sharding.batch(mesh))
+
+    def held_out(self, batches: feed.HeldOut) -> np.ndarray | None:
+        """f32[M, K]: what a teacher on the host says of the held-out images; None where it cannot."""
+        if any(outputs.test is None for outputs in serving.stored_outputs(self.run.teacher)):
+            return None
+        index = np.arange(batches.count, dtype=np.int32)
+        if not self._host.reads_images:
+            return self._host.answer(Query(index, held_out=True))
+        found = []
+        for points, (images, _, valid) in zip(batches.index, batches, strict=True):
+            count = int(np.sum(np.asarray(valid)))
+            pixels = np.asarray(augment.to_float(images))[:count]
+            for start in range(0, count, self._rows):  # calls as large as those of the training
+                part = _padded(pixels[start : start + self._rows], self._rows)
+                query = Query(_padded(points[:count][start : start + self._rows], self._rows), part, held_out=True)
+                found.append(self._host.answer(query)[: count - start])
+        return np.concatenate(found)
+
+    def scores(self, names: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
+        """The teacher's scores of all training points; with several processes, each asks about its share of them.
+
+        Args:
+          names: from `contracts.SCORES`.
+          counts: of rows, as `TeacherPass.counts`; increased.
+
+        Returns:
+          {name: f32[N]}, 0 in padding rows.
+
+        Raises:
+          ValueError: a teacher on the host answered with a wrong shape, or numbers that are not finite.
+        """
+        counts = no_rows() if counts is None else counts
+        share = table_rows(self.run.num_points) // jax.process_count()
+        first = share * jax.process_index()
+        found = np.zeros((share, len(names)), np.float32)
+        with distributed.together():
+            for points, logits in self._answers(np.arange(first, min(first + share, self.run.num_points)), counts):
+                labels = self.run.data.train.labels[points].astype(np.int32)
+                scores = _reduced(_padded(logits, self._rows), _padded(labels, self._rows))
+                found[points - first] = np.stack([np.asarray(scores[name]) for name in names], 1)[: len(points)]
+        return dict(zip(names, distributed.concatenated(found).T.copy(), strict=True))
+
+    def _answers(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(points i32[M], their logits f32[M, K]), at most `_rows` at a time: first what is known, then the others."""
+        index = index.astype(np.int32)
+        blocks = [index[start : start + self._rows] for start in range(0, len(index), self._rows)]
+        if self._host is not None and not self._host.reads_images:
+            counts['served'] += len(index)
+            for points in blocks:
+                yield points, self._host.answer(Query(points, view=self._numbers(points)))
+            return
+        cache, missing = self._open(), [index[:0]]
+        for points in blocks:
+            rows, present = (None, np.zeros(len(points), bool)) if cache is None else cache.get(points.astype(np.int64))
+            missing.append(points[~present])
+            if present.any():
+                counts['served'] += int(present.sum())
+                yield points[present], rows[present]
+        wanted = np.concatenate(missing)
+        batches = feed.HeldOut(
+            self.run.data.train, self._rows, self._mesh, self.run.recipe.workers, keep=False, chosen=wanted
+        )
+        for points, (images, _, valid) in zip(batches.index, batches, strict=True):
+            count = int(np.sum(np.asarray(valid)))
+            if self._host is None:
+                logits = np.asarray(self._forward(self._variables, images))[:count]
+            else:
+                pixels = np.asarray(augment.to_float(images))
+                logits = self._host.answer(Query(points, pixels, self._numbers(points)))[:count]
+            counts['computed'] += count
+            counts['padding'] += len(points) - count
+            if cache is not None:
+                logits = cache.rounded(logits)
+                cache.put(points[:count].astype(np.int64), logits)
+            yield points[:count], logits
+
+    def _open(self) -> Cache | None:
+        run = self.run
+        return open_cache(
+            run, identity(run, self._mesh, self._rows, 'clean', False), run.num_points, run.data.num_classes
+        )
+
+    def _numbers(self, index: np.ndarray) -> np.ndarray | None:
+        """i64[M]: the number of the view that shows each point as it is; None where views are not finite."""
+        if serving.view_count(self.run) is None:
+            return None
+        crop = self.run.recipe.augment.crop
+        return np.full(len(index), crop * (2 * crop + 1) + crop, np.int64)
+
+    def _compute(self, variables: PyTree, images: Array) -> Array:
+        outputs, _ = self.run.teacher_network.apply(variables, augment.to_float(images), False)
+        return outputs.logits.astype(jnp.float32)
+
+
+@jax.jit
+def _reduced(logits: Array, labels: Array) -> dict[str, Array]:
+    """{name: f32[M]} for `contracts.SCORES` of logits f32[M, K] and labels i32[M]."""
+    log_p = jax.nn.log_softmax(logits)
+    largest = jax.lax.top_k(jnp.exp(log_p), 2)[0]
+    return {
+        'entropy': knowledge.prediction_entropy(logits),
+        'cross_entropy': -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0],
+        'margin': largest[:, 0] - largest[:, 1],
+    }
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows: the given ones, the last one repeated to fill up."""
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
