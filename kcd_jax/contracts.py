@@ -365,6 +365,12 @@ class Method:
       needs: what `loss` and `init` read of the teacher, from `NEEDS`. Methods that read only logits and embeddings can
         be served by a pass over the teacher before the steps, and by teachers that are no networks of this package.
         Default: everything. An empty one with alpha 0: no teacher is needed at all.
+      needs_labels: whether `loss` or `init` reads the labels of the training points; such methods are refused for data
+        without labels.
+      predicts: whether its own term trains the student's logits. If not, and gamma and alpha are 0, there is no
+        prediction: the recorded value is the point's own loss, and embeddings are evaluated instead.
+      similarity: (method_params, student, teacher) -> f32[B] in [-1, 1], how near the student's embedding is to the
+        teacher's; its mean over the held-out images is reported.
       name, keywords: how it was made; filled in by `methods.get(name).make(**keywords)`.
     """
 
@@ -374,6 +380,9 @@ class Method:
     views: Callable[[Array], Array] | None = None
     phases: Callable[[int, Optimiser, Network], tuple[Phase, ...]] | None = None
     needs: tuple[str, ...] = NEEDS
+    needs_labels: bool = False
+    predicts: bool = True
+    similarity: Callable[[PyTree, Outputs, Outputs], Array] | None = None
     name: str = ''
     keywords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -133,6 +133,8 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
         workdir, results = folders()
         grammar.load_data(config)
     experiment = experiments.of_config(config)
+    for line in experiment.omitted:
+        console.say(line)
     with distributed.together():  # check all runs before the first one trains: a late error costs hours
         for cell in experiment.cells:
             lines = cell.run.check(mesh.size)

@@ -33,6 +33,7 @@ from kcd_jax.experiments.pairs import PAIRS, lr_for
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.sharing import on_all_processes
 from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training import unlabelled
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 
@@ -329,7 +330,9 @@ def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mappi
     recipe, dataset = recipe_of(config), load(config)
     method, policy = (_made(config[kind], kind) for kind in ('method', 'policy'))
     weights = config.weights.to_dict()
-    if method.phases is None and not any(weights[part] for part in ('gamma', 'alpha', 'beta')):
+    if not dataset.labelled and weights['gamma'] == _own_gamma(config):
+        del weights['gamma']  # the method's default, not the user's choice: the run sets it to 0
+    if method.phases is None and not any(weights.get(part) for part in ('gamma', 'alpha', 'beta')):
         raise ValueError('weights.gamma, weights.alpha and weights.beta are all 0: nothing would be trained')
     teacher: Teacher | Run | None = None
     if method.needs or policy.needs or config.weights.alpha > 0:
@@ -344,6 +347,18 @@ def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mappi
         recipe=recipe,
         seed=config.seed,
     )
+
+
+def _own_gamma(config: ConfigDict) -> float:
+    """gamma of the config's method where nobody sets it."""
+    return methods.weights(config.method, config.pair['weights'].to_dict())['gamma']
+
+
+def needs_labels(config: ConfigDict, load: Loader = load_data) -> str:
+    """Why a run cannot be trained on its data, in words: it reads labels that the data does not have; else ''."""
+    dataset = load(config)
+    what = unlabelled.lacking(_made(config.method, 'method'), _made(config.policy, 'policy'))
+    return f'{what}, and {dataset.name} has none' if what and not dataset.labelled else ''
 
 
 def _made(section: ConfigDict, kind: str) -> Any:
@@ -361,7 +376,7 @@ def _teacher(
             Teacher.restore,
             section.checkpoint,
             network=section.name,
-            num_classes=dataset.num_classes,
+            num_classes=dataset.num_classes or None,
             image_shape=dataset.image_shape,
             normalization=section.normalization or None,
             dtype=jnp.dtype(recipe.dtype),

@@ -144,20 +144,26 @@ def of_config(config: ConfigDict, load: grammar.Loader = grammar.load_data) -> E
     if repeated := sorted({str(name) for name in names if names.count(name) > 1}):
         raise ValueError(f'compare names {", ".join(repeated)} twice; name each run once')
     optim = config.optim.to_dict()
-    cells = []
+    cells, omitted = [], []
     for name in names:
         try:
-            run = grammar.run_of(grammar.variant(config, name), load, teacher_optim=optim)
+            one = grammar.variant(config, name)
+            if why := grammar.needs_labels(one, load):
+                omitted.append(f'{name} is left out: {why}')
+                continue
+            run = grammar.run_of(one, load, teacher_optim=optim)
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from error
         cells.append(Cell(name, run.replace(name=name)))
     if not names:
         run = grammar.run_of(grammar.alone(config), load)
         cells.append(Cell(run.name, run))
+    if not cells:
+        raise ValueError(f'no run is left: {"; ".join(omitted)}')
     seeds = range(config.seed, config.seed + config.trials)
     if seeds[-1] > schema.MAX_SEED:
         raise ValueError(f'seed {config.seed} + trials {config.trials} exceeds 2**63 - 1; lower one of them')
-    return Experiment('', '', tuple(cells), tuple(seeds), (config.reference,))
+    return Experiment('', '', tuple(cells), tuple(seeds), (config.reference,), omitted=tuple(omitted))
 
 
 # ----------------------------------------------------------------------------------------------------- equal runs

@@ -295,7 +295,7 @@ class Runner:
         took = result.summary['seconds']['total']
         self._took.setdefault(task.cell.name, []).append(took)
         if task.result is not None:
-            console.say(f'{self.standing()}: {task.name}, {100 * result.accuracy:.2f} % in {took:.1f} s')
+            console.say(f'{self.standing()}: {task.name}, {result.headline} in {took:.1f} s')
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline

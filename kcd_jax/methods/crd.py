@@ -71,4 +71,4 @@ def make(
         )
         return LossOut(extra=extra, state=state)
 
-    return Method(loss=loss, init=init, needs=('embed',))
+    return Method(loss=loss, init=init, needs=('embed',), needs_labels=True)

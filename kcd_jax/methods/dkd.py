@@ -67,4 +67,4 @@ def make(*, target: float = 1.0, others: float = 8.0, temperature: float = 4.0, 
         growth = jnp.minimum((clock.phase_epoch.astype(jnp.float32) + 1.0) / warmup, 1.0) if warmup else 1.0
         return LossOut(extra=growth * (target * tckd + others * nckd), state=state)
 
-    return Method(loss=loss, needs=('logits',))
+    return Method(loss=loss, needs=('logits',), needs_labels=True)

@@ -113,4 +113,4 @@ def make(*, adversarial: float = 0.5, mimic: float = 0.5, teacher_share: float =
         second = Update(loss, ('student/*',), 'main')
         return (Phase('main', epochs, ('student/*',), {'discriminator': main, 'main': main}, (first, second)),)
 
-    return Method(loss=loss, init=init, phases=phases, needs=('logits',))
+    return Method(loss=loss, init=init, phases=phases, needs=('logits',), needs_labels=True)

@@ -323,4 +323,6 @@ def make(
         optimisers = {**phase.optimisers, 'units': main, 'prior': prior}
         return dataclasses.replace(phase, optimisers=optimisers, updates=(*updates, *added))
 
-    return Method(loss=loss, init=init, num_views=views, views=base.views, phases=phases)
+    return Method(
+        loss=loss, init=init, num_views=views, views=base.views, phases=phases, needs_labels=base.needs_labels
+    )

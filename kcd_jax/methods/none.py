@@ -16,4 +16,4 @@ def make() -> Method:
         del params, student, teacher, clock, key
         return LossOut(extra=jnp.zeros_like(batch.weight), state=state)
 
-    return Method(loss=loss, needs=())
+    return Method(loss=loss, needs=(), needs_labels=True)

@@ -71,4 +71,4 @@ def make(*, temperature: float = 3.0, ramp: int = 80) -> Method:
                 hard = hard + cross_entropy(branches[:, j])
         return LossOut(extra=hard + ramp_up(clock.phase_epoch, ramp) * soft, state=state)
 
-    return Method(loss=loss, init=init, needs=())
+    return Method(loss=loss, init=init, needs=(), needs_labels=True)

@@ -146,4 +146,4 @@ def make(
         state = {'bank': bank, 'vector_student': vector_student, 'vector_teacher': vector_teacher}
         return LossOut(extra=global_weight * extra + local_weight * local, state=state)
 
-    return Method(loss=loss, init=init, needs=('embed',))
+    return Method(loss=loss, init=init, needs=('embed',), needs_labels=True)

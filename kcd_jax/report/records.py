@@ -207,7 +207,7 @@ def read_points(run: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = Path(run) / 'knowledge' / 'points.npz'
     found = _arrays(path) if path.is_file() else {}
-    lengths = {array.shape for name, array in found.items() if name != 'correlation_difference'}
+    lengths = {array.shape for array in found.values()}
     if len(lengths) > 1 or not all(len(shape) == 1 for shape in lengths):
         shapes = ', '.join(f'{name} {list(array.shape)}' for name, array in found.items())
         raise _damaged(path, f'its arrays do not fit together: {shapes}')

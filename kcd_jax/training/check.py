@@ -31,6 +31,7 @@ def lines(run: Run, device_count: int) -> list[str]:
     schedule = _changes(rates, lambda rate: f'{rate:g}') or "the method's own"
     return [
         f'data       {dataset.description}; {run.num_points:,} training points, {dataset.num_classes} classes',
+        *_label_lines(run),
         f'student    {run.student_network.name}, {parameters:,} parameters',
         f'teacher    {_teacher_line(run)}',
         f'method     {run.method.name or "custom"}: {terms}',
@@ -88,6 +89,21 @@ def _score_lines(run: Run) -> list[str]:
         return []
     names = ', '.join(name.replace('_', ' ') for name in run.policy.teacher_scores)
     return [f'scores     {names} of the teacher on {run.num_points:,} clean images, one forward pass']
+
+
+def _label_lines(run: Run) -> list[str]:
+    """What is done without labels, or without a prediction."""
+    lines = []
+    if not run.data.labelled:
+        lines.append('labels     none: gamma is 0, and the teacher alone says what the images are')
+    if not run.predicts:
+        lines.append(
+            'value      of a point: its own loss, as no logits are trained whose entropy could be taken; evaluated are '
+            'the embeddings'
+        )
+    elif not run.data.scored:
+        lines.append('evaluation by agreement with the teacher: the held-out images have no labels')
+    return lines
 
 
 def _view_lines(run: Run) -> list[str]:

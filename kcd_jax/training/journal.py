@@ -13,7 +13,7 @@ import numpy as np
 
 from kcd_jax.contracts import Plan, TrainState
 from kcd_jax.runtime import environment, files, runlog, sharding
-from kcd_jax.training import ledger, state, survey
+from kcd_jax.training import ledger, state
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import EpochReport, Trainer, student_variables
 
@@ -36,8 +36,8 @@ class Journal:
     condensations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     evaluations: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def epoch(self, current: TrainState, epoch: int, report: EpochReport, visits: list[int]) -> None:
-        """Records what an epoch of training did; `epoch` counts from 1, `visits` are by class."""
+    def epoch(self, current: TrainState, epoch: int, report: EpochReport, visits: Sequence[int]) -> None:
+        """Records what an epoch of training did; `epoch` counts from 1, `visits` are by class, () without labels."""
         self.log.record(
             {
                 'kind': 'train',
@@ -51,14 +51,14 @@ class Journal:
                 'time': {'seconds': report.seconds},
             }
         )
-        if report.phase.record:
+        if report.phase.record and visits:
             self.log.record({'kind': 'visits', 'step': int(current.step), 'epoch': epoch, 'by_class': visits})
 
     def evaluation(self, current: TrainState, epoch: int, result: Mapping[str, float]) -> None:
         """Records an evaluation after `epoch` epochs."""
         self.evaluations.append({'epoch': epoch, **result})
         self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
-        self.log.note(f'epoch {epoch}/{len(self.run.epochs)}: accuracy {100 * result["accuracy"]:.2f} %')
+        self.log.note(f'epoch {epoch}/{len(self.run.epochs)}: {headline(result)}')
 
     def condensation(self, before: Plan, current: TrainState, epoch: int) -> None:
         """Records a condensation after `epoch` epochs and writes its stage file; `before` is the plan it replaced."""
@@ -102,17 +102,37 @@ class Journal:
           labels: i32[M] of the held-out images.
 
         Returns:
-          The accuracy of each class, None for a class without held-out images.
+          The accuracy of each class, None for a class without held-out images; None if those have no labels, or the
+          student predicts nothing.
         """
-        train, num_classes = self.run.data.train, self.run.data.num_classes
-        arrays = survey.of_points(read['entropy'], read['embed'], read['teacher_entropy'], train.labels, num_classes)
-        if read['teacher_logits'] is not None:
-            difference = survey.correlation(read['teacher_logits']) - survey.correlation(read['logits'])
-            arrays['correlation_difference'] = difference.astype(np.float32)
-        table = sharding.to_host(current.table)
-        visits = {'value': table.value[: len(train)], 'count': table.count[: len(train)]}
-        self.log.write_arrays('knowledge/points.npz', labels=train.labels, **visits, **arrays)
-        return survey.class_accuracy(read['logits'], labels, num_classes)
+        data, table = self.run.data, sharding.to_host(current.table)
+        count = len(data.train)
+        arrays = {'value': table.value[:count], 'count': table.count[:count]}
+        arrays |= {'labels': data.train.labels} if data.labelled else {}
+        arrays |= {name: read[name] for name in ('entropy', 'teacher_entropy') if read[name] is not None}
+        self.log.write_arrays('knowledge/points.npz', **arrays)
+        if not (data.scored and self.run.predicts):
+            return None
+        return class_accuracy(read['logits'], labels, data.num_classes)
+
+
+def class_accuracy(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
+    """[K]: accuracy per class; None for a class without images."""
+    hit = np.argmax(logits, axis=-1) == labels
+    of_class = np.bincount(labels, minlength=num_classes)
+    hits = np.bincount(labels, hit, minlength=num_classes)
+    return [float(right / count) if count else None for right, count in zip(hits, of_class, strict=True)]
+
+
+def measure(result: Mapping[str, Any]) -> str:
+    """What an evaluation is judged by: its accuracy, or, without labels, agreement with the teacher or the cosine."""
+    return next(name for name in ('accuracy', 'agreement', 'cosine', 'loss') if result.get(name) is not None)
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """'accuracy 93.80 %', 'agreement 95.04 %' or 'cosine 0.871'."""
+    name = measure(result)
+    return f'{name} {100 * result[name]:.2f} %' if name in ('accuracy', 'agreement') else f'{name} {result[name]:.3f}'
 
 
 def lost_stage(workdir: pathlib.Path, condensations: Sequence[Mapping[str, Any]]) -> str:
@@ -142,7 +162,8 @@ def summary(
     """
     run, last = journal.run, journal.evaluations[-1]
     cost = ledger.summary(trainer.tally, run)
-    best = max(journal.evaluations, key=lambda entry: entry['accuracy'])
+    judged = measure(last)
+    best = max(journal.evaluations, key=lambda entry: entry.get(judged, -1.0))
     return {
         'name': run.name,
         'method': run.method.name or 'custom',
@@ -156,13 +177,16 @@ def summary(
         'batch': run.recipe.batch,
         'parameters': state.parameter_count(student_variables(current)),
         'evaluated_on': 'validation' if run.data.validation else 'test',
-        'accuracy': last['accuracy'],
+        'measure': judged,
+        'accuracy': last.get('accuracy'),
         'top5_accuracy': last.get('top5_accuracy'),
         'raw_accuracy': last.get('raw_accuracy'),  # of the student without the average of Recipe.ema
-        'loss': last['loss'],
+        'loss': last.get('loss'),
         'agreement': last.get('agreement'),
         'teacher_kl': last.get('teacher_kl'),
-        'best_accuracy': best['accuracy'],
+        'cosine': last.get('cosine'),
+        'probe': last.get('probe'),
+        'best_accuracy': best.get('accuracy'),
         'best_epoch': best['epoch'],
         'class_accuracy': class_accuracy,
         'teacher': teacher,

@@ -28,7 +28,7 @@ from kcd_jax.runtime import sharding
 from kcd_jax.settings import nested
 from kcd_jax.teachers.host import Host
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import serving, state, step
+from kcd_jax.training import serving, state, step, unlabelled
 from kcd_jax.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Run:
             self._set('teacher', self.teacher.for_images(self.data.image_shape))
         elif self.teacher is not None and self.teacher.teacher is not None:
             raise ValueError('the run that trains the teacher has a teacher itself; train that one first')
+        self._set('data', unlabelled.with_classes(self.data, self.teacher))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise ValueError(f'seed is {self.seed!r}; use an integer from 0 to 2**63 - 1')
         nested(self, 'recipe', Recipe)
@@ -93,7 +94,7 @@ class Run:
 
     def _replaced_weights(self) -> Weights:
         """The method's own weights, with those of the mapping in their place."""
-        own = methods.weights_of(self.method)
+        own = self._own_weights()
         if self.weights is None:
             return own
         known = [field.name for field in dataclasses.fields(Weights)]
@@ -102,6 +103,11 @@ class Run:
         if unknown := [key for key in self.weights if key not in known]:
             raise ValueError(f'unknown weight {unknown[0]!r}; known: {", ".join(known)}')
         return dataclasses.replace(own, **self.weights)
+
+    def _own_weights(self) -> Weights:
+        """The method's own weights, with gamma 0 for data without labels."""
+        own = methods.weights_of(self.method)
+        return own if self.data.labelled else dataclasses.replace(own, gamma=0.0)
 
     def _set(self, field: str, value: Any) -> None:
         object.__setattr__(self, field, value)
@@ -116,7 +122,7 @@ class Run:
         """A copy with some fields changed; a name or weights that were not given follow a new method or policy."""
         if self.name == self._usual_name():
             changes = {'name': '', **changes}
-        if 'method' in changes and self.weights == methods.weights_of(self.method):
+        if 'method' in changes and self.weights == self._own_weights():
             changes = {'weights': None, **changes}
         return dataclasses.replace(self, **changes)
 
@@ -149,6 +155,11 @@ class Run:
         """Whether the teacher scores the training points: the policy reads that, and replans at least once."""
         recorded = sum(phase.record for phase, _ in self.epochs)
         return bool(self.policy.teacher_scores) and any(self.policy.when(e, recorded) for e in range(recorded))
+
+    @property
+    def predicts(self) -> bool:
+        """Whether anything trains the student's logits; without, values are losses and embeddings are evaluated."""
+        return self.method.predicts or self.weights.gamma > 0 or self.weights.alpha > 0
 
     @property
     def teacher_in_step(self) -> str:
@@ -259,7 +270,8 @@ class Run:
             policy=self.policy,
             weights=self.weights,
             batch=self.recipe.batch,
-            num_classes=self.data.num_classes,
+            num_classes=self.setup.teacher.logits.shape[-1],
+            records_loss=not self.predicts,
             crop=augment.crop,
             flip=augment.flip,
             view_seed=augment.seed,
@@ -289,6 +301,7 @@ class Run:
             raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')
         if self.teacher_network is not None and isinstance(self.teacher, Teacher):
             self.teacher.fits(self.data)
+        unlabelled.refuse(self)
         serving.refuse_unserved(self)
         epochs = self.policy.epochs(self.recipe.epochs)
         if self.recipe.optim.warmup >= epochs:

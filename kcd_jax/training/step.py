@@ -86,7 +86,8 @@ class StepSpec:
       policy: of the run.
       weights: of the main update.
       batch: rows of the global batch.
-      num_classes: K.
+      num_classes: K of the teacher; 0 if it gives embeddings alone.
+      records_loss: whether the recorded value is the point's own loss (`Run.predicts` is False).
       crop: padding of the random crop in pixels; 0 for none.
       flip: whether images are mirrored at random.
       area: bounds of the area fraction of a random resized crop; () for none.
@@ -104,6 +105,7 @@ class StepSpec:
     weights: Weights
     batch: int
     num_classes: int = 0
+    records_loss: bool = False
     crop: int = 4
     flip: bool = True
     area: tuple[float, ...] = ()
@@ -308,7 +310,7 @@ def train_step(
     table = state.table
     entropy = knowledge.prediction_entropy(recorded.logits[::views])
     if phase.record:
-        value = entropy
+        value = per_point if spec.records_loss else entropy
         if spec.policy.observe is not None:
             value = spec.policy.observe(recorded, teacher, batch, per_point)
         record = knowledge.record if spec.policy.records == 'mean' else knowledge.record_last
@@ -316,7 +318,7 @@ def train_step(
 
     correct = jnp.argmax(recorded.logits[::views], axis=-1).astype(jnp.int32) == batch.label
     terms = {**terms, 'accuracy': jnp.mean(correct.astype(jnp.float32)), 'entropy': jnp.mean(entropy)}
-    if teacher is not None:
+    if teacher is not None and teacher.logits.shape[-1]:
         terms['teacher_entropy'] = jnp.mean(knowledge.prediction_entropy(teacher.logits[::views]))
     average = state.ema
     if spec.ema:

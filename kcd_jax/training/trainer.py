@@ -35,6 +35,12 @@ from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_clean import CleanImages
 from kcd_jax.training.teacher_pass import Answers, TeacherPass, no_rows
 
+OF_TEACHER = (
+    'agreement',
+    'teacher_kl',
+    'raw_agreement',
+    'raw_teacher_kl',
+)  # measures of an evaluation that need no labels
 ACCELERATOR_CHUNK = 100  # steps per program: enough to hide the dispatch, few enough to react to SIGTERM
 
 
@@ -172,6 +178,8 @@ class Trainer:
         self.refuse_divergence(current)
         sums = jax.device_get(current.metrics)
         means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
+        if not self.run.data.labelled:
+            del means['accuracy']
         counters = {'epoch': np.int32(epoch + 1), 'done': np.int32(0)}
         current = current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
         label = 'main' if 'main' in phase.optimisers else next(iter(phase.optimisers))
@@ -212,7 +220,9 @@ class Trainer:
             )
 
     def visits_by_class(self, current: TrainState) -> list[int]:
-        """[K]: visits so far, summed over the points of each class (UNIX Fig. 5, 6)."""
+        """[K]: visits so far, summed over the points of each class (UNIX Fig. 5, 6); [] without labels."""
+        if not self.run.data.labelled:
+            return []
         return sharding.to_host(self._by_class(current.table.count, self._labels)).tolist()
 
     @property
@@ -270,7 +280,7 @@ class Trainer:
             if current.ema:
                 raw, _ = self.evaluator('student', network, _trained_variables(current), self._teacher_logits)
                 result.update({f'raw_{name}': value for name, value in raw.items()})
-        return result
+        return result if self.run.data.scored else {name: result[name] for name in result if name in OF_TEACHER}
 
     def evaluate_teacher(self) -> float | None:
         """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
@@ -278,7 +288,7 @@ class Trainer:
             return self._evaluate_host()
         with self._timed_evaluation():
             result, self._teacher_logits = self.evaluator('teacher', self.run.teacher_network, self.teacher_variables)
-        return result['accuracy']
+        return result['accuracy'] if self.run.data.scored else None
 
     def _evaluate_host(self) -> float | None:
         """As `evaluate_teacher`, for a teacher on the host."""
@@ -290,34 +300,26 @@ class Trainer:
             size = evaluator.batches.index.shape[1]
             padded = np.pad(logits, ((0, -len(logits) % size), (0, 0))).reshape(-1, size, logits.shape[1])
             self._teacher_logits = [sharding.put_rows(part, self.mesh) for part in padded]
-        return float(np.mean(np.argmax(logits, axis=1) == evaluator.labels))
+        hits = np.argmax(logits, axis=1) == evaluator.labels
+        return float(np.mean(hits)) if self.run.data.scored else None
 
     def read(self, current: TrainState) -> dict[str, Any]:
         """What both networks say at the end: of the held-out images, and of every training point in eval mode.
 
         Returns:
-          {'logits': f32[M, K], 'teacher_logits': f32[M, K] or None, 'entropy': f32[N] in nats, 'embed': f32[N, D] or
-          None, 'teacher_entropy': f32[N] in nats or None}.
+          {'logits': f32[M, K], 'entropy': f32[N] in nats, 'teacher_entropy': f32[N] in nats or None}.
         """
         run, variables = self.run, student_variables(current)
         student, train = run.student_network, run.data.train
         with self._timed_evaluation():
             _, logits = self.evaluator('student', student, variables, self._teacher_logits)
-            entropy, embed = self.evaluator.read('student', student, variables, train, self._teacher_logits)
+            entropy, _ = self.evaluator.read('student', student, variables, train, self._teacher_logits)
             taught = None
             if run.host is not None:
                 taught = self.clean.scores(('entropy',))['entropy'][: len(train)]
             elif run.teacher_network is not None:
                 taught, _ = self.evaluator.read('teacher', run.teacher_network, self.teacher_variables, train, None)
-        on_host = self.evaluator.on_host
-        teacher_logits = None if self._teacher_logits is None else on_host(self._teacher_logits)
-        return {
-            'logits': on_host(logits),
-            'teacher_logits': teacher_logits,
-            'entropy': entropy,
-            'embed': embed,
-            'teacher_entropy': taught,
-        }
+        return {'logits': self.evaluator.on_host(logits), 'entropy': entropy, 'teacher_entropy': taught}
 
     @contextlib.contextmanager
     def _timed_evaluation(self) -> Iterator[None]:

@@ -29,9 +29,7 @@ def leave(folder, name, by_class, accuracy, *, seed=0, **more):
     np.savez(
         folder / 'knowledge' / 'points.npz',
         count=np.array([2, 4, 2]),
-        distance=np.array([1.0, 3.0, 2.0]),
         teacher_entropy=np.array([0.1, 0.9, 0.5]),
-        correlation_difference=np.full((CLASSES, CLASSES), 0.25),
     )
 
 

@@ -64,9 +64,9 @@ def test_series_leaves_out_non_numbers():
 def test_points_whose_arrays_do_not_fit_together_are_damaged(tmp_path):
     (tmp_path / 'knowledge').mkdir()
     path = tmp_path / 'knowledge' / 'points.npz'
-    np.savez(path, count=np.ones(3), distance=np.ones(3), correlation_difference=np.zeros((2, 2)))
-    assert set(records.read_points(tmp_path)) == {'count', 'distance', 'correlation_difference'}
-    for arrays in ({'distance': np.ones(2)}, {'distance': np.ones((3, 2))}):
+    np.savez(path, count=np.ones(3), entropy=np.ones(3))
+    assert set(records.read_points(tmp_path)) == {'count', 'entropy'}
+    for arrays in ({'entropy': np.ones(2)}, {'entropy': np.ones((3, 2))}):
         np.savez(path, **{'count': np.ones(3), **arrays})
         with pytest.raises(ValueError, match=r'points.npz is damaged \(its arrays do not fit together: count \[3\]'):
             records.read_points(tmp_path)

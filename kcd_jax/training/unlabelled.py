@@ -1,0 +1,60 @@
+"""What cannot work without labels is refused by name, before the first compile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kcd_jax.contracts import Method, Policy
+from kcd_jax.data import Dataset
+from kcd_jax.teachers.teacher import Teacher
+
+if TYPE_CHECKING:
+    from kcd_jax.training.run import Run
+
+
+def with_classes(dataset: Dataset, teacher: Teacher | Run | None) -> Dataset:
+    """The data with the classes of its teacher, where the data itself names none.
+
+    A teacher that gives embeddings alone has no classes: the student gets one logit, which nothing trains.
+    """
+    if dataset.num_classes:
+        return dataset
+    if teacher is None:
+        raise ValueError(
+            f'the data {dataset.name} has no labels, so it cannot train a network on its own; give a teacher '
+            '(teacher.checkpoint=FILE, or Teacher.restore and the like)'
+        )
+    if isinstance(teacher, Teacher):
+        return dataset.with_classes(teacher.card.get('num_classes') or 1, teacher.card.get('class_names') or ())
+    return dataset.with_classes(teacher.data.num_classes, teacher.data.class_names)
+
+
+def lacking(method: Method, policy: Policy) -> str:
+    """Which of a method and a policy reads labels, in words; '' if neither does."""
+    if method.needs_labels:
+        return f'method {method.name or "custom"} reads the labels of the training points'
+    if policy.reads_labels or 'cross_entropy' in policy.teacher_scores:
+        return f'policy {policy.name or "custom"} reads the labels of the training points'
+    return ''
+
+
+def refuse(run: Run) -> None:
+    """ValueError, in one line, for a run that would train on labels that its data does not have."""
+    if run.data.test_labelled and run.data.num_classes <= (most := int(run.data.test.labels.max())):
+        raise ValueError(f'{run.data.name} has the test label {most}, and there are {run.data.num_classes} classes')
+    if run.data.labelled:
+        return
+    if what := lacking(run.method, run.policy):
+        raise ValueError(f'{what}, and {run.data.name} has none; use a method and a policy that need none, as kd')
+    for phase in run.phases:
+        for update in phase.updates:
+            weights = run.weights if update.weights is None else update.weights
+            if weights.gamma > 0:
+                raise ValueError(
+                    f'weights.gamma is {weights.gamma:g}, and {run.data.name} has no labels; use weights.gamma=0'
+                )
+            if not weights.alpha and not weights.beta:
+                raise ValueError(
+                    f'without labels nothing is left to train on in phase {phase.name} of method '
+                    f'{run.method.name or "custom"}; set weights.alpha above 0'
+                )
