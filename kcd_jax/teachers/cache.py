@@ -132,11 +132,13 @@ class Cache:
         if self._full:
             return
         for position, row in zip(positions.tolist(), np.ascontiguousarray(rows, self.dtype), strict=True):
-            if self.present >= self.limit_rows:
+            known = self._knows(position)  # a damaged row is written again, and counted once
+            if not known and self.present >= self.limit_rows:
                 self._stop(f'the cache of teacher outputs reached its bound ({self.present:,} rows)')
                 return
             if self._files is None:
-                self._keep(position, row)
+                if not known:
+                    self._keep(position, row)
                 continue
             content = row.tobytes()
             try:
@@ -146,13 +148,17 @@ class Cache:
                     raise
                 self._stop(f'the cache of teacher outputs cannot grow ({error.strerror})')
                 return
-            self.present += 1
+            self.present += not known
             self.stored += 1
+
+    def _knows(self, position: int) -> bool:
+        """Whether there is a row at a position, whole or damaged."""
+        if self._files is None:
+            return bool(self._place[position])
+        return os.pread(self._files[1], 4, position * 4).strip(b'\0') != b''
 
     def _keep(self, position: int, row: np.ndarray) -> None:
         """Stores a row in memory."""
-        if self._place[position]:
-            return
         block, number = divmod(self.present, _BLOCK)
         if block == len(self._blocks):
             self._blocks.append(np.empty((_BLOCK, self.width), self.dtype))

@@ -92,6 +92,24 @@ def test_damage_loses_rows_and_never_gives_wrong_ones(tmp_path, damage):
     np.testing.assert_array_equal(again.get(np.arange(100))[0], rows_of(range(100)))
 
 
+@pytest.mark.parametrize('damaged', [1, 10])
+def test_a_row_that_is_written_again_counts_once_towards_the_bound(tmp_path, damaged):
+    limit = 10 * (4 * WIDTH + 4)
+    first = open_cache(tmp_path, limit_bytes=limit)
+    first.put(np.arange(10), rows_of(range(10)))
+    first.close()
+    rows = tmp_path / 'identity' / 'rows.bin'
+    content = bytearray(rows.read_bytes())
+    for position in range(damaged):
+        content[position * 4 * WIDTH] ^= 1
+    rows.write_bytes(content)
+    cache = open_cache(tmp_path, limit_bytes=limit)
+    found = cache.get(np.arange(10))[1]
+    assert found.sum() == 10 - damaged == 10 - cache.damaged
+    cache.put(np.flatnonzero(~found), rows_of(np.flatnonzero(~found)))
+    assert cache.present == 10 and cache.get(np.arange(10))[1].all()
+
+
 def test_another_layout_under_the_same_identity_is_refused(tmp_path):
     open_cache(tmp_path)
     with pytest.raises(ValueError, match='another layout'):
