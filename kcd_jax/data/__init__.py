@@ -177,6 +177,8 @@ def _find(name: str, dir: _Path | None = None, **how: Any) -> tuple[ModuleType, 
     if head in known:
         module = plugins.load(sys.modules[__name__], head, 'data set')
         request = Request(name, option, dir, shapes=getattr(module, 'SHAPES', None), **how)
+        if hasattr(module, 'shapes'):
+            request = dataclasses.replace(request, shapes=module.shapes(request))
         if not hasattr(module, 'load'):
             if request.shapes is None:
                 raise ValueError(f'data set {head!r} has no function load in {module.__file__}; see _template.py')

@@ -310,7 +310,7 @@ class Request:
       option: what follows the colon, '64'; '' if nothing does.
       dir: folder of the files, or None.
       cache: folder for decoded arrays, or None for the default one.
-      shapes: the module's own `SHAPES`, or None.
+      shapes: the module's own `SHAPES` or `shapes(request)`, or None.
       checking: nothing is downloaded, and nothing printed that the description says too.
     """
 

@@ -7,6 +7,7 @@ docs/adding_a_dataset.md.
 A module may also have:
   SHAPES = Shapes(...)                   counts and shapes, so that costs are known without the files; a file with
                                          SHAPES and no `load` is a set of TFDS
+  shapes(request) -> Shapes              the same, if they depend on what follows the name
   OPTIONS = 'SIZE'                       what may follow the name, as in 'NAME:64'; read it from `request.option`
   needs_tensorflow(request) -> bool      whether `load` would have to prepare the files with TensorFlow
   prepare(request, file_format) -> str   downloads the files; returns a line on them

@@ -71,3 +71,68 @@ def test_the_description_says_that_the_digits_were_made_hard(loaded: data.Datase
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match='digits'):
         data.load('digitz')
+
+
+# ------------------------------------------------------------------------------------------------------------- regimes
+
+
+@pytest.fixture(scope='module')
+def regimes() -> dict[str, data.Dataset]:
+    return {name: data.load(f'digits:{name}') for name in digits.REGIMES if name}
+
+
+def test_regimes_have_the_counts_that_are_known_without_files(regimes):
+    for name, found in regimes.items():
+        shapes = data.shapes_of(f'digits:{name}')
+        assert (len(found.train), len(found.test)) == (len(shapes.train), len(shapes.test)), name
+        again = data.load(f'digits:{name}')
+        assert found.identity == again.identity
+    assert len({found.identity for found in regimes.values()}) == len(regimes)
+    with pytest.raises(ValueError, match="unknown regime 'easy' of the digits; .* clean, hard, long"):
+        data.load('digits:easy')
+
+
+def test_noisy_regimes_show_each_test_point_in_ten_draws(regimes, loaded):
+    for name, found in regimes.items():
+        draws = 1 if name == 'clean' else digits.DRAWS
+        assert found.test.ids.tolist() == loaded.test.ids.tolist() * draws
+        np.testing.assert_array_equal(found.test.labels, np.tile(loaded.test.labels, draws))
+        images = found.test.images.reshape(draws, 597, -1)
+        assert all((images[0] != images[draw]).any(axis=1).all() for draw in range(1, draws))
+        assert not set(found.train.ids) & set(found.test.ids)
+    np.testing.assert_array_equal(regimes['hard'].train.images, loaded.train.images)
+
+
+def test_the_clean_digits_are_the_source(regimes):
+    from sklearn.datasets import load_digits
+
+    source, found = load_digits().images * (255 / 16), regimes['clean'].train
+    order = [int(name.split('_')[1]) for name in found.ids]
+    np.testing.assert_array_equal(found.images[:, ::2, ::2, 0], np.rint(source[order]))
+
+
+def test_the_long_tail(regimes):
+    counts = np.bincount(regimes['long'].train.labels)
+    assert counts.tolist() == sorted(counts, reverse=True) and (counts[0], counts[-1]) == (110, 3)
+    ratios = counts[1:] / counts[:-1]
+    assert (abs(ratios - (3 / 110) ** (1 / 9)) < 0.1).all()
+
+
+def test_redundant_points_have_near_copies(regimes, loaded):
+    found = regimes['redundant'].train
+    names, counts = np.unique(found.ids, return_counts=True)
+    assert sorted(counts.tolist()) == [1] * 200 + [10] * 100
+    for name in names[counts == 10][:5]:
+        group = found.images[found.ids == name].astype(float)
+        assert len(set(found.labels[found.ids == name])) == 1
+        assert 0 < np.abs(group - group[:1]).max() < 120 and len(np.unique(group, axis=0)) == 10
+    assert set(found.ids) == set(loaded.train.ids[:300])
+
+
+def test_a_fifth_of_the_labels_is_wrong_and_no_test_label(regimes, loaded):
+    found = regimes['noisy']
+    np.testing.assert_array_equal(found.train.images, loaded.train.images)
+    wrong = found.train.labels != loaded.train.labels
+    assert wrong.sum() == 240
+    moved = (found.train.labels[wrong] - loaded.train.labels[wrong]) % 10
+    assert set(moved) == set(range(1, 10))

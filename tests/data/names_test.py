@@ -95,11 +95,12 @@ def test_options_are_passed_to_the_module(plugins: pathlib.Path):
         'validation': 0.0, 'seed': 0, 'num_points': 0,
     }  # fmt: skip
     with pytest.raises(ValueError, match='nothing may follow'):
-        data.load('digits:3')
+        data.load('tiny_imagenet:3')
 
 
 SHAPES = {
     'digits': (1200, 597, 10, (16, 16, 3)),
+    'digits:noisy': (1200, 5970, 10, (16, 16, 3)),
     'cifar10': (50_000, 10_000, 10, (32, 32, 3)),
     'cifar100': (50_000, 10_000, 100, (32, 32, 3)),
     'tcifar100:blur=2': (50_000, 10_000, 100, (32, 32, 3)),

@@ -223,7 +223,7 @@ def test_missing_data_fails_at_once_with_the_remedy(tmp_path: pathlib.Path, monk
 def test_unknown_names_have_a_hint(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     _one_line(lambda: _load(tmp_path, 'mnsit'), "did you mean 'mnist'?", 'digits')
-    _one_line(lambda: _load(tmp_path, 'digits:3'), "did you mean 'digits'?")
+    _one_line(lambda: _load(tmp_path, 'tiny_imagenet:3'), "did you mean 'tiny_imagenet'?")
     for name in ('', '/images', '../cifar10', 'mnist:abc', 'mnist:', 'a/b/c', 'C:\\images'):
         _one_line(lambda name=name: _load(tmp_path, name), repr(name), 'folder:SIZE')
     # Sets of TFDS beyond the list are looked for as those in it, before anything is installed for them.
