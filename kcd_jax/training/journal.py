@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import pathlib
 import sys
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 
 from kcd_jax.contracts import Plan, TrainState
+from kcd_jax.data import Split
 from kcd_jax.runtime import environment, files, runlog, sharding
 from kcd_jax.training import ledger, state
 from kcd_jax.training.run import Run
@@ -93,17 +95,17 @@ class Journal:
                 f'{entry["augmented"]:,} augmented, {entry["readmitted"]:,} re-admitted'
             )
 
-    def points(self, current: TrainState, read: Mapping[str, Any], labels: np.ndarray) -> list[float | None]:
+    def points(self, current: TrainState, read: Mapping[str, Any], split: Split) -> dict[str, Any]:
         """Writes knowledge/points.npz, the final record of every training point.
 
         Args:
           current: the final state.
           read: of `Trainer.read`.
-          labels: i32[M] of the held-out images.
+          split: the held-out images.
 
         Returns:
-          The accuracy of each class, None for a class without held-out images; None if those have no labels, or the
-          student predicts nothing.
+          {'class_accuracy': of each class, None for a class without held-out images, 'right': of `right_answers`}; each
+          None if those have no labels, or the student predicts nothing.
         """
         data, table = self.run.data, sharding.to_host(current.table)
         count = len(data.train)
@@ -112,8 +114,12 @@ class Journal:
         arrays |= {name: read[name] for name in ('entropy', 'teacher_entropy') if read[name] is not None}
         self.log.write_arrays('knowledge/points.npz', **arrays)
         if not (data.scored and self.run.predicts):
-            return None
-        return class_accuracy(read['logits'], labels, data.num_classes)
+            return {'class_accuracy': None, 'right': None}
+        logits, labels = read['logits'], split.labels
+        return {
+            'class_accuracy': class_accuracy(logits, labels, data.num_classes),
+            'right': right_answers(logits, labels, split.ids),
+        }
 
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
@@ -122,6 +128,28 @@ def class_accuracy(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> 
     of_class = np.bincount(labels, minlength=num_classes)
     hits = np.bincount(labels, hit, minlength=num_classes)
     return [float(right / count) if count else None for right, count in zip(hits, of_class, strict=True)]
+
+
+def right_answers(logits: np.ndarray, labels: np.ndarray, ids: np.ndarray | None) -> dict[str, Any]:
+    """Which held-out images are classified right, for statistics over test points.
+
+    Args:
+      logits: f32[M, K].
+      labels: i32[M].
+      ids: str[M], or None. If all points are shown several times, one draw after the other, their ids repeat.
+
+    Returns:
+      {'points': number of different points P, 'images': M, 'bits': one bit per image, `numpy.packbits` in base64};
+      image i shows point i % P.
+
+    >>> right_answers(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]), None)
+    {'points': 3, 'images': 3, 'bits': 'wA=='}
+    """
+    points = len(labels) if ids is None else len(set(ids.tolist()))
+    if ids is not None and not np.array_equal(ids, np.resize(ids[:points], len(ids))):
+        points = len(labels)
+    right = np.argmax(logits, axis=-1) == labels
+    return {'points': points, 'images': len(labels), 'bits': base64.b64encode(np.packbits(right)).decode()}
 
 
 def measure(result: Mapping[str, Any]) -> str:
@@ -148,7 +176,7 @@ def summary(
     *,
     description: Mapping[str, Any],
     teacher: Mapping[str, Any] | None,
-    class_accuracy: Sequence[float | None] | None,
+    held_out: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
     """The content of summary.json.
@@ -157,7 +185,7 @@ def summary(
       journal, trainer, current: of the finished run.
       description: of the run as it was asked for (`Run.describe`).
       teacher: the teacher's card with its accuracy, or None.
-      class_accuracy: by class, or None.
+      held_out: of `Journal.points`; None for what was not found out.
       seconds: wall clock of the whole run, resumed parts included.
     """
     run, last = journal.run, journal.evaluations[-1]
@@ -188,7 +216,7 @@ def summary(
         'probe': last.get('probe'),
         'best_accuracy': best.get('accuracy'),
         'best_epoch': best['epoch'],
-        'class_accuracy': class_accuracy,
+        **held_out,
         'teacher': teacher,
         'cost': cost,
         'computed': ledger.computed(cost, trainer.teacher_rows, trainer.taught_in_step),

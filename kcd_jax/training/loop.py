@@ -159,16 +159,16 @@ def train(
 
         # ---- what it leaves ----
         trainer.split_scoring(current)
-        by_class = None
+        held_out = {'class_accuracy': None, 'right': None}
         if run.recipe.survey:
-            by_class = notes.points(current, trainer.read(current), trainer.evaluator.labels)
+            held_out = notes.points(current, trainer.read(current), trainer.evaluator.batches.split)
         summary = journal.summary(
             notes,
             trainer,
             current,
             description=description,
             teacher=card,
-            class_accuracy=by_class,
+            held_out=held_out,
             seconds=earlier + time.perf_counter() - start,
         )
         if distributed.is_first():
