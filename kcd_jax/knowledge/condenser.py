@@ -10,6 +10,8 @@ between two stages:   plan, state = condenser.summarize(state, stage)
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,10 +86,11 @@ class Condenser:
         self.epsilon_max = epsilon_max
         self.preset = preset
         self.keep_counts = keep_counts(num_points, ratio, stages, SCHEDULE_OF_PRESET[preset])
-        self._record = jax.jit(lambda table, index, logits: record(table, index, prediction_entropy(logits)))
-        self._order = jax.jit(functools.partial(rank, alpha=alpha))
+        self._record = jax.jit(_on_any_mesh(_record, lambda table, *_: jax.tree.map(_spec, table)))
+        self._order = jax.jit(_on_any_mesh(functools.partial(rank, alpha=alpha), lambda table: jax.P()))
         self._summarize = jax.jit(functools.partial(summarize, epsilon_max=epsilon_max))
-        self._mix = jax.jit(_mix)
+        self._pairs = jax.jit(_on_any_mesh(_pairs, lambda plan, index: (_spec(index), _spec(index))))
+        self._mix = jax.jit(_on_any_mesh(_mix, lambda plan, images, index: _spec(index)))
 
     def init(self, images: Array | np.ndarray | None = None) -> CondenserState:
         """The state before training, with all points kept.
@@ -114,29 +117,40 @@ class Condenser:
         """Records the entropies of the student's train-mode logits [B, K] on the points `index` i32[B]; jittable."""
         return state.replace(table=self._record(state.table, index, logits))
 
-    def summarize(self, state: CondenserState, stage: int) -> tuple[Plan, CondenserState]:
-        """The plan of the next stage, from the recorded values. Call it between epochs, outside jit.
+    def summarize(self, state: CondenserState, stage: int | Array) -> tuple[Plan, CondenserState]:
+        """The plan of the next stage, from the recorded values; jittable with preset 'paper', also over `stage`.
 
         Train on `plan.order[:plan.num_keep]`, shuffled, until the next condensation.
 
         Args:
-          stage: 0 for the first condensation.
+          stage: 0 for the first condensation; a traced i32[] beyond the last one means the last one.
 
         Raises:
-          ValueError: there is no such stage.
+          ValueError: there is no such stage, or preset 'reference' is called inside jit.
         """
-        if not 0 <= stage < len(self.keep_counts):
+        traced = isinstance(stage, jax.core.Tracer)
+        if not traced and not 0 <= stage < len(self.keep_counts):
             raise ValueError(f'stage is {stage}; there are {len(self.keep_counts)} condensations, from 0')
-        num_keep = self.keep_counts[stage]
+        if self.preset == 'reference' and (traced or isinstance(state.table.value, jax.core.Tracer)):
+            raise ValueError("preset 'reference' blends its images on the host; call summarize outside of jit")
+        num_keep = jnp.take(jnp.asarray(self.keep_counts, jnp.int32), stage, mode='clip')
         order = self._order(state.table)
         if self.preset == 'paper':
             plan = self._summarize(order, num_keep)
             return plan, state.replace(plan=plan)
-        ranked, before = np.asarray(order), int(state.plan.num_keep)
+        ranked, num_keep, before = np.asarray(order), int(num_keep), int(state.plan.num_keep)
         kept, dropped = pool_lib.window(ranked, num_keep, before)
         pool = pool_lib.blend_pool(state.pool, kept, dropped, pool_lib.ramp_rates(len(kept), self.epsilon_max))
         plan = unmixed_plan(order, num_keep)
         return plan, state.replace(plan=plan, pool=pool)
+
+    def pairs(self, plan: Plan, index: Array) -> tuple[Array, Array]:
+        """(partner i32[B], epsilon f32[B]) of the points `index`, for loaders that mix on their own; jittable.
+
+        The image to train on is (1 - epsilon) * image[index] + epsilon * image[partner]; an unmixed point is its
+        own partner with epsilon 0.
+        """
+        return self._pairs(plan, index)
 
     def mix(self, plan: Plan, images: Array, index: Array) -> Array:
         """The images to train on: (1 - epsilon) * image + epsilon * partner's image (Eq. 14); jittable.
@@ -150,6 +164,38 @@ class Condenser:
           f32[B, H, W, 3]: in [0, 1] for uint8 images, else in the range of `images`.
         """
         return self._mix(plan, images, index)
+
+
+def _on_any_mesh(function: Callable[..., Any], specs: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, also on a mesh of explicit axes, where gathers, scatters and sorts must be told their result.
+
+    Args:
+      function: pure.
+      specs: (its arguments) -> the partition specs of its results on such a mesh.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arrays: Any) -> Any:
+        meshes = [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(arrays)]
+        explicit = next((mesh for mesh in meshes if mesh.explicit_axes), None)
+        if explicit is None:
+            return function(*arrays)
+        with jax.sharding.use_abstract_mesh(explicit):
+            return jax.sharding.auto_axes(function, out_sharding=specs(*arrays))(*arrays)
+
+    return wrapped
+
+
+def _spec(array: Array) -> jax.P:
+    return jax.typeof(array).sharding.spec
+
+
+def _record(table: ValueTable, index: Array, logits: Array) -> ValueTable:
+    return record(table, index, prediction_entropy(logits))
+
+
+def _pairs(plan: Plan, index: Array) -> tuple[Array, Array]:
+    return plan.partner[index], plan.epsilon[index]
 
 
 def _mix(plan: Plan, images: Array, index: Array) -> Array:

@@ -98,6 +98,41 @@ def test_a_plain_training_loop(preset):
         assert not mixed.any() and (np.asarray(state.pool) != np.asarray(images)).any()
 
 
+@pytest.mark.parametrize('split', [False, True], ids=['replicated table', 'split table'])
+@pytest.mark.parametrize('axes', ['Auto', 'Explicit'])
+def test_every_kind_of_mesh_and_a_traced_stage_give_the_same(axes, split):
+    """512 points on four devices; the batch is split, and no mesh is set as the current one."""
+    mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType[axes],))
+    whole, rows = (jax.NamedSharding(mesh, spec) for spec in (jax.P(), jax.P('data')))
+    rng = np.random.default_rng(0)
+    images, logits = rng.integers(0, 256, (512, 2, 2, 3), np.uint8), rng.normal(size=(64, 5)).astype(np.float32)
+    index, condenser = rng.permutation(512)[:64].astype(np.int32), Condenser(512, ratio=0.5, stages=3)
+    shown = np.arange(64, dtype=np.int32) * 8
+
+    def turn(state, images, index, shown, logits, stage):
+        plan, state = condenser.summarize(condenser.record(state, index, logits), stage)
+        return plan, state.table, condenser.pairs(plan, shown), condenser.mix(plan, images, shown)
+
+    expected = turn(condenser.init(), images, index, shown, logits, 1)
+    state = jax.device_put(condenser.init(), whole)
+    if split:
+        state = state.replace(table=jax.device_put(state.table, rows))
+    placed = [
+        jax.device_put(array, place) for array, place in ((images, whole), (index, rows), (shown, rows), (logits, rows))
+    ]
+    jitted = jax.jit(turn)
+    for found in (turn(state, *placed, 1), jitted(state, *placed, 1), jitted(state, *placed, jnp.int32(1))):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert int(jitted(state, *placed, jnp.int32(9))[0].num_keep) == condenser.keep_counts[-1]
+    if axes == 'Explicit':
+        assert jax.typeof(found[-1]).sharding.spec[0] == 'data'
+    partner, epsilon = expected[2]
+    image, other = (images[np.asarray(points)] / np.float32(255) for points in (shown, partner))
+    share = np.asarray(epsilon)[:, None, None, None]
+    np.testing.assert_allclose(expected[3], (1 - share) * image + share * other, atol=1e-6)
+    assert (share > 0).any()
+
+
 def test_misuse_is_refused_in_one_line():
     with pytest.raises(ValueError, match="preset is 'papre'; known: paper, reference"):
         Condenser(10, preset='papre')
@@ -106,5 +141,8 @@ def test_misuse_is_refused_in_one_line():
     with pytest.raises(ValueError, match='stage is 6; there are 6 condensations'):
         condenser = Condenser(10)
         condenser.summarize(condenser.init(), 6)
+    with pytest.raises(ValueError, match='blends its images on the host'):
+        condenser = Condenser(4, preset='reference')
+        jax.jit(condenser.summarize)(condenser.init(np.zeros((4, 2, 2, 3), np.uint8)), 0)
     with pytest.raises(ValueError, match='epsilon_max is 2'):
         Condenser(10, epsilon_max=2)
