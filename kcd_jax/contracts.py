@@ -414,9 +414,11 @@ def _all_points(num_points: int, epochs: int) -> list[int]:
     return [num_points] * epochs
 
 
-# A teacher's scores of a point, from its logits at T = 1: the entropy of its prediction in nats, its cross entropy with
-# the label in nats, and its margin, the largest probability less the second largest.
-SCORES = ('entropy', 'cross_entropy', 'margin')
+# A teacher's scores of a point. From its logits at T = 1: the entropy of its prediction in nats, its cross entropy with
+# the label in nats, and its margin, the largest probability less the second largest. From its embeddings: the Euclidean
+# distance to the median of the point's class, coordinate by coordinate.
+SCORES = ('entropy', 'cross_entropy', 'margin', 'distance')
+LABEL_SCORES = ('cross_entropy', 'distance')  # those that read the label
 
 
 @dataclasses.dataclass(frozen=True)

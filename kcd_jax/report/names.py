@@ -21,7 +21,9 @@ METHODS = {
     'kd-standardised': 'KD, standardised logits',
 }
 POLICIES = {'kcd': 'KC-', 'unix': 'UNIX-', 'infobatch': 'InfoBatch ', 'seta': 'SeTa '}
-POLICIES |= {name: f'{name.capitalize()} ' for name in ('random', 'static', 'balanced', 'moderate', 'learnability')}
+POLICIES |= {
+    name: f'{name.capitalize()} ' for name in ('random', 'static', 'balanced', 'moderate', 'learnability', 'rounds')
+}
 # Parts of a run's description that make two runs different variants; folders and seeds do not.
 _VARIANT = ('method.', 'policy.', 'weights.', 'recipe.logits', 'recipe.optim.', 'recipe.augment.')
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kcd_jax import methods
-from kcd_jax.contracts import SCORES
+from kcd_jax.contracts import LABEL_SCORES, SCORES
 from kcd_jax.teachers.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -36,13 +36,16 @@ def refuse_unserved(run: Run) -> None:
     teacher = run.teacher
     if unknown := sorted({*run.policy.teacher_scores} - {*SCORES}):
         raise ValueError(f'policy {run.policy.name} reads the score {unknown[0]!r}; use {", ".join(SCORES)}')
-    if 'cross_entropy' in run.policy.teacher_scores and not run.data.labelled:
+    reads_label = [name.replace('_', ' ') for name in run.policy.teacher_scores if name in LABEL_SCORES]
+    if reads_label and not run.data.labelled:
         raise ValueError(
-            f"policy {run.policy.name} reads the teacher's cross entropy, and {run.data.name} has no labels"
+            f"policy {run.policy.name} reads the teacher's {reads_label[0]}, and {run.data.name} has no labels"
         )
+    what = f'the teacher {run.teacher_network.name}' if run.uses_teacher else ''
+    if 'distance' in run.policy.teacher_scores and (run.host is not None or run.setup.teacher.embed is None):
+        raise ValueError(f'{what} gives no embeddings, which policy {run.policy.name} reads; use a network that does')
     if run.host is None:
         return
-    what = f'the teacher {teacher.network.name}'
     if lacking := sorted(run.needs - teacher.serves):
         can = ', '.join(servable(teacher.serves))
         raise ValueError(

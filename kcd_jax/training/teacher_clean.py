@@ -31,6 +31,7 @@ class CleanImages:
         self.run, self._mesh, self._variables, self._host = run, mesh, variables, run.host
         self._rows = -(-ROWS // mesh.size) * mesh.size
         self._forward = jax.jit(self._compute, out_shardings=sharding.batch(mesh))
+        self._embed = jax.jit(self._compute_embed, out_shardings=sharding.batch(mesh))
 
     def held_out(self, batches: feed.HeldOut) -> np.ndarray | None:
         """f32[M, K]: what a teacher on the host says of the held-out images; None where it cannot."""
@@ -65,22 +66,39 @@ class CleanImages:
         counts = no_rows() if counts is None else counts
         share = table_rows(self.run.num_points) // jax.process_count()
         first = share * jax.process_index()
-        found = np.zeros((share, len(names)), np.float32)
+        index = np.arange(first, min(first + share, self.run.num_points))
+        train, with_embed = self.run.data.train, 'distance' in names
+        embed = np.zeros((share, self.run.setup.teacher.embed.shape[1] if with_embed else 0), np.float32)
+        by_logits = [name for name in names if name != 'distance']
+        found = np.zeros((share, len(by_logits)), np.float32)
         with distributed.together():
-            for points, logits in self._answers(np.arange(first, min(first + share, self.run.num_points)), counts):
-                labels = self.run.data.train.labels[points].astype(np.int32)
+            for points, logits, embedded in (self._embedded if with_embed else self._answers)(index, counts):
+                labels = train.labels[points].astype(np.int32)
                 scores = _reduced(_padded(logits, self._rows), _padded(labels, self._rows))
-                found[points - first] = np.stack([np.asarray(scores[name]) for name in names], 1)[: len(points)]
-        return dict(zip(names, distributed.concatenated(found).T.copy(), strict=True))
+                columns = [np.asarray(scores[name])[: len(points)] for name in by_logits]
+                found[points - first] = np.reshape(columns, (len(by_logits), len(points))).T
+                embed[points - first] = embedded
+        result = dict(zip(by_logits, distributed.concatenated(found).T.copy(), strict=True))
+        if with_embed:
+            whole = distributed.concatenated(embed)[: len(train)]
+            result['distance'] = np.zeros(table_rows(len(train)), np.float32)
+            result['distance'][: len(train)] = centre_distances(whole, train.labels)
+        return result
 
-    def _answers(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(points i32[M], their logits f32[M, K]), at most `_rows` at a time: first what is known, then the others."""
+    def _embedded(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """(points i32[M], their logits f32[M, K] and embeddings f32[M, D]); nothing of it is cached."""
+        for points, images in self._images(index.astype(np.int32), counts):
+            logits, embed = self._embed(self._variables, images)
+            yield points, np.asarray(logits)[: len(points)], np.asarray(embed)[: len(points)]
+
+    def _answers(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
+        """(points i32[M], their logits f32[M, K], f32[M, 0]), at most `_rows`: first what is known, then the others."""
         index = index.astype(np.int32)
         blocks = [index[start : start + self._rows] for start in range(0, len(index), self._rows)]
         if self._host is not None and not self._host.reads_images:
             counts['served'] += len(index)
             for points in blocks:
-                yield points, self._host.answer(Query(points, view=self._numbers(points)))
+                yield points, self._host.answer(Query(points, view=self._numbers(points))), _no_embedding(points)
             return
         cache, missing = self._open(), [index[:0]]
         for points in blocks:
@@ -88,24 +106,28 @@ class CleanImages:
             missing.append(points[~present])
             if present.any():
                 counts['served'] += int(present.sum())
-                yield points[present], rows[present]
-        wanted = np.concatenate(missing)
+                yield points[present], rows[present], _no_embedding(points[present])
+        for points, images in self._images(np.concatenate(missing), counts):
+            if self._host is None:
+                logits = np.asarray(self._forward(self._variables, images))[: len(points)]
+            else:
+                pixels, asked = np.asarray(augment.to_float(images)), _padded(points, len(images))
+                logits = self._host.answer(Query(asked, pixels, self._numbers(asked)))[: len(points)]
+            if cache is not None:
+                logits = cache.rounded(logits)
+                cache.put(points.astype(np.int64), logits)
+            yield points, logits, _no_embedding(points)
+
+    def _images(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, Array]]:
+        """(points i32[M], images of `_rows` rows, the first M of them theirs); counts them as computed."""
         batches = feed.HeldOut(
-            self.run.data.train, self._rows, self._mesh, self.run.recipe.workers, keep=False, chosen=wanted
+            self.run.data.train, self._rows, self._mesh, self.run.recipe.workers, keep=False, chosen=index
         )
         for points, (images, _, valid) in zip(batches.index, batches, strict=True):
             count = int(np.sum(np.asarray(valid)))
-            if self._host is None:
-                logits = np.asarray(self._forward(self._variables, images))[:count]
-            else:
-                pixels = np.asarray(augment.to_float(images))
-                logits = self._host.answer(Query(points, pixels, self._numbers(points)))[:count]
             counts['computed'] += count
             counts['padding'] += len(points) - count
-            if cache is not None:
-                logits = cache.rounded(logits)
-                cache.put(points[:count].astype(np.int64), logits)
-            yield points[:count], logits
+            yield points[:count], images
 
     def _open(self) -> Cache | None:
         run = self.run
@@ -124,6 +146,10 @@ class CleanImages:
         outputs, _ = self.run.teacher_network.apply(variables, augment.to_float(images), False)
         return outputs.logits.astype(jnp.float32)
 
+    def _compute_embed(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
+        outputs, _ = self.run.teacher_network.apply(variables, augment.to_float(images), False)
+        return outputs.logits.astype(jnp.float32), outputs.embed.astype(jnp.float32)
+
 
 @jax.jit
 def _reduced(logits: Array, labels: Array) -> dict[str, Array]:
@@ -135,6 +161,19 @@ def _reduced(logits: Array, labels: Array) -> dict[str, Array]:
         'cross_entropy': -jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0],
         'margin': largest[:, 0] - largest[:, 1],
     }
+
+
+def _no_embedding(points: np.ndarray) -> np.ndarray:
+    return np.zeros((len(points), 0), np.float32)
+
+
+def centre_distances(embed: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """f32[N]: Euclidean distance of each embedding f32[N, D] to the median of its class, coordinate by coordinate."""
+    found = np.empty(len(labels), np.float32)
+    for label in np.unique(labels):
+        own = embed[labels == label]
+        found[labels == label] = np.linalg.norm(own - np.median(own, axis=0), axis=1)
+    return found
 
 
 def _padded(rows: np.ndarray, count: int) -> np.ndarray:

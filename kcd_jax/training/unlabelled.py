@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kcd_jax.contracts import Method, Policy
+from kcd_jax.contracts import LABEL_SCORES, Method, Policy
 from kcd_jax.data import Dataset
 from kcd_jax.teachers.teacher import Teacher
 
@@ -33,7 +33,7 @@ def lacking(method: Method, policy: Policy) -> str:
     """Which of a method and a policy reads labels, in words; '' if neither does."""
     if method.needs_labels:
         return f'method {method.name or "custom"} reads the labels of the training points'
-    if policy.reads_labels or 'cross_entropy' in policy.teacher_scores:
+    if policy.reads_labels or {*policy.teacher_scores} & {*LABEL_SCORES}:
         return f'policy {policy.name or "custom"} reads the labels of the training points'
     return ''
 

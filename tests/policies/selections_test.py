@@ -1,4 +1,4 @@
-"""What the policies static, balanced and seta keep."""
+"""What the policies that select whole points keep: static, balanced, seta, learnability, moderate, rounds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
-from kcd_jax.contracts import ValueTable, full_plan, table_rows
-from kcd_jax.policies import _classes, balanced, seta, static
+from kcd_jax.contracts import Batch, Outputs, ValueTable, full_plan, table_rows
+from kcd_jax.policies import _classes, balanced, learnability, moderate, rounds, seta, static
+from kcd_jax.training.teacher_clean import centre_distances
 
 POINTS, EPOCHS = 200, 16
 ROWS = table_rows(POINTS)
@@ -93,3 +94,75 @@ def test_points_never_visited_have_the_initial_loss():
     value, count = np.repeat([0.1, 0.5, 0.9, 0.0], 50), np.repeat([1, 1, 1, 0], 50)
     hardest = kept(seta.make(ratio=1.0, groups=4, window=0.25), 3, table_of(value, count))
     assert set(hardest) == set(range(150, POINTS))
+
+
+def test_learnability_keeps_what_the_teacher_knows_and_the_student_does_not():
+    rng = np.random.default_rng(2)
+    student, of_teacher = rng.random(POINTS).astype(np.float32) + 1, np.zeros(ROWS, np.float32)
+    of_teacher[:POINTS] = rng.random(POINTS)
+    count = np.r_[np.zeros(5, int), np.ones(POINTS - 5, int)]
+    policy = learnability.make(ratio=0.25)
+    assert [epoch for epoch in range(4) if policy.when(epoch, 4)] == [1, 2, 3]
+    assert policy.keep_counts(POINTS, 3) == [POINTS, 50, 50] and policy.records == 'last'
+    assert policy.teacher_scores == ('cross_entropy',)
+    teacher = {'cross_entropy': jnp.asarray(of_teacher)}
+    found = kept(policy, 1, table_of(student, count), teacher=teacher)
+    best = 5 + np.argsort(of_teacher[5:POINTS] - student[5:], kind='stable')[:45]
+    assert found[:5].tolist() == list(range(5)) and found[5:].tolist() == best.tolist(), 'the unseen come first'
+    label_free = learnability.make(score='entropy')
+    assert label_free.teacher_scores == ('entropy',) and label_free.observe is None
+
+
+def test_learnability_records_the_cross_entropy_of_the_first_view():
+    logits = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    label = jnp.array([3, 0, 2], jnp.int32)
+    batch = Batch(label, jnp.zeros((6, 2, 2, 3)), label, label, jnp.zeros(3), jnp.ones(3))
+    found = learnability.make().observe(Outputs(jnp.asarray(logits)), None, batch, jnp.zeros(3))
+    first = logits[::2].astype(np.float64)
+    np.testing.assert_allclose(found, np.log(np.exp(first).sum(1)) - first[np.arange(3), label], rtol=1e-5)
+
+
+@pytest.mark.parametrize('ratio', [0.1, 0.5, 0.995, 1.0])
+def test_moderate_keeps_the_middle_of_the_distances(ratio):
+    distance = np.zeros(ROWS, np.float32)
+    distance[:POINTS] = np.random.default_rng(4).gamma(2.0, size=POINTS)
+    policy = moderate.make(ratio=ratio)
+    assert [epoch for epoch in range(EPOCHS) if policy.when(epoch, EPOCHS)] == [0]
+    found = kept(policy, 0, teacher={'distance': jnp.asarray(distance)})
+    ordered, count = np.argsort(distance[:POINTS], kind='stable'), round(ratio * POINTS)
+    low = (POINTS - count) // 2
+    assert found.tolist() == ordered[low : low + count].tolist()
+
+
+def test_distances_are_to_the_median_of_the_class():
+    rng = np.random.default_rng(3)
+    embed, labels = rng.normal(size=(30, 5)).astype(np.float32), rng.integers(0, 3, 30)
+    found = centre_distances(embed, labels)
+    for point in range(30):
+        own = embed[labels == labels[point]]
+        middle = slice((len(own) - 1) // 2, len(own) // 2 + 1)  # one value, or the two in the middle
+        centre = [np.mean(sorted(own[:, i])[middle]) for i in range(5)]
+        assert found[point] == pytest.approx(np.sqrt(np.sum((embed[point] - centre) ** 2)), rel=1e-5)
+
+
+def test_rounds_visits_the_points_of_a_class_equally_often():
+    """Fourteen epochs at 10 %: without a teacher every class loses at most one visit between its points."""
+    policy, labels = rounds.make(ratio=0.1, doubt=0.0), jnp.asarray(LABELS)
+    assert policy.teacher_scores == () and all(policy.when(epoch, EPOCHS) for epoch in range(EPOCHS))
+    visits = np.zeros(POINTS, int)
+    for epoch in range(14):
+        chosen = kept(policy, epoch, table_of(0, visits), seed=epoch, labels=labels)
+        assert np.bincount(LABELS[chosen], minlength=4).tolist() == [5] * 4
+        visits[chosen] += 1
+    for label in range(4):
+        own = visits[LABELS[:POINTS] == label]
+        assert own.max() - own.min() <= 1 and own.sum() == 70
+
+
+def test_rounds_takes_what_the_teacher_doubts_last():
+    labels, doubtful = jnp.asarray(LABELS), np.arange(ROWS) % 4 == 0
+    probability = np.where(doubtful, 0.09, 0.11).astype(np.float32)
+    teacher = {'cross_entropy': jnp.asarray(-np.log(probability))}
+    for ratio, aside in ((0.5, 0), (0.75, 0), (0.9, 30)):
+        found = kept(rounds.make(ratio=ratio), 3, labels=labels, teacher=teacher)
+        assert doubtful[found].sum() == aside and len(found) == round(ratio * POINTS)

@@ -16,6 +16,7 @@ from tests.digits import assert_same_run, sigterm
 
 SETTINGS = {'epochs': 3, 'batch': 20, 'augment': {'crop': 1}, 'eval_every': 3, 'survey': False}
 POINTS, KEPT = 120, 60
+BY_LOGITS = tuple(name for name in SCORES if name != 'distance')
 
 
 @pytest.fixture(scope='module')
@@ -64,7 +65,10 @@ def expected(network, digits):
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
     ordered = np.sort(p, axis=1)
+    embed = np.asarray(network[0].apply(network[1], digits.train.images.astype(np.float32) / 255, False)[0].embed)
+    medians = np.stack([np.median(embed[digits.train.labels == label], axis=0) for label in range(10)])
     return {
+        'distance': np.linalg.norm(embed - medians[digits.train.labels], axis=1),
         'entropy': -(p * np.log(p)).sum(1),
         'cross_entropy': -np.log(p[np.arange(len(p)), digits.train.labels]),
         'margin': ordered[:, -1] - ordered[:, -2],
@@ -82,9 +86,13 @@ def test_a_policy_sees_the_scores_of_the_images_as_they_are(network, teacher, di
         teacher = Teacher.from_outputs(np.asarray(network[2](digits.train.images.astype(np.float32) / 255)))
     elif kind == 'in the step':
         method = 'at'
-    result = run_of(teacher, dataset, policy_of(SCORES, seen), method).train(tmp_path)
+    result = run_of(
+        teacher, dataset, policy_of(SCORES if kind in ('streamed', 'in the step') else BY_LOGITS, seen), method
+    ).train(tmp_path)
     assert len(seen) == 2
-    for name, scores in expected(network, digits).items():
+    wanted = expected(network, digits)
+    for name in seen[0]:
+        scores = wanted[name]
         np.testing.assert_allclose(seen[0][name][:POINTS], scores, rtol=1e-4, atol=1e-5)
         assert not seen[0][name][POINTS:].any() and len(seen[0][name]) == 512
         np.testing.assert_array_equal(seen[0][name], seen[1][name])
@@ -143,3 +151,6 @@ def test_what_cannot_be_scored_is_refused_in_one_line(teacher, digits):
         run_of(None, digits, policy_of(), 'none').check(4)
     with pytest.raises(ValueError, match="reads the score 'loss'; use entropy, cross_entropy, margin"):
         run_of(teacher, digits, policy_of(('loss',))).check(4)
+    on_host = Teacher.from_callable(lambda x: np.zeros((len(x), 10), np.float32), classes=10, version='none')
+    with pytest.raises(ValueError, match='gives no embeddings, which policy'):
+        run_of(on_host, digits, policy_of(('distance',))).check(4)
