@@ -35,6 +35,7 @@ class Steps:
       index: i32[steps, B], the points of each step.
       partner: i32[steps, B], the point that is mixed into each; the point itself where none is.
       train: False takes the images as they are evaluated.
+      fixed: i32[steps, B], which of its fixed views each point shows, whatever the seed and the epoch; None: new ones.
     """
 
     images: Images
@@ -43,6 +44,7 @@ class Steps:
     seed: int = 0
     epoch: int = 0
     train: bool = True
+    fixed: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -50,21 +52,22 @@ class Steps:
     def __getitem__(self, number: int) -> dict[str, np.ndarray]:
         """{'image': u8[B, H, W, 3]}, and 'partner' of the same shape if anything is mixed into any of the rows."""
         points, partners = self.index[number].tolist(), self.partner[number].tolist()
+        drawn = [(self.seed, self.epoch)] * len(points)
+        if self.fixed is not None:
+            drawn = [(0, view) for view in self.fixed[number].tolist()]
         image = np.empty((len(points), *self.images.image_shape), np.uint8)
         for row, point in enumerate(points):
-            image[row] = self._view(point)
+            image[row] = self._view(point, drawn[row])
         if points == partners:
             return {'image': image}
         partner = image.copy()
         for row, (point, other) in enumerate(zip(points, partners)):
             if other != point:
-                partner[row] = self._view(point, other)
+                partner[row] = self._view(point, drawn[row], other)
         return {'image': image, 'partner': partner}
 
-    def _view(self, point: int, partner: int | None = None) -> np.ndarray:
-        if not self.train:
-            return self.images[point]
-        return self.images.training(point, self.seed, self.epoch, partner)
+    def _view(self, point: int, drawn: tuple[int, int], partner: int | None = None) -> np.ndarray:
+        return self.images.training(point, *drawn, partner) if self.train else self.images[point]
 
 
 def threads() -> int:

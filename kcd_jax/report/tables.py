@@ -259,8 +259,19 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
     if len(teachers) > 1:
         notes.append(f'The runs had {len(teachers)} different teachers; differences are not paired in the teacher.')
+    notes += _view_notes(runs)
     if any(not row.runs for row in comparison.rows):
         notes.append('Empty: not finished.')
+    return notes
+
+
+def _view_notes(runs: Sequence[Summary]) -> list[str]:
+    """What makes the views of the runs others than those of the papers' protocol."""
+    notes, given = [], [run.get('run', {}).get('recipe', {}).get('augment', {}) for run in runs]
+    if counts := sorted({augment.get('views', 0) for augment in given} - {0}):
+        notes.append(f'views: each point had {" or ".join(map(str, counts))} fixed ones in all epochs and seeds.')
+    if any(augment.get('seed', -1) >= 0 for augment in given):
+        notes.append('views: shared by the seeds, which lowers their spread.')
     return notes
 
 

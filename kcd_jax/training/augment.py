@@ -10,6 +10,7 @@ padding by 4 pixels of 0, before the networks normalise. ImageNet's is a random 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import chex
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from kcd_jax.contracts import Array
+from kcd_jax.contracts import Array, run_key
 
 ASPECT = (3 / 4, 4 / 3)  # width over height of a random resized crop, as in every ImageNet recipe since Inception
 
@@ -31,14 +32,23 @@ class View:
         [0, 2 * pad] are the corner of the crop in the padded image; (pad, pad) is the image itself.
       part: f32[B, 4] in [0, 1), the random numbers of a resized crop: size, aspect and position (x, y). None without
         one.
+      number: i32[B] in [0, fixed), which of its fixed views each row shows; None without such views.
     """
 
     rows: Array
     part: Array | None = None
+    number: Array | None = None
 
 
 def draw_view(
-    key: Array, index: Array, *, num_views: int = 1, pad: int = 4, flip: bool = True, resized: bool = False
+    key: Array,
+    index: Array,
+    *,
+    num_views: int = 1,
+    pad: int = 4,
+    flip: bool = True,
+    resized: bool = False,
+    fixed: int = 0,
 ) -> View:
     """The views of points in an epoch, each a function of the key and the point alone.
 
@@ -49,20 +59,33 @@ def draw_view(
       pad: pixels of padding; 0 for no crop.
       flip: whether points are mirrored, with probability 1/2.
       resized: whether a random resized crop is drawn.
+      fixed: views that each point has in all epochs, the same for every key, which draws one of them; 0: a new view for
+        every key.
     """
     chex.assert_rank(index, 1)
+    number = draw_number(key, index, fixed) if fixed else None
 
-    def draw(point: Array) -> Array:
-        return jax.random.uniform(jax.random.fold_in(key, point), (5 + 2 * num_views,))
+    def draw(point: Array, number: Array | None = None) -> Array:
+        own = jax.random.fold_in(key, point)
+        if number is not None:
+            own = jax.random.fold_in(jax.random.fold_in(run_key(0), point), number)
+        return jax.random.uniform(own, (5 + 2 * num_views,))
 
-    uniform = jax.vmap(draw)(index)
+    uniform = jax.vmap(draw)(index, number) if fixed else jax.vmap(draw)(index)
     flips = jnp.float32(0.5 if flip else 0.0) > uniform[:, :1]
     corners = jnp.floor(uniform[:, 5:] * jnp.float32(2 * pad + 1))
     view = View(
         rows=jnp.concatenate([flips.astype(jnp.int32), corners.astype(jnp.int32)], axis=1),
         part=uniform[:, 1:5] if resized else None,
+        number=number,
     )
     return jax.lax.optimization_barrier(view)  # or XLA may fuse the draw into the images and repeat it per pixel
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def draw_number(key: Array, index: Array, fixed: int) -> Array:
+    """i32[B] in [0, fixed): which of its fixed views each point i32[B] shows; `key` as in `draw_view`."""
+    return jax.vmap(lambda point: jax.random.randint(jax.random.fold_in(key, point), (), 0, fixed, jnp.int32))(index)
 
 
 def apply_view(

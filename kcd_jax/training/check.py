@@ -107,7 +107,9 @@ def _label_lines(run: Run) -> list[str]:
 
 
 def _view_lines(run: Run) -> list[str]:
-    """What `augment.seed` says, if it is set."""
+    """What `augment.seed` and `augment.views` say, if they are set."""
+    if count := run.recipe.augment.views:
+        return [f'views      {count} fixed ones per point, the same for all seeds, not a new one in every epoch']
     if run.recipe.augment.seed < 0:
         return []
     return [f'views      drawn with seed {run.view_seed}, whatever the seed of the run: its seeds differ less']

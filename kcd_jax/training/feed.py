@@ -14,10 +14,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import Plan
+from kcd_jax.contracts import Plan, run_key
 from kcd_jax.data import Split, stream
 from kcd_jax.runtime import sharding
-from kcd_jax.training import step
+from kcd_jax.training import augment, step
 
 _AHEAD = 2  # batches transferred ahead of the one that is trained on
 
@@ -60,13 +60,23 @@ class Streamed:
       seed: of the run, for random crops while reading.
       workers: processes that read; 0: threads.
       mixes: whether the policy mixes partners in.
+      fixed: views that each point has in all epochs; 0: a new one in every epoch.
     """
 
     def __init__(
-        self, split: Split, labels: np.ndarray, batch: int, mesh: Mesh, *, seed: int, workers: int, mixes: bool
+        self,
+        split: Split,
+        labels: np.ndarray,
+        batch: int,
+        mesh: Mesh,
+        *,
+        seed: int,
+        workers: int,
+        mixes: bool,
+        fixed: int = 0,
     ):
         self.images, self.labels, self.batch, self.mesh = split.images, labels, batch, mesh
-        self.seed, self.workers, self.mixes = seed, workers, mixes
+        self.seed, self.workers, self.mixes, self.fixed = seed, workers, mixes, fixed
 
     def epoch(
         self, order: jax.Array, plan: Plan, epoch: int, done: int, steps: int
@@ -80,7 +90,11 @@ class Streamed:
         if self.mixes:
             partner = partners[index]
             np.copyto(partner, index, where=epsilon[index] == 0)
-        source = stream.Steps(self.images, index, partner, self.seed, epoch)
+        numbers = None
+        if self.fixed and index.size:
+            key = step.view_key(run_key(self.seed), np.int32(epoch), -1)
+            numbers = np.asarray(augment.draw_number(key, index.reshape(-1), self.fixed)).reshape(index.shape)
+        source = stream.Steps(self.images, index, partner, self.seed, epoch, fixed=numbers)
 
         def placed() -> Iterator[step.RawBatch]:
             for points, arrays in zip(index[done:], batches, strict=True):

@@ -78,6 +78,12 @@ class Augment:
     area: tuple[float, ...] = setting(
         (), "bounds of the random resized crop's share of the image, e.g. (0.08, 1.0); () for none", low=0.01, high=1
     )
+    views: int = setting(
+        0,
+        'views that a point has in all epochs and seeds, with augment.area; 0: a new one in every epoch',
+        low=0,
+        high=4096,
+    )
     seed: int = setting(
         -1, "of the views, so that runs of several seeds show the same ones; -1: the run's own seed", low=-1
     )
@@ -86,6 +92,8 @@ class Augment:
         validate(self, 'augment.')
         if self.area and not (len(self.area) == 2 and self.area[0] <= self.area[1]):
             raise ValueError(f'augment.area is {self.area}; use () or two shares of the image, e.g. (0.08, 1.0)')
+        if self.views and not self.area:
+            raise ValueError(f'augment.views is {self.views} and augment.area (); set augment.area, e.g. (0.08, 1.0)')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -275,6 +275,7 @@ class Run:
             crop=augment.crop,
             flip=augment.flip,
             view_seed=augment.seed,
+            fixed_views=augment.views,
             area=() if self.data.train.draws_crops else augment.area,
             logits=self.recipe.logits,
             smoothing=self.recipe.label_smoothing,

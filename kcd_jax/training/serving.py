@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 def view_count(run: Run) -> int | None:
     """Different views of a training point, all of the method's rows counted; None where they are not finite."""
     augment = run.recipe.augment
+    if augment.views:
+        return run.method.num_views * augment.views
     if augment.area or run.data.train.draws_crops:
         return None
     return run.method.num_views * (2 if augment.flip else 1) * (2 * augment.crop + 1) ** 2
@@ -85,7 +87,7 @@ def _refuse_stored(outputs: Any, run: Run) -> None:
                 'transformed ones; store an answer per view, [N, V, K]'
             )
         return
-    views = view_count(run)
+    views = None if run.recipe.augment.area else view_count(run)
     if views is None:
         raise ValueError(
             f'{what} holds {outputs.num_views} views per point, and random resized crops have no finite number; store '

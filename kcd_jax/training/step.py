@@ -92,6 +92,7 @@ class StepSpec:
       flip: whether images are mirrored at random.
       area: bounds of the area fraction of a random resized crop; () for none.
       view_seed: seed of the views; -1: the run's.
+      fixed_views: views that each point has in all epochs; 0: a new one in every epoch.
       logits: 'plain' or 'standardised', for the KD term.
       smoothing: label smoothing of the CE term.
       ema: decay of the average of the student's variables; 0 for none.
@@ -110,6 +111,7 @@ class StepSpec:
     flip: bool = True
     area: tuple[float, ...] = ()
     view_seed: int = -1
+    fixed_views: int = 0
     logits: str = 'plain'
     smoothing: float = 0.0
     ema: float = 0.0
@@ -168,6 +170,7 @@ def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
         pad=spec.crop,
         flip=spec.flip,
         resized=bool(spec.area),
+        fixed=spec.fixed_views,
     )
     image = augment.apply_view(
         view,

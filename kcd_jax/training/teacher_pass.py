@@ -27,7 +27,7 @@ from kcd_jax.runtime import sharding
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import augment, feed, step
+from kcd_jax.training import augment, feed, serving, step
 from kcd_jax.training.run import Run
 
 ROWS = 256  # images per call of the teacher
@@ -129,30 +129,37 @@ class TeacherPass:
         spec = run.step_spec()
         self._draws = {'num_views': self.num_views, 'pad': spec.crop, 'flip': spec.flip, 'resized': bool(spec.area)}
         self._area = spec.area
+        if fixed := spec.fixed_views:
+            self._draws['fixed'] = fixed
         # A crop whose size is random has no finite set of views; a reader that crops gives no image twice.
-        finite = not spec.area and not run.data.train.draws_crops
-        self.views_per_row = (2 if spec.flip else 1) * (2 * spec.crop + 1) ** 2
-        self._finite = finite
+        count = serving.view_count(run)
+        self._finite = count is not None
+        self.views_per_row = count // self.num_views if self._finite else 0
         stored = self._host is not None and not self._host.reads_images
-        self.cache = self._open() if finite and not stored else None
+        self.cache = self._open() if self._finite and not stored else None
         rows = sharding.batch(mesh)
         # What a call of the devices gives: the network's answers, or the images that the host is asked about.
         self._call = jax.jit(self._compute if self._host is None else self._images, out_shardings=rows)
-        self._draw = jax.jit(lambda key, index: augment.draw_view(key, index, **self._draws).rows)
+        self._draw = jax.jit(lambda key, index: augment.draw_view(key, index, **self._draws))
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
     def _open(self) -> Cache | None:
         named = self.run.method.name if self.run.method.views is not None else ''
         views = [self.num_views, named, self._draws]
+        if self._draws.get('fixed'):
+            views += [self.run.recipe.augment.area, self.run.data.train.draws_crops]
         key = identity(self.run, self.mesh, self._points, views, self._embeds)
         return open_cache(self.run, key, self.run.num_points * self.num_views * self.views_per_row, self.width)
 
-    def _positions(self, index: np.ndarray, views: np.ndarray) -> np.ndarray:
-        """i64[M, V]: the cache's position of each row; `views` i32[M, 1 + 2V] as in `augment.View`."""
-        side = 2 * self._crop + 1
-        corners = views[:, 1:].reshape(len(views), self.num_views, 2).astype(np.int64)
-        number = (views[:, :1] * side + corners[..., 0]) * side + corners[..., 1]
+    def _positions(self, index: np.ndarray, view: augment.View) -> np.ndarray:
+        """i64[M, V]: the cache's position of each row."""
+        if view.number is not None:
+            number = np.asarray(view.number)[:, None]
+        else:
+            side, rows = 2 * self._crop + 1, np.asarray(view.rows)
+            corners = rows[:, 1:].reshape(len(rows), self.num_views, 2).astype(np.int64)
+            number = (rows[:, :1] * side + corners[..., 0]) * side + corners[..., 1]
         row = index.astype(np.int64)[:, None] * self.num_views + np.arange(self.num_views)
         return row * self.views_per_row + number
 
@@ -181,7 +188,7 @@ class TeacherPass:
         missing = np.ones(count, bool)
         positions = None
         if self.cache is not None and asked.own.any():
-            positions = self._positions(asked.index, np.asarray(self._draw(view_key, asked.index)))
+            positions = self._positions(asked.index, self._draw(view_key, asked.index))
             own = np.flatnonzero(asked.own)
             rows, present = self.cache.get(positions[own].reshape(-1))
             found[own] = rows.reshape(len(own), self.num_views, self.width)
@@ -228,7 +235,7 @@ class TeacherPass:
         """i64[M * V]: the number of each view among those of its point; None where they are not finite."""
         if not self._finite:
             return None
-        positions = self._positions(index, np.asarray(self._draw(key, index)))
+        positions = self._positions(index, self._draw(key, index))
         return (positions - index.astype(np.int64)[:, None] * self.num_views * self.views_per_row).reshape(-1)
 
     # -- programs -------------------------------------------------------------------------------------------------

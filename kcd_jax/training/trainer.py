@@ -88,6 +88,7 @@ class Trainer:
                 seed=run.view_seed,
                 workers=recipe.workers,
                 mixes=run.policy.mixes,
+                fixed=recipe.augment.views,
             )
         else:
             chunk = recipe.chunk or (1 if jax.default_backend() == 'cpu' else ACCELERATOR_CHUNK)

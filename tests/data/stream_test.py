@@ -196,6 +196,13 @@ def test_a_partner_is_seen_through_the_crop_of_its_point():
     assert image[0, 0, 0, 2] == 2 and partner[0, 0, 0, 2] == 0
     np.testing.assert_array_equal(image[1], partner[1])
     assert not np.array_equal(image[0, ..., :2], image[1, ..., :2])
+    fixed = [
+        stream.Steps(images, np.array([[0, 1]]), np.array([[1, 1]]), s, e, fixed=np.array([[3, 0]]))
+        for s, e in ((5, 2), (8, 9))
+    ]
+    for batch in (steps[0] for steps in fixed):  # whatever the seed and the epoch
+        np.testing.assert_array_equal(batch['image'], [images.training(0, 0, 3), images.training(1, 0, 0)])
+        np.testing.assert_array_equal(batch['partner'][0], images.training(0, 0, 3, 1))
 
 
 @pytest.mark.slow

@@ -110,6 +110,18 @@ def test_views_are_uniform():
         assert_uniform((column * 16).astype(np.int64), 16)
 
 
+def test_a_point_has_its_fixed_views_under_every_key():
+    index = jnp.arange(200, dtype=jnp.int32)
+    draw = jax.jit(lambda key: augment.draw_view(key, index, pad=0, resized=True, fixed=3))
+    seen = [{} for _ in range(200)]
+    for seed, epoch in ((0, 0), (0, 1), (0, 2), (7, 0), (7, 1), (7, 2), (7, 3)):
+        view = draw(stream(jax.random.PRNGKey(seed), 'view', epoch))
+        for known, number, flip, part in zip(seen, view.number, view.rows[:, 0], view.part, strict=True):
+            shown = (int(flip), *np.asarray(part).tolist())
+            assert 0 <= int(number) < 3 and known.setdefault(int(number), shown) == shown
+    assert len({shown for known in seen for shown in known.values()}) == sum(map(len, seen)) > 500
+
+
 def test_another_epoch_or_seed_draws_other_views():
     index = jnp.arange(64, dtype=jnp.int32)
     keys = [stream(jax.random.PRNGKey(seed), 'view', epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0))]

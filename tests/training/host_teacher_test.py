@@ -297,7 +297,7 @@ def test_seeds_that_share_their_views_are_filled_once(function, digits):
     ('changes', 'told'),
     [
         ({}, 'name a folder'),
-        ({'cache': 'c', 'augment': {'area': (0.5, 1.0)}}, 'random resized crops'),
+        ({'cache': 'c', 'augment': {'area': (0.5, 1.0)}}, 'random resized crops, .* set augment.views'),
     ],
 )
 def test_what_has_no_cache_to_fill_is_refused(function, digits, changes, told):

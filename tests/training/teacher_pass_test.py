@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, methods, policies
-from kcd_jax.training import teacher_pass
+from kcd_jax.training import augment, teacher_pass
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
@@ -28,7 +28,7 @@ def teacher_dir(tmp_path_factory):
 def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_pass, '_SHARED', {})
 
-    def train(name, dataset=None, method='kd', policy='kcd', keywords=None, **teaching):
+    def train(name, dataset=None, method='kd', policy='kcd', keywords=None, recipe=None, seed=0, **teaching):
         taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS), seed=1000)
         run = Run(
             student='tiny',
@@ -36,7 +36,8 @@ def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
             data=dataset or digits,
             method=methods.get(method).make(),
             policy=policies.get(policy).make(**(keywords or ({'stages': 2} if policy == 'kcd' else {}))),
-            recipe=Recipe(**SETTINGS, teaching=teaching),
+            recipe=Recipe(**{**SETTINGS, **(recipe or {})}, teaching=teaching),
+            seed=seed,
         )
         return run.train(tmp_path / name, teacher_dir=teacher_dir)
 
@@ -91,6 +92,19 @@ def test_streamed_points_are_answered_too(train, digits):
     assert_same_run(off.workdir, train('memory', streamed).workdir)
 
 
+def test_fixed_views_of_a_random_resized_crop_are_cached_for_all_seeds(train, digits):
+    recipe = {'epochs': 2, 'augment': {'crop': 0, 'area': (0.3, 1.0), 'views': 2}}
+    off = train('off', policy='none', recipe=recipe, cache='off')
+    first = train('cold', policy='none', recipe=recipe)
+    again = train('streamed', data.by_index(digits), policy='none', recipe=recipe)
+    other = train('seed', policy='none', recipe=recipe, seed=1)
+    assert_same_run(off.workdir, first.workdir)
+    assert_same_run(off.workdir, again.workdir)
+    computed = [run.summary['computed']['teacher_rows']['computed'] for run in (off, first, again, other)]
+    assert computed[0] == 2 * 120 and computed[2] == 0
+    assert 120 < computed[1] < 2 * 120 and computed[1] + computed[3] <= 2 * 120, 'two views per point in all'
+
+
 @pytest.mark.parametrize(
     ('method', 'policy', 'why'),
     [
@@ -118,7 +132,7 @@ def test_positions_are_distinct_for_every_view_of_every_point(tiny_networks, dig
         [[f, a, b, c, d] for f in (0, 1) for a in range(3) for b in range(3) for c in (0, 2) for d in (1, 2)]
     )
     index = np.arange(len(views)) % 5
-    found = asking._positions(index, views)
+    found = asking._positions(index, augment.View(views))
     seen = {(int(p), v, tuple(row[[0, 1 + 2 * v, 2 + 2 * v]])) for p, row in zip(index, views) for v in range(2)}
     assert len(set(found.reshape(-1).tolist())) == len(seen)
     assert found.min() >= 0 and found.max() < 5 * 2 * asking.views_per_row
