@@ -1,19 +1,41 @@
 """Networks by their config name: one file per family, found by listing the folder.
 
 A family's file has NAMES and `make(name, num_classes, *, dtype, normalization) -> Network` (docs/adding_a_network.md).
+Models of other frameworks become networks by `from_linen`, `from_nnx`, `from_equinox`, `from_keras` and `from_functions`
+(docs/models.md); a framework is imported when one of its models is.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from kcd_jax import plugins
 from kcd_jax.contracts import Network
 
 __path__ += plugins.own_folders('networks')
+
+_ADAPTERS = {
+    'from_equinox': '_equinox',
+    'from_functions': '_foreign',
+    'from_keras': '_keras',
+    'from_linen': '_linen',
+    'from_nnx': '_nnx',
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ADAPTERS:
+        return getattr(importlib.import_module(f'{__name__}.{_ADAPTERS[name]}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ADAPTERS})
 
 
 def families() -> tuple[dict[str, list[ModuleType]], list[str]]:
