@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from kcd_jax import plugins
-from kcd_jax.contracts import Method, Weights
+from kcd_jax.contracts import NEEDS, Method, Setup, Weights
 
 __path__ += plugins.own_folders('methods')
 
@@ -59,3 +59,31 @@ def refuse_idle_term(method: Method, chosen: Weights) -> None:
             f'the term of {whose}={name} is weighted by weights.beta, which is 0; give {whose}={name} in the words '
             f'after the config file, which also sets the weights, or --config.weights.beta={own:g}'
         )
+
+
+# How a network that was built in Python is told what a method reads (networks.from_linen, ...).
+_BY = {
+    'feats': "taps=('stem', 'block3'), the modules whose outputs are feature maps, the stem's first",
+    'preacts': "preacts=('block3', ...), the same stages before their activation",
+    'embed': "embed='pool', the module that returns the pooled vector, or a function of the taps",
+}
+
+
+def refuse_missing_outputs(method: Method, setup: Setup) -> None:
+    """Raises ValueError if one of the networks does not return what the method declares to read (`Method.needs`)."""
+    if set(method.needs) == set(NEEDS):  # the default: nothing was declared
+        return
+    of_student = {'feats' if need == 'preacts' else need for need in method.needs}
+    sides = {
+        'student': (setup.student_network, setup.student, of_student),
+        'teacher': (setup.teacher_network, setup.teacher, method.needs),
+    }
+    for side, (network, outputs, needs) in sides.items():
+        for need in (need for need in _BY if need in needs and network is not None):
+            found = getattr(outputs, need)
+            if found is None or (need == 'feats' and len(found) < 2) or (need == 'preacts' and not found):
+                what = f'{len(found)} of them' if found else 'none'
+                raise ValueError(
+                    f'method {method.name or "custom"} reads the {need} of the {side}, and {network.name} returns '
+                    f'{what}; name them: {_BY[need]}'
+                )

@@ -1,8 +1,8 @@
 """Networks by their config name: one file per family, found by listing the folder.
 
 A family's file has NAMES and `make(name, num_classes, *, dtype, normalization) -> Network` (docs/adding_a_network.md).
-Models of other frameworks become networks by `from_linen`, `from_nnx`, `from_equinox`, `from_keras` and `from_functions`
-(docs/models.md); a framework is imported when one of its models is.
+Models of other frameworks become networks by `from_linen`, `from_nnx`, `from_equinox`, `from_keras` and
+`from_functions` (docs/models.md); a framework is imported when one of its models is.
 """
 
 from __future__ import annotations

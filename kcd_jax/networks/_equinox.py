@@ -61,7 +61,7 @@ def from_equinox(
     sample = made(jax.random.key(0)) if build is None else equinox.filter_eval_shape(made, jax.random.key(0))
     if not isinstance(sample[0], equinox.Module):
         raise ValueError(f'model returns a {type(sample[0]).__name__}; use a function of a key that returns a module')
-    reading = Reading(name or type(sample[0]).__name__, classes, tuple(taps), tuple(preacts), embed)
+    reading = Reading(name or type(sample[0]).__name__, classes, taps, preacts, embed)
     reading.refuse_unknown(_modules(sample[0], equinox))
     known = inspect.signature(type(sample[0]).__call__).parameters
     axes = {node.axis_name for node in _modules(sample[0], equinox).values() if isinstance(node, equinox.nn.BatchNorm)}

@@ -14,7 +14,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,15 +41,15 @@ class Reading:
     Attributes:
       name: of the network.
       classes: K, compared with the logits; None takes theirs.
-      taps: paths of the modules whose outputs are `Outputs.feats`.
+      taps: paths of the modules whose outputs are `Outputs.feats`, the first of which counts as the stem's.
       preacts: paths of those that are `Outputs.preacts`.
       embed: the path of a module, or a function of the tuple of the taps' outputs; None: no embedding.
     """
 
     name: str
     classes: int | None
-    taps: tuple[str, ...]
-    preacts: tuple[str, ...]
+    taps: Sequence[str]
+    preacts: Sequence[str]
     embed: Embed
 
     def __post_init__(self) -> None:
@@ -215,7 +215,7 @@ def mode_argument(call: Callable[..., Any]) -> Callable[[bool], dict[str, bool]]
 def _watched(cls: type) -> type:
     """A subclass whose calls leave their result in the watch that the object is part of."""
 
-    def __call__(self: Any, *args: Any, **keywords: Any) -> Any:  # noqa: N807
+    def __call__(self: Any, *args: Any, **keywords: Any) -> Any:
         result = cls.__call__(self, *args, **keywords)
         for found, names in _WATCHES:
             if id(self) in names:

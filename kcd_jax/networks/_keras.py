@@ -46,7 +46,7 @@ def from_keras(
         raise ValueError(f'Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax before it is imported')
     if not isinstance(model, keras.Model):
         raise ValueError(f'model is {model!r}; use a keras.Model')
-    reading = Reading(name or model.name, classes, tuple(taps), tuple(preacts), embed)
+    reading = Reading(name or model.name, classes, taps, preacts, embed)
     reading.refuse_unknown(_layers(model))
 
     def init(key: Array, image_shape: tuple[int, int, int]) -> tuple[PyTree, Mapping[str, PyTree], bool]:

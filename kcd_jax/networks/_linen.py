@@ -40,7 +40,7 @@ def from_linen(
       name: of the network; default: the module's class.
       classes: K, compared with the logits.
       taps: paths of the submodules whose outputs are the feature maps, as ('stem', 'Block_3'); tokens [B, T, D] become
-        square maps. Methods on feature maps need them.
+        square maps. Methods on feature maps need them, and most leave the first one out, the stem's.
       preacts: paths of the same stages before their activation (ReviewKD reads the teacher's).
       embed: the path of the submodule that returns the pooled vector, or a function of the taps' outputs, as
         `lambda taps: taps[-1].mean((1, 2))`. Methods on embeddings need it.
@@ -49,7 +49,7 @@ def from_linen(
     """
     if not isinstance(module, nn.Module):
         raise ValueError(f'module is {module!r}; use a flax linen module (from_nnx takes nnx modules)')
-    reading = Reading(name or type(module).__name__, classes, tuple(taps), tuple(preacts), embed)
+    reading = Reading(name or type(module).__name__, classes, taps, preacts, embed)
     mode = mode_argument(module.__call__)
     fields = {field.name for field in dataclasses.fields(module)}
     by_field = mode_argument(module.__init__)

@@ -28,9 +28,9 @@ def from_nnx(
 ) -> Network:
     """A flax nnx module, called with images [B, H, W, 3], as a `Network`.
 
-    `nnx.Param`s are trained, all other variables are its state. `model.train()` and `model.eval()` set the mode, as does
-    an argument `train`, `training` or `deterministic` of its call. The streams of its `nnx.Rngs` get new keys in each
-    training pass. The model itself is never changed.
+    `nnx.Param`s are trained, all other variables are its state. `model.train()` and `model.eval()` set the mode, as
+    does an argument `train`, `training` or `deterministic` of its call. The streams of its `nnx.Rngs` get new keys in
+    each training pass. The model itself is never changed.
 
     Args:
       model: a module, whose present weights are those of a teacher or where every student starts, whatever its seed; or
@@ -49,7 +49,7 @@ def from_nnx(
         raise ValueError(
             f'model returns a {type(sample).__name__}; use a function of nnx.Rngs that returns an nnx module'
         )
-    reading = Reading(name or type(sample).__name__, classes, tuple(taps), tuple(preacts), embed)
+    reading = Reading(name or type(sample).__name__, classes, taps, preacts, embed)
     reading.refuse_unknown(_modules(sample))
     mode = mode_argument(type(sample).__call__)
     graphs = {}

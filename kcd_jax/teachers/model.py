@@ -136,11 +136,15 @@ class Model:
         return found
 
 
-def load(path: Path) -> Model:
+def load(path: Path, network: Network | None = None) -> Model:
     """The student that a run left in its folder, or the network in a file of weights.
+
+    Args:
+      path: a run's folder or a file.
+      network: the one that was built in Python (`networks.from_linen`, ...); None: the file's name says it.
 
     Raises:
       ValueError: there is none, it is damaged, or it does not say what it is.
     """
-    found = Teacher.restore(path)
+    found = Teacher.restore(path, network or '')
     return Model(found.network, found.variables, found.card)

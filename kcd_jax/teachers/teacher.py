@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -21,13 +20,12 @@ from kcd_jax.contracts import NEEDS, Network, PyTree
 from kcd_jax.networks.layers import Normalization, constants
 from kcd_jax.teachers import fit, torch_weights, weights_file
 from kcd_jax.teachers import host as hosts
+from kcd_jax.teachers.chance import refuse_near_chance
 from kcd_jax.teachers.weights_file import FILE, is_whole, save
 from kcd_jax.trees import leaf_paths, merge
 
 __all__ = ['FILE', 'Teacher', 'accuracy', 'is_whole', 'load', 'refuse_near_chance', 'save']
 
-SMOKE_STEPS = 100  # a teacher trained for fewer steps is a test of the program
-CHANCE_RISK = 1e-3  # a teacher is admitted where guessing would reach its accuracy with a smaller probability
 _LISTED = 3
 
 
@@ -61,7 +59,7 @@ class Teacher:
     def restore(
         cls,
         path: str | os.PathLike[str],
-        network: str = '',
+        network: str | Network = '',
         num_classes: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         normalization: Normalization | None = None,
@@ -71,7 +69,8 @@ class Teacher:
 
         Args:
           path: a file of `save`; a run's folder; a PyTorch or safetensors state dict under any name.
-          network: the network that the file must hold; '' takes the file's word.
+          network: the network that the file must hold, by name; '' takes the file's word. One that was built in Python
+            (`networks.from_linen`, ...) is given itself.
           num_classes: of the data; None takes the file's.
           image_shape: (H, W, 3) of the data; None takes the file's.
           normalization: what a file that does not say it was trained with: a name or (mean, std). None: the network's
@@ -85,7 +84,7 @@ class Teacher:
         file = weights_file.locate(path)
         content = weights_file.read(file)
         card = dict(content.card)
-        name = network or card.get('network', '')
+        name = network.name if isinstance(network, Network) else network or card.get('network', '')
         if not name:
             known = ', '.join(networks.names())
             raise ValueError(f'{file} does not say which network it is; set teacher.name to one of {known}')
@@ -99,8 +98,16 @@ class Teacher:
             lacking = 'number of classes' if classes is None else 'image size'
             raise ValueError(f'{file} does not say its {lacking}; give num_classes and image_shape')
         pixels = _normalization(normalization, card, file)
-        build = functools.partial(networks.get(name), classes, dtype=dtype)
-        built = build() if pixels is None else build(normalization=pixels)
+        if isinstance(network, Network):
+            built = network
+        elif not network and name not in networks.names():
+            raise ValueError(
+                f'{file} holds a {name}, which is no network of this installation; give the one that was built in '
+                'Python (network=networks.from_linen(...), ...), or set KCD_JAX_PLUGINS to the folder of its file'
+            )
+        else:
+            build = functools.partial(networks.get(name), classes, dtype=dtype)
+            built = build() if pixels is None else build(normalization=pixels)
         try:
             if content.is_torch:
                 variables = torch_weights.from_torch(content.tensors, built, shape)
@@ -121,6 +128,38 @@ class Teacher:
             if pixels is None:
                 known['normalization_assumed'] = True
         return cls(built, variables, {**card, **known}, os.fspath(path))
+
+    @classmethod
+    def from_network(
+        cls,
+        network: Network,
+        image_shape: tuple[int, int, int],
+        *,
+        classes: Sequence[str] = (),
+        variables: PyTree | None = None,
+    ) -> Teacher:
+        """A network that was built in Python, with the weights that it holds.
+
+        Args:
+          network: of `networks.from_nnx` or the like.
+          image_shape: (H, W, 3) of the images.
+          classes: the class names in the order of the logits; (): not known.
+          variables: other ones than those that `network.init` returns; needed where that draws them at random, as for a
+            linen module that was given without its own.
+
+        Raises:
+          ValueError: another number of class names than outputs.
+        """
+        if variables is None:
+            variables = network.init(jax.random.key(0), tuple(image_shape))
+        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        outputs = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, image)
+        count = outputs.logits.shape[1]
+        if classes and len(classes) != count:
+            raise ValueError(f'{network.name} has {count} outputs and there are {len(classes)} class names')
+        card: dict[str, Any] = {'network': network.name, 'num_classes': count, 'image_shape': list(image_shape)}
+        card |= {'class_names': list(classes)} if classes else {}
+        return cls(network, variables, {**card, 'normalization': weights_file.normalization(variables)})
 
     @classmethod
     def from_callable(
@@ -290,54 +329,6 @@ def _identity(name: str, variables: PyTree, card: dict[str, Any]) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- what it knows
-
-
-def refuse_near_chance(
-    accuracy: float,
-    num_classes: int,
-    steps: int | None = None,
-    *,
-    num_images: int | None = None,
-    allow_weak: bool = False,
-) -> str:
-    """ValueError for a teacher that cannot be told from guessing: a student would learn that.
-
-    Twice chance is enough, and half way from chance to perfect where there are few classes. So is less, where guessing
-    would be right so often on `num_images` with a probability below `CHANCE_RISK`.
-
-    Args:
-      accuracy: the fraction of the test images that it names right.
-      num_classes: K; chance is 1 / K.
-      steps: how many it was trained for by the run itself; fewer than SMOKE_STEPS are a test of the program.
-      num_images: how many test images there are; None: not known.
-      allow_weak: the user's decision to use it all the same.
-
-    Returns:
-      A line where a weak teacher is admitted for one of the last two reasons, else ''.
-    """
-    chance = 1 / num_classes
-    if accuracy >= min(2 * chance, 0.5 * (1 + chance)):
-        return ''
-    if num_images and accuracy > chance and _guessing(round(accuracy * num_images), num_images, chance) < CHANCE_RISK:
-        return ''
-    images = f'{num_images:,} test images' if num_images else 'test images'
-    found = f'the teacher is right on {100 * accuracy:.2f} % of the {images}, and chance is {100 * chance:.2f} %'
-    if steps is not None and steps < SMOKE_STEPS:
-        return f'{found}, after {steps} steps: this run tests the program, and its numbers mean nothing'
-    if allow_weak:
-        return f'{found}: used as teaching.allow_weak says'
-    raise ValueError(
-        f'{found}; check its normalization, the order of its labels and its data set, train it longer, or set '
-        'teaching.allow_weak=True'
-    )
-
-
-def _guessing(hits: int, count: int, chance: float) -> float:
-    """The probability of at least `hits` right guesses out of `count`: the upper tail of a binomial distribution."""
-    k = np.arange(hits, count + 1)
-    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    log_choices = log_factorial[count] - log_factorial[k] - log_factorial[count - k]
-    return float(np.sum(np.exp(log_choices + k * math.log(chance) + (count - k) * math.log1p(-chance))))
 
 
 def accuracy(network: Network, variables: PyTree, images: np.ndarray, labels: np.ndarray, batch: int = 500) -> float:

@@ -37,6 +37,7 @@ _DTYPES = {
     'I32': np.int32,
     'I16': np.int16,
     'I8': np.int8,
+    'U32': np.uint32,
     'U8': np.uint8,
     'BOOL': np.bool_,
 }
@@ -152,7 +153,7 @@ def save(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, Any
       card: 'network', 'num_classes', 'class_names', 'image_shape', 'dataset', 'accuracy', ...; JSON values. The
         normalization is added from the variables.
     """
-    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaf_paths(jax.device_get(variables)).items()}
+    tensors = {name: np.asarray(leaf, order='C') for name, leaf in leaf_paths(jax.device_get(variables)).items()}
     text = json.dumps({'normalization': normalization(variables), **card}, sort_keys=True, default=str)
     content = to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)})
     files.write_bytes(pathlib.Path(path).expanduser(), content)

@@ -14,8 +14,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from kcd_jax import data, methods, policies
-from kcd_jax.contracts import Weights
+from kcd_jax import data, methods, networks, policies
+from kcd_jax.contracts import Network, Weights
 from kcd_jax.runtime import files, sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training.recipe import Recipe
@@ -51,8 +51,16 @@ def _describe_teacher(run: Run) -> dict[str, Any] | None:
     return described
 
 
-def build(description: Mapping[str, Any], teacher: Teacher | None = None) -> Run:
+def build(description: Mapping[str, Any], teacher: Teacher | Run | None = None, student: Network | None = None) -> Run:
     """The run of a description; arguments and errors as `Run.from_description`."""
+    name = description['student']
+    if student is None and name not in networks.names():
+        raise ValueError(
+            f'the student {name} of this run is no network of this installation; give the one that was built in '
+            'Python (from_description(..., student=...)), or set KCD_JAX_PLUGINS to the folder of its file'
+        )
+    if student is not None and student.name != name:
+        raise ValueError(f'the student of this run is {name}, not {student.name}; give that one')
     for kind in ('method', 'policy'):
         if not description[kind]['name']:
             raise ValueError(f'the {kind} of this run was built in Python and has no name; build the run in Python')
@@ -66,7 +74,7 @@ def build(description: Mapping[str, Any], teacher: Teacher | None = None) -> Run
         else:
             teacher = _restored(described, description['recipe']['dtype'])
     return Run(
-        student=description['student'],
+        student=student or name,
         data=dataset,
         teacher=teacher,
         method=_made(methods, description['method']),

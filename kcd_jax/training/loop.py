@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import TrainState
+from kcd_jax.contracts import Network, TrainState
 from kcd_jax.runtime import checkpoint, descriptions, distributed, files, runlog, sharding
 from kcd_jax.teachers import teacher as teachers
 from kcd_jax.teachers.model import Model, load
@@ -33,11 +33,12 @@ Preempted = distributed.Stopped  # raised by `train` once its state is saved
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A finished run: its name, its folder and the content of its summary.json."""
+    """A finished run: its name, its folder, the content of its summary.json, and a student that was built in Python."""
 
     name: str
     workdir: pathlib.Path
     summary: dict[str, Any]
+    network: Network | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -52,7 +53,7 @@ class Result:
     @functools.cached_property
     def model(self) -> Model:
         """The trained student, read from the run's folder."""
-        return load(self.workdir)
+        return load(self.workdir, self.network)
 
 
 def train(
@@ -97,7 +98,7 @@ def train(
             log = stack.enter_context(runlog.RunLog(workdir, description))
         finished = distributed.first(lambda: _finished(workdir))
         if finished is not None:
-            return Result(run.name, workdir, finished)
+            return Result(run.name, workdir, finished, run.own_network)
 
         # ---- the teacher ----
         variables, card, taught_for = None, None, None
@@ -107,8 +108,9 @@ def train(
                 folder = pathlib.Path(teacher_dir) if teacher_dir else workdir / 'teacher'
                 train(run.teacher.replace(name='teacher'), folder, mesh=mesh)
                 start = time.perf_counter()  # the teacher's training is another run
-                restore = functools.partial(Teacher.restore, folder, dtype=run.recipe.dtype)
-                run = run.replace(teacher=on_all_processes(restore, run.recipe.dtype))
+                own, dtype = run.teacher.own_network, run.recipe.dtype
+                restore = functools.partial(Teacher.restore, folder, own or '', dtype=dtype)
+                run = run.replace(teacher=on_all_processes(restore, dtype, own))
             variables, card = run.teacher.variables, dict(run.teacher.card)
             run.validate(mesh.size)
             if run.host is not None:
@@ -175,7 +177,7 @@ def train(
             student = jax.device_get(student_variables(current))
             teachers.save(workdir / teachers.FILE, student, journal.card(summary, run))
         log.write_summary(summary)
-        return Result(run.name, workdir, summary)
+        return Result(run.name, workdir, summary, run.own_network)
 
 
 def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:

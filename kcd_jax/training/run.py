@@ -139,6 +139,11 @@ class Run:
             return self.student
         return _network(self.student, self.data.num_classes, self.recipe.dtype, self.data.normalization)
 
+    @property
+    def own_network(self) -> Network | None:
+        """The student that was built in Python, which no name can stand for; None for one of a config name."""
+        return self.student if isinstance(self.student, Network) else None
+
     @functools.cached_property
     def needs(self) -> frozenset[str]:
         """What the method, the KD term and the policy read of the teacher, from `contracts.NEEDS`."""
@@ -331,6 +336,7 @@ class Run:
             raise ValueError(
                 f'student {name} has {classes} classes and the data {self.data.num_classes}; build it anew'
             )
+        methods.refuse_missing_outputs(self.method, setup)
         jax.eval_shape(lambda key: self.method.init(key, setup), jax.random.PRNGKey(0))
         if sum(self.steps) == 0:
             raise ValueError('the run has no step; raise epochs or lower batch')
@@ -376,19 +382,22 @@ class Run:
         return description.describe(self)
 
     @classmethod
-    def from_description(cls, description: Mapping[str, Any], teacher: Teacher | None = None) -> Run:
+    def from_description(
+        cls, description: Mapping[str, Any], teacher: Teacher | Run | None = None, student: Network | None = None
+    ) -> Run:
         """The run that `describe` described.
 
         Args:
           description: of `describe`, e.g. of a run's config.json or of a result.
           teacher: in place of the file that it names, which may have moved.
+          student: the network, if it was built in Python; a description holds only its name.
 
         Raises:
           ValueError: the data or the teacher is another one now, or a part is not known by its name.
         """
         from kcd_jax.training.description import build  # it reads runs
 
-        return build(description, teacher)
+        return build(description, teacher, student)
 
     @classmethod
     def from_config(cls, path: str) -> Run:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kcd_jax import data, networks
+from kcd_jax import networks
 from kcd_jax.contracts import Outputs
 from kcd_jax.trees import leaf_paths
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, networks
-from kcd_jax.teachers import Teacher, teacher, torch_weights, weights_file
+from kcd_jax.teachers import Teacher, chance, teacher, torch_weights, weights_file
 from kcd_jax.trees import leaf_paths
 
 NAME, CLASSES, SHAPE = 'resnet8x0_25', 5, (8, 8, 3)
@@ -212,9 +212,9 @@ def test_many_images_tell_a_weak_teacher_from_guessing(classes, images, refused,
 
 
 def test_the_tail_of_guessing_by_counting():
-    assert teacher._guessing(3, 4, 0.5) == pytest.approx(5 / 16)  # 4 of 16 outcomes have three hits, 1 has four
-    assert teacher._guessing(0, 7, 0.1) == pytest.approx(1.0)
-    assert teacher._guessing(50_000, 50_000, 0.001) == 0.0
+    assert chance._guessing(3, 4, 0.5) == pytest.approx(5 / 16)  # 4 of 16 outcomes have three hits, 1 has four
+    assert chance._guessing(0, 7, 0.1) == pytest.approx(1.0)
+    assert chance._guessing(50_000, 50_000, 0.001) == 0.0
 
 
 def test_a_teacher_of_a_few_steps_is_a_test_of_the_program():
@@ -222,7 +222,7 @@ def test_a_teacher_of_a_few_steps_is_a_test_of_the_program():
     assert says.startswith('the teacher is right on 0.10 %') and 'after 8 steps' in says
     assert teacher.refuse_near_chance(0.5, 1000, steps=8) == ''
     with pytest.raises(ValueError, match='train it longer'):
-        teacher.refuse_near_chance(0.001, 1000, steps=teacher.SMOKE_STEPS)
+        teacher.refuse_near_chance(0.001, 1000, steps=chance.SMOKE_STEPS)
 
 
 def test_every_test_image_counts_once(network, variables):

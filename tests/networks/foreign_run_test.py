@@ -1,0 +1,210 @@
+"""Models of other frameworks as student and teacher of whole runs: trained, resumed, described, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import kcd_jax
+from kcd_jax import data, methods, networks
+from kcd_jax.teachers import Teacher
+from kcd_jax.training import loop, trainer
+from kcd_jax.training.run import Run
+from kcd_jax.trees import leaf_paths
+from tests.networks import foreign_test as foreign
+
+RECIPE = {'epochs': 2, 'batch': 16, 'optim': {'lr': 0.05}, 'augment': {'crop': 1}, 'teaching': {'allow_weak': True}}
+
+
+@pytest.fixture(scope='module')
+def points():
+    random = np.random.default_rng(0)
+    labels = np.arange(64) % 3
+    images = random.integers(0, 120, (64, *foreign.SHAPE)).astype(np.uint8)
+    images[np.arange(64), :, :, labels] += 100
+    return data.from_arrays(images[:48], labels[:48], test=(images[48:], labels[48:]), classes=('r', 'g', 'b'))
+
+
+@pytest.mark.parametrize('kind', foreign.KINDS)
+def test_a_student_is_trained_and_loaded_again(kind, points, tmp_path):
+    student = foreign.KINDS[kind]()
+    teacher = Teacher.from_network(foreign.KINDS['linen' if kind != 'linen' else 'nnx'](), foreign.SHAPE)
+    run = Run(
+        student, points, teacher=teacher, recipe=RECIPE, policy=kcd_jax.policies.get('random').make(ratio=0.7, stages=2)
+    )
+    result = run.train(tmp_path)
+    assert result.summary['steps'] > 0 and np.isfinite(result.summary['test_loss'])
+    before = leaf_paths(student.init(jax.random.key(0), foreign.SHAPE))
+    after = leaf_paths(result.model.variables)
+    assert before.keys() == after.keys()
+    # The counter of the training passes is part of the state that is saved.
+    assert 'dropout/passes' not in after or after['dropout/passes'] == result.summary['steps']
+    images = np.asarray(points.test.images)
+    with pytest.raises(ValueError, match=f'holds a {student.name}, which is no network of this installation; give'):
+        kcd_jax.load(tmp_path)
+    loaded = kcd_jax.load(tmp_path, network=student)
+    np.testing.assert_array_equal(loaded(images), result.model(images))
+    assert loaded.classes == ('r', 'g', 'b') and loaded.card['network'] == student.name
+    found = float(np.mean(np.argmax(loaded(images), 1) == points.test.labels))
+    assert found == pytest.approx(result.accuracy)
+
+
+def test_a_run_goes_on_where_it_was_cut_bit_for_bit(points, tmp_path):
+    """The key and the counter of dropout are part of the state."""
+    run = Run(foreign.KINDS['nnx'](), points, recipe=RECIPE)
+    whole = run.train(tmp_path / 'whole').model.variables
+    original, calls = trainer.Trainer.train_epoch, []
+
+    def stopping(self, current, epoch, between, progress):
+        calls.append(epoch)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return original(self, current, epoch, between, progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, 'train_epoch', stopping)
+        with pytest.raises(loop.Preempted):
+            run.train(tmp_path / 'cut')
+    again = run.train(tmp_path / 'cut').model.variables
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+
+
+def test_seeds_start_alike_only_from_present_weights(points):
+    model = foreign.KINDS['nnx']()
+    anew = networks.from_nnx(foreign.NnxNet)
+    first, second = (network.init(jax.random.key(1), foreign.SHAPE)['params'] for network in (model, anew))
+    other, another = (network.init(jax.random.key(2), foreign.SHAPE)['params'] for network in (model, anew))
+    jax.tree.map(np.testing.assert_array_equal, first, other)
+    assert not np.array_equal(second['head']['kernel'], another['head']['kernel'])
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    eqx, net = foreign.make_equinox()
+    drawn = networks.from_equinox(eqx.nn.make_with_state(net))
+    first, second = (drawn.init(jax.random.key(seed), foreign.SHAPE)['params'] for seed in (1, 2))
+    assert not np.array_equal(first['head']['weight'], second['head']['weight'])
+
+
+@pytest.mark.parametrize(
+    ('method', 'without', 'line'),
+    [
+        (
+            'fitnet',
+            'taps',
+            r'method fitnet reads the feats of the student, and LinenNet returns none; name them: taps=',
+        ),
+        (
+            'rkd',
+            'embed',
+            r"method rkd reads the embed of the student, and LinenNet returns none; name them: embed='pool'",
+        ),
+        ('reviewkd', '', r'method reviewkd reads the preacts of the teacher, and LinenNet returns none; .* preacts='),
+        ('at', 'one', r'method at reads the feats of the student, and LinenNet returns 1 of them; .* the stem'),
+    ],
+)
+def test_a_method_says_which_tap_it_wants(method, without, line, points):
+    taps = {'taps': (), 'one': ('block1',)}.get(without, ('block1', 'block2'))
+    embed = None if without in ('embed', 'taps') else foreign.mean_of_last
+    network = networks.from_linen(foreign.LinenNet(), taps=taps, embed=embed)
+    teacher = Teacher.from_network(network, foreign.SHAPE)
+    run = Run(network, points, teacher=teacher, method=methods.get(method).make(), recipe=RECIPE)
+    with pytest.raises(ValueError, match=line):
+        run.validate()
+    Run(network, points, teacher=teacher, recipe=RECIPE).validate()  # kd needs none
+
+
+@pytest.mark.parametrize('method', ['at', 'fitnet', 'reviewkd', 'crd', 'sp'])
+def test_methods_on_maps_and_embeddings_take_them(method, points):
+    student = networks.from_linen(
+        foreign.LinenTokens(), taps=('patches', 'attention'), preacts=('attention',), embed=lambda taps: taps[-1][:, 0]
+    )
+    teacher = networks.from_linen(
+        foreign.LinenNet(), taps=('block1', 'block2'), preacts=('block2',), embed=foreign.mean_of_last
+    )
+    run = Run(
+        student,
+        points,
+        teacher=Teacher.from_network(teacher, foreign.SHAPE),
+        method=methods.get(method).make(**({'tap': 1} if method == 'fitnet' else {})),
+        recipe=RECIPE,
+    )
+    run.validate()
+    shapes = [feat.shape for feat in run.setup.student.feats]
+    assert shapes == [(16, 2, 2, 8)] * 2 and run.setup.student.embed.shape == (16, 8)
+    assert len(run.check()) > 5
+
+
+def test_a_description_holds_the_name_and_needs_the_network():
+    digits = data.load('digits', num_points=32)
+    network = networks.from_nnx(foreign.NnxNet)
+    run = Run('resnet8x0_25', digits).replace(student=network)
+    description = json.loads(json.dumps(run.describe()))
+    assert description['student'] == 'NnxNet'
+    with pytest.raises(ValueError, match=r'the student NnxNet of this run is no network .*from_description.*student='):
+        Run.from_description(description)
+    assert Run.from_description(description, student=network).describe() == description
+    with pytest.raises(ValueError, match='the student of this run is NnxNet, not LinenNet'):
+        Run.from_description(description, student=foreign.KINDS['linen']())
+
+
+def test_a_teacher_that_is_trained_first_may_be_foreign(points, tmp_path):
+    teacher = Run(foreign.KINDS['linen'](), points, recipe=RECIPE, seed=3)
+    result = Run('resnet8x0_25', points, teacher=teacher, recipe=RECIPE).train(tmp_path)
+    assert result.summary['teacher']['network'] == 'LinenNet'
+
+
+@pytest.mark.parametrize(
+    ('build', 'line'),
+    [
+        (
+            lambda: networks.from_nnx(foreign.NnxNet, taps=('block[0]',)),
+            r"no module 'block/0' that is called; nearest: blocks/0",
+        ),
+        (lambda: networks.from_linen(foreign.NnxNet), r'use a flax linen module'),
+        (lambda: networks.from_nnx(3), r'use an nnx module, or a function of nnx.Rngs'),
+        (lambda: networks.from_linen(foreign.LinenNet(), taps='block1'), r"taps is 'block1'; use a tuple"),
+        (
+            lambda: networks.from_linen(foreign.LinenNet(), embed=3),
+            r'embed is 3; use the path of a module or a function',
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused(build, line):
+    with pytest.raises(ValueError, match=line) as error:
+        build()
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ('keywords', 'line'),
+    [
+        ({'taps': ('block3', 'block1')}, r"LinenNet has no module 'block3' that is called; nearest: block"),
+        ({'taps': ('head', 'block1')}, r'the tap head of LinenNet gives \[2, 3\]; feature maps are \[B, h, w, c\]'),
+        ({'classes': 5}, r'LinenNet has 3 outputs, not the 5 of classes='),
+        (
+            {'taps': ('block1',), 'embed': lambda taps: jnp.zeros((2, 3, 4))},
+            r'the embedding of LinenNet is \[2, 3, 4\]',
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_when_it_is_traced(keywords, line):
+    network = networks.from_linen(foreign.LinenNet(), **keywords)
+
+    def traced():
+        variables = network.init(jax.random.key(0), foreign.SHAPE)
+        return network.apply(variables, jnp.zeros((2, *foreign.SHAPE)), False)
+
+    with pytest.raises(ValueError, match=line):
+        jax.eval_shape(traced)
+
+
+def test_tokens_become_maps():
+    reading = networks._foreign.Reading('net', None, (), (), None)
+    tokens = jnp.arange(2 * 5 * 3, dtype=jnp.float32).reshape(2, 5, 3)
+    np.testing.assert_array_equal(reading.as_map('x', tokens), tokens[:, 1:].reshape(2, 2, 2, 3))
+    np.testing.assert_array_equal(reading.as_map('x', tokens[:, :4]), tokens[:, :4].reshape(2, 2, 2, 3))
+    with pytest.raises(ValueError, match='the tap x of net gives 7 tokens, which are no square map'):
+        reading.as_map('x', jnp.zeros((2, 7, 3)))
