@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import kcd_jax
-from kcd_jax import data, methods, networks
+from kcd_jax import data, methods, networks, policies
 from kcd_jax.teachers import Teacher
 from kcd_jax.training import loop, trainer
 from kcd_jax.training.run import Run
@@ -33,17 +33,13 @@ def points():
 @pytest.mark.parametrize('kind', foreign.KINDS)
 def test_a_student_is_trained_and_loaded_again(kind, points, tmp_path):
     student = foreign.KINDS[kind]()
-    teacher = Teacher.from_network(foreign.KINDS['linen' if kind != 'linen' else 'nnx'](), foreign.SHAPE)
-    run = Run(
-        student, points, teacher=teacher, recipe=RECIPE, policy=kcd_jax.policies.get('random').make(ratio=0.7, stages=2)
-    )
+    run = Run(student, points, recipe=RECIPE, policy=policies.get('random').make(ratio=0.7, stages=2))
     result = run.train(tmp_path)
-    assert result.summary['steps'] > 0 and np.isfinite(result.summary['test_loss'])
     before = leaf_paths(student.init(jax.random.key(0), foreign.SHAPE))
     after = leaf_paths(result.model.variables)
     assert before.keys() == after.keys()
     # The counter of the training passes is part of the state that is saved.
-    assert 'dropout/passes' not in after or after['dropout/passes'] == result.summary['steps']
+    assert 'dropout/passes' not in after or after['dropout/passes'] == sum(run.steps) > 0
     images = np.asarray(points.test.images)
     with pytest.raises(ValueError, match=f'holds a {student.name}, which is no network of this installation; give'):
         kcd_jax.load(tmp_path)
