@@ -20,7 +20,10 @@ HEADER = (
     f'{"network":16s} {"classes":>7s} {"image":>5s} {"parameters":>11s} {"BN values":>9s} {"MACs":>14s} {"convs":>5s}'
     '  taps C@H, embed'
 )
-_IMAGENET = ('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet18_one', 'shufflev2_x0_5')
+_IMAGENET = (
+    *('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet18_one', 'shufflev2_x0_5'),
+    *('deit_tiny_16', 'convnext_atto'),
+)
 _CIFAR10 = ('resnet8_kr', 'resnet26')
 
 

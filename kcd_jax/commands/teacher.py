@@ -37,6 +37,7 @@ def import_file(
     normalization: Normalization | None = None,
     rename_classes: bool = False,
     allow_weak: bool = False,
+    names: str = '',
 ) -> tuple[dict[str, Any], list[str]]:
     """Writes a file of weights as a .safetensors teacher, evaluated on the test images.
 
@@ -48,6 +49,7 @@ def import_file(
       normalization: what it was trained with; None where the file says it, or the data is a known public set.
       rename_classes: take the data's class names instead of the file's; their order must be the same.
       allow_weak: accept an accuracy that cannot be told from guessing.
+      names: a file that translates the names of the tensors, see `name_maps`; '' knows the usual ones.
 
     Returns:
       (card with 'accuracy' on the test images, lines for the user).
@@ -55,7 +57,8 @@ def import_file(
     Raises:
       ValueError: the file is refused, or its accuracy is near chance; then nothing is written.
     """
-    teacher = Teacher.restore(source, network, dataset.num_classes, dataset.image_shape, normalization)
+    shape = dataset.image_shape
+    teacher = Teacher.restore(source, network, dataset.num_classes, shape, normalization, names=names)
     card = {**teacher.card, 'dataset': dataset.name}
     if rename_classes or not card.get('class_names'):
         card['class_names'] = list(dataset.class_names)
@@ -104,6 +107,12 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument('--out', default='', help='file to write; default: FILE as .safetensors')
             one.add_argument('--rename_classes', action='store_true', help="store the data's class names, in its order")
             one.add_argument('--allow_weak', action='store_true', help='accept an accuracy near chance')
+            one.add_argument(
+                '--map',
+                default='',
+                metavar='FILE',
+                help="lines 'pattern -> name' for names that are not PyTorch's own, timm's or Hugging Face's",
+            )
     about = 'compute what the runs of a config will ask their teacher, into the folder teaching.cache; resumable'
     one = commands.add_parser('fill', help=about, description=about, epilog=EXAMPLES)
     one.add_argument('--config', required=True, metavar='FILE[:words]', help='config of the runs, as for train')
@@ -144,6 +153,7 @@ def _import(options: argparse.Namespace) -> None:
         normalization=_normalization(options.normalization, dataset),
         rename_classes=options.rename_classes,
         allow_weak=options.allow_weak,
+        names=options.map,
     )
     origin = f' from {card["source"]}, sha256 {card["sha256"]}' if 'sha256' in card else ''
     print(*lines, f'{card["network"]}{origin}', sep='\n')

@@ -23,6 +23,7 @@ from kcd_jax.networks.convolution import convolve, linear_apart, shifts
 
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
 BN_EPSILON = 1e-5
+LN_EPSILON = 1e-6  # timm's
 
 # (mean, std) of the channels in [0, 1]; 'cifar100_unix' and 'reviewkd' are those of the papers' own code.
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -156,8 +157,8 @@ class Conv(nn.Module):
       stride: of both axes.
       groups: groups of consecutive channels that are convolved separately.
       bias: whether a bias is added.
-      init: 'fan_out' draws the kernel from N(0, 2 / (kernel^2 * features)) and sets the bias to zero; 'torch' draws
-        both from U(+-1 / sqrt(fan_in)).
+      init: 'fan_out' draws the kernel from N(0, 2 / (kernel^2 * features)) and sets the bias to zero; 'small' draws it
+        from N(0, 0.02^2) likewise; 'torch' draws both from U(+-1 / sqrt(fan_in)).
     """
 
     features: int
@@ -173,18 +174,19 @@ class Conv(nn.Module):
         bound = 1.0 / math.sqrt(math.prod(shape[:3]))
         how = {
             'fan_out': ('normal', math.sqrt(2.0 / (self.kernel**2 * self.features))),
+            'small': ('normal', 0.02),
             'torch': ('uniform', bound),
         }[self.init]
         kernel = self.param('kernel', drawn(*how, shape))
         x = convolve(x, kernel.astype(x.dtype), self.stride, self.groups)
         if self.bias:
-            how = {'fan_out': ('constant', 0.0), 'torch': ('uniform', bound)}[self.init]
+            how = ('uniform', bound) if self.init == 'torch' else ('constant', 0.0)
             x = x + self.param('bias', drawn(*how, (self.features,))).astype(x.dtype).reshape(1, 1, 1, -1)
         return x
 
 
 class Dense(nn.Module):
-    """A linear layer [B, D] -> [B, features] with bias.
+    """A linear layer [..., D] -> [..., features] with bias.
 
     Attributes:
       features: outputs.
@@ -201,7 +203,35 @@ class Dense(nn.Module):
         default = ('uniform', 1.0 / math.sqrt(x.shape[-1]))
         kernel = self.param('kernel', drawn(*(self.kernel_init or default), (x.shape[-1], self.features)))
         bias = self.param('bias', drawn(*(self.bias_init or default), (self.features,)))
-        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape(1, -1)
+        return x @ kernel.astype(x.dtype) + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Patches(nn.Module):
+    """A convolution whose stride is its kernel's size: [B, H, W, C] -> [B, ceil(H / size), ceil(W / size), features].
+
+    The input is padded with zeros at its right and lower edge where the size does not divide it. The kernel is drawn
+    from N(0, 0.02^2), the bias is zero.
+
+    Attributes:
+      features: output channels.
+      size: height and width of a patch.
+    """
+
+    features: int
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        kernel = self.param('kernel', drawn('normal', 0.02, (self.size, self.size, channels, self.features)))
+        bias = self.param('bias', drawn('constant', 0.0, (self.features,)))
+        rows, columns = -(-height // self.size), -(-width // self.size)
+        missing = (rows * self.size - height, columns * self.size - width)
+        if any(missing):
+            x = jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        x = x.reshape(batch, rows, self.size, columns, self.size, channels).swapaxes(2, 3)
+        x = x.reshape(batch, rows, columns, -1) @ kernel.astype(x.dtype).reshape(-1, self.features)
+        return x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
 
 
 class GroupedConv(nn.Module):
@@ -267,6 +297,20 @@ class BatchNorm(nn.Module):
         normed = [part * factor + term for part, factor, term in rows]
         normed = tuple(part.astype(given.dtype) for part, given in zip(normed, parts, strict=True))
         return normed if isinstance(x, tuple) else normed[0]
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, in float32 for any input dtype; epsilon 1e-6."""
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        row = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param('scale', drawn('constant', 1.0, x.shape[-1:])).reshape(row)
+        bias = self.param('bias', drawn('constant', 0.0, x.shape[-1:])).reshape(row)
+        wide = x.astype(jnp.float32)
+        wide = wide - jnp.mean(wide, -1, keepdims=True)
+        gain = jax.lax.rsqrt(jnp.mean(jnp.square(wide), -1, keepdims=True) + LN_EPSILON)
+        return (wide * gain * scale + bias).astype(x.dtype)
 
 
 def global_mean(x: Array) -> Array:
@@ -344,7 +388,7 @@ def wrap(
         shapes = jax.eval_shape(module.init, jax.random.key(0), image)
         stats = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.full(leaf.shape, 1.0 if path[-1].key == 'var' else 0.0, jnp.float32),
-            shapes['batch_stats'],
+            shapes.get('batch_stats', {}),
         )
         return {
             'params': draw(key, shapes['params']),

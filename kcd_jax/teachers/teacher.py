@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from kcd_jax import data, networks
 from kcd_jax.contracts import NEEDS, Network, PyTree
 from kcd_jax.networks.layers import Normalization, constants
-from kcd_jax.teachers import fit, torch_weights, weights_file
+from kcd_jax.teachers import fit, name_maps, torch_weights, weights_file
 from kcd_jax.teachers import host as hosts
 from kcd_jax.teachers.chance import refuse_near_chance
 from kcd_jax.teachers.weights_file import FILE, is_whole, save
@@ -64,6 +64,7 @@ class Teacher:
         image_shape: tuple[int, int, int] | None = None,
         normalization: Normalization | None = None,
         dtype: Any = jnp.float32,
+        names: str | os.PathLike[str] | Mapping[str, str] = '',
     ) -> Teacher:
         """The teacher in a file, or the student that a run left in its folder.
 
@@ -76,6 +77,8 @@ class Teacher:
           normalization: what a file that does not say it was trained with: a name or (mean, std). None: the network's
             usual one, noted in the card, and `fits` refuses it for data that has its own.
           dtype: of the computation.
+          names: how a PyTorch file's names become ours: a file of lines 'pattern -> name' (`name_maps`), or a mapping;
+            '' knows PyTorch's own, timm's and Hugging Face's.
 
         Raises:
           ValueError: in one line: another network, number of classes or image size; a missing, damaged or incomplete
@@ -83,6 +86,7 @@ class Teacher:
         """
         file = weights_file.locate(path)
         content = weights_file.read(file)
+        tensors = _named(content, names, file)
         card = dict(content.card)
         name = network.name if isinstance(network, Network) else network or card.get('network', '')
         if not name:
@@ -92,7 +96,7 @@ class Teacher:
             raise ValueError(f'{file} holds a {card["network"]}, not a {name}; set teacher.name={card["network"]}')
         classes = _agreed('num_classes', num_classes, card, file)
         if classes is None:
-            classes = torch_weights.count_classes(content.tensors)
+            classes = torch_weights.count_classes(tensors)
         shape = _agreed('image_shape', image_shape, card, file)
         if classes is None or shape is None:
             lacking = 'number of classes' if classes is None else 'image size'
@@ -110,10 +114,10 @@ class Teacher:
             built = build() if pixels is None else build(normalization=pixels)
         try:
             if content.is_torch:
-                variables = torch_weights.from_torch(content.tensors, built, shape)
-                notes = [*content.notes, *_passed_over(content.tensors, built, shape)]
+                variables = torch_weights.from_torch(tensors, built, shape)
+                notes = [*content.notes, *_passed_over(tensors, built, shape)]
             else:
-                variables, notes = _from_paths(content.tensors, built, shape), []
+                variables, notes = _from_paths(tensors, built, shape), []
         except ValueError as error:
             raise ValueError(f'{file}: {error}') from None
         known = {
@@ -260,6 +264,21 @@ def _of_host(host: hosts.Host, class_names: Sequence[str], source: str = '') -> 
     if shape := getattr(host, 'image_shape', None):
         card['image_shape'] = list(shape)
     return Teacher(hosts.placeholder(host), dict(hosts.NO_VARIABLES), card, source, host.identity, host)
+
+
+def _named(
+    content: weights_file.Weights, names: str | os.PathLike[str] | Mapping[str, str], file: pathlib.Path
+) -> dict[str, np.ndarray]:
+    """A file's tensors under our names; those of our own format have them."""
+    if not content.is_torch:
+        if names:
+            raise ValueError(f'{file} has the names of this package; a map of names is for the files of others')
+        return content.tensors
+    rules = name_maps.read(names) if names else name_maps.usual(content.tensors)
+    try:
+        return name_maps.renamed(content.tensors, rules)
+    except ValueError as error:
+        raise ValueError(f'{file}: {error}') from None
 
 
 def _agreed(key: str, given: Any, card: dict[str, Any], file: pathlib.Path) -> Any:

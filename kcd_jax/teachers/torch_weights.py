@@ -4,7 +4,7 @@ Our modules carry the names of the public PyTorch code, so a name is translated 
 'weight', mean and var are 'running_mean' and 'running_var'; kernels HWIO are stored OIHW. Public codes differ among
 themselves: the classifier is 'fc', 'linear' or 'classifier', a projection 'downsample' or 'shortcut', and every name
 may begin with the attributes that wrap the network ('module.', '_orig_mod.', 'model.', 'student.'). Names are matched
-by meaning.
+by meaning. A parameter with a name of its own ('pos_embed', 'gamma') keeps it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from kcd_jax.teachers import torch_file
 from kcd_jax.trees import leaf_paths, merge
 
 _LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # axes of a leaf by its rank
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,), 0: ()}
+_TO_TORCH = {4: (3, 2, 0, 1), 3: (0, 1, 2), 2: (1, 0), 1: (0,)}  # axes of a leaf by its rank
+_FROM_TORCH = {4: (2, 3, 1, 0), 3: (0, 1, 2), 2: (1, 0), 1: (0,), 0: ()}
 # Where checkpoints keep the weights, in the order of preference: averaged weights are what their authors evaluate.
 _AVERAGED = ('state_dict_ema', 'model_ema', 'ema_state_dict')
 _CONTAINERS = ('model', 'state_dict', 'net', 'model_state_dict', 'student')
-_HEAD = re.compile(r'^(fc|linear|classifier(\.\d)?)\.(weight|bias)$')
+_HEAD = re.compile(r'^(fc|linear|head|head\.fc|classifier(\.\d)?)\.(weight|bias)$')
 _WRAPPERS = re.compile(r'^((module|_orig_mod|model|net|student)\.)*$')
 _COUNTERS = ('num_batches_tracked', 'n_averaged')  # counts that mean nothing for the outputs
 _LISTED = 8
@@ -39,13 +39,13 @@ _LISTED = 8
 def torch_name(path: str) -> str:
     """'layer1.0/conv1/kernel' -> 'layer1.0.conv1.weight'; `path` is inside 'params' or 'batch_stats'."""
     *module, leaf = path.split('/')
-    return '.'.join([*module, _LEAVES[leaf]])
+    return '.'.join([*module, _LEAVES.get(leaf, leaf)])
 
 
 def to_torch(variables: PyTree) -> dict[str, np.ndarray]:
     """The state dict of a network: {PyTorch's name: array in PyTorch's layout}, with 'num_batches_tracked' of zero."""
     tensors: dict[str, np.ndarray] = {}
-    statistics = leaf_paths(variables['batch_stats'])
+    statistics = {path: leaf for part in _stored(variables)[1:] for path, leaf in leaf_paths(variables[part]).items()}
     for path, leaf in {**leaf_paths(variables['params']), **statistics}.items():
         value = np.asarray(leaf)
         tensors[torch_name(path)] = np.ascontiguousarray(value.transpose(_TO_TORCH[value.ndim]))
@@ -69,9 +69,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], network: Network, image_shape:
       ValueError: in one line that names what is missing, left over, of another shape, or not finite.
     """
     variables = network.init(jax.random.key(0), image_shape)
-    wanted = {
-        path: leaf for part in ('params', 'batch_stats') for path, leaf in leaf_paths({part: variables[part]}).items()
-    }
+    wanted = {path: leaf for part in _stored(variables) for path, leaf in leaf_paths({part: variables[part]}).items()}
     names = {path: torch_name(path.partition('/')[2]) for path in wanted}
     prefix = find_prefix(tensors, {_canonical(name) for name in names.values()})
     given: dict[str, tuple[str, np.ndarray]] = {}
@@ -86,6 +84,8 @@ def from_torch(tensors: Mapping[str, np.ndarray], network: Network, image_shape:
         if value is None:
             missing.append(name)
             continue
+        if value.ndim == 2 and leaf.ndim == 4:  # a linear layer where ours is a convolution of size one
+            value = value[:, :, None, None]
         order = _FROM_TORCH.get(value.ndim)
         if order is None or tuple(value.shape[axis] for axis in order) != leaf.shape:
             expected = tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim])
@@ -103,6 +103,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], network: Network, image_shape:
     if problems:
         raise ValueError(f'these are not the weights of {network.name}: {"; ".join(problems)}')
     return merge(variables, values)
+
+
+def _stored(variables: PyTree) -> list[str]:
+    """The collections of a network's variables that PyTorch's files hold, parameters first."""
+    others = [part for part in variables if part not in ('params', 'constants', 'dropout')]
+    return ['params', *others]
 
 
 def find_prefix(tensors: Mapping[str, np.ndarray], wanted: set[str]) -> str:
@@ -148,7 +154,7 @@ def count_classes(tensors: Mapping[str, np.ndarray]) -> int | None:
 def outside(tensors: Mapping[str, np.ndarray], network: Network, image_shape: tuple[int, int, int]) -> list[str]:
     """The names that `from_torch` passes over because they lie outside the network's prefix."""
     shapes = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
-    paths = [*leaf_paths(shapes['params']), *leaf_paths(shapes['batch_stats'])]
+    paths = [path for part in _stored(shapes) for path in leaf_paths(shapes[part])]
     prefix = find_prefix(tensors, {_canonical(torch_name(path)) for path in paths})
     return [n for n in tensors if not n.startswith(prefix) and n.rpartition('.')[2] not in _COUNTERS]
 

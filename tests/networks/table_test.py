@@ -53,6 +53,9 @@ OTHER = {
     'resnet50': ((1000, 224), 25_557_032, 4_089_184_256, BOTTLENECK),
     'resnet101': ((1000, 224), 44_549_160, 7_801_405_440, BOTTLENECK),
     'shufflev2_x0_5': ((1000, 224), 1_366_792, 40_476_448, '24@112 48@28 96@14 192@7 1024'),
+    # DeiT's paper: 5.72 M parameters; timm: 1.26 GMACs. ConvNeXt-Atto in timm: 3.70 M and 0.55 GMACs.
+    'deit_tiny_16': ((1000, 224), 5_717_416, 1_253_683_200, ' '.join(['192@14'] * 5 + ['192'])),
+    'convnext_atto': ((1000, 224), 3_695_520, 547_332_480, '40@56 40@56 80@28 160@14 320@7 320'),
     'resnet20_a': ((10, 32), 269_722, None, RESNET),
     'resnet32_a': ((10, 32), 464_154, None, RESNET),
     'resnet44_a': ((10, 32), 658_586, None, RESNET),
@@ -71,7 +74,10 @@ PARAMETERS = [
     ('resnet8', 10, 78_042),
     ('resnet26', 100, 375_540),
 ]
-WITHOUT_PUBLISHED_SIZES = {'resnet8x0_25', 'resnet8_one', 'resnet32_one', 'resnet18_one'}
+WITHOUT_PUBLISHED_SIZES = {
+    *('resnet8x0_25', 'resnet8_one', 'resnet32_one', 'resnet18_one'),
+    *('deit_tiny_4', 'vit_mini_4', 'convnext_atto_2'),
+}
 
 
 def taps_text(summary) -> str:
