@@ -126,7 +126,7 @@ OTHERS = {
 @pytest.mark.parametrize('name', TINY)
 @pytest.mark.parametrize('theirs', ['timm', 'hugging_face'])
 def test_a_checkpoint_under_their_names_is_read(name, theirs, tiny, tmp_path):
-    network, variables = tiny(name)
+    _, variables = tiny(name)
     tensors = torch_weights.to_torch(variables)
     if theirs == 'hugging_face':
         tensors = OTHERS[name](tensors)

@@ -1,0 +1,35 @@
+"""The examples of docs/models.md run as they stand, on fewer points."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'models.md').read_text(encoding='utf-8')
+EXAMPLES = dict(re.findall(r'^## ([^\n]*)\n+```python\n(.*?)^```', TEXT, re.DOTALL | re.MULTILINE))
+SLOW = ('equinox', 'Keras 3', 'Plain functions (Haiku, optax examples, your own)')
+
+
+def test_every_framework_has_a_short_example():
+    assert {'flax linen', 'flax nnx', *SLOW} == {*EXAMPLES}
+    assert all(len(source.strip().splitlines()) <= 25 for source in EXAMPLES.values())
+
+
+@pytest.mark.parametrize('title', [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in EXAMPLES])
+def test_the_example_runs(title, tmp_path, monkeypatch):
+    if title in ('equinox', 'Keras 3'):
+        pytest.importorskip(title.split()[0].lower())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('KERAS_BACKEND', 'jax')
+    source = EXAMPLES[title].replace("'digits')", "'digits', num_points=64)")
+    source = source.replace("'epochs': 4", "'epochs': 1").replace('epochs=4', 'epochs=1')
+    source = source.replace("'batch': 32}", "'batch': 32, 'teaching': {'allow_weak': True}}")
+    names = {'__name__': 'example'}
+    exec(compile(source, 'models.md', 'exec'), names)
+    (folder,) = (tmp_path / 'runs').iterdir()
+    assert (folder / 'student.safetensors').exists()
+    if 'model' in names:
+        assert np.isfinite(names['model'](np.asarray(names['digits'].test.images[:2]))).all()
