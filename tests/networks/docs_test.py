@@ -10,11 +10,11 @@ import pytest
 
 TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'models.md').read_text(encoding='utf-8')
 EXAMPLES = dict(re.findall(r'^## ([^\n]*)\n+```python\n(.*?)^```', TEXT, re.DOTALL | re.MULTILINE))
-SLOW = ('equinox', 'Keras 3', 'Plain functions (Haiku, optax examples, your own)')
+SLOW = ('flax linen', 'equinox', 'Keras 3', 'Plain functions (Haiku, optax examples, your own)')
 
 
 def test_every_framework_has_a_short_example():
-    assert {'flax linen', 'flax nnx', *SLOW} == {*EXAMPLES}
+    assert {'flax nnx', *SLOW} == {*EXAMPLES}
     assert all(len(source.strip().splitlines()) <= 25 for source in EXAMPLES.values())
 
 

@@ -49,7 +49,7 @@ class LinenTokens(nn.Module):
         x = x.reshape(x.shape[0], -1, 8)
         token = self.param('token', nn.initializers.zeros, (1, 1, 8))
         x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)), x], 1)
-        x = x + nn.SelfAttention(2, name='attention')(nn.LayerNorm()(x))
+        x = x + nn.MultiHeadDotProductAttention(2, name='attention')(nn.LayerNorm()(x))
         x = nn.LayerNorm(name='norm')(x)
         return nn.Dense(3, name='head')(x[:, 0])
 
