@@ -13,6 +13,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 COMMANDS = {
     'train': 'train what a config file describes, compare runs, print their table',
     'sweep': "the runs of a paper's table, and the table",
+    'export': 'write a trained student as a file that other programs run',
     'teacher': 'bring a teacher in from other formats, out to them, and check it',
     'data': 'look at a data set, prepare it, check it',
     'networks': 'what every network costs and returns',

@@ -18,7 +18,7 @@ LAYERS = (
     {'methods', 'policies', 'networks'},
     {'runtime'},
     {'data', 'teachers'},
-    {'training'},
+    {'training', 'export'},
     {'experiments'},
     {'commands', 'main'},
 )
@@ -45,7 +45,7 @@ STEP = {
     'training/trainer.py',
 }
 
-ON_DISK = {'data', 'training', 'runtime', 'teachers', 'experiments', 'commands', READER}
+ON_DISK = {'data', 'training', 'export', 'runtime', 'teachers', 'experiments', 'commands', READER}
 ON_DISK_FILES = {'policies/reuse.py'}
 DISK_MODULES = {'shutil', 'tempfile', 'fcntl', 'safetensors', 'tarfile', 'pickle', 'sqlite3'}
 DISK_METHODS = {

@@ -93,7 +93,7 @@ def _write_torch(path: pathlib.Path, variables: Any, card: dict[str, Any]) -> No
         torch_weights.to_torch(variables)
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f'{card.get("network", "this network")} has parameters without a PyTorch name ({error}); use the format onnx'
+            f'{card.get("network", "this network")} has parameters without a PyTorch name ({error}); use onnx instead'
         ) from None
     weights_file.export(path, variables, card)
 

@@ -24,7 +24,7 @@ def text(model: Model, exported: Exported, usage: str, command: str) -> str:
       usage: lines of Python that use {file} and name {network}.
       command: that made the file; '' where it was a call.
     """
-    name = model.network.name
+    name, shape = model.network.name, f'[N, {", ".join(map(str, model.input_shape))}]'
     rows = [*_about(model), ('made by', f'`{command}`' if command else ''), ('license', '')]
     return '\n'.join(
         [
@@ -38,9 +38,7 @@ def text(model: Model, exported: Exported, usage: str, command: str) -> str:
             '',
             '## Use',
             '',
-            '`images` are uint8 pixels, [N, {}, {}, {}], channels last; the logits are in the order of the classes.'.format(
-                *model.input_shape
-            ),
+            f'`images` are uint8 pixels, {shape}, channels last; the logits are in the order of the classes.',
             '',
             '```python',
             usage.strip().format(file=exported.path.name, network=name),
@@ -68,7 +66,9 @@ def _about(model: Model) -> list[tuple[str, str]]:
         ('commit', card.get('commit') or ''),
     ]
     if normalization := card.get('normalization'):
-        rows.insert(2, ('normalization', f'mean {normalization["mean"]}, std {normalization["std"]}, of pixels in [0, 1]'))
+        rows.insert(
+            2, ('normalization', f'mean {normalization["mean"]}, std {normalization["std"]}, of pixels in [0, 1]')
+        )
     return rows
 
 

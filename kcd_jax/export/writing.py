@@ -136,9 +136,7 @@ def export(
     return found
 
 
-def quantize(
-    model: Model, exported: Exported, calibration: np.ndarray, images: Images, command: str = ''
-) -> Exported:
+def quantize(model: Model, exported: Exported, calibration: np.ndarray, images: Images, command: str = '') -> Exported:
     """Writes the int8 form of an exported ONNX file next to it, NAME.int8.onnx, with a model card.
 
     Args:

@@ -230,11 +230,16 @@ def summary(
 
 def card(content: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """The card of a student's file (`teacher.save`), from the summary of its run."""
-    kept = 'dataset accuracy best_accuracy num_classes seed epochs method policy commit run'.split()
+    kept = (
+        'dataset accuracy best_accuracy evaluated_on num_classes seed epochs method policy command commit run'.split()
+    )
+    teacher, cost = content['teacher'], content['cost']
     return {
         'network': run.student_network.name,
         'image_shape': list(run.data.image_shape),
         'class_names': list(run.data.class_names),
+        'teacher': teacher and {key: teacher.get(key) for key in ('network', 'accuracy')},
+        'cost': {'macs': sum(cost['macs'].values()), 'relative_macs': cost['relative_macs']},
         **{key: content[key] for key in kept},
     }
 

@@ -1,0 +1,157 @@
+"""Exports: every format gives the student's own logits on 100 images, and a file that does not is not written."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import kcd_jax
+from kcd_jax import export as exports
+from kcd_jax import networks
+from kcd_jax.export import formats, writing
+from kcd_jax.teachers.model import Model
+
+SHAPE, CLASSES = (16, 16, 3), 5
+PACKAGES = {'onnx': ('jax2onnx', 'onnxruntime'), 'tflite': ('litert_converter', 'ai_edge_litert')}
+CARD = {
+    'class_names': list('abcde'),
+    'dataset': 'known',
+    'accuracy': 0.75,
+    'teacher': {'network': 'resnet14', 'accuracy': 0.875},
+    'cost': {'macs': 123_000_000, 'relative_macs': 0.6},
+    'command': 'python -m kcd_jax train --config=mine.py',
+}
+
+
+def images(seed=0, count=100):
+    return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE), np.uint8)
+
+
+def model_of(name):
+    """A network whose logits differ between images: its statistics are those of a batch."""
+    network = networks.get(name)(CLASSES)
+    variables = network.init(jax.random.key(0), SHAPE)
+    seen = images(1, 16).astype(np.float32) / 255
+    for _ in range(30):  # a tenth of the way each time
+        state = jax.jit(network.apply, static_argnums=2)(variables, seen, True)[1]
+        variables = {**variables, **state}
+    card = {'network': name, 'num_classes': CLASSES, 'image_shape': list(SHAPE), **CARD}
+    return Model(network, variables, card)
+
+
+@pytest.fixture(scope='module')
+def model():
+    return model_of('resnet8x0_25')
+
+
+@pytest.mark.parametrize('name', sorted(exports.FORMATS))
+def test_a_file_gives_the_students_logits(name, model, tmp_path):
+    for package in PACKAGES.get(name, ()):
+        pytest.importorskip(package)
+    known = exports.Images(images(2, 120), model(images(2, 120)).argmax(-1), 'made by a test')
+    assert np.ptp(known.images, axis=0).min() > 100 and np.ptp(model(known.images), axis=0).min() > 1e-2
+    found = exports.export(model, name, tmp_path / 'student', known, 'kcd_jax export it')
+    assert found.path == tmp_path / f'student{exports.FORMATS[name].suffix}' and found.compared == 100
+    assert found.difference <= 1e-4 and found.agreement == 1.0 and found.accuracy == (1.0, 1.0)
+    assert sorted(found.latency) == [1, 32] and all(min(pair) > 0 for pair in found.latency.values())
+    read = exports.FORMATS[name].read(found.path.read_bytes())
+    spread = np.ptp(model(images()), axis=0).min()
+    for count in (1, 3, 100):
+        got = read(images()[:count])
+        assert got.shape == (count, CLASSES) and got.dtype == np.float32
+        np.testing.assert_allclose(got, model(images()[:count]), atol=1e-4)
+    card = (tmp_path / f'{found.path.name}.md').read_text()
+    for words in (
+        'resnet8x0_25, 5,129 parameters',
+        '5 (a, b, c, d, e)',
+        '75.00 % on the test images',
+        '**teacher**: resnet14, 87.50 %',
+        '1.23e+08 multiply-accumulates, 60 % of training on all points',
+        '`python -m kcd_jax train --config=mine.py`',
+        '`kcd_jax export it`',
+        '- **license**:\n',
+        f'student{found.path.suffix}',
+    ):
+        assert words in card
+    compile(card.partition('```python')[2].partition('```')[0], 'usage', 'exec')
+
+
+def test_the_usage_of_each_card_runs(model, tmp_path, monkeypatch):
+    """The lines of the cards, as a user would copy them."""
+    pytest.importorskip('onnxruntime')
+    monkeypatch.chdir(tmp_path)
+    for name in ('safetensors', 'stablehlo', 'onnx'):
+        exports.export(model, name, 'student')
+        card = pathlib.Path(f'student{exports.FORMATS[name].suffix}.md').read_text()
+        scope = {'images': images()}
+        exec(card.partition('```python')[2].partition('```')[0], scope)
+        if name == 'safetensors':
+            assert scope['names'] == kcd_jax.load('student.safetensors').predict(images())[0]
+        else:
+            np.testing.assert_allclose(scope['logits'], model(images()), atol=1e-4)
+
+
+def test_int8_agrees_and_is_small(model, tmp_path):
+    pytest.importorskip('jax2onnx')
+    known = exports.Images(images(2), model(images(2)).argmax(-1), 'made by a test')
+    plain = exports.export(model, 'onnx', tmp_path / 'student.onnx', known)
+    found = exports.quantize(model, plain, images(3, 64), known)
+    assert found.path.name == 'student.int8.onnx' and found.format == 'onnx, int8'
+    assert 1e-4 < found.difference < 0.5 and found.agreement > 0.9 and found.accuracy[1] == found.agreement
+    onnx = pytest.importorskip('onnx')
+    kernels = [entry for entry in onnx.load(found.path).graph.initializer if entry.data_type == onnx.TensorProto.INT8]
+    assert sum(len(entry.dims) == 4 for entry in kernels) >= 9  # of every convolution
+    assert 'the file in onnxruntime' in (tmp_path / 'student.int8.onnx.md').read_text()
+
+
+def test_a_file_that_disagrees_is_not_written(model, tmp_path, monkeypatch):
+    off = dataclasses.replace(exports.FORMATS['stablehlo'], read=lambda content: lambda x: model(x) + np.float32(2e-4))
+    monkeypatch.setitem(writing.FORMATS, 'stablehlo', off)
+    with pytest.raises(
+        ValueError, match='file is not written: its logits differ by 2.0e-04 from those of resnet8x0_25'
+    ):
+        exports.export(model, 'stablehlo', tmp_path / 'student')
+    nothing = dataclasses.replace(off, read=lambda content: lambda x: model(x) * np.float32(np.nan))
+    monkeypatch.setitem(writing.FORMATS, 'stablehlo', nothing)
+    with pytest.raises(ValueError, match='differ by nan'):
+        exports.export(model, 'stablehlo', tmp_path / 'student')
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_one_line(model, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="unknown format 'onxn'; use safetensors, torch, stablehlo, onnx, tflite"):
+        exports.export(model, 'onxn', tmp_path / 'x')
+    with pytest.raises(ValueError, match='is a folder; name a file in it'):
+        exports.export(model, 'torch', tmp_path)
+    other = dataclasses.replace(model, variables={**model.variables, 'params': {'dense': {'weights': np.ones(3)}}})
+    with pytest.raises(ValueError, match=r"without a PyTorch name \('weights'\); use onnx instead"):
+        formats.FORMATS['torch'].write(other)
+    monkeypatch.setattr(formats.importlib, 'import_module', lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(ValueError, match=r"format onnx needs .* \(jax2onnx\): pip install 'kcd_jax\[export\]'"):
+        exports.export(model, 'onnx', tmp_path / 'x')
+
+
+def test_the_program_has_plain_convolutions(model):
+    """A depthwise convolution is one operation, and nothing is bound to the CPU."""
+    network = networks.get('mobilenetv2')(CLASSES)
+    untrained = Model(network, network.init(jax.random.key(0), SHAPE), {'image_shape': SHAPE})
+    module = formats.lowered(untrained, ('cpu',)).mlir_module()
+    assert module.count('stablehlo.convolution') == 53 and 'stablehlo.dynamic_gather' not in module
+    assert 'inlineable' not in module and 'tensor<?x16x16x3xui8>' in module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'name', ['resnet20_a', 'wrn_16_1', 'vgg8', 'mobilenetv2', 'shufflev1', 'shufflev2', 'resnet8_one', 'resnet50_cifar']
+)
+def test_every_family_converts(name, tmp_path):
+    pytest.importorskip('jax2onnx')
+    model = model_of(name)
+    for format in ('onnx', 'tflite', 'stablehlo'):
+        if format == 'tflite' and not formats.importlib.util.find_spec('litert_converter'):
+            continue
+        assert exports.export(model, format, tmp_path / name).difference <= 1e-4
