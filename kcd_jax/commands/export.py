@@ -24,8 +24,8 @@ _EPILOG = """formats:
   safetensors  the weights and what is known about them; kcd_jax.load reads it
   torch        a PyTorch state dict with the public names (torch.load); preprocessing is stated, not inside
   stablehlo    the program and its weights; jax.export reads it, without this package
-  onnx         for onnxruntime and others; needs the extra 'export'
-  tflite       for LiteRT; needs the extra 'export'
+  onnx         for onnxruntime and others; needs: pip install 'kcd_jax[export]'
+  tflite       for LiteRT; needs: pip install --no-deps litert-converter ai-edge-litert
 The file is written only if its logits agree with the student's; a model card is written next to it.
 
 examples:

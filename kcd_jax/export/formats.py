@@ -56,14 +56,19 @@ def lowered(model: Model, platforms: tuple[str, ...]) -> jax.export.Exported:
         return jax.export.export(jax.jit(model.function), platforms=platforms)(images)
 
 
+_INSTALL = {
+    'onnx': "pip install 'kcd_jax[export]'",
+    # Without its dependencies: they are for other uses, and one of them refuses a current typing_extensions.
+    'tflite': 'pip install --no-deps litert-converter ai-edge-litert',
+}
+
+
 def needed(format: str, *packages: str) -> list[Any]:
     """The modules of optional packages; ValueError that says how to install them."""
     try:
         return [importlib.import_module(package) for package in packages]
     except ImportError as error:
-        raise ValueError(
-            f"the format {format} needs the packages of the extra 'export' ({error}): pip install 'kcd_jax[export]'"
-        ) from None
+        raise ValueError(f'the format {format} needs more packages ({error}): {_INSTALL[format]}') from None
 
 
 # --------------------------------------------------------------------------------------------------------- safetensors

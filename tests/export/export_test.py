@@ -59,7 +59,6 @@ def test_a_file_gives_the_students_logits(name, model, tmp_path):
     assert found.difference <= 1e-4 and found.agreement == 1.0 and found.accuracy == (1.0, 1.0)
     assert sorted(found.latency) == [1, 32] and all(min(pair) > 0 for pair in found.latency.values())
     read = exports.FORMATS[name].read(found.path.read_bytes())
-    spread = np.ptp(model(images()), axis=0).min()
     for count in (1, 3, 100):
         got = read(images()[:count])
         assert got.shape == (count, CLASSES) and got.dtype == np.float32
@@ -131,8 +130,12 @@ def test_what_cannot_be_written_is_one_line(model, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"without a PyTorch name \('weights'\); use onnx instead"):
         formats.FORMATS['torch'].write(other)
     monkeypatch.setattr(formats.importlib, 'import_module', lambda name: (_ for _ in ()).throw(ImportError(name)))
-    with pytest.raises(ValueError, match=r"format onnx needs .* \(jax2onnx\): pip install 'kcd_jax\[export\]'"):
+    with pytest.raises(
+        ValueError, match=r"format onnx needs more packages \(jax2onnx\): pip install 'kcd_jax\[export\]'"
+    ):
         exports.export(model, 'onnx', tmp_path / 'x')
+    with pytest.raises(ValueError, match='pip install --no-deps litert-converter'):
+        exports.export(model, 'tflite', tmp_path / 'x')
 
 
 def test_the_program_has_plain_convolutions(model):
