@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from configs import benchmark
 from kcd_jax.experiments.experiment import Reuse
 from kcd_jax.experiments.grid import Budgeted, Grid, of_paper
 from kcd_jax.report.papers import TABLES
@@ -141,4 +142,5 @@ SWEEPS: dict[str, Grid] = {
         references=('KD', 'Random KD'),
         devices=1,
     ),
+    **benchmark.SWEEPS,
 }

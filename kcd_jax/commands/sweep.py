@@ -36,7 +36,9 @@ def parser() -> argparse.ArgumentParser:
     made = launch.Parser(prog='python -m kcd_jax sweep', description=__doc__.partition(': ')[2], epilog=_EPILOG)
     made.add_argument('name', nargs='?', help='name of the sweep; without it the sweeps are listed')
     made.add_argument('--trials', type=int, default=DEFAULT_TRIALS, help=f'seeds per cell (default {DEFAULT_TRIALS})')
+    made.add_argument('--seed', type=int, default=0, help='the first seed (default 0)')
     made.add_argument('--pairs', default='', help='only these columns, TEACHER-STUDENT, separated by commas')
+    made.add_argument('--words', default='', help='further words for every cell, as teacher.checkpoint=FILE')
     made.add_argument('--jobs', type=int, default=1, help='processes that share the work (default 1)')
     made.add_argument('--minutes', type=float, default=0.0, help='time limit: save and stop, with exit code 76')
     made.add_argument('--dry', action='store_true', help='list the cells and their cost; train nothing, load no data')
@@ -55,8 +57,8 @@ def main(argv: Sequence[str]) -> int:
     start = time.monotonic()
     try:
         arguments = parser().parse_args(argv)
-        if min(arguments.trials, arguments.jobs) < 1 or not 0 <= arguments.minutes < math.inf:
-            raise ValueError('--trials and --jobs must be at least 1, and --minutes 0 or more')
+        if min(arguments.trials, arguments.jobs) < 1 or not 0 <= arguments.minutes < math.inf or arguments.seed < 0:
+            raise ValueError('--trials and --jobs must be at least 1, --seed and --minutes 0 or more')
     except ValueError as error:
         return launch.complain(error)
     return launch.run(lambda: sweep(arguments, argv, start))
@@ -79,7 +81,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
     if arguments.name is None:
         print('\n'.join(f'{name:22} {grid.title}' for name, grid in known.items()))
         return exitcodes.OK
-    grid = grids.find(known, arguments.name)
+    grid = grids.with_words(grids.find(known, arguments.name), arguments.words)
     devices = devices_of(grid, arguments)
     launch.prepare_jax(devices)
     if not arguments.dry:
@@ -91,6 +93,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
         root,
         pairs=[pair for pair in arguments.pairs.split(',') if pair],
         trials=arguments.trials,
+        seed=arguments.seed,
         device_count=mesh.size,
         load=grammar.shapes if arguments.dry else grammar.load_data,
     )

@@ -34,6 +34,7 @@ class Budgeted:
       high: its largest value; None: the batch.
       step: between two values.
       expected: whether epoch sizes depend on the data, so that only the expected cost is known.
+      least: the smallest budget that it can meet; it has no row at smaller ones.
     """
 
     words: str
@@ -42,6 +43,7 @@ class Budgeted:
     high: float | None
     step: float
     expected: bool = False
+    least: float = 0.0
 
     def values(self, batch: int) -> list[float]:
         """All values, ascending; integers if the step is 1."""
@@ -150,6 +152,11 @@ def find(grids: Mapping[str, Grid], name: str) -> Grid:
     return grids[name]
 
 
+def with_words(grid: Grid, words: str) -> Grid:
+    """The grid with further config words for all of its cells."""
+    return dataclasses.replace(grid, config=_joined(grid.config, words)) if words else grid
+
+
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """A cell of a grid as config words; `budget` is what its policy is solved for, if it is `Budgeted`."""
@@ -203,6 +210,8 @@ def _rows(grid: Grid, pair: str) -> Iterator[Entry]:
     for budget in grid.budgets:
         group = f'{100 * budget:g} %'
         for label, policy in grid.equal.items():
+            if budget < policy.least:
+                continue
             yield Entry(f'{label}, {group}', pair, joined(policy.words, label), group, None, policy, budget)
 
 
@@ -218,6 +227,7 @@ def build(
     *,
     pairs: Sequence[str] = (),
     trials: int = 1,
+    seed: int = 0,
     device_count: int = 1,
     load: grammar.Loader = grammar.load_data,
 ) -> Experiment:
@@ -228,7 +238,8 @@ def build(
       grid: to build.
       root: folder of the config files.
       pairs: columns to include; empty: all.
-      trials: number of seeds 0, 1, ...
+      trials: number of seeds.
+      seed: the first of them.
       device_count: devices that a batch is split over; solved numbers of rows are multiples of it.
       load: how the data is loaded; `config.shapes` reads no data.
 
@@ -254,7 +265,9 @@ def build(
         if source is not None and (source.label, source.column) not in known:
             raise ValueError(f'{cell.name} needs {source.label} on {source.column}, which --pairs excludes; add it')
     omitted = tuple(f'{label}: {reason}' for label, reason in grid.omitted.items())
-    return Experiment(name, grid.title, tuple(cells), tuple(range(trials)), grid.references, grid.paper, omitted)
+    return Experiment(
+        name, grid.title, tuple(cells), tuple(range(seed, seed + trials)), grid.references, grid.paper, omitted
+    )
 
 
 def _config(words: str, root: pathlib.Path) -> ConfigDict:
@@ -361,16 +374,17 @@ def cost_of(run: Run) -> Cost:
     counts, views = ledger.sample_counts(run), run.method.num_views
     scored = run.recipe.batch * counts['steps'] if run.policy.scores else 0
     samples, full = counts['processed_samples'], counts['processed_full']
+    judged = run.num_points * teacher if run.scores_points else 0
 
     def total(per_image: int, samples: int, scored: int = 0) -> int:
-        return samples * per_image * views + scored * forward
+        return samples * per_image * views + scored * forward + judged
 
     counted, assumed = teacher + both, teacher + 2 * forward
     return Cost(
         samples,
         total(counted, samples + counts['samples_before'], scored),
-        total(counted, samples, scored) / total(counted, full),
-        total(assumed, samples, scored) / total(assumed, full),
+        total(counted, samples, scored) / (full * counted * views),
+        total(assumed, samples, scored) / (full * assumed * views),
     )
 
 

@@ -1,8 +1,9 @@
 """Random points in rounds: the least visited ones first, of each class, and none that the teacher contradicts.
 
-Our own baseline with what a random choice can be given for little: it redraws before every epoch (dynamic), but visits
-all points of a class equally often instead of leaving that to chance; it controls the classes; and it puts aside what
-cannot be taught, the points whose label the teacher thinks improbable. The value of a point does not enter.
+Our own baseline with what a random choice can be given for little. It redraws before every epoch, but visits all points
+of a class equally often instead of leaving that to chance; it controls the classes; its sizes can shrink as KCD's do,
+which moves compute to the epochs of the large learning rate; and it can put aside what cannot be taught, the points
+whose label the teacher thinks improbable. The value of a point does not enter.
 """
 
 from __future__ import annotations
@@ -34,12 +35,25 @@ def _draw(key: Array, table: ValueTable, labels: Array, doubtful: Array, classes
     return knowledge.unmixed_plan(order[knowledge.order_by(last)], num_keep)
 
 
-@ranges(ratio={'above': 0, 'high': 1}, classes={'choices': SPREADS}, doubt={'low': 0, 'below': 1})
-def make(*, ratio: float = 0.7, classes: str = 'even', doubt: float = 0.1) -> Policy:
+SIZES = ('shrinking', 'constant')
+
+
+@ranges(
+    ratio={'above': 0, 'high': 1},
+    sizes={'choices': SIZES},
+    stages={'low': 1, 'high': 1_000_000},
+    classes={'choices': SPREADS},
+    doubt={'low': 0, 'below': 1},
+)
+def make(
+    *, ratio: float = 0.7, sizes: str = 'shrinking', stages: int = 6, classes: str = 'even', doubt: float = 0.0
+) -> Policy:
     """Builds the policy.
 
     Args:
-      ratio: fraction of the points that is kept in every epoch, in (0, 1].
+      ratio: fraction of the points that is kept, in (0, 1]; if the sizes shrink, at the end.
+      sizes: 'shrinking': those of the policy `kcd`; 'constant': the same in every epoch.
+      stages: number of shrinking steps, of equal length; it must divide the epochs. Without effect on constant sizes.
       classes: 'even': equally many points of each class, as far as it has them; 'proportional': each class keeps its
         share of the points.
       doubt: points to whose label the teacher gives a smaller probability are taken last, after all others, in [0, 1);
@@ -47,17 +61,19 @@ def make(*, ratio: float = 0.7, classes: str = 'even', doubt: float = 0.1) -> Po
     """
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        return [max(1, round(ratio * num_points))] * epochs
+        if sizes == 'constant':
+            return [max(1, round(ratio * num_points))] * epochs
+        return knowledge.epoch_sizes(num_points, ratio, stages, epochs)
 
     def replan(
         key: Array, table: ValueTable, plan: Plan, state: Any, epoch: int, epochs: int, *,
         labels: Array, teacher: Mapping[str, Array] | None = None,
     ):  # fmt: skip
-        del plan, epoch, epochs
+        del plan
         doubtful = jnp.zeros(labels.shape, bool)
         if teacher is not None:
             doubtful = teacher['cross_entropy'] > -math.log(doubt)
-        num_keep = max(1, round(ratio * table.num_points))
+        num_keep = keep_counts(table.num_points, epochs)[epoch]
         return _draw(key, table, labels, doubtful, classes, num_keep), state
 
     return Policy(

@@ -117,6 +117,38 @@ def test_a_row_that_cannot_run_is_left_out_by_name():
     assert found.omitted == ('OnlineKD: its student needs branches, which resnet18 does not have',)
 
 
+BENCHMARK = [name for name in SWEEPS if name.startswith('benchmark_')]
+
+
+@pytest.mark.parametrize('name', BENCHMARK)
+def test_every_policy_of_the_benchmark_is_a_row_at_the_budgets_that_it_can_meet(name):
+    sweep = SWEEPS[name]
+    entries = grid.expand(sweep)
+    assert [entry.label for entry in entries[:2]] == ['Student alone', 'KD'] and sweep.references == ('KD', 'Random')
+    for label, policy in sweep.equal.items():
+        budgets = [entry.budget for entry in entries if entry.label.startswith(f'{label}, ')]
+        assert budgets == [budget for budget in sweep.budgets if budget >= policy.least]
+    for entry in {entry.words: entry for entry in entries}.values():
+        run = grammar.run_of(grid._config(entry.words, ROOT), grammar.shapes)
+        assert run.recipe.augment.seed == 1 and run.recipe.eval_every == run.recipe.epochs
+        assert run.data.name in (f'digits:{name.removeprefix("benchmark_")}', 'cifar100')
+
+
+@pytest.mark.slow
+def test_the_benchmark_comes_within_two_points_of_its_budgets():
+    for cell in build('benchmark_hard', trials=2, seed=100).cells:
+        expected = ('SeTa', 'InfoBatch')  # known in expectation only
+        if cell.group and not cell.label.startswith(expected):
+            assert 100 * grid.cost_of(cell.run).relative == pytest.approx(float(cell.group[:-2]), abs=2), cell.label
+
+
+def test_seeds_and_words_of_a_sweep():
+    sweep = grid.with_words(Grid('t', f'{ROOT}/configs/digits_kd.py:batch=30', {'KD': 'policy=none'}), 'epochs=12')
+    found = grid.build('t', sweep, ROOT, trials=2, seed=100, load=grammar.shapes)
+    assert found.seeds == (100, 101)
+    assert (found.cells[0].run.recipe.epochs, found.cells[0].run.recipe.batch) == (12, 30)
+
+
 @pytest.mark.parametrize('name', SWEEPS)
 def test_results_have_distinct_names(name):
     entries = [(entry.label, entry.pair) for entry in grid.expand(SWEEPS[name])]
@@ -177,7 +209,9 @@ def test_every_policy_comes_near_its_budget(tiny_networks):
             assert grid.cost_of(run).relative == pytest.approx(budget, abs=0.02 if 'UNIX' in label else 0.005), label
 
 
-@pytest.mark.parametrize('words', ['policy=none', 'policy=kcd,stages=3', 'policy=unix,k=16', 'method=none'])
+@pytest.mark.parametrize(
+    'words', ['policy=none', 'policy=kcd,stages=3', 'policy=unix,k=16', 'policy=learnability', 'method=none']
+)
 def test_the_cost_without_a_trace_is_the_ledgers(tiny_networks, words):
     """Without the method's own layers, which KD does not have."""
     run = grammar.run_of(

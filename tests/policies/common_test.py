@@ -33,7 +33,7 @@ VARIANTS = [
     ('balanced', {'classes': 'even', 'ratio': 0.3}),
     ('learnability', {'score': 'entropy', 'ratio': 0.3}),
     ('moderate', {'ratio': 1.0}),
-    ('rounds', {'ratio': 0.3, 'doubt': 0.0, 'classes': 'proportional'}),
+    ('rounds', {'ratio': 0.3, 'sizes': 'constant', 'doubt': 0.2, 'classes': 'proportional'}),
     ('seta', {'groups': 4, 'window': 0.5, 'ratio': 0.5}),
     ('unix', {'score': 'random', 'mix': 'none', 'k': 9}),
     ('unix', {'score': 'margin', 'mix': 'constant', 'beta': 0.2}),

@@ -9,7 +9,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from kcd_jax.contracts import Batch, Outputs, ValueTable, full_plan, table_rows
-from kcd_jax.policies import _classes, balanced, learnability, moderate, rounds, seta, static
+from kcd_jax.policies import _classes, balanced, kcd, learnability, moderate, rounds, seta, static
 from kcd_jax.training.teacher_clean import centre_distances
 
 POINTS, EPOCHS = 200, 16
@@ -147,7 +147,7 @@ def test_distances_are_to_the_median_of_the_class():
 
 def test_rounds_visits_the_points_of_a_class_equally_often():
     """Fourteen epochs at 10 %: without a teacher every class loses at most one visit between its points."""
-    policy, labels = rounds.make(ratio=0.1, doubt=0.0), jnp.asarray(LABELS)
+    policy, labels = rounds.make(ratio=0.1, sizes='constant'), jnp.asarray(LABELS)
     assert policy.teacher_scores == () and all(policy.when(epoch, EPOCHS) for epoch in range(EPOCHS))
     visits = np.zeros(POINTS, int)
     for epoch in range(14):
@@ -159,10 +159,17 @@ def test_rounds_visits_the_points_of_a_class_equally_often():
         assert own.max() - own.min() <= 1 and own.sum() == 70
 
 
+def test_rounds_shrinks_as_kcd_does():
+    policy, like = rounds.make(ratio=0.3, stages=4), kcd.make(ratio=0.3, stages=4)
+    assert policy.keep_counts(POINTS, EPOCHS) == like.keep_counts(POINTS, EPOCHS)
+    found = [len(kept(policy, epoch, labels=jnp.asarray(LABELS))) for epoch in range(EPOCHS)]
+    assert found == policy.keep_counts(POINTS, EPOCHS)
+
+
 def test_rounds_takes_what_the_teacher_doubts_last():
     labels, doubtful = jnp.asarray(LABELS), np.arange(ROWS) % 4 == 0
     probability = np.where(doubtful, 0.09, 0.11).astype(np.float32)
     teacher = {'cross_entropy': jnp.asarray(-np.log(probability))}
     for ratio, aside in ((0.5, 0), (0.75, 0), (0.9, 30)):
-        found = kept(rounds.make(ratio=ratio), 3, labels=labels, teacher=teacher)
+        found = kept(rounds.make(ratio=ratio, sizes='constant', doubt=0.1), 3, labels=labels, teacher=teacher)
         assert doubtful[found].sum() == aside and len(found) == round(ratio * POINTS)
