@@ -2,7 +2,7 @@
 
   python -m kcd_jax train --config=configs/folder_kd.py --config.data.dir=/pictures
   python -m kcd_jax train --config=configs/folder_kd.py --config.data.dir=/pictures --config.teacher.checkpoint=FILE
-  python -m kcd_jax train --config=configs/folder_kd.py:resnet34-resnet18 --config.data.dir=/pictures --config.data.name=folder:224
+  python -m kcd_jax train --config=configs/folder_kd.py:resnet34-resnet18,dataset=folder:224 --config.data.dir=/pictures
 
 /pictures holds train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg alone, of which a tenth is held out; pictures of
 any size are scaled to 64 pixels (folder:SIZE). Without class folders there are no labels: then a teacher from a file

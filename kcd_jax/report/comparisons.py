@@ -7,7 +7,7 @@ share: the teacher's network, the student's network, the dataset, the batch size
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from kcd_jax.report.statistics import Sample, describe, paired_difference
 
 Summary = Mapping[str, Any]
 Card = Mapping[str, Any]
+# Runs are judged by the first of these that any of them has: without labels there is no accuracy.
+MEASURES = ('accuracy', 'agreement', 'cosine')
 # The order of the usual rows; other rows follow in the order found.
 _ORDER = ('teacher', 'student', 'kd', 'random', 'kcd')
 
@@ -47,6 +49,12 @@ def full_epochs(summary: Summary) -> float | None:
     """Epochs requested; a run may take more (a first phase of its method) or fewer (policy 'short')."""
     requested = number(summary, 'run', 'recipe', 'epochs')
     return number(summary, 'epochs') if requested is None else requested
+
+
+def judged_by(runs: Iterable[Summary]) -> str:
+    """The first of `MEASURES` that a run has; 'accuracy' if none has any."""
+    runs = list(runs)
+    return next((name for name in MEASURES if any(number(run, name) is not None for run in runs)), 'accuracy')
 
 
 def refuse_duplicates(what: str, runs: Sequence[Summary]) -> None:
@@ -85,11 +93,11 @@ class Row:
         """A number over the seeds."""
         return describe(self.by_seed(*keys).values())
 
-    def difference(self, other: Row | None) -> Sample:
-        """Paired differences in accuracy from another row, over the seeds that both have; empty without one."""
+    def difference(self, other: Row | None, measure: str = 'accuracy') -> Sample:
+        """Paired differences in `measure` from another row, over the seeds that both have; empty without one."""
         if other is None or other is self:
             return describe([])
-        return paired_difference(self.by_seed('accuracy'), other.by_seed('accuracy'))
+        return paired_difference(self.by_seed(measure), other.by_seed(measure))
 
     def macs(self) -> float | None:
         """Mean multiply-accumulates of a run; None if they were not counted."""
@@ -116,6 +124,11 @@ class Comparison:
     references: list[str]
     teacher: Row | None = None
     sweep: str = ''
+
+    @property
+    def measure(self) -> str:
+        """What the rows are compared by, from `MEASURES`."""
+        return judged_by(run for row in self.rows for run in row.runs)
 
     def base(self, row: Row, reference: str | None = None) -> Row | None:
         """The row that `row` is compared with; None for the reference itself, or if there is no such row.

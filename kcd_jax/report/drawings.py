@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kcd_jax.report import figures, names, point_figures, style
-from kcd_jax.report.comparisons import Comparison, Row, rows_of, split
+from kcd_jax.report.comparisons import Comparison, Row, judged_by, rows_of, split
 from kcd_jax.report.records import Files, Stage, number, series
 from kcd_jax.report.style import Drawing
 
@@ -60,8 +60,12 @@ def _curves(rows: Sequence[Row], files: Files, kind: str, name: str) -> dict[str
 
 
 def learning_curves(rows: Sequence[Row], files: Files, teacher: float | None = None) -> list[Drawing]:
-    """Accuracy, losses and learning rate by epoch, of rows that have metrics; `teacher` is the teacher's accuracy."""
-    curves = _curves(rows, files, 'eval', 'accuracy')
+    """Accuracy, losses and learning rate by epoch, of rows that have metrics; `teacher` is the teacher's accuracy.
+
+    Without labels, agreement with the teacher or the cosine to its embeddings stand for the accuracy.
+    """
+    measure = judged_by(run for row in rows for run in row.runs)
+    curves = _curves(rows, files, 'eval', measure)
     found = len(curves)
     if found > style.MAX_LINES + 1:
         # The first two, which the others are compared with, and the most accurate of the others.
@@ -74,7 +78,8 @@ def learning_curves(rows: Sequence[Row], files: Files, teacher: float | None = N
         condensed = next((run['condensations'] for run in runs if run.get('condensations')), [])
         ticks = [record['epoch'] for record in condensed if number(record, 'epoch') is not None]
         on = next((run['evaluated_on'] for run in runs if run.get('evaluated_on')), 'test')
-        drawn.append(figures.learning_curves(curves, teacher, ticks if len(ticks) <= MAX_TICKS else [], on))
+        ticks, level = ticks if len(ticks) <= MAX_TICKS else [], teacher if measure == 'accuracy' else None
+        drawn.append(figures.learning_curves(curves, level, ticks, on, measure))
         if found > len(curves):
             drawn[0].alt += f' Of {found} rows: the first two and the most accurate others.'
     shown = [row for row in rows if row.label in curves] or list(rows[: style.MAX_LINES])

@@ -43,15 +43,20 @@ def _as_data(quantity: str, curves: Mapping[str, Curve]) -> list[dict[str, Any]]
 
 @styled
 def learning_curves(
-    curves: Mapping[str, Curve], teacher: float | None = None, condensations: Sequence[int] = (), on: str = 'test'
+    curves: Mapping[str, Curve],
+    teacher: float | None = None,
+    condensations: Sequence[int] = (),
+    on: str = 'test',
+    measure: str = 'accuracy',
 ) -> Drawing:
-    """Accuracy by epoch.
+    """Accuracy by epoch, or another measure.
 
     Args:
-      curves: {run: accuracy in [0, 1]}.
+      curves: {run: the measure in [0, 1]}.
       teacher: the teacher's accuracy, drawn as a level line.
       condensations: epochs after which the set was condensed, drawn as ticks along the bottom.
       on: the set that was evaluated.
+      measure: what the curves show.
     """
     looks_of = looks(list(curves))
     last = max(float(np.max(epochs)) for epochs, _ in curves.values())
@@ -67,14 +72,14 @@ def learning_curves(
         for epoch in condensations:
             if epoch >= start:
                 axes.plot([epoch, epoch], [0, 0.04], transform=axes.get_xaxis_transform(), color=INK, linewidth=1.2)
-        axes.set_ylabel(f'{on} accuracy (%)')
+        axes.set_ylabel(f'{on} {measure} (%)')
         whole_numbers(axes.xaxis)
     axes.set_xlabel('epoch' + (' (ticks: condensations)' if len(condensations) else ''))
     parts[0, 0].legend(loc='best')
     ends = ', '.join(f'{label} {100 * np.nanmean(one[1][:, -1]):.2f} %' for label, one in curves.items())
     level = f'; teacher {100 * teacher:.2f} %' if teacher is not None else ''
-    alt = f'Line chart of {on} accuracy by epoch. Last epoch: {ends}{level}.'
-    return Drawing('learning_curves', 'Accuracy by epoch', alt, figure, _as_data('accuracy', curves))
+    alt = f'Line chart of {on} {measure} by epoch. Last epoch: {ends}{level}.'
+    return Drawing('learning_curves', f'{measure.capitalize()} by epoch', alt, figure, _as_data(measure, curves))
 
 
 @styled

@@ -99,6 +99,7 @@ def _comparison(comparison: Comparison, pictures: Pictures | None, folder: Path,
         'seeds': len({run['seed'] for run in runs if not is_teacher(run)}),
         'table': tables.comparison_table(comparison),
         'selected': row,
+        'measure': comparison.measure,
         'about': about,
         'findings': _findings(comparison, row) if row else '',
         'drawn': drawings.of_comparison(comparison, read, pictures),
@@ -116,16 +117,16 @@ def _selected_row(comparison: Comparison) -> Row | None:
 def _findings(comparison: Comparison, row: Row) -> str:
     """The main result in one sentence."""
     by_chance = next((one for one in comparison.rows if one.name == 'random' and one.method == row.method), None)
-    said = []
+    said, of = [], '' if comparison.measure == 'accuracy' else f' of {comparison.measure}'
     for other, words in (
         (comparison.base(row), 'training on every point'),
         (by_chance, 'a random selection of the same size'),
     ):
-        sample = row.difference(other)
+        sample = row.difference(other, comparison.measure)
         if sample.mean is not None:
             gap, _, interval = re.sub(r'-(?=\d)', '\N{MINUS SIGN}', tables.difference(sample)).partition(' ')
             over = f'over {sample.n} seeds, 95 % interval {interval}' if interval else 'on one seed'
-            said.append(f'against {other.label} ({words}): {gap} percentage points {over}')
+            said.append(f'against {other.label} ({words}): {gap} percentage points{of} {over}')
     return f'{row.label} {"; ".join(said)}.' if said else ''
 
 
@@ -135,7 +136,7 @@ def run_records(summaries: Sequence[Summary], folder: Path) -> list[dict[str, An
     for run in sorted(summaries, key=lambda run: (is_teacher(run), run_name(run), run['seed'])):
         where = run_folder(run)
         inside = where is not None and where.is_relative_to(folder) and where != folder
-        keys = ('accuracy', 'best_accuracy', 'loss', 'agreement', 'teacher_kl')
+        keys = ('accuracy', 'best_accuracy', 'loss', 'agreement', 'teacher_kl', 'cosine', 'knn_accuracy')
         cost = ('relative_processed', 'relative_macs', 'processed_samples')
         records.append(
             {

@@ -166,6 +166,7 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
             gap = sample.mean - cell.value if cell is not None and sample.mean is not None else None
             costs = row.kind == 'run' and column.measure not in ('parameters', 'mean')
             cost, paper_cost = _cost(runs, base, table) if costs else None, cell.cost if cell else None
+            low, high = gain.interval() or (None, None)
             lines['ours'].append(_written(sample))
             lines['paper'].append('' if cell is None else f'{cell.value:.2f}{"*" if cell.doubtful else ""}')
             lines['difference'].append('' if gap is None else f'{gap:+.2f}')
@@ -176,7 +177,7 @@ def paper_table(name: str, summaries: Sequence[Summary], only_ours: bool = False
                     'table': name, 'row': row.label, 'column': column.title, 'measure': column.measure,
                     'mean': sample.mean, 'sd': sample.sd, 'n': sample.n,
                     'paper': cell.value if cell else None, 'doubtful': int(cell.doubtful) if cell else None,
-                    'difference': gap, 'gain': gain.mean, 'gain_se': gain.standard_error, 'paper_gain': paper_gain,
+                    'difference': gap, 'gain': gain.mean, 'gain_low': low, 'gain_high': high, 'paper_gain': paper_gain,
                     'cost': cost, 'paper_cost': paper_cost,
                 }
             )  # fmt: skip

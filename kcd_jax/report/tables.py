@@ -93,6 +93,14 @@ class Table:
         return to_csv(records, _plain) if records else ','.join(self.headers) + '\n'
 
 
+# What each measure is, in notes.
+MEANINGS = {
+    'accuracy': 'accuracy: ',
+    'agreement': 'agreement with the teacher, as the images have no labels: ',
+    'cosine': "cosine of the embeddings to the teacher's, times 100: ",
+}
+
+
 def _ascii(text: str) -> str:
     return text.replace('→', '->').replace('±', '+-')
 
@@ -189,18 +197,24 @@ def shown_references(comparison: Comparison) -> dict[str, str]:
 
 def comparison_table(comparison: Comparison) -> Table:
     """The table of a comparison: one row per group of runs; a cell is empty if nothing was measured."""
-    references = shown_references(comparison)
+    references, measure = shown_references(comparison), comparison.measure
     rows, records = [], []
     everything = [*([comparison.teacher] if comparison.teacher else []), *comparison.rows]
     with_macs = not comparison.sweep and comparison.samples_are_not_all()
-    paired = {(id(row), name): row.difference(comparison.base(row, name)) for row in everything for name in references}
+    paired = {
+        (id(row), name): row.difference(comparison.base(row, name), measure)
+        for row in everything
+        for name in references
+    }
     show_pairs = any(
-        paired[id(row), name].n not in (0, row.sample('accuracy').n) for row in everything for name in references
+        paired[id(row), name].n not in (0, row.sample(measure).n) for row in everything for name in references
     )
-    headers = ['run', 'accuracy %', 'n']
+    headers = ['run', f'{measure} %', 'n']
     for title in references.values():
         headers += [f'vs {title}'] + (['pairs'] if show_pairs else [])
-    headers += ['best %', 'cost %', *(['MAC %'] if with_macs else []), 'samples', 'seconds', 'agree %']
+    labelled = measure == 'accuracy'
+    headers += ['best %'] if labelled else []
+    headers += ['cost %', *(['MAC %'] if with_macs else []), 'samples', 'seconds', *(['agree %'] if labelled else [])]
     for row in everything:
         accuracy, best, agreement = (row.sample(key) for key in ('accuracy', 'best_accuracy', 'agreement'))
         samples, total = row.sample('cost', 'processed_samples').mean, row.sample('seconds', 'total').mean
@@ -208,22 +222,26 @@ def comparison_table(comparison: Comparison) -> Table:
         teacher = row is comparison.teacher
         cost = None if teacher else comparison.cost(row)
         macs = None if teacher else comparison.relative_macs(row)
-        cells = [row.label, with_sd(accuracy), '' if teacher else str(accuracy.n or '')]
+        judged = row.sample(measure)
+        cells = [row.label, with_sd(judged), '' if teacher else str(judged.n or '')]
         record: dict[str, Any] = {'run': row.label, 'name': row.name, 'method': row.method, 'policy': row.policy}
-        record |= {'accuracy_mean': points(accuracy.mean), 'accuracy_sd': points(accuracy.sd), 'n': accuracy.n}
+        record |= {'accuracy_mean': points(accuracy.mean), 'accuracy_sd': points(accuracy.sd), 'n': judged.n}
+        for key, value in zip(('low', 'high'), accuracy.interval() or (None, None), strict=True):
+            record[f'accuracy_{key}'] = points(value)
         for name, title in references.items():
             gap = paired[id(row), name]
             cells += [difference(gap)] + ([str(gap.n or '')] if show_pairs else [])
-            measured = (gap.mean, gap.standard_error, *(gap.interval() or (None, None)))
-            for key, value in zip(('', ' se', ' low', ' high'), measured, strict=True):
+            measured = (gap.mean, *(gap.interval() or (None, None)))
+            for key, value in zip(('', ' low', ' high'), measured, strict=True):
                 record[f'vs {title}{key}'] = points(value)
             record[f'vs {title} n'] = gap.n
-        cells += [percent(best.mean), percent(cost), *([percent(macs)] if with_macs else [])]
-        rows.append([*cells, quantity(samples), seconds(total), percent(agreement.mean)])
+        cells += [*([percent(best.mean)] if labelled else []), percent(cost), *([percent(macs)] if with_macs else [])]
+        rows.append([*cells, quantity(samples), seconds(total), *([percent(agreement.mean)] if labelled else [])])
         record |= {'best_mean': points(best.mean), 'best_sd': points(best.sd)}
         for key in ('relative_scheduled', 'relative_processed', 'relative_macs'):
             record[key] = row.sample('cost', key).mean
         record |= {'relative_cost': cost, 'samples': samples, 'macs': row.macs(), 'seconds': total}
+        record |= {'cosine_mean': points(row.sample('cosine').mean)} if measure == 'cosine' else {}
         record |= {'agreement_mean': points(agreement.mean), 'teacher_kl_mean': row.sample('teacher_kl').mean}
         records.append(record | {'seeds': ' '.join(str(run['seed']) for run in row.runs)})
     return Table(comparison.title, headers, rows, records, _notes(comparison, references, with_macs))
@@ -231,12 +249,15 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: bool) -> list[str]:
     runs = [run for row in comparison.rows for run in row.runs]
-    sizes = sorted({row.sample('accuracy').n for row in comparison.rows} - {0})
+    measure = comparison.measure
+    sizes = sorted({row.sample(measure).n for row in comparison.rows} - {0})
     on = sorted({str(run['evaluated_on']) for run in runs if run.get('evaluated_on')})
-    accuracy = 'accuracy: last epoch' + (f', {" and ".join(on)} set' if on else '')
+    accuracy = f'{MEANINGS[measure]}last epoch' + (f', {" and ".join(on)} set' if on else '')
     many = bool(sizes) and sizes[-1] > 1
     accuracy += '; mean ± sample standard deviation over n seeds' if many else ''
-    notes = [f'{accuracy}. best: best epoch.']
+    notes = [f'{accuracy}. best: best epoch.' if measure == 'accuracy' else f'{accuracy}.']
+    if any(number(run, 'knn_accuracy') is not None for run in runs):
+        notes.append('The accuracy of a student that predicts nothing is that of a linear probe on its embeddings.')
     if comparison.full_macs():
         whole = comparison.references[0]
         notes.append(f'cost: multiply-accumulates of every training pass, including scoring, relative to {whole}.')

@@ -19,6 +19,8 @@ _LISTED = 3
 def compare_classes(teacher: Teacher, dataset: data.Dataset) -> list[str]:
     """Lines on the classes; ValueError for another number, other names or another order."""
     card, what = teacher.card, f'the teacher {teacher.source or teacher.network.name}'
+    if card.get('num_classes') == 0:
+        return [f'{what} gives embeddings alone, and names no classes']
     if card.get('num_classes', dataset.num_classes) != dataset.num_classes:
         raise ValueError(
             f'{what} knows {card["num_classes"]} classes and {dataset.name} has {dataset.num_classes}; '

@@ -120,7 +120,10 @@ def probes(image_shape: tuple[int, int, int]) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HostFunction:
-    """A function f32[P, H, W, 3] -> logits f32[P, K] or (logits, embeddings f32[P, D]), as `Teacher.from_callable`."""
+    """A function f32[P, H, W, 3] -> logits f32[P, K] or (logits, embeddings f32[P, D]), as `Teacher.from_callable`.
+
+    With `num_classes` 0 it returns embeddings alone.
+    """
 
     function: Callable[[np.ndarray], Any]
     version: str
@@ -176,12 +179,14 @@ class HostFunction:
         """(f32[P, K], f32[P, D] or None) of images, which the function may keep or change."""
         found = self.function(np.array(images, np.float32))
         parts = found if isinstance(found, tuple | list) else (found,)
+        if not self.num_classes:
+            parts = (np.zeros((len(images), 0), np.float32), *parts)
         if len(parts) not in (1, 2):
             raise ValueError(f'{what}, returned {len(parts)} arrays; return logits, or (logits, embeddings)')
         arrays = [np.asarray(part, np.float32) for part in parts]
         widths = [self.num_classes, self.embed_dim or None]
         for name, array, width in zip(('logits', 'embeddings'), arrays, widths, strict=False):
-            rows = f'[{len(images)}, {width or "D"}]'
+            rows = f'[{len(images)}, {"D" if width is None else width}]'
             if array.ndim != 2 or len(array) != len(images) or (width and array.shape[1] != width):
                 raise ValueError(f'{what}, returned {name} of shape {list(array.shape)} instead of {rows}')
             if not np.isfinite(array).all():
@@ -404,6 +409,8 @@ def of_members(members: Sequence[Any], weights: Sequence[float] | None, mean: st
     if len({*counts}) > 1:
         raise ValueError(f'the teachers of the ensemble know {", ".join(map(str, counts))} classes; use equal ones')
     names = [list(map(str, member.card['class_names'])) for member in members if member.card.get('class_names')]
+    if not counts[0]:
+        raise ValueError('the teachers of the ensemble give embeddings alone; an ensemble is a mean of logits')
     if any(one != names[0] for one in names):
         raise ValueError('the teachers of the ensemble name other classes, or in another order')
     shares = shares / shares.sum()

@@ -170,7 +170,7 @@ class Teacher:
         cls,
         fn: Callable[[np.ndarray], Any],
         *,
-        classes: int | Sequence[str],
+        classes: int | Sequence[str] | None = None,
         version: str,
         image_shape: tuple[int, int, int] | None = None,
         embed_dim: int | None = None,
@@ -181,7 +181,7 @@ class Teacher:
         Args:
           fn: f32[P, H, W, 3] in [0, 1] -> logits f32[P, K], or (logits, embeddings f32[P, D]). It normalises the
             images itself; the answer of an image must not depend on the others.
-          classes: the class names in the order of the logits, or their number.
+          classes: the class names in the order of the logits, or their number. None: `fn` returns embeddings alone.
           version: what the model is, in words; a new model needs a new one.
           image_shape: (H, W, 3); None takes the data's.
           embed_dim: D, checked if it is given.
@@ -191,7 +191,7 @@ class Teacher:
             raise ValueError(f'fn is {fn!r}; use a function of images')
         if not isinstance(version, str) or not version.strip():
             raise ValueError(f'version is {version!r}; use some words that name the model')
-        count, names = hosts.class_count(classes)
+        count, names = (0, ()) if classes is None else hosts.class_count(classes)
         function = hosts.HostFunction(fn, version, count, embed_dim or 0, macs)
         return _of_host(function if image_shape is None else function.bound(tuple(image_shape)), names)
 
@@ -230,7 +230,8 @@ class Teacher:
         """What it can give, from `contracts.NEEDS`."""
         if self.host is None:
             return frozenset(NEEDS)
-        return frozenset({'logits', 'embed'} if self.host.embed_dim else {'logits'})
+        found = {'logits': self.host.num_classes, 'embed': self.host.embed_dim}
+        return frozenset(name for name, width in found.items() if width)
 
     def for_images(self, image_shape: tuple[int, int, int]) -> Teacher:
         """Itself; a teacher on the host that does not know the size of its images yet, with that."""

@@ -213,7 +213,7 @@ def summary(
         'agreement': last.get('agreement'),
         'teacher_kl': last.get('teacher_kl'),
         'cosine': last.get('cosine'),
-        'probe': last.get('probe'),
+        'knn_accuracy': last.get('knn_accuracy'),  # of embeddings; their accuracy is that of a linear probe
         'best_accuracy': best.get('accuracy'),
         'best_epoch': best['epoch'],
         **held_out,

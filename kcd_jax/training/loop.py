@@ -153,7 +153,7 @@ def train(
             current, report = trainer.train_epoch(current, epoch, between, log.progress)
             notes.epoch(current, epoch + 1, report, trainer.visits_by_class(current))
             if (epoch + 1) % run.recipe.eval_every == 0 or epoch + 1 == last:
-                notes.evaluation(current, epoch + 1, trainer.evaluate(current))
+                notes.evaluation(current, epoch + 1, trainer.evaluate(current, final=epoch + 1 == last))
             current = _condense(trainer, notes, current, epoch + 1)
             between(current)
         saver.save(current)

@@ -31,6 +31,7 @@ from kcd_jax.contracts import (
 from kcd_jax.runtime import sharding
 from kcd_jax.training import feed, ledger, scoring, state, step
 from kcd_jax.training.evaluate import Evaluator
+from kcd_jax.training.probe import Probe
 from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_clean import CleanImages
 from kcd_jax.training.teacher_pass import Answers, TeacherPass, no_rows
@@ -179,8 +180,9 @@ class Trainer:
         self.refuse_divergence(current)
         sums = jax.device_get(current.metrics)
         means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
-        if not self.run.data.labelled:
-            del means['accuracy']
+        predicts = self.run.predicts
+        known = {'accuracy': predicts and self.run.data.labelled, 'entropy': predicts}
+        means = {name: mean for name, mean in means.items() if known.get(name, True)}
         counters = {'epoch': np.int32(epoch + 1), 'done': np.int32(0)}
         current = current.replace(**sharding.put(counters, sharding.replicated(self.mesh)))
         label = 'main' if 'main' in phase.optimisers else next(iter(phase.optimisers))
@@ -270,13 +272,16 @@ class Trainer:
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 
-    def evaluate(self, current: TrainState) -> dict[str, float]:
+    def evaluate(self, current: TrainState, final: bool = False) -> dict[str, float]:
         """{'accuracy', 'loss', and with a teacher 'agreement', 'teacher_kl'} on the held-out images.
 
         With an average of the student these are the average's, and 'raw_accuracy', 'raw_loss', ... the student's own.
+        A student that predicts nothing is judged by a `Probe`; `final`: after the last epoch.
         """
         with self._timed_evaluation():
             network, variables = self.run.student_network, student_variables(current)
+            if not self.run.predicts:
+                return self._probe(variables, current.params['method'], final)
             result, _ = self.evaluator('student', network, variables, self._teacher_logits)
             if current.ema:
                 raw, _ = self.evaluator('student', network, _trained_variables(current), self._teacher_logits)
@@ -285,6 +290,8 @@ class Trainer:
 
     def evaluate_teacher(self) -> float | None:
         """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
+        if not self.run.predicts:
+            return None
         if self.run.host is not None:
             return self._evaluate_host()
         with self._timed_evaluation():
@@ -304,12 +311,21 @@ class Trainer:
         hits = np.argmax(logits, axis=1) == evaluator.labels
         return float(np.mean(hits)) if self.run.data.scored else None
 
+    @functools.cached_property
+    def _probe(self) -> Probe:
+        """What judges the embeddings of a student that predicts nothing, beside the teacher's own."""
+        target = self.clean.held_out_embeddings(self.evaluator.batches) if 'embed' in self.run.needs else None
+        return Probe(self.run, self.evaluator, self.mesh, target)
+
     def read(self, current: TrainState) -> dict[str, Any]:
         """What both networks say at the end: of the held-out images, and of every training point in eval mode.
 
         Returns:
-          {'logits': f32[M, K], 'entropy': f32[N] in nats, 'teacher_entropy': f32[N] in nats or None}.
+          {'logits': f32[M, K], 'entropy': f32[N] in nats, 'teacher_entropy': f32[N] in nats or None}; each None for a
+          student that predicts nothing.
         """
+        if not self.run.predicts:
+            return dict.fromkeys(('logits', 'entropy', 'teacher_entropy'))
         run, variables = self.run, student_variables(current)
         student, train = run.student_network, run.data.train
         with self._timed_evaluation():
