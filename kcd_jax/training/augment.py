@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from kcd_jax.contracts import Array, run_key
+from kcd_jax.training import mixtures
+from kcd_jax.training.mixtures import Mixing, Mixture
 
 ASPECT = (3 / 4, 4 / 3)  # width over height of a random resized crop, as in every ImageNet recipe since Inception
 
@@ -33,11 +35,13 @@ class View:
       part: f32[B, 4] in [0, 1), the random numbers of a resized crop: size, aspect and position (x, y). None without
         one.
       number: i32[B] in [0, fixed), which of its fixed views each row shows; None without such views.
+      mixture: what the recipe's mixup or CutMix mixes in; None without either.
     """
 
     rows: Array
     part: Array | None = None
     number: Array | None = None
+    mixture: Mixture | None = None
 
 
 def draw_view(
@@ -49,6 +53,7 @@ def draw_view(
     flip: bool = True,
     resized: bool = False,
     fixed: int = 0,
+    mixing: Mixing | None = None,
 ) -> View:
     """The views of points in an epoch, each a function of the key and the point alone.
 
@@ -61,6 +66,7 @@ def draw_view(
       resized: whether a random resized crop is drawn.
       fixed: views that each point has in all epochs, the same for every key, which draws one of them; 0: a new view for
         every key.
+      mixing: how mixup and CutMix are drawn; None for neither.
     """
     chex.assert_rank(index, 1)
     number = draw_number(key, index, fixed) if fixed else None
@@ -78,6 +84,7 @@ def draw_view(
         rows=jnp.concatenate([flips.astype(jnp.int32), corners.astype(jnp.int32)], axis=1),
         part=uniform[:, 1:5] if resized else None,
         number=number,
+        mixture=None if mixing is None else mixtures.draw(key, index, mixing),
     )
     return jax.lax.optimization_barrier(view)  # or XLA may fuse the draw into the images and repeat it per pixel
 
@@ -103,8 +110,9 @@ def apply_view(
     Args:
       view: of the B points.
       image: u8[B, H, W, C].
-      partner: u8[B, H, W, C], what is mixed in; None for no mixing.
-      epsilon: f32[B] in [0, 1], the partner's share of the pixels.
+      partner: u8[B, H, W, C], the points of `mixtures.partners`; None for no mixing.
+      epsilon: f32[B] in [0, 1], the partner's share of the pixels by the policy's plan. Where it is 0, `view.mixture`
+        decides, if there is one.
       pad: pixels of padding of the crop, 0 for none; as in `draw_view`.
       views: f32[B, H, W, C] -> f32[V * B, H, W, C] (`Method.views`), the views of a point adjacent.
       area: bounds of the area fraction of the random resized crop; () for none, or if images are cropped when read.
@@ -118,7 +126,10 @@ def apply_view(
     image = to_float(image)
     if partner is not None:
         chex.assert_equal_shape([image, partner])
-        image = mix(image, to_float(partner), epsilon)
+        share = epsilon[:, None, None, None]
+        if view.mixture is not None:
+            share = mixtures.pixel_share(view.mixture, epsilon, image.shape[1:3])
+        image = mix(image, to_float(partner), share)
     if area:
         image = resized_crop(image, view.part, area)
     image = mirror(image, view.rows[:, 0] == 1)
@@ -133,18 +144,17 @@ def to_float(image: Array) -> Array:
     return image.astype(jnp.float32) / 255.0
 
 
-def mix(image: Array, partner: Array, epsilon: Array) -> Array:
-    """Mixes kept points with their partners: (1 - epsilon) * image + epsilon * partner (KCD Eq. 14).
+def mix(image: Array, partner: Array, share: Array) -> Array:
+    """Mixes points with their partners: (1 - share) * image + share * partner (KCD Eq. 14).
 
     Args:
-      image: f32[B, H, W, C], the kept points.
+      image: f32[B, H, W, C], the points.
       partner: f32[B, H, W, C], what is mixed in.
-      epsilon: f32[B] in [0, 1], the partner's share; 0 returns the image bit for bit.
+      share: f32[B, 1, 1, 1] or f32[B, H, W, 1] in [0, 1], of the partner; 0 returns the image bit for bit.
 
     Returns:
       f32[B, H, W, C], between the two.
     """
-    share = epsilon[:, None, None, None]
     return (1.0 - share) * image + share * partner
 
 

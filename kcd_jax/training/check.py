@@ -76,6 +76,8 @@ def _recipe_lines(run: Run) -> list[str]:
         f'optimiser {optim.name}': optim.name != 'sgd',
         f'gradient clipped to norm {optim.clip:g}': optim.clip,
         'weight decay of kernels alone': optim.decay == 'kernels' and optim.weight_decay,
+        f'mixup of every point, Beta({recipe.augment.mixup:g})': recipe.augment.mixup,
+        f'CutMix of every point, Beta({recipe.augment.cutmix:g})': recipe.augment.cutmix,
         f'label smoothing {recipe.label_smoothing:g}': recipe.label_smoothing,
         f'average of the student with decay {recipe.ema:g}, evaluated and saved': recipe.ema,
     }
@@ -123,7 +125,7 @@ def _memory_line(run: Run) -> str:
         f'{8 * run.setup.rows / 2**10:,.0f} KiB of value table in all'
     )
     if dataset.train.streamed:
-        size = recipe.batch * math.prod(dataset.image_shape) * (2 if run.policy.mixes else 1)
+        size = recipe.batch * math.prod(dataset.image_shape) * (2 if run.policy.mixes or run.mixing is not None else 1)
         readers = f'{recipe.workers} processes' if recipe.workers else 'threads, one per core'
         line += f'; points are streamed by {readers}, up to {size / 2**20:,.1f} MiB per batch'
     return line

@@ -61,6 +61,7 @@ class Streamed:
       workers: processes that read; 0: threads.
       mixes: whether the policy mixes partners in.
       fixed: views that each point has in all epochs; 0: a new one in every epoch.
+      every: whether the recipe mixes a partner, and its label, into every point (mixup, CutMix).
     """
 
     def __init__(
@@ -74,9 +75,10 @@ class Streamed:
         workers: int,
         mixes: bool,
         fixed: int = 0,
+        every: bool = False,
     ):
         self.images, self.labels, self.batch, self.mesh = split.images, labels, batch, mesh
-        self.seed, self.workers, self.mixes, self.fixed = seed, workers, mixes, fixed
+        self.seed, self.workers, self.mixes, self.fixed, self.every = seed, workers, mixes, fixed, every
 
     def epoch(
         self, order: jax.Array, plan: Plan, epoch: int, done: int, steps: int
@@ -87,8 +89,9 @@ class Streamed:
         if len(rows) < self.batch:  # several processes; a single one needs no copy
             index = index[:, rows]
         partner = index
-        if self.mixes:
+        if self.mixes or self.every:
             partner = partners[index]
+        if self.mixes and not self.every:
             np.copyto(partner, index, where=epsilon[index] == 0)
         numbers = None
         if self.fixed and index.size:
@@ -97,11 +100,13 @@ class Streamed:
         source = stream.Steps(self.images, index, partner, self.seed, epoch, fixed=numbers)
 
         def placed() -> Iterator[step.RawBatch]:
-            for points, arrays in zip(index[done:], batches, strict=True):
+            for points, others, arrays in zip(index[done:], partner[done:], batches, strict=True):
                 rows = {'index': points, 'label': self.labels[points], **arrays}
+                if self.every:
+                    rows['partner_label'] = self.labels[others]
                 arrays = sharding.put_rows(rows, self.mesh)
-                partner = arrays.pop('partner', arrays['image'])
-                yield step.RawBatch(partner_image=partner, **arrays)
+                mixed_in = arrays.pop('partner', arrays['image'])
+                yield step.RawBatch(partner_image=mixed_in, **arrays)
 
         with contextlib.closing(stream.read(source, first=done, workers=self.workers)) as batches:
             for supply in _ahead(placed()):

@@ -29,9 +29,13 @@ def refuse(run: Run, device_count: int) -> None:
     if run.recipe.teaching.cache in ('off', 'memory'):
         raise ValueError(f'teaching.cache is {run.recipe.teaching.cache!r}; name a folder: teaching.cache=DIR')
     if serving.view_count(run) is None:
-        raise ValueError(
-            f'{run.name} has random resized crops, whose views are not finite; set augment.views for a few per point'
-        )
+        named = run.recipe.augment.endless
+        if named in ('', 'area'):
+            raise ValueError(
+                f'{run.name} has random resized crops, whose views are not finite; '
+                'set augment.views for a few per point'
+            )
+        raise ValueError(f'{run.name} has views by augment.{named}, which are not finite; they cannot be kept')
     if run.data.train.draws_crops:
         raise ValueError(f'{run.name} crops images while it reads them; run it once, which fills the cache')
 

@@ -315,7 +315,7 @@ def trace(run: Run, phase: Phase) -> jex_core.ClosedJaxpr:
     spec, batch = run.step_spec(), run.recipe.batch
     images = jax.ShapeDtypeStruct((batch, *run.setup.image_shape), jnp.uint8)
     index = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    raw = step.RawBatch(index, images, images, index)
+    raw = step.RawBatch(index, images, images, index, index)
     rates = {label: jax.ShapeDtypeStruct((), jnp.float32) for label in phase.optimisers}
     rates['phase_epoch'] = jax.ShapeDtypeStruct((), jnp.int32)
     teacher = {} if run.teacher_network is None else abstract_variables(run.teacher_network, run.setup.image_shape)

@@ -84,6 +84,12 @@ class Augment:
         low=0,
         high=4096,
     )
+    mixup: float = setting(
+        0.0, 'a of the share ~ Beta(a, a) of another point in every image and label; 0: no mixup', low=0, high=1000
+    )
+    cutmix: float = setting(
+        0.0, 'as mixup, by a rectangle of the other point; with both, either at random', low=0, high=1000
+    )
     seed: int = setting(
         -1, "of the views, so that runs of several seeds show the same ones; -1: the run's own seed", low=-1
     )
@@ -94,6 +100,12 @@ class Augment:
             raise ValueError(f'augment.area is {self.area}; use () or two shares of the image, e.g. (0.08, 1.0)')
         if self.views and not self.area:
             raise ValueError(f'augment.views is {self.views} and augment.area (); set augment.area, e.g. (0.08, 1.0)')
+
+    @property
+    def endless(self) -> str:
+        """The first setting whose views are not one of a few per point, so that no cache can hold them; '' if none."""
+        names = ('mixup', 'cutmix') if self.views else ('area', 'mixup', 'cutmix')
+        return next((name for name in names if getattr(self, name)), '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +178,7 @@ class Recipe:
         So one teacher serves runs that differ in these settings; a teacher with them is trained as a run of its own.
         """
         return self.replace(
-            augment=dataclasses.replace(self.augment, seed=-1),
+            augment=dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0, seed=-1),
             logits='plain',
             label_smoothing=0.0,
             ema=0.0,

@@ -24,11 +24,11 @@ from jax.sharding import Mesh
 
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
-from kcd_jax.runtime import sharding
 from kcd_jax.settings import nested
 from kcd_jax.teachers.host import Host
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import serving, state, step, unlabelled
+from kcd_jax.training import state, step, unlabelled
+from kcd_jax.training.mixtures import Mixing
 from kcd_jax.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -197,6 +197,14 @@ class Run:
         return self.teacher.host if isinstance(self.teacher, Teacher) and self.uses_teacher else None
 
     @property
+    def mixing(self) -> Mixing | None:
+        """How the recipe's mixup and CutMix are drawn; None without either."""
+        augment = self.recipe.augment
+        if not (augment.mixup or augment.cutmix):
+            return None
+        return Mixing(augment.mixup, augment.cutmix, self.num_points, self.data.image_shape[:2])
+
+    @property
     def view_seed(self) -> int:
         """The seed of the views that training shows: `augment.seed`, or the run's own."""
         return self.seed if self.recipe.augment.seed < 0 else self.recipe.augment.seed
@@ -282,6 +290,7 @@ class Run:
             view_seed=augment.seed,
             fixed_views=augment.views,
             area=() if self.data.train.draws_crops else augment.area,
+            mixing=self.mixing,
             logits=self.recipe.logits,
             smoothing=self.recipe.label_smoothing,
             ema=self.recipe.ema,
@@ -299,47 +308,9 @@ class Run:
         Raises:
           ValueError: what was found and what to do, in one line.
         """
-        batch, shape = self.recipe.batch, self.data.image_shape
-        sharding.check(batch, device_count)
-        data.stream.check_workers(self.recipe.workers)
-        crop = self.recipe.augment.crop
-        if crop >= min(shape[:2]):
-            raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')
-        if self.teacher_network is not None and isinstance(self.teacher, Teacher):
-            self.teacher.fits(self.data)
-        unlabelled.refuse(self)
-        serving.refuse_unserved(self)
-        epochs = self.policy.epochs(self.recipe.epochs)
-        if self.recipe.optim.warmup >= epochs:
-            raise ValueError(
-                f'optim.warmup is {self.recipe.optim.warmup} for {epochs} epochs: the rate never reaches optim.lr; '
-                'use fewer than the epochs'
-            )
-        if self.data.train.streamed:  # a policy that keeps a copy of the images says so here
-            jax.eval_shape(lambda: self.policy.init(self.num_points, table_rows(self.num_points), None))
-        if (fewest := min(self.policy.keep_counts(self.num_points, epochs))) < batch:
-            raise ValueError(
-                f'{fewest} kept points are fewer than one batch of {batch}; raise policy.ratio or lower batch'
-            )
-        if self.policy.in_batch is not None:
-            if self.method.num_views > 1:
-                raise ValueError(
-                    f'method {self.method.name} shows {self.method.num_views} views of a point, and policy '
-                    f'{self.policy.name} chooses inside the batch; use a policy of the whole set (none, random, kcd)'
-                )
-            sharding.check(self.rows, device_count, f'policy {self.policy.name} with rows per step of')
-        methods.refuse_idle_term(self.method, self.weights)
-        policies.refuse_other_data(self.policy, self.data.source)
-        setup = self.setup  # outside of the trace, which it must not depend on
-        if (classes := setup.student.logits.shape[-1]) != self.data.num_classes:
-            name = self.student_network.name
-            raise ValueError(
-                f'student {name} has {classes} classes and the data {self.data.num_classes}; build it anew'
-            )
-        methods.refuse_missing_outputs(self.method, setup)
-        jax.eval_shape(lambda key: self.method.init(key, setup), jax.random.PRNGKey(0))
-        if sum(self.steps) == 0:
-            raise ValueError('the run has no step; raise epochs or lower batch')
+        from kcd_jax.training import refusals  # it reads runs
+
+        refusals.refuse(self, device_count)
 
     def check(self, device_count: int | None = None) -> list[str]:
         """What `--check` prints: the run and its cost, a line per part; nothing is compiled.

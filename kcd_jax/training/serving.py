@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 def view_count(run: Run) -> int | None:
     """Different views of a training point, all of the method's rows counted; None where they are not finite."""
     augment = run.recipe.augment
+    if augment.endless:
+        return None
     if augment.views:
         return run.method.num_views * augment.views
-    if augment.area or run.data.train.draws_crops:
+    if run.data.train.draws_crops:  # a reader that crops gives no image twice
         return None
     return run.method.num_views * (2 if augment.flip else 1) * (2 * augment.crop + 1) ** 2
 
@@ -71,6 +73,11 @@ def stored_outputs(teacher: Teacher) -> list[Any]:
 
 def _refuse_stored(outputs: Any, run: Run) -> None:
     what, held_out = f'the teacher {outputs.name}', run.data.validation or run.data.test
+    if run.needs and run.mixing is not None:
+        raise ValueError(
+            f'{what} holds stored outputs, and mixup and CutMix mix images that nobody has stored; use augment.mixup=0 '
+            'and augment.cutmix=0, or a teacher that can be asked'
+        )
     if run.needs and run.policy.mixes:
         raise ValueError(
             f'{what} holds stored outputs, and policy {run.policy.name} mixes images that nobody has stored; use one '
@@ -89,9 +96,10 @@ def _refuse_stored(outputs: Any, run: Run) -> None:
         return
     views = None if run.recipe.augment.area else view_count(run)
     if views is None:
+        endless = run.recipe.augment.endless or 'area'
         raise ValueError(
-            f'{what} holds {outputs.num_views} views per point, and random resized crops have no finite number; store '
-            'one answer per point, [N, K], or use augment.area=()'
+            f'{what} holds {outputs.num_views} views per point, and views by augment.{endless} '
+            'have no finite number; store one answer per point, [N, K], or augment by crop and flip alone'
         )
     if outputs.num_views != views:
         augment = run.recipe.augment

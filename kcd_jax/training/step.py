@@ -33,6 +33,7 @@ from kcd_jax.contracts import (
     stream,
 )
 from kcd_jax.training import augment, optim
+from kcd_jax.training.augment import mixtures
 from kcd_jax.trees import leaf_paths, matches, merge, select
 
 TOP5_CLASSES = 20  # report top-5 accuracy only from this many classes on
@@ -48,12 +49,16 @@ class Points:
 
 @struct.dataclass
 class RawBatch:
-    """The points of a step before mixing and augmentation; unmixed points have `image` as their `partner_image`."""
+    """The points of a step before mixing and augmentation; unmixed points have `image` as their `partner_image`.
+
+    `partner_label` is None unless the recipe mixes labels.
+    """
 
     index: Array
     image: Array
     partner_image: Array
     label: Array
+    partner_label: Array | None = None
 
 
 @struct.dataclass
@@ -93,6 +98,7 @@ class StepSpec:
       area: bounds of the area fraction of a random resized crop; () for none.
       view_seed: seed of the views; -1: the run's.
       fixed_views: views that each point has in all epochs; 0: a new one in every epoch.
+      mixing: of mixup and CutMix; None for neither.
       logits: 'plain' or 'standardised', for the KD term.
       smoothing: label smoothing of the CE term.
       ema: decay of the average of the student's variables; 0 for none.
@@ -112,10 +118,29 @@ class StepSpec:
     area: tuple[float, ...] = ()
     view_seed: int = -1
     fixed_views: int = 0
+    mixing: augment.Mixing | None = None
     logits: str = 'plain'
     smoothing: float = 0.0
     ema: float = 0.0
     constrain: Callable[[PyTree], PyTree] = lambda tree: tree
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with partners before the augmentation, by the policy's plan or by the recipe."""
+        return self.policy.mixes or self.mixing is not None
+
+    def draw_view(self, key: Array, index: Array) -> augment.View:
+        """The views of the points `index` i32[B] in an epoch; `key` is that of `view_key`."""
+        return augment.draw_view(
+            key,
+            index,
+            num_views=self.method.num_views,
+            pad=self.crop,
+            flip=self.flip,
+            resized=bool(self.area),
+            fixed=self.fixed_views,
+            mixing=self.mixing,
+        )
 
 
 # ------------------------------------------------------------------------------------------------- order of an epoch
@@ -144,6 +169,12 @@ def view_key(key: Array, epoch: int | Array, seed: int) -> Array:
     return stream(key if seed < 0 else run_key(seed), 'view', epoch)
 
 
+def partners(key: Array, plan: Plan, epoch: Array, spec: StepSpec) -> Array:
+    """i32[N]: every point's partner in an epoch, where the recipe mixes; `key` is the run's."""
+    every = jnp.arange(plan.partner.shape[0], dtype=jnp.int32)
+    return mixtures.partners(view_key(key, epoch, spec.view_seed), every, plan, spec.mixing)
+
+
 def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: StepSpec) -> RawBatch:
     """The next batch of the epoch: gathered from resident points or the policy's pool, or the streamed batch itself."""
     if isinstance(points, RawBatch):
@@ -153,40 +184,41 @@ def fetch(points: Points | RawBatch, state: TrainState, order: Array, spec: Step
     pool = pool_of(state.policy_state)
     images = points.images if pool is None else pool
     image = spec.constrain(images[index])
-    partner = spec.constrain(images[state.plan.partner[index]]) if spec.policy.mixes else image
-    return RawBatch(index, image, partner, points.labels[index])
+    if not spec.mixes:
+        return RawBatch(index, image, image, points.labels[index])
+    if spec.mixing is None:
+        return RawBatch(index, image, spec.constrain(images[state.plan.partner[index]]), points.labels[index])
+    partner = mixtures.partners(view_key(state.key, state.epoch, spec.view_seed), index, state.plan, spec.mixing)
+    return RawBatch(index, image, spec.constrain(images[partner]), points.labels[index], points.labels[partner])
 
 
 # ---------------------------------------------------------------------------------------------------- training step
 
 
 def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
-    """The networks' input: the batch mixed with partners (KCD Eq. 14) and augmented by this epoch's views."""
-    method, mixes = spec.method, spec.policy.mixes
-    view = augment.draw_view(
-        view_key(state.key, state.epoch, spec.view_seed),
-        raw.index,
-        num_views=method.num_views,
-        pad=spec.crop,
-        flip=spec.flip,
-        resized=bool(spec.area),
-        fixed=spec.fixed_views,
-    )
+    """The networks' input: the batch mixed with partners and augmented by this epoch's views."""
+    method = spec.method
+    view = spec.draw_view(view_key(state.key, state.epoch, spec.view_seed), raw.index)
+    epsilon = state.plan.epsilon[raw.index] if spec.mixes else None
     image = augment.apply_view(
         view,
         raw.image,
-        raw.partner_image if mixes else None,
-        state.plan.epsilon[raw.index] if mixes else None,
+        raw.partner_image if spec.mixes else None,
+        epsilon,
         pad=spec.crop,
         views=method.views,
         area=spec.area,
     )
+    label_b, lam = raw.label, jnp.zeros(raw.label.shape, jnp.float32)
+    if view.mixture is not None:
+        lam = mixtures.label_share(view.mixture, epsilon)
+        label_b = jnp.where(lam > 0, raw.partner_label, raw.label)
     return Batch(
         index=raw.index,
         image=spec.constrain(image),
         label=raw.label,
-        label_b=raw.label,
-        lam=jnp.zeros(raw.label.shape, jnp.float32),
+        label_b=label_b,
+        lam=lam,
         weight=state.plan.weight[raw.index],
     )
 

@@ -126,7 +126,7 @@ class TeacherPass:
         self.counts = no_rows() if counts is None else counts
         per_call = max(ROWS // self.num_views, 1)
         self._points = -(-per_call // mesh.size) * mesh.size
-        spec = run.step_spec()
+        self._spec = spec = run.step_spec()
         self._draws = {'num_views': self.num_views, 'pad': spec.crop, 'flip': spec.flip, 'resized': bool(spec.area)}
         self._area = spec.area
         if fixed := spec.fixed_views:
@@ -140,7 +140,7 @@ class TeacherPass:
         rows = sharding.batch(mesh)
         # What a call of the devices gives: the network's answers, or the images that the host is asked about.
         self._call = jax.jit(self._compute if self._host is None else self._images, out_shardings=rows)
-        self._draw = jax.jit(lambda key, index: augment.draw_view(key, index, **self._draws))
+        self._draw = jax.jit(spec.draw_view)
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
@@ -203,7 +203,8 @@ class TeacherPass:
                 own = asked.own[points]
                 self.cache.put(positions[points[own]].reshape(-1), answers[own].reshape(-1, self.width))
         self.counts['computed'] += len(wanted) * self.num_views
-        self.counts['mixed'] += int(np.count_nonzero(asked.epsilon[wanted])) * self.num_views
+        mixed = len(wanted) if self._spec.mixing is not None else int(np.count_nonzero(asked.epsilon[wanted]))
+        self.counts['mixed'] += mixed * self.num_views
         return found
 
     def _computed(self, asked: Asked, wanted: np.ndarray, key: Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -262,7 +263,7 @@ class TeacherPass:
         """f32[P * V, H, W, 3]: what one call's points look like."""
         del variables
         constrain = functools.partial(sharding.constrain_batch, self.mesh)
-        view = augment.draw_view(key, index, **self._draws)
+        view = self._spec.draw_view(key, index)
         image = augment.apply_view(
             view,
             constrain(images[slot]),
@@ -304,7 +305,7 @@ class Answers:
         Args:
           supplies: of the feed's `epoch`.
           current: the state before the first of the steps; it is read before it is donated.
-          order, plan: of the epoch.
+          order, plan: of the epoch, with the partners that its steps show (`step.partners`).
           done: steps of the epoch that are finished.
           steps: of the whole epoch.
         """

@@ -90,6 +90,7 @@ class Trainer:
                 workers=recipe.workers,
                 mixes=run.policy.mixes,
                 fixed=recipe.augment.views,
+                every=run.mixing is not None,
             )
         else:
             chunk = recipe.chunk or (1 if jax.default_backend() == 'cpu' else ACCELERATOR_CHUNK)
@@ -105,6 +106,7 @@ class Trainer:
             self._answers = Answers(TeacherPass(run, self.teacher_variables, mesh, self.teacher_rows), self.feed)
             self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = jax.jit(step.epoch_order, out_shardings=replicated)
+        self._partners = jax.jit(functools.partial(step.partners, spec=self._spec), out_shardings=replicated)
         self.evaluator = Evaluator(dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers)
         self._teacher_logits = None
         self._labels = sharding.put(setup.labels, replicated)
@@ -143,19 +145,23 @@ class Trainer:
         Raises:
           Diverged: a loss is not finite.
         """
-        phase, phase_epoch = self.run.epochs[epoch]
+        run = self.run
+        phase, phase_epoch = run.epochs[epoch]
         plan = current.plan if phase.record else self._full_plan
-        num_keep, batch = int(plan.num_keep), self.run.recipe.batch
+        num_keep, batch = int(plan.num_keep), run.recipe.batch
         steps, done = num_keep // batch, int(current.done)
         order = self._order(current.key, plan, jnp.int32(epoch))
         rates = self._rates(phase, phase_epoch)
         started, compiled, elsewhere = time.perf_counter(), self.seconds['compile'], 0.0
         losses: list[jax.Array] = []
-        supplies = self.feed.epoch(order, plan, epoch, done, steps)
+        shown = (
+            plan if run.mixing is None else plan.replace(partner=self._partners(current.key, plan, jnp.int32(epoch)))
+        )
+        supplies = self.feed.epoch(order, shown, epoch, done, steps)
         if self._answers is None:
             taught = ((length, supply, None) for length, supply in supplies)
         else:
-            taught = self._answers.epoch(supplies, current, order, plan, done, steps)
+            taught = self._answers.epoch(supplies, current, order, shown, done, steps)
         with contextlib.closing(supplies):
             for length, supply, answers in taught:
                 variables = self.teacher_variables if answers is None else {}

@@ -52,7 +52,7 @@ def test_to_float_covers_the_unit_interval():
 @given(epsilon=st.floats(0.0, 1.0, width=32))
 def test_mix_is_convex(epsilon: float):
     image, partner = (augment.to_float(jnp.asarray(x)) for x in (_images(2), _images(4)[2:]))
-    result = np.asarray(augment.mix(image, partner, jnp.full(2, epsilon, jnp.float32)))
+    result = np.asarray(augment.mix(image, partner, jnp.full((2, 1, 1, 1), epsilon, jnp.float32)))
     np.testing.assert_allclose(result, (1 - epsilon) * np.asarray(image) + epsilon * np.asarray(partner), atol=1e-6)
     assert (result <= np.maximum(image, partner) + 1e-6).all()
     assert (result >= np.minimum(image, partner) - 1e-6).all()
@@ -60,7 +60,7 @@ def test_mix_is_convex(epsilon: float):
 
 def test_mix_has_a_share_for_each_row_and_none_is_exact():
     image, partner = (augment.to_float(jnp.asarray(x)) for x in (_images(2), _images(4)[2:]))
-    result = np.asarray(augment.mix(image, partner, jnp.array([0.0, 1.0], jnp.float32)))
+    result = np.asarray(augment.mix(image, partner, jnp.array([0.0, 1.0], jnp.float32).reshape(2, 1, 1, 1)))
     np.testing.assert_array_equal(result[0], image[0])
     np.testing.assert_array_equal(result[1], partner[1])
 
@@ -182,7 +182,7 @@ def test_a_partner_is_seen_through_the_same_view():
         augment.apply_view(view, *images, pad=4, area=AREA)
         for images in ((image, partner, epsilon), (image,), (partner,))
     )
-    np.testing.assert_allclose(mixed, augment.mix(alone, other, epsilon), atol=1e-6)
+    np.testing.assert_allclose(mixed, augment.mix(alone, other, epsilon[:, None, None, None]), atol=1e-6)
 
 
 def _pipeline(key: jax.Array, index: jax.Array, image: jax.Array, partner: jax.Array, epsilon: jax.Array) -> jax.Array:

@@ -231,7 +231,7 @@ def test_one_stored_answer_per_point_comes_from_a_file_and_is_said(tiny_networks
         ((119, 10), None, {}, 'holds 119 training points and the data has 120'),
         ((120, 10), 3, {}, 'holds 3 test images'),
         ((120, 7, 10), None, {}, 'holds 7 views per point, and augment.crop=1 with augment.flip=True has 18'),
-        ((120, 18, 10), None, {'augment': {'area': (0.5, 1.0)}}, 'random resized crops have no finite number'),
+        ((120, 18, 10), None, {'augment': {'area': (0.5, 1.0)}}, 'views by augment.area have no finite number'),
         ((120, 9), None, {}, 'knows 9 classes'),
         ((120, 10), None, {'method': 'rkd'}, 'reads its embed'),
     ],

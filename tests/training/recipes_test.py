@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths
-from tests.digits import final_state, metrics, one_device
+from tests.digits import assert_same_run, final_state, metrics, one_device, sigterm
 
 RECIPE = {
     'epochs': 2,
@@ -74,3 +75,72 @@ def test_the_average_changes_nothing_in_the_training_and_is_what_is_saved(run, t
     raw = [line['raw_accuracy'] for line in metrics(averaged.workdir) if line['kind'] == 'eval']
     assert raw == [line['accuracy'] for line in metrics(plain.workdir) if line['kind'] == 'eval']
     assert one['cost'] == other['cost']
+
+
+MIXED = {'augment': {'crop': 1, 'flip': False, 'mixup': 0.4, 'cutmix': 1.0}, 'ema': 0.9, 'label_smoothing': 0.1}
+EVERYTHING = {**MIXED, 'optim': {'name': 'adamw', 'clip': 1.0, 'decay': 'kernels', 'lr': 0.01}, 'dtype': 'bfloat16'}
+
+
+def test_the_pass_and_the_step_mix_the_same_images_resident_and_streamed(run, digits, tmp_path):
+    """A mixture that one of them built differently would change the losses of the first epoch."""
+    kcd = {'method': 'kd', 'policy': 'kcd', 'keywords': {'stages': 2, 'ratio': 0.5}, **MIXED}
+    before = run(**kcd)
+    teacher = before.student_network
+    teacher = Teacher(
+        teacher, teacher.init(jax.random.PRNGKey(5), digits.image_shape), {'network': 'tiny', 'num_classes': 10}
+    )
+    results = {}
+    for name, changes in {
+        'before': {},
+        'inside': {'recipe': before.recipe.replace(teaching={'allow_weak': True, 'in_step': True})},
+        'streamed': {'data': data.by_index(digits)},
+    }.items():
+        one = before.replace(teacher=teacher, **changes)
+        results[name] = one.train(tmp_path / name, mesh=one_device())
+    first = {
+        name: next(line for line in metrics(result.workdir) if line['kind'] == 'train')
+        for name, result in results.items()
+    }
+    for term in ('loss', 'ce', 'kd', 'teacher_entropy'):
+        assert first['inside'][term] == pytest.approx(first['before'][term], rel=1e-4), term  # other programs
+        assert first['streamed'][term] == pytest.approx(first['before'][term], rel=1e-5), term
+    rows = results['before'].summary['computed']['teacher_rows']
+    assert rows['served'] == 0 and rows['mixed'] == rows['computed'] > 0  # nothing of it is cached
+    costs = [result.summary['cost']['macs'] for result in results.values()]
+    assert costs[0] == costs[1] == costs[2]
+
+
+def test_all_of_it_goes_on_bit_for_bit_where_it_was_cut(run, digits, tmp_path):
+    everything = run('kd', 'kcd', {'stages': 2, 'ratio': 0.5}, **EVERYTHING)
+    whole = everything.train(tmp_path / 'whole', mesh=one_device())
+    with sigterm(1, 1):  # in the middle of the second epoch
+        everything.train(tmp_path / 'cut', mesh=one_device())
+    everything.train(tmp_path / 'cut', mesh=one_device())
+    assert_same_run(whole.workdir, tmp_path / 'cut')
+
+
+@pytest.mark.parametrize(
+    ('method', 'policy', 'changes', 'says'),
+    [
+        ('kd', 'unix', {'augment': {'mixup': 0.2}}, 'policy unix, which mixes inside the batch'),
+        ('sskd', 'none', {'augment': {'cutmix': 1.0}}, 'method sskd shows 4 views of one point, and augment.cutmix'),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(run, method, policy, changes, says):
+    with pytest.raises(ValueError, match=says) as error:
+        run(method, policy, **changes).validate()
+    assert '\n' not in str(error.value)
+
+
+def test_mixed_images_are_not_among_stored_outputs_and_smoothing_needs_a_cross_entropy(run, digits):
+    stored = Teacher.from_outputs(np.zeros((64, 10), np.float32), np.zeros((len(digits.test), 10), np.float32))
+    with pytest.raises(ValueError, match='mix images that nobody has stored'):
+        run('kd', augment={'mixup': 0.2}).replace(teacher=stored).validate()
+    with pytest.raises(ValueError, match='no cross entropy to smooth'):
+        run('kd', label_smoothing=0.1).replace(weights={'gamma': 0.0}).validate()
+
+
+def test_check_names_what_is_on(run):
+    lines = '\n'.join(run(**MIXED).check(1))
+    assert 'recipe     mixup of every point, Beta(0.4), CutMix of every point, Beta(1), label smoothing 0.1' in lines
+    assert not any(line.startswith('recipe ') for line in run().check(1))
