@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python -m kcd_jax report page runs/digits
   python -m kcd_jax report figures runs/digits --folder=figures --format=svg
   python -m kcd_jax report papers runs --table=kcd_table1
+  python -m kcd_jax report benchmark results/benchmark_* --figure=benchmark.svg
   python -m kcd_jax report condensed-set runs/digits/kcd/trial_0 kept
 """
 
@@ -57,6 +58,16 @@ def _write_tables(found: Sequence[tables.Table], arguments: argparse.Namespace) 
 def _table(arguments: argparse.Namespace) -> None:
     summaries = _collect(arguments.paths)
     _write_tables([*tables.tables(summaries, arguments.reference), *paper_results.paper_tables(summaries)], arguments)
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    from kcd_jax.report import benchmark
+
+    records = benchmark.measure(_collect(arguments.paths))
+    _write_tables(benchmark.table(records), arguments)
+    if arguments.figure:
+        benchmark.figure(records).figure.savefig(arguments.figure, dpi=200)
+        print(arguments.figure)
 
 
 def _papers(arguments: argparse.Namespace) -> None:
@@ -155,7 +166,11 @@ def _parser() -> argparse.ArgumentParser:
     table = command('table', _table, 'accuracy, paired differences and cost over seeds')
     papers = command('papers', _papers, "the papers' tables with our results", '*')
     papers.add_argument('--table', metavar='NAME', help='one table, as kcd_table1 (default: all)')
-    for one in (table, papers):
+    benchmark = command('benchmark', _benchmark, 'the benchmark of selection policies: tables, p values, figure')
+    benchmark.add_argument(
+        '--figure', metavar='FILE', type=os.path.expanduser, help='accuracy against compute, as .svg, .png or .pdf'
+    )
+    for one in (table, papers, benchmark):
         one.add_argument(
             '--format', choices=('text', 'markdown', 'csv'), default='text', help='output format (default: text)'
         )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kcd_jax.report.statistics import Sample, describe, paired_difference
+from kcd_jax.report.statistics import Sample, bootstrap_errors, describe, holm, paired_difference
 
 
 def test_describe_matches_hand_computed_values():
@@ -65,3 +65,27 @@ def test_interval_has_its_coverage():
     covered = [low <= 0 <= high for low, high in (describe(rng.normal(size=3)).interval() for _ in range(4000))]
     # Standard error of the share: sqrt(0.95 * 0.05 / 4000) = 0.0034.
     assert np.mean(covered) == pytest.approx(0.95, abs=0.014)
+
+
+def test_the_bootstrap_resamples_seeds_and_points():
+    """Differences that vary with the seed alone, with the point alone, with both, and not at all."""
+    rng = np.random.default_rng(0)
+    of_seed, of_point = rng.normal(size=(12, 1)), rng.normal(size=(1, 300))
+    differences = np.stack([of_seed + 0 * of_point, 0 * of_seed + of_point, of_seed + of_point, np.ones((12, 300))])
+    by_seed, by_point, both, none = bootstrap_errors(differences)
+    assert by_seed == pytest.approx(of_seed.std() / math.sqrt(12), rel=0.05)
+    assert by_point == pytest.approx(of_point.std() / math.sqrt(300), rel=0.05)
+    assert both == pytest.approx(math.hypot(by_seed, by_point), rel=0.05) and none == 0
+    np.testing.assert_array_equal(bootstrap_errors(differences[:1]), [by_seed])
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_rejects_what_stepping_down_rejects(values):
+    adjusted = holm(values)
+    for level in (0.01, 0.05, 0.3):
+        rejected, order = set(), sorted(range(len(values)), key=values.__getitem__)
+        for rank, place in enumerate(order):
+            if values[place] * (len(values) - rank) > level:
+                break
+            rejected.add(place)
+        assert {place for place, p in enumerate(adjusted) if p <= level} == rejected
