@@ -161,14 +161,23 @@ def local(mesh: Mesh) -> Mesh:
 
 
 def on_local(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Replicated arrays as arrays of `local(mesh)`, which this process may use alone; nothing is copied."""
+    """This process's part of arrays, on `local(mesh)`, for it to use alone; nothing is copied.
+
+    Args:
+      tree: arrays that are replicated, or split along their first axis; of the latter, this process's rows are left.
+      mesh: of the arrays.
+    """
     if jax.process_count() == 1:
         return tree
-    here = replicated(local(mesh))
+    here = local(mesh)
 
     def view(x: jax.Array) -> jax.Array:
-        parts = {shard.device: shard.data for shard in x.addressable_shards}
-        return jax.make_array_from_single_device_arrays(x.shape, here, [parts[d] for d in here.mesh.devices.flat])
+        shards = {shard.device: shard.data for shard in x.addressable_shards}
+        parts = [shards[device] for device in here.devices.flat]
+        if x.is_fully_replicated:
+            return jax.make_array_from_single_device_arrays(x.shape, replicated(here), parts)
+        shape = (sum(len(part) for part in parts), *x.shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, batch(here), parts)
 
     return jax.tree.map(view, tree)
 
@@ -192,5 +201,5 @@ def put_rows(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def put_columns(array: np.ndarray, mesh: Mesh) -> jax.Array:
-    """Places an array [S, B, ...] split along its second axis, with one process."""
-    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(None, AXIS)))
+    """Places an array [S, B, ...] split along its second axis; each process passes its own part, as in `put_rows`."""
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec(None, AXIS)), array)

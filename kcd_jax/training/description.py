@@ -12,11 +12,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Network, Weights
 from kcd_jax.runtime import files, sharding
+from kcd_jax.teachers.sources import teacher_of
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
@@ -102,7 +101,7 @@ def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
     if described.get('kind') == 'outputs':
         teacher = Teacher.from_outputs(path, classes=described['classes'], name=described['network'])
     else:
-        teacher = Teacher.restore(path, described['network'], dtype=jnp.dtype(dtype))
+        teacher = teacher_of(path, described['network'], dtype=dtype)
     if teacher.identity != described['identity']:
         raise ValueError(f'the teacher {path} changed since the run was described; give its former file')
     return teacher

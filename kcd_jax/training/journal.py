@@ -14,7 +14,7 @@ import numpy as np
 
 from kcd_jax.contracts import Plan, TrainState
 from kcd_jax.data import Split
-from kcd_jax.runtime import environment, files, runlog, sharding
+from kcd_jax.runtime import distributed, environment, files, runlog, sharding
 from kcd_jax.training import ledger, state
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import EpochReport, Trainer, student_variables
@@ -219,7 +219,7 @@ def summary(
         **held_out,
         'teacher': teacher,
         'cost': cost,
-        'computed': ledger.computed(cost, trainer.teacher_rows, trainer.taught_in_step),
+        'computed': ledger.computed(cost, distributed.summed(trainer.teacher_rows), trainer.taught_in_step),
         'seconds': {**trainer.seconds, 'total': seconds},
         'condensations': journal.condensations,
         'run': description,

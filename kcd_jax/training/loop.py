@@ -231,7 +231,7 @@ class Saver:
         meta = {
             'seconds': self.trainer.seconds,
             'tally': dataclasses.asdict(self.trainer.tally),
-            'teacher_rows': self.trainer.teacher_rows,
+            'teacher_rows': distributed.summed(self.trainer.teacher_rows),
             'condensations': self.notes.condensations,
             'evaluations': self.notes.evaluations,
             'log': self.notes.log.lines,
@@ -263,7 +263,8 @@ class Saver:
             notes.log.rewind(meta['log'], int(current.step))
         trainer.seconds.update(meta['seconds'])
         trainer.tally = ledger.Tally(**meta['tally'])
-        trainer.teacher_rows.update(meta['teacher_rows'])
+        if distributed.is_first():  # they are those of all processes
+            trainer.teacher_rows.update(meta['teacher_rows'])
         notes.condensations, notes.evaluations = meta['condensations'], meta['evaluations']
         epoch = int(current.epoch) + 1
         notes.log.say(f'going on from step {int(current.step):,}, epoch {epoch} of {len(notes.run.epochs)}')

@@ -175,7 +175,7 @@ class Run:
             return f'method {self.method.name or "custom"} reads its {", ".join(rest)}'
         if self.policy.in_batch is not None:
             return f'policy {self.policy.name} mixes inside the batch'
-        return 'several processes' if jax.process_count() > 1 else ''
+        return ''
 
     @functools.cached_property
     def teacher_network(self) -> Network | None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax import knowledge
+from kcd_jax import data, knowledge
 from kcd_jax.contracts import Array, PyTree, table_rows
 from kcd_jax.runtime import distributed, sharding
 from kcd_jax.teachers.cache import Cache
@@ -33,39 +33,36 @@ class CleanImages:
         self._forward = jax.jit(self._compute, out_shardings=sharding.batch(mesh))
         self._embed = jax.jit(self._compute_embed, out_shardings=sharding.batch(mesh))
 
-    def held_out_embeddings(self, batches: feed.HeldOut) -> np.ndarray | None:
-        """f32[M, D]: the teacher's embeddings of the held-out images; None where it has none of them."""
+    def held_out_embeddings(self, split: data.Split) -> np.ndarray | None:
+        """f32[M, D]: the teacher's embeddings of the held-out images, all of them; None where it has none."""
         if self._host is not None:
-            rows = self.held_out(batches, embed=True)
-            return None if rows is None else rows[:, self._host.num_classes :]
+            rows = self.held_out(split, embed=True)
+            return (
+                None if rows is None or rows.shape[1] == self._host.num_classes else rows[:, self._host.num_classes :]
+            )
 
         def embeddings(variables: PyTree, images: Array) -> Array:
             return self.run.teacher_network.apply(variables, augment.to_float(images), False)[0].embed
 
         forward, found = jax.jit(embeddings), []
-        for images, _, valid in batches:
-            count = int(np.sum(sharding.to_host(valid)))
-            found.append(sharding.to_host(forward(self._variables, images)).astype(np.float32)[:count])
+        for images, _, valid in feed.HeldOut(split, self._rows, self._mesh, self.run.recipe.workers, keep=False):
+            found.append(np.asarray(forward(self._variables, images)).astype(np.float32)[np.asarray(valid)])
         return np.concatenate(found)
 
-    def held_out(self, batches: feed.HeldOut, embed: bool = False) -> np.ndarray | None:
-        """f32[M, K]: what a teacher on the host says of the held-out images; None where it cannot.
+    def held_out(self, split: data.Split, embed: bool = False) -> np.ndarray | None:
+        """f32[M, K]: what a teacher on the host says of the held-out images, all of them; None where it cannot.
 
         With `embed`, the embeddings follow: f32[M, K + D].
         """
         if any(outputs.test is None for outputs in serving.stored_outputs(self.run.teacher)):
             return None
-        index = np.arange(batches.count, dtype=np.int32)
         if not self._host.reads_images:
-            return self._host.answer(Query(index, held_out=True), embed)
-        found = []
-        for points, (images, _, valid) in zip(batches.index, batches, strict=True):
-            count = int(np.sum(np.asarray(valid)))
-            pixels = np.asarray(augment.to_float(images))[:count]
-            for start in range(0, count, self._rows):  # calls as large as those of the training
-                part = _padded(pixels[start : start + self._rows], self._rows)
-                query = Query(_padded(points[:count][start : start + self._rows], self._rows), part, held_out=True)
-                found.append(self._host.answer(query, embed)[: count - start])
+            return self._host.answer(Query(np.arange(len(split), dtype=np.int32), held_out=True), embed)
+        batches, found = feed.HeldOut(split, self._rows, self._mesh, self.run.recipe.workers, keep=False), []
+        with distributed.together():
+            for points, (images, _, valid) in zip(batches.index, batches, strict=True):
+                query = Query(points, np.asarray(augment.to_float(images)), held_out=True)
+                found.append(self._host.answer(query, embed)[np.asarray(valid)])
         return np.concatenate(found)
 
     def scores(self, names: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kcd_jax.contracts import Array, Plan, PyTree, TrainState
-from kcd_jax.runtime import sharding
+from kcd_jax.runtime import distributed, sharding
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.teachers.teacher import Teacher
@@ -117,7 +117,14 @@ class TeacherPass:
     """
 
     def __init__(self, run: Run, variables: PyTree, mesh: Mesh, counts: dict[str, int] | None = None):
-        """`variables` of the teacher are on the mesh; `counts`, of `no_rows`, go on where they are."""
+        """`mesh` has devices of this process alone: each asks for the rows of its own devices, without the others.
+
+        Args:
+          run: any that does not have its teacher in the step.
+          variables: of the teacher, on the mesh.
+          mesh: `sharding.local` of the run's.
+          counts: of `no_rows`, which go on where they are.
+        """
         self.run, self.mesh, self._variables, self._host = run, mesh, variables, run.host
         self.num_views, self._crop = run.method.num_views, run.recipe.augment.crop
         outputs = run.setup.teacher
@@ -181,7 +188,7 @@ class TeacherPass:
         count = len(asked.index)
         if self._host is not None and not self._host.reads_images:
             views = self._view_numbers(asked.index, view_key)
-            answers = self._host.answer(Query(np.repeat(asked.index, self.num_views), None, views))
+            answers = self._host.answer(Query(np.repeat(asked.index, self.num_views), None, views), self._embeds)
             self.counts['served'] += count * self.num_views
             return answers.reshape(count, self.num_views, self.width)
         found = np.zeros((count, self.num_views, self.width), np.float32)
@@ -286,9 +293,9 @@ class TeacherPass:
 class Answers:
     """The teacher's answers for the steps of an epoch, slice by slice, as the step takes them."""
 
-    def __init__(self, teacher_pass: TeacherPass, supply: feed.Resident | feed.Streamed):
-        """`supply`: what feeds the steps."""
-        self.teacher_pass, self._feed = teacher_pass, supply
+    def __init__(self, teacher_pass: TeacherPass, supply: feed.Resident | feed.Streamed, mesh: Mesh):
+        """`supply`: what feeds the steps; `mesh`: of the run, with the devices of all processes."""
+        self.teacher_pass, self._feed, self._mesh = teacher_pass, supply, mesh
         self._steps = teacher_pass.slice_steps(getattr(supply, 'chunk', 1))
 
     def epoch(
@@ -310,29 +317,34 @@ class Answers:
           steps: of the whole epoch.
         """
         batch = self.teacher_pass.run.recipe.batch
-        key = step.view_key(current.key, current.epoch, self.teacher_pass.run.recipe.augment.seed)
+        key, number = jax.device_get((current.key, current.epoch))
+        key = step.view_key(key, number, self.teacher_pass.run.recipe.augment.seed)
+        resident = self._feed.points.images if isinstance(self._feed, feed.Resident) else None
         pool = step.pool_of(current.policy_state)
+        resident, pool = sharding.on_local((resident, pool), self._mesh)
         order, partner, epsilon = jax.device_get((order, plan.partner, plan.epsilon))
         own = epsilon == 0
         if pool is not None:
-            own &= ~np.asarray(_altered(pool, self._feed.points.images))
-        index = order[: steps * batch].reshape(steps, batch)
+            own &= ~np.asarray(_altered(pool, resident))
+        index = order[: steps * batch].reshape(steps, batch)[:, sharding.local_rows(self._mesh, batch)]
         held: list[tuple[int, step.RawBatch]] = []
         for start in range(done, steps, self._steps):
             stop = min(start + self._steps, steps)
             points = index[start:stop].reshape(-1)
-            if isinstance(self._feed, feed.Resident):
-                images = self._feed.points.images if pool is None else pool
+            if resident is not None:
+                images = resident if pool is None else pool
                 partners, slot, partner_slot = images, points, partner[points]
             else:
                 held = [next(supplies) for _ in range(start, stop)]
                 images, partners = (
-                    _stacked([getattr(raw, name) for _, raw in held], self._steps)
+                    _stacked([sharding.on_local(getattr(raw, name), self._mesh) for _, raw in held], self._steps)
                     for name in ('image', 'partner_image')
                 )
                 slot = partner_slot = np.arange(len(points), dtype=np.int32)
             asked = Asked(points, images, partners, slot, partner_slot, epsilon[points], own[points])
-            answers = self._placed(self.teacher_pass.rows(asked, key), start)
+            with distributed.together():
+                rows = self.teacher_pass.rows(asked, key)
+            answers = self._placed(rows, start)
             if held:
                 yield from ((length, raw, answers) for length, raw in held)
                 continue
@@ -343,13 +355,16 @@ class Answers:
                 yield length, points_of_all, answers
 
     def _placed(self, rows: np.ndarray, first: int) -> step.Taught:
-        """Answers f32[S * B, V, width] on the devices, padded to a whole slice whose first step is `first`."""
+        """Answers f32[S * B, V, width] on the devices, padded to a whole slice whose first step is `first`.
+
+        B rows of each step are those of this process.
+        """
         asking = self.teacher_pass
-        batch = asking.run.recipe.batch
+        batch = len(sharding.local_rows(self._mesh, asking.run.recipe.batch))
         padded = np.zeros((self._steps, batch * asking.num_views, asking.width), np.float32)
         padded[: len(rows) // batch] = rows.reshape(-1, batch * asking.num_views, asking.width)
-        placed = sharding.put_columns(padded, asking.mesh)
-        return step.Taught(placed, sharding.put(np.int32(first), sharding.replicated(asking.mesh)))
+        placed = sharding.put_columns(padded, self._mesh)
+        return step.Taught(placed, sharding.put(np.int32(first), sharding.replicated(self._mesh)))
 
 
 @jax.jit

@@ -68,7 +68,7 @@ class Trainer:
       seconds: {'compile', 'train', 'score', 'condense', 'evaluate': seconds so far}.
       tally: what the run has spent so far.
       teacher_rows: {'computed', 'served', 'mixed', 'padding': rows so far} of a teacher that answers before the steps,
-        or scores the points; else empty.
+        or scores the points, in this process; else empty.
     """
 
     def __init__(self, run: Run, teacher_variables: PyTree | None, mesh: Mesh):
@@ -101,9 +101,10 @@ class Trainer:
         self._spec = run.step_spec(functools.partial(sharding.constrain_batch, mesh))
         before = bool(run.needs) and not run.teacher_in_step
         self.teacher_rows = no_rows() if before or run.scores_points else {}
-        self.clean = CleanImages(run, sharding.on_local(self.teacher_variables, mesh), sharding.local(mesh))
+        here = sharding.on_local(self.teacher_variables, mesh), sharding.local(mesh)
+        self.clean = CleanImages(run, *here)
         if before:
-            self._answers = Answers(TeacherPass(run, self.teacher_variables, mesh, self.teacher_rows), self.feed)
+            self._answers = Answers(TeacherPass(run, *here, self.teacher_rows), self.feed, mesh)
             self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = jax.jit(step.epoch_order, out_shardings=replicated)
         self._partners = jax.jit(functools.partial(step.partners, spec=self._spec), out_shardings=replicated)
@@ -308,19 +309,19 @@ class Trainer:
         """As `evaluate_teacher`, for a teacher on the host."""
         evaluator = self.evaluator
         with self._timed_evaluation():
-            logits = self.clean.held_out(evaluator.batches)
+            logits = self.clean.held_out(evaluator.batches.split)
             if logits is None:
                 return None
-            size = evaluator.batches.index.shape[1]
+            size = evaluator.batches.index.shape[1] * jax.process_count()
             padded = np.pad(logits, ((0, -len(logits) % size), (0, 0))).reshape(-1, size, logits.shape[1])
-            self._teacher_logits = [sharding.put_rows(part, self.mesh) for part in padded]
+            self._teacher_logits = [sharding.put(part, sharding.batch(self.mesh)) for part in padded]
         hits = np.argmax(logits, axis=1) == evaluator.labels
         return float(np.mean(hits)) if self.run.data.scored else None
 
     @functools.cached_property
     def _probe(self) -> Probe:
         """What judges the embeddings of a student that predicts nothing, beside the teacher's own."""
-        target = self.clean.held_out_embeddings(self.evaluator.batches) if 'embed' in self.run.needs else None
+        target = self.clean.held_out_embeddings(self.evaluator.batches.split) if 'embed' in self.run.needs else None
         return Probe(self.run, self.evaluator, self.mesh, target)
 
     def read(self, current: TrainState) -> dict[str, Any]:
