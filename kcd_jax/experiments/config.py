@@ -24,14 +24,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kcd_jax import data, methods, networks, plugins, policies
 from kcd_jax.experiments import schema, words
 from kcd_jax.experiments.pairs import PAIRS, lr_for
 from kcd_jax.runtime import sharding
-from kcd_jax.teachers.sharing import on_all_processes
+from kcd_jax.teachers.sources import teacher_of
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import unlabelled
 from kcd_jax.training.recipe import Recipe
@@ -335,7 +334,7 @@ def run_of(config: ConfigDict, load: Loader = load_data, *, teacher_optim: Mappi
     if method.phases is None and not any(weights.get(part) for part in ('gamma', 'alpha', 'beta')):
         raise ValueError('weights.gamma, weights.alpha and weights.beta are all 0: nothing would be trained')
     teacher: Teacher | Run | None = None
-    if method.needs or policy.needs or config.weights.alpha > 0:
+    if method.needs or policy.needs or policy.teacher_scores or config.weights.alpha > 0:
         teacher = _teacher(config, recipe, dataset, load, teacher_optim)
     return Run(
         student=config.student.name,
@@ -372,16 +371,14 @@ def _teacher(
     """The teacher from its file, or the run that trains it: the student's plain recipe, with the teacher's settings."""
     section = config.teacher
     if section.checkpoint:
-        restore = functools.partial(
-            Teacher.restore,
+        return teacher_of(
             section.checkpoint,
-            network=section.name,
+            section.name,
             num_classes=dataset.num_classes or None,
             image_shape=dataset.image_shape,
             normalization=section.normalization or None,
-            dtype=jnp.dtype(recipe.dtype),
+            dtype=recipe.dtype,
         )
-        return on_all_processes(restore, jnp.dtype(recipe.dtype))
     optim = {**(dataclasses.asdict(recipe.optim) if optim is None else optim), 'lr': section.lr}
     return Run(
         student=section.name,

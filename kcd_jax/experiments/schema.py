@@ -52,7 +52,10 @@ class Teacher:
     """The teacher: from a file, or trained first by the student's recipe with these settings."""
 
     name: str = setting('wrn_40_2', 'network of the teacher')
-    checkpoint: str = setting('', 'weights file or folder of a run; empty: the teacher is trained first')
+    checkpoint: str = setting(
+        '',
+        "weights file, folder of a run, stored outputs, or several joined by '+'; empty: the teacher is trained first",
+    )
     normalization: str = setting('', "normalisation that a file's network expects, by name; empty: as the file says")
     epochs: int = setting(240, "epochs of the teacher's training", low=1, high=100_000)
     batch: int = setting(64, "batch of the teacher's training", low=1, high=2**20)

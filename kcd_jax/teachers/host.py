@@ -1,4 +1,4 @@
-"""Teachers that answer on the host: a function of NumPy images, stored outputs, an ensemble.
+"""Teachers that answer on the host: a function of NumPy images, an ensemble; `outputs` has stored ones.
 
 They are asked only before the steps of an epoch (`training.teacher_pass`), never inside a compiled program, so a
 function may use any framework. In place of a network they have a `placeholder`, which has their shapes alone.
@@ -10,22 +10,18 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from kcd_jax.contracts import Network, Outputs, PyTree
 
 NO_VARIABLES: Mapping[str, Any] = {'params': {}, 'batch_stats': {}, 'constants': {}}
 PROBES = 8  # fixed images whose answers are part of a function's identity
 MEANS = ('probabilities', 'logits')
-_CHECKED = 4096  # stored rows checked at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,121 +191,6 @@ class HostFunction:
         if self.embed_dim and len(arrays) == 1:
             raise ValueError(f'{what}, returned logits alone; return (logits, embeddings), or leave out embed_dim')
         return arrays[0], arrays[1] if len(arrays) == 2 else None
-
-
-# ------------------------------------------------------------------------------------------------------ stored outputs
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class StoredOutputs:
-    """Logits that were computed anywhere, as `Teacher.from_outputs`."""
-
-    train: np.ndarray
-    test: np.ndarray | None
-    name: str
-    identity: str
-    kind: str = 'outputs'
-    embed_dim: int = 0
-    macs: int | None = None
-    reads_images: bool = False
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.train.shape[-1]
-
-    @property
-    def num_views(self) -> int | None:
-        """Views that are stored of each point; None where one answer stands for all of them."""
-        return self.train.shape[1] if self.train.ndim == 3 else None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Lines for the user."""
-        if self.num_views is not None:
-            return ()
-        return (f'{self.name} holds one answer per point, of the clean image: it is used for every view of the point',)
-
-    def bound(self, image_shape: tuple[int, int, int]) -> StoredOutputs:
-        """As `Host.bound`; the size of the images makes no difference."""
-        del image_shape
-        return self
-
-    def recheck(self) -> None:
-        """As `Host.recheck`: stored numbers do not change."""
-
-    def answer(self, query: Query, embed: bool = False) -> np.ndarray:
-        """As `Host.answer`."""
-        del embed
-        if query.held_out:
-            rows = self.test[query.index]
-        else:
-            rows = self.train[query.index] if self.train.ndim == 2 else self.train[query.index, query.view]
-        return rows.astype(np.float32)
-
-
-def stored(
-    train: Any, test: Any, classes: int | Sequence[str] | None, name: str
-) -> tuple[StoredOutputs, tuple[str, ...], str]:
-    """(stored outputs, class names or (), path or '') of arrays, or of a file that holds them.
-
-    Raises:
-      ValueError: in one line, what is wrong with the file or the arrays.
-    """
-    source = ''
-    if isinstance(train, str | os.PathLike):
-        if test is not None:
-            raise ValueError(f"the outputs come from {train}: give no test=, but an array 'test' in that file")
-        source = os.fspath(train)
-        content = _read(pathlib.Path(train).expanduser())
-        train, test = content['train'], content.get('test')
-        name = name or pathlib.Path(source).name
-    name = name or 'stored outputs'
-    train = np.asarray(train)
-    count, names = class_count(train.shape[-1] if classes is None and train.ndim else classes)
-    _check(train, 'train', count, (2, 3), name)
-    if test is not None:
-        test = np.asarray(test)
-        _check(test, 'test', count, (2,), name)
-    digest = hashlib.sha256(json.dumps([count, names]).encode())
-    for array in (train,) if test is None else (train, test):
-        digest.update(f'{array.shape} {array.dtype}'.encode())
-        for start in range(0, len(array), _CHECKED):
-            digest.update(np.ascontiguousarray(array[start : start + _CHECKED]).tobytes())
-    return StoredOutputs(train, test, name, digest.hexdigest()), names, source
-
-
-def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, 'train' among them."""
-    try:
-        if path.suffix == '.safetensors':
-            content = safetensors.numpy.load(path.read_bytes())
-        elif path.suffix == '.npz':
-            with np.load(path, allow_pickle=False) as file:
-                content = {key: file[key] for key in file.files if key in ('train', 'test')}
-        else:
-            raise ValueError('outputs are read from .npz and .safetensors')
-    except FileNotFoundError:
-        raise ValueError(f'there are no outputs at {path}') from None
-    except Exception as error:  # a damaged file raises whatever its reader meets first
-        raise ValueError(f'{path} cannot be read as outputs of a teacher ({error})') from None
-    if 'train' not in content:
-        raise ValueError(f"{path} has no array 'train'; it holds {', '.join(sorted(content)) or 'nothing'}")
-    return content
-
-
-def _check(array: np.ndarray, what: str, num_classes: int, ranks: tuple[int, ...], name: str) -> None:
-    shape = '[N, K] or [N, V, K]' if 3 in ranks else '[M, K]'
-    if array.ndim not in ranks or array.shape[-1] != num_classes or 0 in array.shape:
-        raise ValueError(f'{what} of {name} has shape {list(array.shape)}; use {shape} with K = {num_classes} classes')
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(f'{what} of {name} is {array.dtype}; use logits as floating point numbers')
-    for start in range(0, len(array), _CHECKED):
-        finite = np.isfinite(array[start : start + _CHECKED].astype(np.float32)).reshape(-1, num_classes).all(axis=1)
-        if not finite.all():
-            row = start + int(np.flatnonzero(~finite)[0]) // (array.shape[1] if array.ndim == 3 else 1)
-            raise ValueError(f'{what} of {name} holds numbers that are not finite, first in row {row}')
-    refuse_probabilities(array[:_CHECKED].reshape(-1, num_classes).astype(np.float32), f'{what} of {name}')
 
 
 def refuse_probabilities(logits: np.ndarray, what: str) -> None:

@@ -20,6 +20,7 @@ from kcd_jax.contracts import NEEDS, Network, PyTree
 from kcd_jax.networks.layers import Normalization, constants
 from kcd_jax.teachers import fit, name_maps, torch_weights, weights_file
 from kcd_jax.teachers import host as hosts
+from kcd_jax.teachers import outputs as stored_outputs
 from kcd_jax.teachers.chance import refuse_near_chance
 from kcd_jax.teachers.weights_file import FILE, is_whole, save
 from kcd_jax.trees import leaf_paths, merge
@@ -197,18 +198,25 @@ class Teacher:
 
     @classmethod
     def from_outputs(
-        cls, train: Any, test: Any = None, *, classes: int | Sequence[str] | None = None, name: str = ''
+        cls,
+        train: Any,
+        test: Any = None,
+        *,
+        embed: Any = None,
+        classes: int | Sequence[str] | None = None,
+        name: str = '',
     ) -> Teacher:
         """Logits that were computed before, anywhere.
 
         Args:
           train: [N, K], one answer per training point, used for all of its views; or [N, V, K] for its V views in the
-            order of docs/teachers.md; or a .npz or .safetensors file with an array 'train' and perhaps 'test'.
+            order of docs/teachers.md; or a .npz or .safetensors file with an array 'train' and perhaps 'test', 'embed'.
           test: [M, K] of the held-out images; without them the teacher's accuracy is not known.
+          embed: [N, D] or [N, V, D], the embeddings of the training points, for methods that read them.
           classes: the class names in the order of the logits, or their number; None: K.
           name: in lines and tables.
         """
-        found, names, source = hosts.stored(train, test, classes, name)
+        found, names, source = stored_outputs.stored(train, test, embed, classes, name)
         return _of_host(found, names, source)
 
     @classmethod

@@ -1,0 +1,161 @@
+"""A teacher's outputs that were computed before, anywhere: arrays, or a file that holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from kcd_jax.teachers.host import Query, class_count, refuse_probabilities
+
+_CHECKED = 4096  # rows checked at a time
+_NAMES = ('train', 'test', 'embed')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredOutputs:
+    """Logits, and perhaps embeddings, that were computed anywhere, as `Teacher.from_outputs`."""
+
+    train: np.ndarray
+    test: np.ndarray | None
+    name: str
+    identity: str
+    embed: np.ndarray | None = None
+    kind: str = 'outputs'
+    macs: int | None = None
+    reads_images: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return self.train.shape[-1]
+
+    @property
+    def embed_dim(self) -> int:
+        """D; 0 without embeddings."""
+        return 0 if self.embed is None else self.embed.shape[-1]
+
+    @property
+    def num_views(self) -> int | None:
+        """Views that are stored of each point; None where one answer stands for all of them."""
+        return self.train.shape[1] if self.train.ndim == 3 else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        if self.num_views is not None:
+            return ()
+        return (f'{self.name} holds one answer per point, of the clean image: it is used for every view of the point',)
+
+    def bound(self, image_shape: tuple[int, int, int]) -> StoredOutputs:
+        """As `Host.bound`; the size of the images makes no difference."""
+        del image_shape
+        return self
+
+    def recheck(self) -> None:
+        """As `Host.recheck`: stored numbers do not change."""
+
+    def answer(self, query: Query, embed: bool = False) -> np.ndarray:
+        """As `Host.answer`."""
+        if query.held_out:
+            return self.test[query.index].astype(np.float32)
+        where = query.index if self.train.ndim == 2 else (query.index, query.view)
+        parts = [self.train, self.embed] if embed else [self.train]
+        return np.concatenate([part[where].astype(np.float32) for part in parts], axis=1)
+
+
+def stored(
+    train: Any, test: Any, embed: Any, classes: int | Sequence[str] | None, name: str
+) -> tuple[StoredOutputs, tuple[str, ...], str]:
+    """(stored outputs, class names or (), path or '') of arrays, or of a file that holds them.
+
+    Raises:
+      ValueError: in one line, what is wrong with the file or the arrays.
+    """
+    source = ''
+    if isinstance(train, str | os.PathLike):
+        if test is not None or embed is not None:
+            given = 'embed' if test is None else 'test'
+            raise ValueError(f'the outputs come from {train}: give no {given}=, but an array {given!r} in that file')
+        source = os.fspath(train)
+        content = _read(pathlib.Path(train).expanduser())
+        train, test, embed = (content.get(part) for part in _NAMES)
+        name = name or pathlib.Path(source).name
+    name = name or 'stored outputs'
+    train = np.asarray(train)
+    count, names = class_count(train.shape[-1] if classes is None and train.ndim else classes)
+    _check(train, 'train', count, (2, 3), name)
+    if test is not None:
+        test = np.asarray(test)
+        _check(test, 'test', count, (2,), name)
+    if embed is not None:
+        embed = np.asarray(embed)
+        if embed.ndim != train.ndim or embed.shape[:-1] != train.shape[:-1] or not embed.shape[-1]:
+            expected = [*train.shape[:-1], 'D']
+            raise ValueError(f'embed of {name} has shape {list(embed.shape)}; use {expected}'.replace("'", ''))
+        _check_numbers(embed, f'embed of {name}', 'numbers')
+    digest = hashlib.sha256(json.dumps([count, names]).encode())
+    for array in (part for part in (train, test, embed) if part is not None):
+        digest.update(f'{array.shape} {array.dtype}'.encode())
+        for start in range(0, len(array), _CHECKED):
+            digest.update(np.ascontiguousarray(array[start : start + _CHECKED]).tobytes())
+    return StoredOutputs(train, test, name, digest.hexdigest(), embed), names, source
+
+
+def is_outputs(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds outputs, not weights: any .npz, and a .safetensors file with an array 'train'."""
+    path = pathlib.Path(path).expanduser()
+    if path.suffix != '.safetensors' or not path.is_file():
+        return path.suffix == '.npz'
+    try:
+        with safetensors.safe_open(path, 'np') as file:
+            return 'train' in file.keys()
+    except safetensors.SafetensorError:
+        return False
+
+
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file, 'train' among them."""
+    try:
+        if path.suffix == '.safetensors':
+            content = safetensors.numpy.load(path.read_bytes())
+        elif path.suffix == '.npz':
+            with np.load(path, allow_pickle=False) as file:
+                content = {key: file[key] for key in file.files if key in _NAMES}
+        else:
+            raise ValueError('outputs are read from .npz and .safetensors')
+    except FileNotFoundError:
+        raise ValueError(f'there are no outputs at {path}') from None
+    except Exception as error:  # a damaged file raises whatever its reader meets first
+        raise ValueError(f'{path} cannot be read as outputs of a teacher ({error})') from None
+    if 'train' not in content:
+        raise ValueError(f"{path} has no array 'train'; it holds {', '.join(sorted(content)) or 'nothing'}")
+    return content
+
+
+def _check(array: np.ndarray, what: str, num_classes: int, ranks: tuple[int, ...], name: str) -> None:
+    shape = '[N, K] or [N, V, K]' if 3 in ranks else '[M, K]'
+    if array.ndim not in ranks or array.shape[-1] != num_classes or 0 in array.shape:
+        raise ValueError(f'{what} of {name} has shape {list(array.shape)}; use {shape} with K = {num_classes} classes')
+    _check_numbers(array, f'{what} of {name}', 'logits')
+    refuse_probabilities(array[:_CHECKED].reshape(-1, num_classes).astype(np.float32), f'{what} of {name}')
+
+
+def _check_numbers(array: np.ndarray, what: str, kind: str) -> None:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f'{what} is {array.dtype}; use {kind} as floating point numbers')
+    for start in range(0, len(array), _CHECKED):
+        part = array[start : start + _CHECKED]
+        finite = np.isfinite(part.astype(np.float32)).reshape(len(part), -1).all(axis=1)
+        if not finite.all():
+            row = start + int(np.flatnonzero(~finite)[0])
+            raise ValueError(f'{what} holds numbers that are not finite, first in row {row}')

@@ -1,0 +1,82 @@
+"""What `teacher.checkpoint` names: weights, stored outputs, or several of them as an ensemble."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from kcd_jax import networks
+from kcd_jax.teachers import Teacher
+from kcd_jax.teachers.sources import teacher_of
+from tests.digits import run_for
+
+SHAPE = (16, 16, 3)
+
+
+@pytest.fixture
+def files(tiny_networks, tmp_path):
+    """{kind: path}: weights, stored outputs of the 300 training points of the quick digits and of their test images."""
+    network = networks.get('tiny_teacher')(10)
+    variables = network.init(jax.random.key(3), SHAPE)
+    card = {'network': 'tiny_teacher', 'num_classes': 10, 'image_shape': list(SHAPE), 'normalization': None}
+    Teacher(network, variables, card).save(tmp_path / 'weights.safetensors')
+    draw = np.random.default_rng(0).normal
+    arrays = {'train': draw(size=(300, 10)), 'test': draw(size=(597, 10)), 'embed': draw(size=(300, 5))}
+    arrays = {name: array.astype(np.float32) for name, array in arrays.items()}
+    np.savez(tmp_path / 'outputs.npz', **arrays)
+    safetensors.numpy.save_file(arrays, tmp_path / 'outputs.safetensors')
+    return {path.name: str(path) for path in tmp_path.iterdir()}, arrays
+
+
+def test_a_file_is_recognised_by_its_content(files):
+    paths, arrays = files
+    weights = teacher_of(paths['weights.safetensors'], 'tiny_teacher', 10, SHAPE)
+    assert weights.host is None and weights.identity == Teacher.restore(paths['weights.safetensors']).identity
+    for name in ('outputs.npz', 'outputs.safetensors'):
+        stored = teacher_of(paths[name])
+        assert stored.host.kind == 'outputs' and stored.serves == {'logits', 'embed'} and stored.source == paths[name]
+        assert stored.identity == Teacher.from_outputs(**arrays).identity
+
+
+def test_several_files_are_an_ensemble(files):
+    paths = files[0]
+    source = f'{paths["weights.safetensors"]}+{paths["outputs.npz"]}'
+    both = teacher_of(source)
+    assert both.host.kind == 'ensemble' and both.source == source
+    members = [Teacher.restore(paths['weights.safetensors']), Teacher.from_outputs(paths['outputs.npz'])]
+    assert both.for_images(SHAPE).identity == Teacher.ensemble(members).for_images(SHAPE).identity
+    with pytest.raises(ValueError, match='there is no teacher at .*missing'):
+        teacher_of(f'{source}+missing.safetensors')
+    with pytest.raises(ValueError, match='there are no outputs at missing.npz'):
+        teacher_of('missing.npz')
+
+
+def test_the_command_line_takes_them_and_a_description_finds_them_again(files):
+    from kcd_jax.training.run import Run
+
+    paths = files[0]
+    for source in (paths['outputs.npz'], f'{paths["outputs.npz"]}+{paths["outputs.safetensors"]}'):
+        run = run_for(f'num_points=300,teacher.checkpoint={source},teaching.allow_weak=True', policy='none')
+        assert any('answers before the steps' in line for line in run.check(4))
+        assert Run.from_description(run.describe()).describe() == run.describe()
+
+
+def test_stored_embeddings_serve_methods_that_read_them(files, tmp_path):
+    words = f'num_points=300,teacher.checkpoint={files[0]["outputs.npz"]},teaching.allow_weak=True,epochs=1'
+    result = run_for(words, method='rkd', policy='none').train(tmp_path / 'run')
+    assert result.summary['computed']['teacher_rows']['served'] == result.summary['cost']['samples']['teacher_forward']
+
+
+@pytest.mark.parametrize(
+    ('embed', 'told'),
+    [
+        (np.zeros((5, 3), np.float32), r'embed of stored outputs has shape \[5, 3\]; use \[6, D\]'),
+        (np.zeros((6, 3), np.int32), 'use numbers as floating point numbers'),
+        (np.full((6, 3), np.nan, np.float32), 'not finite, first in row 0'),
+    ],
+)
+def test_embeddings_that_do_not_fit_are_refused(embed, told):
+    with pytest.raises(ValueError, match=told):
+        Teacher.from_outputs(np.random.default_rng(0).normal(size=(6, 4)), embed=embed)
