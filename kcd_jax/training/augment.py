@@ -1,4 +1,4 @@
-"""Augmentation on the device: mix, resize, flip, the method's views, crop.
+"""Augmentation on the device: mix, resize, flip, TrivialAugment, erase, the method's views, crop.
 
 The augmentation of a point in an epoch, its *view*, is a pure function of (seed, epoch, point): the same for resident
 and streamed data, any batch size and any number of devices. A point and its partner are mixed first and share one view.
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from kcd_jax.contracts import Array, run_key
-from kcd_jax.training import mixtures
+from kcd_jax.training import mixtures, operations
 from kcd_jax.training.mixtures import Mixing, Mixture
 
 ASPECT = (3 / 4, 4 / 3)  # width over height of a random resized crop, as in every ImageNet recipe since Inception
@@ -36,12 +36,16 @@ class View:
         one.
       number: i32[B] in [0, fixed), which of its fixed views each row shows; None without such views.
       mixture: what the recipe's mixup or CutMix mixes in; None without either.
+      operation: of TrivialAugment; None without it.
+      hole: f32[B, 4], the erased rectangles; None without random erasing.
     """
 
     rows: Array
     part: Array | None = None
     number: Array | None = None
     mixture: Mixture | None = None
+    operation: operations.Operation | None = None
+    hole: Array | None = None
 
 
 def draw_view(
@@ -54,6 +58,8 @@ def draw_view(
     resized: bool = False,
     fixed: int = 0,
     mixing: Mixing | None = None,
+    trivial: bool = False,
+    erase: float = 0.0,
 ) -> View:
     """The views of points in an epoch, each a function of the key and the point alone.
 
@@ -67,6 +73,8 @@ def draw_view(
       fixed: views that each point has in all epochs, the same for every key, which draws one of them; 0: a new view for
         every key.
       mixing: how mixup and CutMix are drawn; None for neither.
+      trivial: whether TrivialAugment's operations are drawn.
+      erase: the probability of random erasing.
     """
     chex.assert_rank(index, 1)
     number = draw_number(key, index, fixed) if fixed else None
@@ -85,6 +93,8 @@ def draw_view(
         part=uniform[:, 1:5] if resized else None,
         number=number,
         mixture=None if mixing is None else mixtures.draw(key, index, mixing),
+        operation=operations.draw_operation(key, index) if trivial else None,
+        hole=operations.draw_hole(key, index, erase) if erase else None,
     )
     return jax.lax.optimization_barrier(view)  # or XLA may fuse the draw into the images and repeat it per pixel
 
@@ -105,7 +115,7 @@ def apply_view(
     views: Callable[[Array], Array] | None = None,
     area: tuple[float, ...] = (),
 ) -> Array:
-    """The networks' input: images mixed, resized, flipped, expanded to the method's views, cropped.
+    """The networks' input: images mixed, resized, flipped, changed by the view's operation and hole, expanded, cropped.
 
     Args:
       view: of the B points.
@@ -133,6 +143,10 @@ def apply_view(
     if area:
         image = resized_crop(image, view.part, area)
     image = mirror(image, view.rows[:, 0] == 1)
+    if view.operation is not None:
+        image = operations.apply(view.operation, image)
+    if view.hole is not None:
+        image = operations.erase(image, view.hole)
     if views is not None:
         image = views(image)
     chex.assert_shape(image, (num_views * rows, ...))

@@ -78,6 +78,8 @@ def _recipe_lines(run: Run) -> list[str]:
         'weight decay of kernels alone': optim.decay == 'kernels' and optim.weight_decay,
         f'mixup of every point, Beta({recipe.augment.mixup:g})': recipe.augment.mixup,
         f'CutMix of every point, Beta({recipe.augment.cutmix:g})': recipe.augment.cutmix,
+        'TrivialAugment': recipe.augment.trivial,
+        f'random erasing with probability {recipe.augment.erase:g}': recipe.augment.erase,
         f'label smoothing {recipe.label_smoothing:g}': recipe.label_smoothing,
         f'average of the student with decay {recipe.ema:g}, evaluated and saved': recipe.ema,
     }

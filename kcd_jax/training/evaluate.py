@@ -7,16 +7,19 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax.sharding import Mesh
 
-from kcd_jax import data
-from kcd_jax.contracts import Network, PyTree
+from kcd_jax import data, knowledge
+from kcd_jax.contracts import Array, Network, PyTree
 from kcd_jax.runtime import inflight, sharding
-from kcd_jax.training import feed, step
+from kcd_jax.training import augment, feed
 
 EMBEDDING_BYTES = 2**32  # limit for the embeddings of a survey; ImageNet's 1.28 million of width 512 take 2.6e9
 
+TOP5_CLASSES = 20  # report top-5 accuracy only from this many classes on
 _RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'}
 
 
@@ -30,10 +33,10 @@ class Evaluator:
         self.compiled: dict[str, Any] = {}
         self.compile_seconds = 0.0
 
-    def _step(self, name: str, network: Network, *arguments: Any) -> tuple[dict[str, jax.Array], step.Reading]:
+    def _step(self, name: str, network: Network, *arguments: Any) -> tuple[dict[str, jax.Array], Reading]:
         if name not in self.compiled:
             start = time.perf_counter()
-            jitted = jax.jit(functools.partial(step.eval_step, network=network))
+            jitted = jax.jit(functools.partial(eval_step, network=network))
             self.compiled[name] = jitted.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - start
         return self.compiled[name](*arguments)
@@ -75,3 +78,54 @@ class Evaluator:
                 embed[start : start + size] = sharding.to_host(reading.embed)[:size]
             start += size
         return entropy, embed
+
+
+# ------------------------------------------------------------------------------------------------- the compiled step
+
+
+@struct.dataclass
+class Reading:
+    """A network's outputs for a batch: f32[B, K] logits, f32[B] entropy in nats, f32[B, D] embedding or None."""
+
+    logits: Array
+    entropy: Array
+    embed: Array | None
+
+
+def eval_step(
+    variables: PyTree, images: Array, labels: Array, valid: Array, teacher_logits: Array | None, network: Network
+) -> tuple[dict[str, Array], Reading]:
+    """Sums over the valid rows of one evaluation batch, and the network's outputs for each row.
+
+    Args:
+      variables: of `network`.
+      images: u8[B, H, W, 3].
+      labels: i32[B].
+      valid: bool[B], False on padding.
+      teacher_logits: f32[B, K] or None.
+      network: that is evaluated, in eval mode.
+
+    Returns:
+      ({'correct', 'loss', 'top5' from 20 classes on, 'agree' and 'teacher_kl' with a teacher: f32[]}, the outputs).
+    """
+    outputs, _ = network.apply(variables, augment.to_float(images), False)
+    logits = outputs.logits.astype(jnp.float32)
+    log_p = jax.nn.log_softmax(logits)
+    prediction = jnp.argmax(logits, axis=-1)
+
+    def total(x: Array) -> Array:
+        return jnp.sum(jnp.where(valid, x.astype(jnp.float32), 0.0))
+
+    sums = {
+        'correct': total(prediction == labels),
+        'loss': total(-jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]),
+    }
+    if logits.shape[-1] >= TOP5_CLASSES:
+        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+        sums['top5'] = total(jnp.sum(logits > own, axis=-1) < 5)
+    if teacher_logits is not None:
+        log_q = jax.nn.log_softmax(teacher_logits)
+        sums['agree'] = total(prediction == jnp.argmax(teacher_logits, axis=-1))
+        sums['teacher_kl'] = total(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
+    embed = None if outputs.embed is None else outputs.embed.astype(jnp.float32)
+    return sums, Reading(logits, knowledge.prediction_entropy(logits), embed)

@@ -90,6 +90,10 @@ class Augment:
     cutmix: float = setting(
         0.0, 'as mixup, by a rectangle of the other point; with both, either at random', low=0, high=1000
     )
+    trivial: bool = setting(False, 'one of the 14 operations of TrivialAugment (wide) for every image')
+    erase: float = setting(
+        0.0, "probability that a rectangle of an image is filled with the image's mean colour", low=0, high=1
+    )
     seed: int = setting(
         -1, "of the views, so that runs of several seeds show the same ones; -1: the run's own seed", low=-1
     )
@@ -104,7 +108,8 @@ class Augment:
     @property
     def endless(self) -> str:
         """The first setting whose views are not one of a few per point, so that no cache can hold them; '' if none."""
-        names = ('mixup', 'cutmix') if self.views else ('area', 'mixup', 'cutmix')
+        names = ('mixup', 'cutmix', 'trivial', 'erase')
+        names = names if self.views else ('area', *names)
         return next((name for name in names if getattr(self, name)), '')
 
 
@@ -178,7 +183,7 @@ class Recipe:
         So one teacher serves runs that differ in these settings; a teacher with them is trained as a run of its own.
         """
         return self.replace(
-            augment=dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0, seed=-1),
+            augment=dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0, trivial=False, erase=0.0, seed=-1),
             logits='plain',
             label_smoothing=0.0,
             ema=0.0,

@@ -291,6 +291,8 @@ class Run:
             fixed_views=augment.views,
             area=() if self.data.train.draws_crops else augment.area,
             mixing=self.mixing,
+            trivial=augment.trivial,
+            erase=augment.erase,
             logits=self.recipe.logits,
             smoothing=self.recipe.label_smoothing,
             ema=self.recipe.ema,

@@ -1,4 +1,4 @@
-"""Pure functions: the order of an epoch, one training step, a chunk of steps, one evaluation step.
+"""Pure functions: the order of an epoch, one training step, a chunk of steps.
 
 Nothing here touches the disk, the host's clock or global state; `trainer.py` compiles and calls these functions.
 """
@@ -35,8 +35,6 @@ from kcd_jax.contracts import (
 from kcd_jax.training import augment, optim
 from kcd_jax.training.augment import mixtures
 from kcd_jax.trees import leaf_paths, matches, merge, select
-
-TOP5_CLASSES = 20  # report top-5 accuracy only from this many classes on
 
 
 @struct.dataclass
@@ -99,6 +97,8 @@ class StepSpec:
       view_seed: seed of the views; -1: the run's.
       fixed_views: views that each point has in all epochs; 0: a new one in every epoch.
       mixing: of mixup and CutMix; None for neither.
+      trivial: whether TrivialAugment changes the images.
+      erase: probability of random erasing.
       logits: 'plain' or 'standardised', for the KD term.
       smoothing: label smoothing of the CE term.
       ema: decay of the average of the student's variables; 0 for none.
@@ -119,6 +119,8 @@ class StepSpec:
     view_seed: int = -1
     fixed_views: int = 0
     mixing: augment.Mixing | None = None
+    trivial: bool = False
+    erase: float = 0.0
     logits: str = 'plain'
     smoothing: float = 0.0
     ema: float = 0.0
@@ -140,6 +142,8 @@ class StepSpec:
             resized=bool(self.area),
             fixed=self.fixed_views,
             mixing=self.mixing,
+            trivial=self.trivial,
+            erase=self.erase,
         )
 
 
@@ -416,54 +420,3 @@ def run_chunk(
         return step(state)
     state, losses = jax.lax.scan(step, state, length=length)
     return state, losses[-1]
-
-
-# ------------------------------------------------------------------------------------------------------- evaluation
-
-
-@struct.dataclass
-class Reading:
-    """A network's outputs for a batch: f32[B, K] logits, f32[B] entropy in nats, f32[B, D] embedding or None."""
-
-    logits: Array
-    entropy: Array
-    embed: Array | None
-
-
-def eval_step(
-    variables: PyTree, images: Array, labels: Array, valid: Array, teacher_logits: Array | None, network: Network
-) -> tuple[dict[str, Array], Reading]:
-    """Sums over the valid rows of one evaluation batch, and the network's outputs for each row.
-
-    Args:
-      variables: of `network`.
-      images: u8[B, H, W, 3].
-      labels: i32[B].
-      valid: bool[B], False on padding.
-      teacher_logits: f32[B, K] or None.
-      network: that is evaluated, in eval mode.
-
-    Returns:
-      ({'correct', 'loss', 'top5' from 20 classes on, 'agree' and 'teacher_kl' with a teacher: f32[]}, the outputs).
-    """
-    outputs, _ = network.apply(variables, augment.to_float(images), False)
-    logits = outputs.logits.astype(jnp.float32)
-    log_p = jax.nn.log_softmax(logits)
-    prediction = jnp.argmax(logits, axis=-1)
-
-    def total(x: Array) -> Array:
-        return jnp.sum(jnp.where(valid, x.astype(jnp.float32), 0.0))
-
-    sums = {
-        'correct': total(prediction == labels),
-        'loss': total(-jnp.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]),
-    }
-    if logits.shape[-1] >= TOP5_CLASSES:
-        own = jnp.take_along_axis(logits, labels[:, None], axis=1)
-        sums['top5'] = total(jnp.sum(logits > own, axis=-1) < 5)
-    if teacher_logits is not None:
-        log_q = jax.nn.log_softmax(teacher_logits)
-        sums['agree'] = total(prediction == jnp.argmax(teacher_logits, axis=-1))
-        sums['teacher_kl'] = total(jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1))
-    embed = None if outputs.embed is None else outputs.embed.astype(jnp.float32)
-    return sums, Reading(logits, knowledge.prediction_entropy(logits), embed)

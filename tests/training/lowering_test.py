@@ -16,7 +16,7 @@ import pytest
 
 from kcd_jax import data, methods, policies
 from kcd_jax.runtime import sharding
-from kcd_jax.training import step
+from kcd_jax.training import evaluate, step
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import Trainer, student_variables
@@ -156,5 +156,5 @@ def test_order_and_evaluation(tiny_networks, digits):
     check(trainer._by_class, current.table.count, trainer._labels)
     images, labels, valid = next(iter(trainer.evaluator.batches))
     taught = jnp.zeros((len(labels), digits.num_classes))
-    function = functools.partial(step.eval_step, network=run.student_network)
+    function = functools.partial(evaluate.eval_step, network=run.student_network)
     check(function, student_variables(current), images, labels, valid, taught)

@@ -78,7 +78,12 @@ def test_the_average_changes_nothing_in_the_training_and_is_what_is_saved(run, t
 
 
 MIXED = {'augment': {'crop': 1, 'flip': False, 'mixup': 0.4, 'cutmix': 1.0}, 'ema': 0.9, 'label_smoothing': 0.1}
-EVERYTHING = {**MIXED, 'optim': {'name': 'adamw', 'clip': 1.0, 'decay': 'kernels', 'lr': 0.01}, 'dtype': 'bfloat16'}
+EVERYTHING = {
+    **MIXED,
+    'augment': {**MIXED['augment'], 'trivial': True, 'erase': 0.5},
+    'optim': {'name': 'adamw', 'clip': 1.0, 'decay': 'kernels', 'lr': 0.01},
+    'dtype': 'bfloat16',
+}
 
 
 def test_the_pass_and_the_step_mix_the_same_images_resident_and_streamed(run, digits, tmp_path):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kcd_jax import methods, networks, policies
 from kcd_jax.contracts import LossOut, Method, Optimiser, Outputs, Phase, Setup, Update, Weights, full_plan
 from kcd_jax.knowledge import prediction_entropy
-from kcd_jax.training import state, step
+from kcd_jax.training import evaluate, state, step
 from kcd_jax.trees import leaf_paths, merge, select
 
 
@@ -147,7 +147,7 @@ def test_evaluation_counts_every_valid_row_once():
     labels = np.asarray([0, 1, 0, 0], np.int32)
     valid = np.asarray([True, True, True, False])
     teacher = jnp.asarray([[9.0, 0, 0], [9.0, 0, 0], [0, 0, 9.0], [9.0, 0, 0]])
-    sums, reading = step.eval_step({}, jnp.asarray(images), jnp.asarray(labels), jnp.asarray(valid), teacher, Stub)
+    sums, reading = evaluate.eval_step({}, jnp.asarray(images), jnp.asarray(labels), jnp.asarray(valid), teacher, Stub)
     assert float(sums['correct']) == 2 and float(sums['agree']) == 2
     log_p = np.asarray(jax.nn.log_softmax(reading.logits))
     np.testing.assert_allclose(reading.entropy, -np.sum(np.exp(log_p) * log_p, axis=-1), atol=1e-6)
@@ -219,7 +219,7 @@ def test_top5_accuracy_of_many_classes():
 
     labels = jnp.asarray([0, 4, 5, 19], jnp.int32)
     images, valid = jnp.zeros((4, 8, 8, 3), jnp.uint8), jnp.ones(4, bool)
-    sums, _ = step.eval_step({}, images, labels, valid, None, Stub)
+    sums, _ = evaluate.eval_step({}, images, labels, valid, None, Stub)
     assert float(sums['top5']) == 2 and float(sums['correct']) == 1
 
 
