@@ -14,12 +14,12 @@ Everything is imported when it is first used.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+import importlib as _importlib
+from typing import Any as _Any
 
 __version__ = '0.1.0'
 
-_MODULES = ('data', 'knowledge', 'methods', 'networks', 'policies', 'teachers')
+_MODULES = ('data', 'export', 'knowledge', 'methods', 'networks', 'policies', 'teachers')
 _OBJECTS = {
     'Condenser': 'knowledge',
     'Model': 'teachers.model',
@@ -31,13 +31,13 @@ _OBJECTS = {
 __all__ = ['__version__', *_MODULES, *_OBJECTS]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _Any:
     if name in _MODULES:
-        return importlib.import_module(f'{__name__}.{name}')
+        return _importlib.import_module(f'{__name__}.{name}')
     if name in _OBJECTS:
-        return getattr(importlib.import_module(f'{__name__}.{_OBJECTS[name]}'), name)
+        return getattr(_importlib.import_module(f'{__name__}.{_OBJECTS[name]}'), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({name for name in globals() if name.startswith('__')} | {*__all__})

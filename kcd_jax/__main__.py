@@ -27,7 +27,7 @@ def usage() -> str:
     """The commands, one line each."""
     lines = [f'  {name:10s}{about}' for name, about in COMMANDS.items()]
     start = ['usage: python -m kcd_jax COMMAND [flags]   (python -m kcd_jax COMMAND --help lists the flags)', '']
-    end = ['', 'example:', '  python -m kcd_jax train --config=configs/digits_kd.py']
+    end = ['', 'example:', '  python -m kcd_jax train --config=digits_kd']
     return '\n'.join([*start, *lines, *end])
 
 
@@ -47,7 +47,11 @@ def main(argv: list[str] | None = None) -> int:
         hint = f' (did you mean {near[0]}?)' if near else ''
         print(f'error: unknown command {name!r}{hint}; known: {", ".join(COMMANDS)}', file=sys.stderr)
         return 2
-    return importlib.import_module(f'kcd_jax.commands.{name}').main(rest)
+    try:
+        return importlib.import_module(f'kcd_jax.commands.{name}').main(rest)
+    except KeyboardInterrupt:  # while modules are imported; a command that runs handles it
+        print('Ctrl-C: nothing was started', file=sys.stderr)
+        return 130
 
 
 if __name__ == '__main__':

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
-# Set before importing JAX, or TensorFlow and XLA print startup logs.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-
-from kcd_jax.commands import train
+from kcd_jax.__main__ import main
 
 if __name__ == '__main__':
-    sys.exit(train.main(sys.argv[1:]))
+    sys.exit(main(['train', *sys.argv[1:]]))

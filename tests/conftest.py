@@ -14,6 +14,7 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 _SCRATCH = tempfile.TemporaryDirectory(prefix='kcd_jax_tests_')
 for _variable in ('TFDS_DATA_DIR', 'XDG_CACHE_HOME', 'KCD_JAX_CACHE'):
     os.environ[_variable] = str(pathlib.Path(_SCRATCH.name, _variable.lower()))
+os.environ['KCD_JAX_TEACHERS'] = 'off'  # each test trains its own
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'  # reading a cached program logs errors about the machine's features
 os.environ['MPLBACKEND'] = 'agg'
 

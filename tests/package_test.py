@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import pydoc
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
 import kcd_jax
+import kcd_jax.__main__ as program
 
 
 def test_importing_the_package_is_cheap():
@@ -27,3 +33,59 @@ def test_public_names():
 def test_an_unknown_policy_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown policy 'kdc' \\(did you mean 'kcd'\\?\\); known: .*random"):
         kcd_jax.policies.get('kdc')
+
+
+def test_help_shows_the_way_in():
+    text = pydoc.render_doc(kcd_jax, renderer=pydoc.plaintext)
+    assert "run = kcd_jax.Run(student='resnet8'" in text and 'importlib' not in dir(kcd_jax)
+    assert [name for name in dir(kcd_jax) if not name.startswith('_')] == sorted(kcd_jax.__all__[1:])
+
+
+def test_control_c_while_modules_are_imported_is_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program.importlib, 'import_module', interrupted)
+    assert program.main(['train']) == 130
+    assert capsys.readouterr().err == 'Ctrl-C: nothing was started\n'
+
+
+@pytest.mark.slow
+def test_the_wheel_alone_trains_and_exports(tmp_path):
+    """What pip builds, unpacked in an empty folder far from the checkout; the dependencies are those that are here."""
+    root = pathlib.Path(__file__).parent.parent
+    source = tmp_path / 'source'
+    tracked = subprocess.run(['git', '-C', root, 'ls-files', '-z'], capture_output=True, check=True).stdout.decode()
+    for name in filter(None, tracked.split('\0')):
+        if name.startswith(('kcd_jax/', 'configs/')) or '/' not in name:
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, source / name)
+    build = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', str(tmp_path), str(source)]
+    subprocess.run(build, check=True)
+    (wheel,) = tmp_path.glob('*.whl')
+    installed, empty = tmp_path / 'installed', tmp_path / 'empty'
+    zipfile.ZipFile(wheel).extractall(installed)
+    empty.mkdir()
+    assert {path.name for path in installed.iterdir()} == {'kcd_jax', f'kcd_jax-{kcd_jax.__version__}.dist-info'}
+    shipped = {path.name for path in (root / 'configs').glob('*.py')}
+    assert {path.name for path in (installed / 'kcd_jax' / 'configs').glob('*.py')} == shipped
+    points = (installed / f'kcd_jax-{kcd_jax.__version__}.dist-info' / 'entry_points.txt').read_text()
+    assert 'kcd_jax = kcd_jax.__main__:main' in points
+
+    def kcd(*words):
+        environment = {**os.environ, 'PYTHONPATH': str(installed), 'KCD_JAX_CACHE': str(tmp_path / 'cache')}
+        code = 'import sys; from kcd_jax.__main__ import main; sys.exit(main())'
+        done = subprocess.run(
+            [sys.executable, '-c', code, *words], cwd=empty, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    kcd(
+        'train',
+        '--config=digits_kd:quicktest,resnet8-resnet8x0_25,method=kd,epochs=1,teacher.epochs=1,teaching.allow_weak=True',
+        '--workdir=mine',
+    )
+    said = kcd('export', 'mine/kd/trial_0', '--format=stablehlo', '--out=student')
+    assert '100 images (test images of digits)' in said and (empty / 'student.stablehlo.md').is_file()
+    assert 'digits_equal_compute' in kcd('sweep')

@@ -20,7 +20,7 @@ LAYERS = (
     {'data', 'teachers'},
     {'training', 'export'},
     {'experiments'},
-    {'commands', 'main'},
+    {'commands', 'main', '__main__'},
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 # Reads what runs left and imports nothing of how they ran; experiments and commands may call it.

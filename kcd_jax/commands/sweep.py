@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         '--devices', type=int, default=0, help='host devices on a CPU per process (default: as the sweep)'
     )
-    made.add_argument('--file', default='configs/ablations.py', help='file of sweeps (default configs/ablations.py)')
+    made.add_argument('--file', help='file of sweeps (default configs/ablations.py here, else the shipped one)')
     made.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
     return made
 
@@ -70,6 +70,11 @@ def devices_of(grid: Grid, arguments: argparse.Namespace) -> int:
     return arguments.devices or grid.devices or (0 if arguments.jobs == 1 else 1 << (share.bit_length() - 1))
 
 
+def _usual_file() -> str:
+    own = 'configs/ablations.py'
+    return own if os.path.isfile(own) else 'ablations'
+
+
 def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> int:
     """Runs the command with parsed arguments; returns the exit code."""
     from kcd_jax.experiments import config as grammar
@@ -77,7 +82,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
     from kcd_jax.experiments import runner as runners
     from kcd_jax.runtime import canaries, exitcodes, files, sharding
 
-    known, root = grids.read(arguments.file)
+    known, root = grids.read(arguments.file or _usual_file())
     if arguments.name is None:
         print('\n'.join(f'{name:22} {grid.title}' for name, grid in known.items()))
         return exitcodes.OK

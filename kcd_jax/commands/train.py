@@ -13,13 +13,14 @@ from typing import Any
 from kcd_jax.commands import launch
 
 _EPILOG = """words and settings:
+  FILE: a path, or the name of a shipped config, as digits_kd
   --config=FILE:[quicktest,][TEACHER-STUDENT,][method=M,][policy=P,]key=value,...
   --config.KEY=VALUE                 a setting by its full key, e.g. --config.optim.lr=0.01
   --config.policy.reuse=RUN          train on the final set of the run in the folder RUN
   every key, its range and meaning: docs/configuration.md (printed by --reference)
 
 examples:
-  python -m kcd_jax train --config=configs/digits_kd.py
+  python -m kcd_jax train --config=digits_kd
   python -m kcd_jax train --config=configs/cifar100_kd.py:resnet56-resnet20,method=crd,policy=kcd,ratio=0.5 --check
   python -m kcd_jax train --config='configs/digits_kd.py:compare=(student,kd,kcd),trials=5' --results=results/mine
 
@@ -69,7 +70,7 @@ def read_config(path: str | None, settings: Sequence[tuple[str, str]]) -> Any:
     from kcd_jax.experiments import config as grammar
 
     if not path:
-        raise ValueError('no --config; try --config=configs/digits_kd.py')
+        raise ValueError('no --config; try --config=digits_kd')
     reuse = 'policy.reuse'  # short for the words policy=reuse and the key policy.run
     if any(key == reuse for key, _ in settings):
         path += ('' if path.endswith((':', ',')) else ',' if ':' in path else ':') + 'policy=reuse'

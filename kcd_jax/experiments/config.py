@@ -21,11 +21,13 @@ import importlib.machinery
 import importlib.util
 import pathlib
 import sys
+import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+import kcd_jax
 from kcd_jax import data, methods, networks, plugins, policies
 from kcd_jax.experiments import schema, words
 from kcd_jax.experiments.pairs import PAIRS, lr_for
@@ -47,20 +49,39 @@ def base() -> ConfigDict:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
+def shipped() -> pathlib.Path:
+    """The folder of the shipped configs: inside the installed package, or next to it in a checkout."""
+    package = pathlib.Path(kcd_jax.__file__).resolve().parent
+    inside = package / 'configs'
+    return inside if inside.is_dir() else package.parent / 'configs'
+
+
+def find_file(file: str) -> pathlib.Path:
+    """The file of a path, or of the bare name of a shipped config, as digits_kd.
+
+    Raises:
+      ValueError: there is none; one line.
+    """
+    where = pathlib.Path(file).expanduser()
+    if where.is_file():
+        return where
+    known = sorted(path.stem for path in shipped().glob('*.py'))
+    if file in known:
+        return shipped() / f'{file}.py'
+    raise ValueError(f'there is no config file {file}; the shipped ones, by their names: {", ".join(known)}')
+
+
 def load(path: str) -> ConfigDict:
-    """The config of 'FILE[:words]'.
+    """The config of 'FILE[:words]'; FILE is a path or the bare name of a shipped config.
 
     Raises:
       ValueError: there is no such file, it is not a config file, or a word is unknown; one line.
 
-    >>> load('configs/digits_kd.py:policy=kcd,ratio=0.5').policy.ratio
+    >>> load('digits_kd:policy=kcd,ratio=0.5').policy.ratio
     0.5
     """
     file, _, words = path.partition(':')
-    where = pathlib.Path(file).expanduser()
-    if not where.is_file():
-        raise ValueError(f'there is no config file {file}; the shipped ones are in configs/')
-    get_config = getattr(import_file(where), 'get_config', None)
+    get_config = getattr(import_file(find_file(file)), 'get_config', None)
     if not callable(get_config):
         raise ValueError(f'config file {file} defines no get_config(arg); see configs/digits_kd.py')
     try:
@@ -78,9 +99,7 @@ def load(path: str) -> ConfigDict:
 
 def import_file(file: pathlib.Path) -> Any:
     """The module of a config file or a sweep file; ValueError if it cannot be imported."""
-    folder = file.resolve().parent
-    if folder.name == 'configs' and str(folder.parent) not in sys.path:
-        sys.path.insert(0, str(folder.parent))  # its files import one another as configs.NAME
+    _name_configs(file.resolve().parent)
     loader = importlib.machinery.SourceFileLoader('config_file', str(file))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader('config_file', loader))
     try:
@@ -90,6 +109,12 @@ def import_file(file: pathlib.Path) -> Any:
     except (Exception, SystemExit) as error:
         raise ValueError(f'{file} cannot be imported: {_reason(error)}') from error
     return module
+
+
+def _name_configs(folder: pathlib.Path) -> None:
+    """Lets config files import those next to them, and the shipped ones, as configs.NAME."""
+    package = sys.modules.setdefault('configs', types.ModuleType('configs'))
+    package.__path__ = list(dict.fromkeys([str(folder), str(shipped())]))
 
 
 def _reason(error: BaseException) -> str:

@@ -135,13 +135,11 @@ def _words(settings: Mapping[str, str], usual: Mapping[str, str]) -> list[str]:
 
 
 def read(file: str) -> tuple[Mapping[str, Grid], pathlib.Path]:
-    """({name: grid}, the root folder of its config files) of a file such as configs/ablations.py."""
-    path = pathlib.Path(file).expanduser()
-    if not path.is_file():
-        raise ValueError(f'there is no sweep file {file}; the shipped one is configs/ablations.py')
+    """({name: grid}, the root folder of its config files) of a sweep file, a path or a shipped name."""
+    path = grammar.find_file(file)
     found = getattr(grammar.import_file(path), 'SWEEPS', None)
     if not isinstance(found, Mapping) or not all(isinstance(grid, Grid) for grid in found.values()):
-        raise ValueError(f'{file} defines no SWEEPS = {{name: Grid}}; see configs/ablations.py')
+        raise ValueError(f'{file} defines no SWEEPS = {{name: Grid}}; see the shipped ablations')
     return found, path.resolve().parent.parent
 
 

@@ -15,12 +15,12 @@ import jax
 from jax.sharding import Mesh
 
 from kcd_jax.contracts import Network, TrainState
-from kcd_jax.runtime import checkpoint, descriptions, distributed, files, runlog, sharding
+from kcd_jax.runtime import checkpoint, console, descriptions, distributed, files, runlog, sharding
 from kcd_jax.teachers import teacher as teachers
 from kcd_jax.teachers.model import Model, load
 from kcd_jax.teachers.sharing import on_all_processes
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import journal, ledger
+from kcd_jax.training import journal, ledger, shared_teachers
 from kcd_jax.training.journal import Journal
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import Diverged, Trainer, student_variables
@@ -62,6 +62,7 @@ def train(
     *,
     teacher_dir: str | pathlib.Path | None = None,
     mesh: Mesh | None = None,
+    shared: bool = False,
 ) -> Result:
     """Trains one student under one method and one policy.
 
@@ -70,6 +71,7 @@ def train(
       workdir: folder of the run; an interrupted run resumes, a finished one is read back.
       teacher_dir: where a teacher that is trained first is kept; default: `workdir`/teacher.
       mesh: of devices; all of them by default.
+      shared: whether the run is a teacher that is taken from, and left in, the cache of teachers.
 
     Returns:
       The finished run.
@@ -96,7 +98,7 @@ def train(
     with contextlib.ExitStack() as stack:
         with distributed.together():
             log = stack.enter_context(runlog.RunLog(workdir, description))
-        finished = distributed.first(lambda: _finished(workdir))
+        finished = distributed.first(lambda: _finished(workdir) or (_shared(description, workdir) if shared else None))
         if finished is not None:
             return Result(run.name, workdir, finished, run.own_network)
 
@@ -106,7 +108,7 @@ def train(
             if isinstance(run.teacher, Run):
                 taught_for = sum(run.teacher.steps)
                 folder = pathlib.Path(teacher_dir) if teacher_dir else workdir / 'teacher'
-                train(run.teacher.replace(name='teacher'), folder, mesh=mesh)
+                train(run.teacher.replace(name='teacher'), folder, mesh=mesh, shared=run.teacher.own_network is None)
                 start = time.perf_counter()  # the teacher's training is another run
                 own, dtype = run.teacher.own_network, run.recipe.dtype
                 restore = functools.partial(Teacher.restore, folder, own or '', dtype=dtype)
@@ -177,12 +179,24 @@ def train(
             student = jax.device_get(student_variables(current))
             teachers.save(workdir / teachers.FILE, student, journal.card(summary, run))
         log.write_summary(summary)
+        if shared and distributed.is_first():
+            shared_teachers.publish(description, workdir)
         return Result(run.name, workdir, summary, run.own_network)
 
 
 def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a run that has finished in `workdir`; None while it has not, or its files are damaged."""
     return runlog.finished(workdir) if teachers.is_whole(workdir / teachers.FILE) else None
+
+
+def _shared(description: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a teacher that another run has trained, whose files are copied into `workdir`."""
+    source = shared_teachers.fetch(description, workdir)
+    if source is None:
+        return None
+    found = f'trained by an earlier run, found in {source} (KCD_JAX_TEACHERS=off trains anew)'
+    console.say_of_run(f'teacher {description["student"]}: {found}')
+    return _finished(workdir)
 
 
 def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int, log: runlog.RunLog) -> None:

@@ -190,7 +190,7 @@ def test_sigterm_between_two_runs(here, capsys, monkeypatch):
         (['two', '--trials=many'], 'invalid int value'),
         (['two', '--trails=2'], 'unrecognized arguments: --trails=2'),
         (['columns', '--pairs=a-b'], "unknown pair of this sweep 'a-b'"),
-        (['two', '--file=configs/none.py'], 'there is no sweep file configs/none.py'),
+        (['two', '--file=configs/none.py'], 'there is no config file configs/none.py'),
         (['wrong'], 'KC-KD: 4 stages do not divide 6 epochs'),
     ],
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pathlib
 import sys
 
-from kcd_jax import main, networks  # `main` comes first: it sets the environment before JAX is imported
+import kcd_jax.__main__ as program  # comes first: it sets the environment before JAX is imported
+from kcd_jax import networks
 
 if __name__ == '__main__':
     networks.__path__.append(str(pathlib.Path(__file__).parent))
-    sys.exit(main.train.main(sys.argv[1:]))
+    sys.exit(program.main(['train', *sys.argv[1:]]))
