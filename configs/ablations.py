@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from configs import benchmark
+from configs import benchmark, paper_figures
 from kcd_jax.experiments.experiment import Reuse
 from kcd_jax.experiments.grid import Budgeted, Grid, of_paper
 from kcd_jax.report.papers import TABLES
@@ -84,7 +84,11 @@ SWEEPS: dict[str, Grid] = {
     'unix_table8': of_paper('unix_table8', CIFAR100),
     'kr_table1': of_paper('kr_table1', KR),
     'kr_table2': of_paper('kr_table2', f'{KR}:dataset=cifar100'),
-    'kr_table3': of_paper('kr_table3', IMAGENET),
+    'kr_table3': of_paper(
+        'kr_table3',
+        IMAGENET,
+        omitted={'all rows': 'no exact description of the Inception-BN of the paper is available'},
+    ),
     'kr_table4': of_paper('kr_table4', f'{KR}:dataset=tcifar100'),
     'fig3a': Grid(
         'KCD Fig. 3a: accuracy against ratio',
@@ -142,5 +146,6 @@ SWEEPS: dict[str, Grid] = {
         references=('KD', 'Random KD'),
         devices=1,
     ),
+    **paper_figures.SWEEPS,
     **benchmark.SWEEPS,
 }

@@ -256,7 +256,8 @@ def build(
         except ValueError as error:
             raise ValueError(f'{place}: {error}') from error
     if not cells:
-        raise ValueError(f'no row of {name} can be run: its student is not among the networks of kcd_jax')
+        reasons = '; '.join(f'{label}: {reason}' for label, reason in grid.omitted.items())
+        raise ValueError(f'no row of {name} can be run: {reasons or "its student is not a network of kcd_jax"}')
     known = {(cell.label, cell.column) for cell in cells}
     for cell in cells:
         source = cell.reuse

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import grid
-from kcd_jax.experiments.experiment import Reuse
+from kcd_jax.experiments.experiment import Reuse, of_config
 from kcd_jax.experiments.grid import Budgeted, Grid
 from kcd_jax.report import paper_results, papers
 from kcd_jax.training import ledger
@@ -63,15 +63,25 @@ def test_every_table_is_a_sweep():
     tables = {f'kcd_table{n}' for n in range(1, 8)} | {f'unix_table{n}' for n in range(1, 9)}
     tables |= {f'kr_table{n}' for n in range(1, 5)}
     assert tables == set(PAPERS)
-    assert tables | {'fig3a', 'fig4', 'equal_compute'} <= set(SWEEPS)
+    figures = {'kcd_fig3b', 'kcd_fig3c', 'kcd_fig5', 'unix_fig1', 'unix_fig4', 'unix_fig5', 'unix_fig6'}
+    assert tables | figures | {'fig3a', 'fig4', 'equal_compute'} <= set(SWEEPS)
     digits = {'equal_compute', 'fig3a', 'fig4', 'kcd_table4', 'unix_table5'}
     assert {f'digits_{name}' for name in digits} <= set(SWEEPS)
     assert not any('k=48' in words for words in SWEEPS['digits_unix_table5'].rows.values()), 'of a batch of 20'
     sizes = {name: len(grid.expand(SWEEPS[name])) for name in PAPERS}
     # Rows that are run x pairs; the eight students of the first table's eleven pairs once each.
     assert sizes['kcd_table1'] == 15 * 11 + 8 and sizes['kcd_table4'] == 24 and sizes['unix_table5'] == 60
-    # Inception-BN is not among the networks.
     assert sizes['kr_table3'] == 0 and sizes['kr_table1'] == 8
+    with pytest.raises(ValueError, match='no row of kr_table3 can be run: all rows: .* Inception-BN'):
+        build('kr_table3')
+
+
+def test_kr_takes_other_optimisers():
+    config = grammar.load(f'{ROOT}/configs/kr.py:compare=(kr,kr-adam,kr-rmsprop)')
+    runs = {cell.label: cell.run for cell in of_config(config, grammar.shapes).cells}
+    optims = {label: (run.recipe.optim.name, run.recipe.optim.lr) for label, run in runs.items()}
+    assert optims == {'kr': ('sgd', 0.1), 'kr-adam': ('adam', 0.001), 'kr-rmsprop': ('rmsprop', 0.001)}
+    assert {run.teacher.recipe.optim.name for run in runs.values()} == {'sgd'}, 'one teacher for all'
 
 
 @pytest.mark.parametrize('name', PLAIN)
