@@ -37,7 +37,7 @@ def portable() -> Iterator[None]:
         _portable.reset(token)
 
 
-def _tuned() -> bool:
+def tuned() -> bool:
     """Whether the variants for XLA's CPU backend are used."""
     return jax.default_backend() == 'cpu' and not _portable.get()
 
@@ -56,7 +56,7 @@ def apart(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*arguments: Any) -> Any:
-        if not _tuned():
+        if not tuned():
             return fn(*arguments)
         with set_xla_metadata(inlineable='false'):
             return jitted(*arguments)
@@ -93,7 +93,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1) -> Array
     Returns:
       [B, ceil(H / stride), ceil(W / stride), O].
     """
-    if not _tuned():
+    if not tuned():
         return plain(x, kernel, stride, groups)
     if kernel.shape[0] == 1 and stride > 1:  # it reads only every stride-th pixel
         x, stride = x[:, ::stride, ::stride], 1

@@ -19,10 +19,10 @@ import numpy as np
 from flax import struct
 
 from kcd_jax.contracts import Array, Network, Outputs, PyTree
+from kcd_jax.networks.batch_normalise import EPSILON, batch_normalise
 from kcd_jax.networks.convolution import convolve, linear_apart, shifts
 
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
-BN_EPSILON = 1e-5
 LN_EPSILON = 1e-6  # timm's
 
 # (mean, std) of the channels in [0, 1]; 'cifar100_unix' and 'reviewkd' are those of the papers' own code.
@@ -261,41 +261,38 @@ class BatchNorm(nn.Module):
     and the running ones move by a tenth towards them. Statistics are float32 for any input dtype. A tuple of arrays is
     normalised like the one array that they form when concatenated along the channels.
 
-    The variance comes from one pass over the data: E[d^2] - E[d]^2 of d = x - running mean. Both sums are exchanged
-    between devices at once, and the running mean is known to all of them beforehand. Without the shift float32 would
-    lose the variance where the mean is large (0.2 of 1 at a mean of 1000 deviations).
+    The moments are those of the differences from the running mean (`batch_normalise`), which all devices know.
     """
 
     @nn.compact
     def __call__(self, x: Array | Parts) -> Any:
         parts = x if isinstance(x, tuple) else (x,)
         cuts = list(itertools.accumulate(part.shape[-1] for part in parts))
-        features, axes = cuts.pop(), tuple(range(parts[0].ndim - 1))
+        features = cuts.pop()
         scale = self.param('scale', drawn('constant', 1.0, (features,)))
         bias = self.param('bias', drawn('constant', 0.0, (features,)))
         running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (features,), jnp.float32)
         running_var = self.variable('batch_stats', 'var', jnp.ones, (features,), jnp.float32)
-        wide = [part.astype(jnp.float32) for part in parts]
-        row = (1,) * len(axes) + (-1,)
 
         def cut(values: Array) -> list[Array]:
-            return [value.reshape(row) for value in jnp.split(values, cuts)]
+            return jnp.split(values, cuts)
 
         if self.is_mutable_collection('batch_stats'):
             pivot = running_mean.value
-            shifted = [part - middle for part, middle in zip(wide, cut(pivot), strict=True)]
-            shift = jnp.concatenate([jnp.mean(part, axes) for part in shifted])
-            square = jnp.concatenate([jnp.mean(jnp.square(part), axes) for part in shifted])
-            mean, var = pivot + shift, jnp.maximum(square - jnp.square(shift), 0.0)
+            rows = zip(parts, cut(scale), cut(bias), cut(pivot), strict=True)
+            normed, moved, variances = zip(*(batch_normalise(*row) for row in rows), strict=True)
             if not self.is_initializing():
-                running_mean.value = pivot + (1 - BN_MOMENTUM) * shift
-                running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * var
+                running_mean.value = pivot + (1 - BN_MOMENTUM) * jnp.concatenate(moved)
+                running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * jnp.concatenate(variances)
         else:
             mean, var = running_mean.value, running_var.value
-        gain = scale * jax.lax.rsqrt(var + BN_EPSILON)
-        rows = zip(wide, cut(gain), cut(bias - mean * gain), strict=True)
-        normed = [part * factor + term for part, factor, term in rows]
-        normed = tuple(part.astype(given.dtype) for part, given in zip(normed, parts, strict=True))
+            gain = scale * jax.lax.rsqrt(var + EPSILON)
+            row = (1,) * (parts[0].ndim - 1) + (-1,)
+            rows = zip(parts, cut(gain), cut(bias - mean * gain), strict=True)
+            normed = tuple(
+                (part.astype(jnp.float32) * factor.reshape(row) + term.reshape(row)).astype(part.dtype)
+                for part, factor, term in rows
+            )
         return normed if isinstance(x, tuple) else normed[0]
 
 
