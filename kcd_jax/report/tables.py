@@ -280,10 +280,20 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
     if len(teachers) > 1:
         notes.append(f'The runs had {len(teachers)} different teachers; differences are not paired in the teacher.')
-    notes += _view_notes(runs)
+    notes += [*_view_notes(runs), *_computed_notes(runs)]
     if any(not row.runs for row in comparison.rows):
         notes.append('Empty: not finished.')
     return notes
+
+
+def _computed_notes(runs: Sequence[Summary]) -> list[str]:
+    """What was really computed, where a cache served answers of the teacher: the costs count all answers."""
+    rows = [run.get('computed', {}).get('teacher_rows', {}) for run in runs]
+    computed, served = (sum(row.get(key, 0) for row in rows) for key in ('computed', 'served'))
+    if not served:
+        return []
+    share = percentage(computed / (computed + served))
+    return [f'teacher: {computed:,} answers were computed ({share}), the other {served:,} came from a cache or a file.']
 
 
 def _view_notes(runs: Sequence[Summary]) -> list[str]:

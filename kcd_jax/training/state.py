@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax.contracts import (
+    Batch,
+    Clock,
     Method,
     Network,
     Outputs,
@@ -24,6 +26,9 @@ from kcd_jax.contracts import (
     stream,
 )
 from kcd_jax.trees import leaf_paths, select
+
+if TYPE_CHECKING:
+    from kcd_jax.training.run import Run
 
 # Metrics of every step; a method's own are added by name.
 METRICS = ('loss', 'ce', 'kd', 'extra', 'accuracy', 'entropy', 'teacher_entropy')
@@ -144,3 +149,26 @@ def _copier(where: jax.sharding.Sharding) -> Callable[[PyTree], PyTree]:
 def parameter_count(variables: PyTree) -> int:
     """Number of trainable parameters in a network's 'params'."""
     return sum(leaf.size for leaf in leaf_paths(variables['params']).values())
+
+
+def metric_names(run: Run) -> tuple[str, ...]:
+    """The names of the method's own metrics, from its abstract outputs."""
+    setup, rows = run.setup, run.rows
+    seen = rows * run.method.num_views
+
+    def abstract(rows: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    student, teacher = jax.tree.map(lambda x: abstract(seen, x.shape[1:], x.dtype), (setup.student, setup.teacher))
+    index = abstract(rows, dtype=jnp.int32)
+    batch = Batch(index, abstract(seen, setup.image_shape), index, index, abstract(rows), abstract(rows))
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    clock = Clock(scalar, scalar, scalar)
+    key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
+    params, method_state = jax.eval_shape(lambda k: run.method.init(k, setup), key)
+    found: list[str] = []
+    for phase in run.phases:
+        for update in phase.updates:
+            out = jax.eval_shape(update.loss, params, method_state, student, teacher, batch, clock, key)
+            found += [name for name in out.metrics if name not in found and name not in METRICS]
+    return tuple(found)

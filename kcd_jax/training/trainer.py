@@ -18,8 +18,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kcd_jax.contracts import (
-    Batch,
-    Clock,
     Phase,
     Plan,
     PyTree,
@@ -125,7 +123,7 @@ class Trainer:
             phases=run.phases,
             setup=run.setup,
             images=None if run.data.train.streamed else run.data.train.images,
-            metric_names=metric_names(run),
+            metric_names=state.metric_names(run),
             averaged=run.recipe.ema > 0,
         )
         return sharding.put(fresh, sharding.state_shardings(self.mesh, fresh))
@@ -376,26 +374,3 @@ def student_variables(current: TrainState) -> PyTree:
 def _trained_variables(current: TrainState) -> PyTree:
     """The variables that the steps change."""
     return {'params': current.params['student'], **current.model_state}
-
-
-def metric_names(run: Run) -> tuple[str, ...]:
-    """The names of the method's own metrics, from its abstract outputs."""
-    setup, rows = run.setup, run.rows
-    seen = rows * run.method.num_views
-
-    def abstract(rows: int, shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype)
-
-    student, teacher = jax.tree.map(lambda x: abstract(seen, x.shape[1:], x.dtype), (setup.student, setup.teacher))
-    index = abstract(rows, dtype=jnp.int32)
-    batch = Batch(index, abstract(seen, setup.image_shape), index, index, abstract(rows), abstract(rows))
-    scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    clock = Clock(scalar, scalar, scalar)
-    key = jax.eval_shape(lambda: jax.random.PRNGKey(0))
-    params, method_state = jax.eval_shape(lambda k: run.method.init(k, setup), key)
-    found: list[str] = []
-    for phase in run.phases:
-        for update in phase.updates:
-            out = jax.eval_shape(update.loss, params, method_state, student, teacher, batch, clock, key)
-            found += [name for name in out.metrics if name not in found and name not in state.METRICS]
-    return tuple(found)
