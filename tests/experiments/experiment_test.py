@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import experiment, runner
 from kcd_jax.runtime import files
-from kcd_jax.training import loop
+from kcd_jax.training import loop, teacher_pass
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -163,3 +163,18 @@ def test_published_results_of_other_runs_and_other_files_are_never_overwritten(t
     for content in ('{"mine": 1}', '[1]', 'not JSON'):
         own[0].write_text(content)
         assert publish(3, 'first', 0.1) != own[0] and own[0].read_text() == content
+
+
+def test_a_sweep_with_shared_views_asks_the_teacher_once(tiny_networks, tmp_path, capsys, monkeypatch):
+    """The second seed and the policies find every answer of the first run's; the table says how many there were."""
+    monkeypatch.setattr(teacher_pass, '_SHARED', {})
+    words = (
+        'compare=(kd,random),trials=2,augment.seed=0,epochs=2,num_points=120,teacher.epochs=1,teaching.allow_weak=True'
+    )
+    config = grammar.load(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,{words}')
+    rows = [result.summary['computed']['teacher_rows'] for result in runner.run(config, tmp_path)]
+    assert [row['computed'] > 0 for row in rows] == [True, False, False, False]
+    computed, served = (sum(row[key] for row in rows) for key in ('computed', 'served'))
+    said = capsys.readouterr().out
+    assert f'teacher: {computed:,} answers were computed' in said and f'the other {served:,} came from a cache' in said
+    assert 'views: shared by the seeds' in said
