@@ -53,12 +53,15 @@ def run(tmp_path, monkeypatch):
 
 
 def test_every_example_is_run():
-    assert len(BLOCKS) == len({word for text in BLOCKS for word in re.findall(r"'runs/(\w+)'", text)}) == 5
+    assert len(BLOCKS) == len({word for text in BLOCKS for word in re.findall(r"'runs/(\w+)'", text)}) == 6
 
 
-def test_a_function(run):
-    summary = run('function')
-    assert summary['teacher']['kind'] == 'callable' and summary['teacher']['accuracy'] > 0.4
+def test_a_jax_function_is_the_same_as_its_numpy_twin(run):
+    twin = run('function')['teacher']
+    assert twin['kind'] == 'callable' and twin['accuracy'] > 0.4
+    own = run('function', 'jax')
+    assert own['teacher']['accuracy'] == pytest.approx(twin['accuracy'], abs=2 / 597)
+    assert own['cost']['macs']['teacher_forward'] > 0
 
 
 def test_pytorch(run, tmp_path):
