@@ -165,11 +165,12 @@ def test_published_results_of_other_runs_and_other_files_are_never_overwritten(t
         assert publish(3, 'first', 0.1) != own[0] and own[0].read_text() == content
 
 
+@pytest.mark.slow
 def test_a_sweep_with_shared_views_asks_the_teacher_once(tiny_networks, tmp_path, capsys, monkeypatch):
     """The second seed and the policies find every answer of the first run's; the table says how many there were."""
     monkeypatch.setattr(teacher_pass, '_SHARED', {})
     words = (
-        'compare=(kd,random),trials=2,augment.seed=0,epochs=2,num_points=120,teacher.epochs=1,teaching.allow_weak=True'
+        'compare=(kd,random),trials=2,augment.seed=0,epochs=3,num_points=120,teacher.epochs=1,teaching.allow_weak=True'
     )
     config = grammar.load(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,{words}')
     rows = [result.summary['computed']['teacher_rows'] for result in runner.run(config, tmp_path)]
