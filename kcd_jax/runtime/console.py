@@ -68,6 +68,7 @@ class Progress:
         global _bar
         self.total, self.done, self.before = total, done, done
         self._start = self._last = time.monotonic()
+        self._started = False
         self._bar: tqdm | None = None
         if distributed.is_first() and sys.stderr.isatty():
             self._bar = _bar = tqdm(
@@ -90,24 +91,26 @@ class Progress:
     def update(self, images: int, numbers: Mapping[str, float]) -> None:
         """Adds images to the count and shows numbers next to it.
 
+        The speed is measured from the first call on: before it, the program was compiled.
+
         Args:
           images: trained on since the last call.
           numbers: by name, such as the loss.
         """
         self.done += images
+        if not self._started:
+            self._started, self.before, self._start = True, self.done, time.monotonic()
+            if self._bar is not None:  # its own clock starts again, too
+                self._bar.initial = self.done
+                self._bar.unpause()
         if self._bar is not None:
             self._bar.set_postfix({name: f'{value:.3f}' for name, value in numbers.items()}, refresh=False)
             self._bar.update(images)
-        elif self._due():
+        elif self.done > self.before and self._due():
             rate = (self.done - self.before) / (self._last - self._start)
             shown = ''.join(f', {name} {value:.3f}' for name, value in numbers.items())
             left = tqdm.format_interval(max(self.total - self.done, 0) / rate)
             say(f'{self.done:,} of {self.total:,} images, {rate:,.0f} images/s, {left} left{shown}')
-
-    def note(self, line: str) -> None:
-        """Prints a minor line: always on a terminal, else only if a line is due."""
-        if not _quiet and (self._bar is not None or self._due()):
-            say(line)
 
     def _due(self) -> bool:
         if time.monotonic() - self._last < PLAIN_SECONDS:

@@ -219,13 +219,6 @@ class RunLog:
         """Prints a line."""
         console.say_of_run(line)
 
-    def note(self, line: str) -> None:
-        """Prints a minor line: above the bar on a terminal, else at most once every ten seconds."""
-        if self._progress is None:
-            self.say(line)
-        else:
-            self._progress.note(line)
-
     def start_progress(self, total: int, done: int = 0) -> None:
         """Starts a progress bar, or lines of progress without a terminal.
 

@@ -56,11 +56,14 @@ class Journal:
         if report.phase.record and visits:
             self.log.record({'kind': 'visits', 'step': int(current.step), 'epoch': epoch, 'by_class': visits})
 
-    def evaluation(self, current: TrainState, epoch: int, result: Mapping[str, float]) -> None:
-        """Records an evaluation after `epoch` epochs."""
+    def evaluation(self, current: TrainState, epoch: int, report: EpochReport, result: Mapping[str, float]) -> None:
+        """Records an evaluation after `epoch` epochs; `report` is of the last one."""
         self.evaluations.append({'epoch': epoch, **result})
         self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
-        self.log.note(f'epoch {epoch}/{len(self.run.epochs)}: {headline(result)}')
+        self.log.say(
+            f'epoch {epoch}/{len(self.run.epochs)}: loss {report.means["loss"]:.3f}, {headline(result)}, learning rate '
+            f'{report.lr:.3g}, {report.samples / max(report.seconds, 1e-9):,.0f} images/s'
+        )
 
     def condensation(self, before: Plan, current: TrainState, epoch: int) -> None:
         """Records a condensation after `epoch` epochs and writes its stage file; `before` is the plan it replaced."""

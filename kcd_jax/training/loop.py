@@ -155,7 +155,7 @@ def train(
             current, report = trainer.train_epoch(current, epoch, between, log.progress)
             notes.epoch(current, epoch + 1, report, trainer.visits_by_class(current))
             if (epoch + 1) % run.recipe.eval_every == 0 or epoch + 1 == last:
-                notes.evaluation(current, epoch + 1, trainer.evaluate(current, final=epoch + 1 == last))
+                notes.evaluation(current, epoch + 1, report, trainer.evaluate(current, final=epoch + 1 == last))
             current = _condense(trainer, notes, current, epoch + 1)
             between(current)
         saver.save(current)
@@ -181,12 +181,19 @@ def train(
         log.write_summary(summary)
         if shared and distributed.is_first():
             shared_teachers.publish(description, workdir)
+        log.stop_progress()
+        log.say(f'{run.name}, seed {run.seed}: finished, {journal.headline(summary)}, {_duration(summary["seconds"])}')
         return Result(run.name, workdir, summary, run.own_network)
 
 
 def _finished(workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a run that has finished in `workdir`; None while it has not, or its files are damaged."""
     return runlog.finished(workdir) if teachers.is_whole(workdir / teachers.FILE) else None
+
+
+def _duration(seconds: Mapping[str, float]) -> str:
+    """'12.3 s, 4.1 s of it compiling'."""
+    return f'{seconds["total"]:,.1f} s, {seconds["compile"]:,.1f} s of it compiling'
 
 
 def _shared(description: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -224,7 +224,6 @@ def test_other_processes_are_silent(tmp_path, monkeypatch, capsys):
         run.say('hello')
         run.start_progress(100)
         run.progress(10, loss=1.0)
-        run.note('epoch 1')
         run.write_summary({'accuracy': 1})
         run.write_arrays('x.npz', x=np.ones(1))
     assert not (tmp_path / 'run').exists() and capsys.readouterr().out == ''
