@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import hashlib
 import json
 import pathlib
@@ -171,13 +172,19 @@ def of_config(config: ConfigDict, load: grammar.Loader = grammar.load_data) -> E
 
 def shape(description: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of a run's description that determine its numbers, by dotted key, without seed and data identity."""
+    return {key: value for key, value in descriptions.flatten(description).items() if _decides(key)}
 
-    def decides(key: str) -> bool:
-        own = key.removeprefix('teacher.run.')
-        free = (*descriptions.FREE_KEYS, *descriptions.PLACES, 'data.identity', 'policy.run', 'recipe.survey')
-        return key != 'seed' and not any(fnmatch.fnmatchcase(own, pattern) for pattern in free)
 
-    return {key: value for key, value in descriptions.flatten(description).items() if decides(key)}
+@functools.cache  # a sweep compares each of its runs with each stored one
+def _decides(key: str) -> bool:
+    own = key.removeprefix('teacher.run.')
+    free = (*descriptions.FREE_KEYS, *descriptions.PLACES, 'data.identity', 'policy.run', 'recipe.survey')
+    return key != 'seed' and not any(fnmatch.fnmatchcase(own, pattern) for pattern in free)
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return descriptions.flatten({'recipe': Recipe().to_dict()})
 
 
 def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -186,8 +193,10 @@ def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     Keys that only one of them has are from another version of the program; those of the recipe had their defaults. The
     identity of the data is compared only if both have it.
     """
-    defaults = descriptions.flatten({'recipe': Recipe().to_dict()})
-    one, other = ({**defaults, **shape(description)} for description in (stored, wanted))
+    students = {description['student'] for description in (stored, wanted) if 'student' in description}
+    if len(students) > 1:  # most of them differ in this, found without comparing the rest
+        return False
+    one, other = ({**_defaults(), **shape(description)} for description in (stored, wanted))
     if any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys()):
         return False
     identities = [description.get('data', {}).get('identity') for description in (stored, wanted)]

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kcd_jax import networks
 from kcd_jax.contracts import Array, Network, Outputs, PyTree
 from kcd_jax.networks.layers import Normalization, constants
 
@@ -53,6 +54,10 @@ class Reading:
     embed: Embed
 
     def __post_init__(self) -> None:
+        if self.name in networks.names():  # a file of weights with this name is read as that network
+            raise ValueError(
+                f'{self.name} is the name of another network (kcd_jax.networks.names()); give another name'
+            )
         for field in ('taps', 'preacts'):
             value = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(path, str) and path for path in value):
