@@ -26,6 +26,7 @@ _OBJECTS = {
     'Recipe': 'training.recipe',
     'Run': 'training.run',
     'Teacher': 'teachers.teacher',
+    'check_plugin': 'checks',
     'load': 'teachers.model',
 }
 __all__ = ['__version__', *_MODULES, *_OBJECTS]

@@ -19,7 +19,7 @@ LAYERS = (
     {'runtime'},
     {'data', 'teachers'},
     {'training', 'export'},
-    {'experiments'},
+    {'experiments', 'checks'},
     {'commands', 'main', '__main__'},
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}

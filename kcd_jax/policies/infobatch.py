@@ -18,6 +18,8 @@ from kcd_jax.contracts import Array, Plan, Policy, PyTree, ValueTable
 from kcd_jax.policies.kcd import observe_loss
 from kcd_jax.settings import ranges
 
+SIZES_EXPECTED = True  # `keep_counts` gives expectations: the sizes depend on the data
+
 INITIAL_SCORE = 3.0
 
 # Fraction of the points below the mean loss if losses are exponentially distributed.

@@ -13,10 +13,11 @@ from jax.interpreters import partial_eval
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kcd_jax import networks
+from kcd_jax.checks import network as checks
 from kcd_jax.networks import convolution, layers
 from kcd_jax.runtime import sharding
 from kcd_jax.training import step
-from kcd_jax.trees import leaf_paths, matches
+from kcd_jax.trees import leaf_paths
 
 
 def normal(seed, *shape):
@@ -155,46 +156,17 @@ ALL = [pytest.param(name, marks=pytest.mark.slow if DEEP.match(name) else ()) fo
 
 
 @pytest.mark.parametrize('name', ALL)
-def test_shapes_and_contract_of_every_network(name):
-    network = networks.get(name)(7)
-    key = jax.random.key(0)
-    variables = jax.eval_shape(lambda key: network.init(key, (8, 16, 3)), key)
-    assert set(variables) == {'params', 'batch_stats', 'constants'}
-    assert {leaf.shape for leaf in jax.tree.leaves(variables['constants'])} == {(3,)}
-    image = jax.ShapeDtypeStruct((4, 8, 16, 3), jnp.float32)
-    for train in (False, True):
-        outputs, state = jax.eval_shape(lambda v, x, train=train: network.apply(v, x, train), variables, image)
-        assert outputs.logits.shape == (4, 7)
-        assert outputs.embed.shape[0] == 4 and len(outputs.feats) == len(outputs.preacts) + 1
-        for feat, preact in zip(outputs.feats[1:], outputs.preacts, strict=True):
-            assert feat.shape == preact.shape
-        assert jax.tree.structure(state) == jax.tree.structure({k: variables[k] for k in ('batch_stats', 'constants')})
-        assert {leaf.dtype for leaf in jax.tree.leaves((outputs, state))} == {jnp.dtype('float32')}
-    paths = leaf_paths(variables['params'])
-    assert len(outputs.convs) == len(network.convs)
-    for kernel, conv in zip(network.convs, outputs.convs, strict=True):
-        assert paths[kernel].shape[-1] == conv.shape[-1]
-    after = [path for path in paths if matches(path, network.tail)]
-    assert after and all(any(matches(path, (pattern,)) for path in paths) for pattern in network.tail)
+def test_the_contract_of_every_network(name):
+    case = checks.Case(networks.get(name)(checks.CLASSES))
+    for check in set(checks.CHECKS) - {checks.gradients}:
+        check(case)
+    outputs, _ = case.outputs(False)
+    assert set(case.variables) == {'params', 'batch_stats', 'constants'}
+    assert outputs.preacts and outputs.embed is not None
 
 
-@pytest.mark.parametrize('name', ALL)
-def test_the_tail_is_what_the_last_tap_does_not_see(name):
-    network = networks.get(name)(5)
-    variables = jax.eval_shape(lambda key: network.init(key, (8, 8, 3)), jax.random.key(0))
-    params, rest = variables['params'], {k: variables[k] for k in ('batch_stats', 'constants')}
-    image = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
-
-    def last_tap(params, rest, image):
-        return network.apply({'params': params, **rest}, image, False)[0].feats[-1]
-
-    jaxpr = jax.make_jaxpr(last_tap)(params, rest, image).jaxpr
-    _, used = partial_eval.dce_jaxpr(jaxpr, [True])
-    paths = list(leaf_paths(params))
-    # The branches of ONE beside the first are not seen either, but are not what follows it.
-    beside = {path for path in paths if re.search('_[23][./]|^gate', path)} if name.endswith('_one') else set()
-    unseen = {path for path, is_used in zip(paths, used[: len(paths)], strict=True) if not is_used}
-    assert unseen - beside == {path for path in paths if matches(path, network.tail)}
+def test_the_gradients_of_a_network_are_checked_as_those_of_a_users():
+    checks.gradients(checks.Case(networks.get('resnet8x0_25')(checks.CLASSES)))
 
 
 def test_the_taps_after_convolutions_follow_the_depth():
