@@ -81,6 +81,7 @@ def _recipe_lines(run: Run) -> list[str]:
         'TrivialAugment': recipe.augment.trivial,
         f'random erasing with probability {recipe.augment.erase:g}': recipe.augment.erase,
         f'label smoothing {recipe.label_smoothing:g}': recipe.label_smoothing,
+        f'{recipe.accumulate} micro-batches of {recipe.batch // recipe.accumulate} per update': recipe.accumulate > 1,
         f'average of the student with decay {recipe.ema:g}, evaluated and saved': recipe.ema,
     }
     on = ', '.join(text for text, used in found.items() if used)

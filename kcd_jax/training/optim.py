@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kcd_jax.contracts import PyTree
+from kcd_jax.contracts import Batch, Outputs, PyTree
 
 LearningRate = Callable[[int], float]
 Mask = Callable[[PyTree], PyTree] | None  # params -> bool of each, or None for all of them
@@ -195,6 +195,71 @@ def moving_average(average: PyTree, now: PyTree, step: jax.Array, decay: float) 
         return a + change.astype(a.dtype) * (w - a) if jnp.issubdtype(w.dtype, jnp.floating) else w
 
     return jax.tree.map(one, average, now)
+
+
+def accumulate(
+    one_pass: Callable[..., Any],
+    model_state: PyTree,
+    method_state: PyTree,
+    teacher: Outputs | None,
+    batch: Batch,
+    key: jax.Array,
+    *,
+    count: int,
+    constrain: Callable[[PyTree], PyTree],
+    unroll: bool,
+) -> tuple[Any, ...]:
+    """A pass over a batch in micro-batches, one after the other, with the results of one pass over all of it.
+
+    Losses, metrics and gradients are means, running statistics and the method's state pass from one micro-batch to the
+    next, and of the outputs only logits and embeddings stay. Micro-batch j holds the rows j, j + count, ..., so that
+    each one is spread over all devices.
+
+    Args:
+      one_pass: (model_state, method_state, teacher, batch, key) -> (loss f32[], (per_point f32[R], terms
+        {name: f32[R]}, method_state, metrics {name: f32[]}), gradients, model_state, outputs, teacher) of R rows.
+      model_state, method_state: before the first micro-batch.
+      teacher: its outputs for the whole batch, or None.
+      batch: of B rows, a multiple of `count`.
+      key: of the update; each micro-batch has its own.
+      count: micro-batches.
+      constrain: shards the rows of an array over the mesh.
+      unroll: whether they are unrolled instead of scanned.
+
+    Returns:
+      What `one_pass` returns, for B rows.
+    """
+    rows = batch.label.shape[0]
+
+    def split(x: jax.Array) -> jax.Array:
+        x = x.reshape(rows // count, count, x.shape[0] // rows, *x.shape[1:])
+        return jnp.moveaxis(x, 1, 0).reshape(count, -1, *x.shape[3:])
+
+    def joined(x: jax.Array) -> jax.Array:
+        x = x.reshape(count, rows // count, x.shape[1] * count // rows, *x.shape[2:])
+        return jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[3:])
+
+    def slim(outputs: Outputs | None) -> Outputs | None:
+        return None if outputs is None else Outputs(outputs.logits, embed=outputs.embed)
+
+    def micro(carry: Any, part: Any) -> Any:
+        model_state, method_state, total = carry
+        given = (model_state, method_state, *jax.tree.map(constrain, part[:2]), part[2])
+        loss, (points, terms, method_state, metrics), grads, model_state, outputs, teacher = one_pass(*given)
+        total = jax.tree.map(lambda so_far, grad: so_far + grad / count, total, grads)
+        return (model_state, method_state, total), ((loss, metrics), (points, terms, slim(outputs), slim(teacher)))
+
+    parts = (*jax.tree.map(split, (slim(teacher), batch)), jax.random.split(key, count))
+    one = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(lambda part: one_pass(model_state, method_state, *part)[2], one)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    start = (model_state, method_state, zeros)
+    (model_state, method_state, grads), (means, per_row) = jax.lax.scan(micro, start, parts, unroll=unroll)
+    (loss, metrics), (points, terms, outputs, teacher) = (
+        jax.tree.map(lambda x: jnp.mean(x, axis=0), means),
+        jax.tree.map(joined, per_row),
+    )
+    return loss, (points, terms, method_state, metrics), grads, model_state, outputs, teacher
 
 
 # --------------------------------------------------------------------------------------------------- learning rates

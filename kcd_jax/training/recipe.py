@@ -147,6 +147,9 @@ class Recipe:
 
     epochs: int = setting(240, 'epochs of the main phase', low=1, high=100_000)
     batch: int = setting(64, 'rows of the global batch, whatever the number of devices', low=1, high=2**20)
+    accumulate: int = setting(
+        1, 'micro-batches of batch/accumulate rows per update, to save memory; it divides batch', low=1, high=2**20
+    )
     optim: Optim = dataclasses.field(default_factory=Optim)
     augment: Augment = dataclasses.field(default_factory=Augment)
     teaching: Teaching = dataclasses.field(default_factory=Teaching)
@@ -186,6 +189,7 @@ class Recipe:
             augment=dataclasses.replace(self.augment, mixup=0.0, cutmix=0.0, trivial=False, erase=0.0, seed=-1),
             logits='plain',
             label_smoothing=0.0,
+            accumulate=1,
             ema=0.0,
         )
 

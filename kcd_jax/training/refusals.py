@@ -28,7 +28,7 @@ def refuse(run: Run, device_count: int) -> None:
     crop = run.recipe.augment.crop
     if crop >= min(shape[:2]):
         raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')
-    _refuse_recipe(run)
+    _refuse_recipe(run, device_count)
     if run.teacher_network is not None and isinstance(run.teacher, Teacher):
         run.teacher.fits(run.data)
     unlabelled.refuse(run)
@@ -62,7 +62,7 @@ def refuse(run: Run, device_count: int) -> None:
         raise ValueError('the run has no step; raise epochs or lower batch')
 
 
-def _refuse_recipe(run: Run) -> None:
+def _refuse_recipe(run: Run, device_count: int) -> None:
     """ValueError for settings of the recipe that do not go with the method or the policy."""
     recipe = run.recipe
     weights = [update.weights or run.weights for phase in run.phases for update in phase.updates]
@@ -71,6 +71,8 @@ def _refuse_recipe(run: Run) -> None:
             f'label_smoothing is {recipe.label_smoothing:g}, and with weights.gamma=0 there is no cross entropy to '
             'smooth; use label_smoothing=0'
         )
+    if recipe.accumulate > 1:
+        _refuse_accumulation(run, device_count)
     if run.mixing is None:
         return
     named = 'mixup' if recipe.augment.mixup else 'cutmix'
@@ -83,4 +85,24 @@ def _refuse_recipe(run: Run) -> None:
         raise ValueError(
             f'method {run.method.name} shows {run.method.num_views} views of one point, and augment.{named} mixes '
             f'points; use augment.{named}=0, or another method'
+        )
+
+
+def _refuse_accumulation(run: Run, device_count: int) -> None:
+    """ValueError where a batch cannot be trained on in micro-batches."""
+    batch, count = run.recipe.batch, run.recipe.accumulate
+    if batch % count:
+        near = [n for n in range(1, batch + 1) if batch % n == 0]
+        near = sorted(near, key=lambda n: abs(n - count))[0]
+        raise ValueError(f'accumulate is {count}, which does not divide batch {batch}; use e.g. {near}')
+    sharding.check(batch // count, device_count, f'accumulate {count}: a micro-batch of')
+    if run.policy.in_batch is not None:
+        raise ValueError(
+            f'policy {run.policy.name} chooses inside the whole batch, and accumulate={count} trains on parts of it; '
+            'use accumulate=1, or a policy of the whole set (none, random, kcd)'
+        )
+    if busy := [phase for phase in run.phases if len(phase.updates) > 1]:
+        raise ValueError(
+            f'method {run.method.name or "custom"} makes {len(busy[0].updates)} updates per step, and '
+            f'accumulate={count} works with one; use accumulate=1'
         )

@@ -296,6 +296,8 @@ class Run:
             logits=self.recipe.logits,
             smoothing=self.recipe.label_smoothing,
             ema=self.recipe.ema,
+            accumulate=self.recipe.accumulate,
+            unroll=jax.default_backend() == 'cpu',
             constrain=constrain,
         )
 

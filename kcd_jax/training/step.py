@@ -102,6 +102,8 @@ class StepSpec:
       logits: 'plain' or 'standardised', for the KD term.
       smoothing: label smoothing of the CE term.
       ema: decay of the average of the student's variables; 0 for none.
+      accumulate: micro-batches per update, over which the gradient is averaged; they are trained on one by one.
+      unroll: whether they are unrolled instead of scanned, as a CPU wants it.
       constrain: shards the rows of an array over the mesh; the identity without one.
     """
 
@@ -124,6 +126,8 @@ class StepSpec:
     logits: str = 'plain'
     smoothing: float = 0.0
     ema: float = 0.0
+    accumulate: int = 1
+    unroll: bool = False
     constrain: Callable[[PyTree], PyTree] = lambda tree: tree
 
     @property
@@ -283,32 +287,32 @@ def train_step(
         batch = spec.policy.in_batch(policy_key, batch, scores)
         batch = jax.tree.map(spec.constrain, batch)
 
-    teacher = None
-    if spec.teacher is not None:
+    def ask(image: Array) -> Outputs:
         with jax.named_scope('teacher_forward'):
-            teacher, _ = spec.teacher.apply(teacher_variables, batch.image, False)
-        teacher = jax.lax.stop_gradient(teacher)
-    elif taught is not None:
+            return jax.lax.stop_gradient(spec.teacher.apply(teacher_variables, image, False)[0])
+
+    def forward_pass(params: PyTree, model_state: PyTree, image: Array) -> tuple[Outputs, Any, PyTree]:
+        def apply_now(student_params):
+            with jax.named_scope('student_forward'):
+                return student_apply(student_params, model_state, image)
+
+        return jax.vjp(apply_now, params, has_aux=True)
+
+    teacher = None
+    if taught is not None:
         teacher = taught.outputs(state.done, spec.num_classes)
+    elif spec.teacher is not None and spec.accumulate == 1:
+        teacher = ask(batch.image)
 
     params, method_state, opt_state = dict(state.params), state.method_state, dict(state.opt_state)
     kept_state, recorded, per_point, terms, bad = model_state, None, None, {}, jnp.zeros((), jnp.bool_)
     forward = None
     for update, key in zip(phase.updates, update_keys, strict=True):
-        if forward is None:  # once per change of the student's parameters: XLA does not merge equal forward passes
-
-            def apply_now(student_params):
-                with jax.named_scope('student_forward'):
-                    return student_apply(student_params, model_state, batch.image)
-
-            outputs, pull_back, new_state = jax.vjp(apply_now, params['student'], has_aux=True)
-            forward = (outputs, pull_back)
-        outputs, pull_back = forward
-        if recorded is None:
-            recorded = outputs
         weights = spec.weights if update.weights is None else update.weights
+        moved = select(params, update.moves)
+        moves_student = any(path.startswith('student/') for path in moved)
 
-        def loss_fn(outputs, method_params, update=update, weights=weights, key=key, method_state=method_state):
+        def loss_fn(outputs, method_params, method_state, teacher, batch, key, update=update, weights=weights):
             out = update.loss(method_params, method_state, outputs, teacher, batch, clock, key)
             teacher_logits = None if teacher is None else teacher.logits[::views]
             per_point, terms = objective.compose(
@@ -316,22 +320,43 @@ def train_step(
             )
             return objective.batch_loss(per_point, batch.weight), (per_point, terms, out.state, out.metrics)
 
-        (loss, (points, update_terms, method_state, extra_metrics)), (outputs_grad, method_grad) = jax.value_and_grad(
-            loss_fn, argnums=(0, 1), has_aux=True
-        )(outputs, params['method'])
+        gradients = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        of_loss = (method_state, teacher, batch, key)
+        if spec.accumulate == 1:
+            if forward is None:  # once per change of the student's parameters: XLA does not merge equal forward passes
+                outputs, pull_back, new_state = forward_pass(params['student'], model_state, batch.image)
+                forward = (outputs, pull_back)
+            outputs, pull_back = forward
+            (loss, aux), (outputs_grad, method_grad) = gradients(outputs, params['method'], *of_loss)
+            all_grads = {'method': method_grad}
+            if moves_student:
+                all_grads['student'] = pull_back(outputs_grad)[0]
+        else:  # the phase has this one update
+
+            def one_pass(
+                model_state, method_state, teacher, batch, key, gradients=gradients, params=params, moves=moves_student
+            ):
+                if teacher is None and spec.teacher is not None:
+                    teacher = ask(batch.image)
+                outputs, pull_back, new_state = forward_pass(params['student'], model_state, batch.image)
+                found = gradients(outputs, params['method'], method_state, teacher, batch, key)
+                (loss, aux), (outputs_grad, method_grad) = found
+                grads = {'method': method_grad, **({'student': pull_back(outputs_grad)[0]} if moves else {})}
+                return loss, aux, grads, new_state, outputs, teacher
+
+            loss, aux, all_grads, new_state, outputs, teacher = optim.accumulate(
+                one_pass, model_state, *of_loss, count=spec.accumulate, constrain=spec.constrain, unroll=spec.unroll
+            )
+        points, update_terms, method_state, extra_metrics = aux
+        if recorded is None:
+            recorded = outputs
         bad = bad | ~jnp.isfinite(loss)
+        grads = {path: leaf for path, leaf in leaf_paths(all_grads).items() if path in moved}
 
-        moved = select(params, update.moves)
-        grads = {path: leaf for path, leaf in leaf_paths({'method': method_grad}).items() if path in moved}
-        moves_student = any(path.startswith('student/') for path in moved)
-        if moves_student:
-            (student_grad,) = pull_back(outputs_grad)
-            grads.update({path: leaf for path, leaf in leaf_paths({'student': student_grad}).items() if path in moved})
-
-        def moved_loss(moved, loss_fn=loss_fn, params=params):
+        def moved_loss(moved, loss_fn=loss_fn, params=params, of_loss=of_loss):
             now = merge(params, moved)
             outputs, _ = student_apply(now['student'], model_state, batch.image)
-            return loss_fn(outputs, now['method'])[0]
+            return loss_fn(outputs, now['method'], *of_loss)[0]
 
         transform = phase.optimisers[update.label].transform
         hvp = functools.partial(hessian_vector_product, moved_loss, moved)  # costs nothing unless it is called

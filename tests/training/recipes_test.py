@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from kcd_jax import data, methods, policies
+from kcd_jax.contracts import Network, Outputs
+from kcd_jax.runtime.sharding import make_mesh
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
@@ -83,6 +87,7 @@ EVERYTHING = {
     'augment': {**MIXED['augment'], 'trivial': True, 'erase': 0.5},
     'optim': {'name': 'adamw', 'clip': 1.0, 'decay': 'kernels', 'lr': 0.01},
     'dtype': 'bfloat16',
+    'accumulate': 2,
 }
 
 
@@ -124,9 +129,53 @@ def test_all_of_it_goes_on_bit_for_bit_where_it_was_cut(run, digits, tmp_path):
     assert_same_run(whole.workdir, tmp_path / 'cut')
 
 
+class Linear(nn.Module):
+    """A student without BatchNorm, so that rows do not depend on each other."""
+
+    @nn.compact
+    def __call__(self, image):
+        embed = jnp.tanh(nn.Dense(12, name='hidden')(image.reshape(image.shape[0], -1)))
+        return Outputs(nn.Dense(10, name='head')(embed), embed=embed)
+
+
+def linear():
+    module, constants = Linear(), {'mean': jnp.zeros(3), 'std': jnp.ones(3)}
+
+    def init(key, shape):
+        return {'params': module.init(key, jnp.zeros((1, *shape)))['params'], 'constants': constants}
+
+    def apply(variables, image, train):
+        return module.apply({'params': variables['params']}, image), {'constants': variables['constants']}
+
+    return Network('linear', init, apply)
+
+
+@pytest.mark.parametrize('in_step', [False, True])
+def test_micro_batches_give_the_update_of_the_whole_batch(run, digits, tmp_path, in_step):
+    student = linear()
+    teacher = Teacher(
+        student, student.init(jax.random.PRNGKey(5), digits.image_shape), {'network': 'linear', 'num_classes': 10}
+    )
+    results = []
+    for count in (1, 4):
+        one = run('kd', accumulate=count, teaching={'allow_weak': True, 'in_step': in_step})
+        one = one.replace(student=student, teacher=teacher)
+        results.append(one.train(tmp_path / str(count), mesh=make_mesh(jax.devices()[:2])))
+    one, other = (final_state(result.workdir) for result in results)
+    assert one.keys() == other.keys() and int(other['step']) == 8
+    for path, array in one.items():
+        np.testing.assert_allclose(array, other[path], rtol=1e-4, atol=1e-5, err_msg=path)  # sums in another order
+    assert np.ptp(one['table/value'][:64]) > 0
+    costs = [result.summary['cost'] for result in results]
+    assert costs[0]['macs'] == costs[1]['macs'] and costs[0]['samples'] == costs[1]['samples']
+
+
 @pytest.mark.parametrize(
     ('method', 'policy', 'changes', 'says'),
     [
+        ('kd', 'none', {'accumulate': 3}, 'accumulate is 3, which does not divide batch 16; use e.g. 2'),
+        ('kd', 'unix', {'accumulate': 2}, 'policy unix chooses inside the whole batch'),
+        ('kdgan', 'none', {'accumulate': 2}, 'method kdgan makes 2 updates per step, and accumulate=2 works with one'),
         ('kd', 'unix', {'augment': {'mixup': 0.2}}, 'policy unix, which mixes inside the batch'),
         ('sskd', 'none', {'augment': {'cutmix': 1.0}}, 'method sskd shows 4 views of one point, and augment.cutmix'),
     ],
