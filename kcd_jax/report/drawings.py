@@ -108,9 +108,16 @@ def values(run: Summary, stages: Sequence[Stage]) -> list[Drawing]:
     drawn = []
     if len(stages) > 1:
         by_stage = np.stack([np.where(stage.count > 0, stage.value, np.nan) for stage in stages])
-        drawn.append(point_figures.value_heat_map(by_stage, np.stack([stage.kept for stage in stages]), epochs))
+        kept = np.stack([stage.kept for stage in stages])
+        drawn.append(point_figures.value_heat_map(by_stage, kept, epochs, unit=unit_of(run)))
     seen = [stage.value[stage.count > 0] for stage in stages]
-    return [*drawn, point_figures.value_histogram(seen, [f'after epoch {epoch}' for epoch in epochs])]
+    labels = [f'after epoch {epoch}' for epoch in epochs]
+    return [*drawn, point_figures.value_histogram(seen, labels, unit=unit_of(run))]
+
+
+def unit_of(run: Summary) -> str:
+    """The unit of the points' values: a student that predicts nothing has losses in place of entropies."""
+    return 'loss' if run.get('value') == 'loss' else 'nats'
 
 
 def teacher_entropy(run: Summary, files: Files) -> list[Drawing]:
@@ -146,10 +153,13 @@ def gallery(run: Summary, pictures: Pictures | None, files: Files) -> list[Drawi
             )
     halves = ranked_points(stages[-1], MAX_IMAGES)
     # A longer name would run into the next image.
-    titles = [[f'{pictures.name(point):.13}\n{value[point]:.3f} nats' for point in points] for points in halves]
+    titles = [
+        [f'{pictures.name(point):.13}\n{value[point]:.3f} {unit_of(run)}' for point in points] for points in halves
+    ]
     drawn = point_figures.gallery([[pictures.images[point] for point in points] for points in halves], titles)
     means = ' and '.join(f'{value[points].mean():.3f}' for points in halves if len(points))
-    drawn.alt += f' Value: mean entropy of the predictions over all visits; means of the halves in nats: {means}.'
+    quantity = {'nats': 'entropy of the predictions', 'loss': 'loss'}[unit_of(run)]
+    drawn.alt += f' Value: mean {quantity} over all visits; means of the halves in {unit_of(run)}: {means}.'
     drawn.data = [
         {'half': half, 'point': int(point), 'name': pictures.name(point), 'value': float(value[point])}
         for half, points in zip(('most', 'least'), halves, strict=True)

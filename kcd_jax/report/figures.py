@@ -75,7 +75,7 @@ def learning_curves(
         axes.set_ylabel(f'{on} {measure} (%)')
         whole_numbers(axes.xaxis)
     axes.set_xlabel('epoch' + (' (ticks: condensations)' if len(condensations) else ''))
-    parts[0, 0].legend(loc='best')
+    parts[0, 0].legend(loc='lower left', bbox_to_anchor=(0, 1.0))  # inside it would lie on the curves
     ends = ', '.join(f'{label} {100 * np.nanmean(one[1][:, -1]):.2f} %' for label, one in curves.items())
     level = f'; teacher {100 * teacher:.2f} %' if teacher is not None else ''
     alt = f'Line chart of {on} {measure} by epoch. Last epoch: {ends}{level}.'

@@ -1,4 +1,7 @@
-"""Figures of points and classes: functions of plain arrays that return a `Drawing`. Values of points are in nats."""
+"""Figures of points and classes: functions of plain arrays that return a `Drawing`.
+
+Values of points are in nats, or losses where a student predicts nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,12 @@ FEW_CLASSES = 25
 
 @styled
 def value_heat_map(
-    values: np.ndarray, kept: np.ndarray, epochs: Sequence[int], max_points: int = 300, seed: int = 0
+    values: np.ndarray,
+    kept: np.ndarray,
+    epochs: Sequence[int],
+    max_points: int = 300,
+    seed: int = 0,
+    unit: str = 'nats',
 ) -> Drawing:
     """The values of sampled points over the stages (KCD Fig. 3b), sorted by their last value.
 
@@ -26,6 +34,7 @@ def value_heat_map(
       epochs: [T], the epoch after which each stage was condensed.
       max_points: number of points drawn, sampled without replacement.
       seed: of the sampling.
+      unit: of the values.
     """
     stages, num_points = values.shape
     chosen = np.random.default_rng(seed).choice(num_points, min(max_points, num_points), replace=False)
@@ -49,23 +58,24 @@ def value_heat_map(
     axes.set_yticks([])
     axes.set_xlabel('epoch of the condensation')
     axes.set_ylabel(f'{len(chosen)} points, most valuable last value on top')
-    figure.colorbar(image, ax=axes, label='value (nats)', pad=0.02, extend='max')
+    figure.colorbar(image, ax=axes, label=f'value ({unit})', pad=0.02, extend='max')
     means = [np.nanmean(one) if np.isfinite(one).any() else np.nan for one in (values[0], values[-1])]
     alt = (
         f'Heat map of the values of sampled points at {stages} condensations. The mean value goes from {means[0]:.3f} '
-        f'to {means[1]:.3f} nats; dropped points were re-admitted {back.sum():,} times.'
+        f'to {means[1]:.3f} {unit}; dropped points were re-admitted {back.sum():,} times.'
     )
     return Drawing('value_heat_map', 'Values of points over training', alt, figure)
 
 
 @styled
-def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: int = 40) -> Drawing:
+def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: int = 40, unit: str = 'nats') -> Drawing:
     """Distribution of the points' values at each stage.
 
     Args:
       values: one array f[n] per stage, visited points only.
       labels: one per stage.
       bins: shared by all stages; the last one holds the highest hundredth.
+      unit: of the values.
     """
     figure, axes = new_figure()
     top = float(np.quantile(np.concatenate([*values, [0.0]]), 0.99)) or 1.0
@@ -75,13 +85,13 @@ def value_histogram(values: Sequence[np.ndarray], labels: Sequence[str], bins: i
         counts = np.histogram(np.minimum(stage, top), edges)[0]
         keys = {'color': PALETTE[place % len(PALETTE)], 'linestyle': LINES[place % len(LINES)]}
         axes.stairs(counts, edges, linewidth=1.6, label=label, **keys)
-    axes.set_xlabel(f'value (nats; {top:.2g} and above in the last bin)')
+    axes.set_xlabel(f'value ({unit}; {top:.2g} and above in the last bin)')
     axes.set_ylabel('points')
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f'{value:,.0f}')
     axes.legend(loc='best')
     medians = ', '.join(f'{np.median(one):.3f} {label}' for one, label in zip(values, labels, strict=True) if len(one))
-    alt = f'Histograms of the values of all visited points at each condensation. Medians in nats: {medians}.'
+    alt = f'Histograms of the values of all visited points at each condensation. Medians ({unit}): {medians}.'
     return Drawing('value_histogram', 'Distribution of values', alt, figure)
 
 

@@ -209,6 +209,7 @@ def summary(
         'parameters': state.parameter_count(student_variables(current)),
         'evaluated_on': 'validation' if run.data.validation else 'test',
         'measure': judged,
+        'value': 'entropy' if run.predicts else 'loss',  # what is recorded of a point, unless the policy says otherwise
         'accuracy': last.get('accuracy'),
         'top5_accuracy': last.get('top5_accuracy'),
         'raw_accuracy': last.get('raw_accuracy'),  # of the student without the average of Recipe.ema

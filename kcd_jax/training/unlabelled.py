@@ -42,6 +42,11 @@ def refuse(run: Run) -> None:
     """ValueError, in one line, for a run that would train on labels that its data does not have."""
     if run.data.test_labelled and run.data.num_classes <= (most := int(run.data.test.labels.max())):
         raise ValueError(f'{run.data.name} has the test label {most}, and there are {run.data.num_classes} classes')
+    if not run.predicts and (run.policy.scores or run.policy.teacher_scores):
+        raise ValueError(
+            f'policy {run.policy.name or "custom"} selects by predictions, and method {run.method.name or "custom"} '
+            'trains none; use kcd, random or none, or weights.alpha above 0'
+        )
     if run.data.labelled:
         return
     if what := lacking(run.method, run.policy):

@@ -63,7 +63,8 @@ def test_a_teacher_of_embeddings_alone_and_no_labels(points, tiny_networks, tmp_
     assert set(np.load(result.workdir / 'knowledge/points.npz').files) == {'value', 'count'}
     [table] = tables.tables(tables.collect([result.workdir]))
     assert table.headers[1] == 'cosine %' and f'{100 * summary["cosine"]:.2f}' in table.rows[-1]
-    assert 'None' not in page.write(result.workdir).read_text()
+    text = page.write(result.workdir).read_text()
+    assert 'None' not in text and 'value (loss' in text and 'nats' not in text
 
 
 def test_labels_give_a_linear_probe_and_neighbours(points, tiny_networks, tmp_path):
@@ -99,6 +100,7 @@ def test_a_teacher_without_logits_is_refused_where_they_are_read(points, tiny_ne
     for change, words in (
         ({'method': methods.get('kd').make()}, 'reads its logits; it can serve the methods'),
         ({'weights': {'alpha': 1.0}}, 'reads its logits'),
+        ({'policy': 'unix'}, 'policy unix selects by predictions'),
     ):
         with pytest.raises(ValueError) as error:
             run_of(points, **change).validate()
