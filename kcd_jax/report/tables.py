@@ -267,6 +267,8 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
         own = any(number(run, 'cost', 'relative_macs') for run in runs)
         base = 'the same method on every point' if own else next(iter(references.values()))
         notes.append(f'MAC: multiply-accumulates of every pass, including scoring, relative to {base}.')
+    if (with_macs or comparison.full_macs()) and any(_hides_its_teacher(run) for run in runs):
+        notes.append('The multiply-accumulates of a teacher that does not say them are unknown and not counted.')
     if references and many:
         titles = ' and '.join(references.values())
         same = ''
@@ -304,6 +306,12 @@ def _view_notes(runs: Sequence[Summary]) -> list[str]:
     if any(augment.get('seed', -1) >= 0 for augment in given):
         notes.append('views: shared by the seeds, which lowers their spread.')
     return notes
+
+
+def _hides_its_teacher(run: Summary) -> bool:
+    """Whether the run's teacher was asked, and what it computed is unknown."""
+    images = number(run, 'cost', 'samples', 'teacher_forward')
+    return bool(images) and not number(run, 'cost', 'macs', 'teacher_forward')
 
 
 def tables(

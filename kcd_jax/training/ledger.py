@@ -414,14 +414,15 @@ def lines(ledger: Ledger) -> list[str]:
 
 
 def _lines(ledger: Ledger) -> Iterator[str]:
-    total = ledger.total
+    total, known = ledger.total, 'all'
     yield f'{"pass":18s} {"samples":>15s} {"GMACs":>15s} {"share":>7s}'
     for part in PARTS:
         images = f'{ledger.samples[part]:,}' if part in PASSES else ''
         count = ledger.macs[part]
         if part == 'teacher_forward' and not count and ledger.samples[part]:
             yield f'{part:18s} {images:>15s} {"unknown":>15s}'  # a teacher on the host that does not say
+            known = 'without teacher'
             continue
         yield f'{part:18s} {images:>15s} {count / 1e9:15,.3f} {100 * count / total:6.2f} %'
     relative = f'{100 * ledger.relative:.2f} % of the method on every point'
-    yield f'{"all":18s} {"":15s} {total / 1e9:15,.3f} 100.00 %   {relative}, {ledger.steps:,} steps'
+    yield f'{known:18s} {"":15s} {total / 1e9:15,.3f} 100.00 %   {relative}, {ledger.steps:,} steps'

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -110,3 +113,12 @@ def test_a_teacher_without_logits_is_refused_where_they_are_read(points, tiny_ne
     flat = Teacher.from_callable(lambda pixels: embedding(pixels)[:, 0], version='flat')
     with pytest.raises(ValueError, match=r'returned embeddings of shape \[8\] instead of \[8, D\]'):
         flat.for_images((8, 8, 3))
+
+
+def test_the_example_of_the_page_on_teachers_runs():
+    page_ = pathlib.Path(__file__).parents[2] / 'docs' / 'teachers.md'
+    section = page_.read_text(encoding='utf-8').partition('#### Embeddings alone')[2]
+    code = re.search(r'^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)[1]
+    names = {'np': np, 'Teacher': Teacher, 'projection': np.ones((192, 5), np.float32)}
+    exec(compile(code, 'teachers.md', 'exec'), names)
+    assert names['teacher'].for_images((8, 8, 3)).serves == {'embed'}

@@ -55,7 +55,7 @@ def test_a_run_without_labels_is_judged_by_agreement(images, teacher, tmp_path: 
     names, _ = result.model.predict(images[:4])
     assert set(names) <= set(CLASSES)
     text = page.write(result.workdir).read_text()
-    assert 'greement' in text and 'None' not in text
+    assert 'greement' in text and 'None' not in text and 'of the teacher are unknown' in text
 
 
 def test_labels_of_the_test_images_alone_give_an_accuracy(images, teacher, tmp_path: pathlib.Path):
