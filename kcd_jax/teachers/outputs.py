@@ -18,18 +18,19 @@ import safetensors.numpy
 from kcd_jax.teachers.host import Query, class_count, refuse_probabilities
 
 _CHECKED = 4096  # rows checked at a time
-_NAMES = ('train', 'test', 'embed')
+_NAMES = ('train', 'test', 'embed', 'test_embed')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredOutputs:
-    """Logits, and perhaps embeddings, that were computed anywhere, as `Teacher.from_outputs`."""
+    """Logits, embeddings or both that were computed anywhere, as `Teacher.from_outputs`; logits of width 0 for none."""
 
     train: np.ndarray
     test: np.ndarray | None
     name: str
     identity: str
     embed: np.ndarray | None = None
+    test_embed: np.ndarray | None = None
     kind: str = 'outputs'
     macs: int | None = None
     reads_images: bool = False
@@ -67,14 +68,15 @@ class StoredOutputs:
     def answer(self, query: Query, embed: bool = False) -> np.ndarray:
         """As `Host.answer`."""
         if query.held_out:
-            return self.test[query.index].astype(np.float32)
+            parts = [self.test, self.test_embed] if embed else [self.test]
+            return np.concatenate([part[query.index].astype(np.float32) for part in parts], axis=1)
         where = query.index if self.train.ndim == 2 else (query.index, query.view)
         parts = [self.train, self.embed] if embed else [self.train]
         return np.concatenate([part[where].astype(np.float32) for part in parts], axis=1)
 
 
 def stored(
-    train: Any, test: Any, embed: Any, classes: int | Sequence[str] | None, name: str
+    train: Any, test: Any, embed: Any, test_embed: Any, classes: int | Sequence[str] | None, name: str
 ) -> tuple[StoredOutputs, tuple[str, ...], str]:
     """(stored outputs, class names or (), path or '') of arrays, or of a file that holds them.
 
@@ -83,48 +85,63 @@ def stored(
     """
     source = ''
     if isinstance(train, str | os.PathLike):
-        if test is not None or embed is not None:
-            given = 'embed' if test is None else 'test'
+        if others := [key for key, part in zip(_NAMES[1:], (test, embed, test_embed), strict=True) if part is not None]:
+            given = others[0]
             raise ValueError(f'the outputs come from {train}: give no {given}=, but an array {given!r} in that file')
         source = os.fspath(train)
         content = _read(pathlib.Path(train).expanduser())
-        train, test, embed = (content.get(part) for part in _NAMES)
+        train, test, embed, test_embed = (content.get(part) for part in _NAMES)
         name = name or pathlib.Path(source).name
     name = name or 'stored outputs'
-    train = np.asarray(train)
-    count, names = class_count(train.shape[-1] if classes is None and train.ndim else classes)
-    _check(train, 'train', count, (2, 3), name)
-    if test is not None:
+    if train is None and embed is None:
+        raise ValueError(f'{name} has neither logits (train=) nor embeddings (embed=)')
+    if train is None:
+        count, names = 0, ()
+        train = np.zeros((*np.shape(embed)[:-1], 0), np.float32)
+        test = None if test_embed is None else np.zeros((len(test_embed), 0), np.float32)
+    else:
+        train = np.asarray(train)
+        count, names = class_count(train.shape[-1] if classes is None and train.ndim else classes)
+        _check(train, 'train', count, (2, 3), name)
+    if test is not None and count:
         test = np.asarray(test)
         _check(test, 'test', count, (2,), name)
     if embed is not None:
         embed = np.asarray(embed)
-        if embed.ndim != train.ndim or embed.shape[:-1] != train.shape[:-1] or not embed.shape[-1]:
+        fits = embed.ndim in (2, 3) and embed.shape[:-1] == train.shape[:-1] and embed.shape[-1]
+        if not fits:
             expected = [*train.shape[:-1], 'D']
             raise ValueError(f'embed of {name} has shape {list(embed.shape)}; use {expected}'.replace("'", ''))
         _check_numbers(embed, f'embed of {name}', 'numbers')
+    if test_embed is not None:
+        test_embed = np.asarray(test_embed)
+        width = 0 if embed is None else embed.shape[-1]
+        if test_embed.ndim != 2 or test_embed.shape[-1] != width or (test is not None and len(test) != len(test_embed)):
+            rows = 'M' if test is None else len(test)
+            raise ValueError(f'test_embed of {name} has shape {list(test_embed.shape)}; use [{rows}, {width}] as embed')
+        _check_numbers(test_embed, f'test_embed of {name}', 'numbers')
     digest = hashlib.sha256(json.dumps([count, names]).encode())
-    for array in (part for part in (train, test, embed) if part is not None):
+    for array in (part for part in (train, test, embed, test_embed) if part is not None):
         digest.update(f'{array.shape} {array.dtype}'.encode())
         for start in range(0, len(array), _CHECKED):
             digest.update(np.ascontiguousarray(array[start : start + _CHECKED]).tobytes())
-    return StoredOutputs(train, test, name, digest.hexdigest(), embed), names, source
+    return StoredOutputs(train, test, name, digest.hexdigest(), embed, test_embed), names, source
 
 
 def is_outputs(path: str | os.PathLike[str]) -> bool:
-    """Whether a file holds outputs, not weights: any .npz, and a .safetensors file with an array 'train'."""
+    """Whether a file holds outputs, not weights: any .npz, and a .safetensors file with an array 'train' or 'embed'."""
     path = pathlib.Path(path).expanduser()
     if path.suffix != '.safetensors' or not path.is_file():
         return path.suffix == '.npz'
     try:
         with safetensors.safe_open(path, 'np') as file:
-            return 'train' in file.keys()
+            return not {'train', 'embed'}.isdisjoint(file.keys())
     except safetensors.SafetensorError:
         return False
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, 'train' among them."""
+    """The arrays of a file, 'train' or 'embed' among them."""
     try:
         if path.suffix == '.safetensors':
             content = safetensors.numpy.load(path.read_bytes())
@@ -137,7 +154,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise ValueError(f'there are no outputs at {path}') from None
     except Exception as error:  # a damaged file raises whatever its reader meets first
         raise ValueError(f'{path} cannot be read as outputs of a teacher ({error})') from None
-    if 'train' not in content:
+    if not {'train', 'embed'} & content.keys():
         raise ValueError(f"{path} has no array 'train'; it holds {', '.join(sorted(content)) or 'nothing'}")
     return content
 

@@ -199,24 +199,26 @@ class Teacher:
     @classmethod
     def from_outputs(
         cls,
-        train: Any,
+        train: Any = None,
         test: Any = None,
         *,
         embed: Any = None,
+        test_embed: Any = None,
         classes: int | Sequence[str] | None = None,
         name: str = '',
     ) -> Teacher:
-        """Logits that were computed before, anywhere.
+        """Logits or embeddings that were computed before, anywhere.
 
         Args:
           train: [N, K], one answer per training point, used for all of its views; or [N, V, K] for its V views in the
-            order of docs/teachers.md; or a .npz or .safetensors file with an array 'train' and perhaps 'test', 'embed'.
+            order of docs/teachers.md; or a .npz or .safetensors file with arrays of these names. None: no logits.
           test: [M, K] of the held-out images; without them the teacher's accuracy is not known.
           embed: [N, D] or [N, V, D], the embeddings of the training points, for methods that read them.
+          test_embed: [M, D] of the held-out images, which method embed is evaluated on.
           classes: the class names in the order of the logits, or their number; None: K.
           name: in lines and tables.
         """
-        found, names, source = stored_outputs.stored(train, test, embed, classes, name)
+        found, names, source = stored_outputs.stored(train, test, embed, test_embed, classes, name)
         return _of_host(found, names, source)
 
     @classmethod

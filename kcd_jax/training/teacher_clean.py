@@ -35,11 +35,11 @@ class CleanImages:
 
     def held_out_embeddings(self, split: data.Split) -> np.ndarray | None:
         """f32[M, D]: the teacher's embeddings of the held-out images, all of them; None where it has none."""
+        if any(outputs.test_embed is None for outputs in serving.stored_outputs(self.run.teacher)):
+            return None
         if self._host is not None:
             rows = self.held_out(split, embed=True)
-            return (
-                None if rows is None or rows.shape[1] == self._host.num_classes else rows[:, self._host.num_classes :]
-            )
+            return None if rows is None else rows[:, self._host.num_classes :]
 
         def embeddings(variables: PyTree, images: Array) -> Array:
             return self.run.teacher_network.apply(variables, augment.to_float(images), False)[0].embed

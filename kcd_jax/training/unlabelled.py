@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def with_classes(dataset: Dataset, teacher: Teacher | Run | None) -> Dataset:
     """The data with the classes of its teacher, where the data itself names none.
 
-    A teacher that gives embeddings alone has no classes: the student gets one logit, which nothing trains.
+    A teacher that gives embeddings alone has none: the student gets logits for those of the test images, or a single
+    one, which nothing trains.
     """
     if dataset.num_classes:
         return dataset
@@ -25,7 +26,8 @@ def with_classes(dataset: Dataset, teacher: Teacher | Run | None) -> Dataset:
             '(teacher.checkpoint=FILE, or Teacher.restore and the like)'
         )
     if isinstance(teacher, Teacher):
-        return dataset.with_classes(teacher.card.get('num_classes') or 1, teacher.card.get('class_names') or ())
+        seen = int(dataset.test.labels.max()) + 1  # 1 without labels
+        return dataset.with_classes(teacher.card.get('num_classes') or seen, teacher.card.get('class_names') or ())
     return dataset.with_classes(teacher.data.num_classes, teacher.data.class_names)
 
 

@@ -99,6 +99,12 @@ def check(run, word):
     assert summary['teacher']['accuracy'] == pytest.approx(np.mean(right), abs=2 / len(right)) and right.mean() > 0.4
 
 
+def test_embeddings_alone(run):
+    summary = run('function', 'embeddings')
+    assert summary['teacher']['num_classes'] == 0 and summary['agreement'] is None
+    assert -1 < summary['cosine'] < 1 and min(summary['accuracy'], summary['knn_accuracy']) > 0  # 30 steps
+
+
 def test_stored_outputs_and_an_ensemble(run):
     stored = run('function', 'outputs')
     assert stored['teacher']['kind'] == 'outputs' and stored['teacher']['accuracy'] > 0.4

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-import re
-
 import jax
 import numpy as np
 import pytest
@@ -115,10 +112,21 @@ def test_a_teacher_without_logits_is_refused_where_they_are_read(points, tiny_ne
         flat.for_images((8, 8, 3))
 
 
-def test_the_example_of_the_page_on_teachers_runs():
-    page_ = pathlib.Path(__file__).parents[2] / 'docs' / 'teachers.md'
-    section = page_.read_text(encoding='utf-8').partition('#### Embeddings alone')[2]
-    code = re.search(r'^```python\n(.*?)^```', section, re.DOTALL | re.MULTILINE)[1]
-    names = {'np': np, 'Teacher': Teacher, 'projection': np.ones((192, 5), np.float32)}
-    exec(compile(code, 'teachers.md', 'exec'), names)
-    assert names['teacher'].for_images((8, 8, 3)).serves == {'embed'}
+def test_stored_embeddings_alone(points, tiny_networks, tmp_path):
+    embed = embedding(points[0] / np.float32(255))
+    np.savez(tmp_path / 'embed.npz', embed=embed[:64], test_embed=embed[64:])
+    stored = Teacher.from_outputs(tmp_path / 'embed.npz')
+    assert (
+        stored.serves == {'embed'}
+        and stored.identity == Teacher.from_outputs(embed=embed[:64], test_embed=embed[64:]).identity
+    )
+    run = run_of((points[0][:64],), test=(points[0][64:], points[1][64:]), teacher=stored, policy='none')
+    result = run.train(tmp_path / 'run', mesh=one_device())
+    assert result.summary['cosine'] > -1 and result.summary['measure'] == 'accuracy'  # labels of the test images alone
+    for arrays, words in (
+        ({}, 'neither logits'),
+        ({'embed': embed[:64, 0]}, r'embed of stored outputs has shape \[64\]'),
+        ({'embed': embed[:64], 'test_embed': embed[64:, :3]}, r'use \[16, 4\] as embed'),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Teacher.from_outputs(**arrays)
