@@ -111,6 +111,7 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
     from kcd_jax.experiments import runner as runners
     from kcd_jax.experiments import schema
     from kcd_jax.runtime import canaries, console, distributed, exitcodes, sharding
+    from kcd_jax.training import wall_time
 
     if arguments.reference:
         print(schema.reference_page(), end='')
@@ -140,6 +141,7 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
         for cell in experiment.cells:
             lines = cell.run.check(mesh.size)
             if arguments.check:
+                lines.append(wall_time.line(cell.run, mesh))
                 console.say('\n'.join((f'--- {cell.label}: {cell.line}', *lines)))
     if arguments.check:
         return exitcodes.OK
