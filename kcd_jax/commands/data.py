@@ -62,10 +62,18 @@ def main(argv: list[str] | None = None) -> int:
 def _describe(name: str, dir: str) -> None:
     loaded = data.load(name, dir)
     print(data.describe(loaded))
-    for title, split in (('train', loaded.train), ('test', loaded.test)):
+    splits = {'train': (loaded.train, loaded.labelled), 'test': (loaded.test, loaded.test_labelled)}
+    for title, (split, labelled) in splits.items():
+        if not labelled:
+            print(f'{title + ":":<12} {len(split):,} points without labels')
+            continue
         counts = np.bincount(split.labels, minlength=loaded.num_classes)
         print(f'{title + ":":<12} {len(split):,} points, {counts.min():,} to {counts.max():,} per class')
-    some = ', '.join(loaded.class_names[:10]) + (', ...' if loaded.num_classes > 10 else '')
+    some = (
+        'those of the teacher'
+        if not loaded.num_classes
+        else ', '.join(loaded.class_names[:10]) + (', ...' if loaded.num_classes > 10 else '')
+    )
     print(f'{"classes:":<12} {loaded.num_classes} ({some})')
     height, width, channels = loaded.image_shape
     size = (len(loaded.train) + len(loaded.test)) * height * width * channels

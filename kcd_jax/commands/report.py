@@ -93,7 +93,8 @@ def _pictures(summaries: Sequence[dict]) -> dict[str, Any]:
         print(f'no gallery of images: {error}', file=sys.stderr)
     else:
         train = dataset.train
-        return {'images': train.images, 'labels': train.labels, 'class_names': dataset.class_names}
+        labels = train.labels if dataset.labelled else None
+        return {'images': train.images, 'labels': labels, 'class_names': dataset.class_names}
     return {}
 
 

@@ -222,7 +222,12 @@ def _output(path: str | os.PathLike[str]) -> pathlib.Path:
 
 def _dataset(options: argparse.Namespace) -> data.Dataset:
     folder = pathlib.Path(options.data_dir).expanduser() if options.data_dir else None
-    return data.load(options.dataset, folder)
+    loaded = data.load(options.dataset, folder)
+    if not loaded.test_labelled:
+        raise ValueError(
+            f'{loaded.name} has no labelled test images to measure a teacher on; use data with test/CLASS/*.jpg'
+        )
+    return loaded
 
 
 def _normalization(text: str, dataset: data.Dataset | None) -> Normalization | None:

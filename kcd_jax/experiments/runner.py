@@ -409,7 +409,8 @@ def finish(runner: Runner, workdir: pathlib.Path) -> None:
     found = tables.tables(tables.collect([workdir]), reference)
     console.say('\n\n'.join(table.to_text() for table in found))
     dataset = runner.experiment.cells[0].run.data
-    pictures = {'images': dataset.train.images, 'labels': dataset.train.labels, 'class_names': dataset.class_names}
+    labels = dataset.train.labels if dataset.labelled else None
+    pictures = {'images': dataset.train.images, 'labels': labels, 'class_names': dataset.class_names}
     try:
         for result in runner.results:
             if not (result.workdir / page.NAME).exists():

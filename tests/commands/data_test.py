@@ -91,3 +91,17 @@ def test_check_prints_one_line(
     photographs.folder(tmp_path / 'images', train=4, test=2, classes=2, size=(16, 16))
     assert program.main(['check', 'folder', '--dir', '~/images']) == 0
     assert 'folder: 4 train, 2 test, 2 classes, 16x16' in capsys.readouterr().out
+
+
+def test_describe_without_labels(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch):
+    monkeypatch.setenv('KCD_JAX_CACHE', str(tmp_path / 'cache'))
+    root = photographs.folder(tmp_path / 'data', train=12, test=4, classes=2, size=(16, 16))
+    flat = tmp_path / 'flat'
+    flat.mkdir()
+    for number, file in enumerate(sorted((root / 'train').rglob('*.jpg'))):
+        file.rename(flat / f'{number}.jpg')
+    count = len(list(flat.iterdir()))
+    assert program.main(['describe', 'folder:16', '--dir', str(flat)]) == 0
+    printed = capsys.readouterr().out
+    held = max(round(count / 10), 1)
+    assert f'{count - held} points without labels' in printed and '0 (those of the teacher)' in printed
