@@ -317,3 +317,59 @@ def test_metadata():
     assert f'version: {version}' in (ROOT / 'CITATION.cff').read_text()
     assert '## Unreleased' in (ROOT / 'CHANGELOG.md').read_text()
     assert 'Apache License' in (ROOT / 'LICENSE').read_text()
+
+
+# -------------------------------------------------------------------------------------------- a machine without network
+
+
+def test_a_dry_run_of_a_bundle_shows_every_command():
+    commands = dry_run(
+        'offline_bundle.sh', '/tmp/bundle', 'benchmark_hard', '--seed=100',
+        KCD_JAX_EXTRAS='gpu', DATA='/data/cifar100:/data/mnist', FILES='teacher.safetensors', PYTHON=sys.executable,
+        PLATFORMS='manylinux_2_28_x86_64',
+    )  # fmt: skip
+    folder, wheel, download, configs, pack, copy, script = commands
+    assert folder == ['mkdir', '-p', '/tmp/bundle/wheels'] and 'promise' in wheel and '--no-deps' in wheel
+    assert download[-1].endswith('.whl[gpu]') and '--only-binary=:all:' in download and '--constraint' in download
+    assert download[download.index('--platform') + 1] == 'manylinux_2_28_x86_64'
+    assert configs == ['cp', '-R', f'{ROOT}/configs', '/tmp/bundle/configs']
+    assert pack == ['pack_data', '/data/cifar100', '/data/mnist']
+    assert copy == ['cp', 'teacher.safetensors', '/tmp/bundle']
+    assert script == ['cp', f'{ROOT}/launch/offline_run.sh', '/tmp/bundle/run.sh']
+
+
+def test_a_bundle_goes_on_from_what_was_taken_back(tmp_path):
+    """With a Python that only notes what it is told: installed once, data and checkpoints unpacked, results packed."""
+    python = tmp_path / 'python'
+    python.write_text(
+        '#!/bin/bash\necho "$@" >>log\nif [ "$2" = pip ]; then mkdir -p site; exit; fi\n'
+        'mkdir -p results runs/done/checkpoints runs/cut/checkpoints\necho x | tee results/one.json '
+        'runs/cut/checkpoints/a runs/done/checkpoints/b runs/done/summary.json >/dev/null\n'
+        'cat data/set/file >>log\nexit 76\n'
+    )
+    python.chmod(0o755)
+    bundles = [tmp_path / name for name in ('first', 'second')]
+    for bundle in bundles:
+        (bundle / 'wheels').mkdir(parents=True)
+        (bundle / 'run.sh').write_text((ROOT / 'launch' / 'offline_run.sh').read_text())
+        (bundle / 'extras').write_text('[gpu]\n')
+        (bundle / 'arguments').write_text('benchmark_hard\n--seed=100\n')
+    (tmp_path / 'set').mkdir()
+    (tmp_path / 'set' / 'file').write_text('the data\n')
+    subprocess.run(
+        f'tar -cf - -C {tmp_path} set | split -b 2K - {bundles[0]}/data.tar.', shell=True, check=True, timeout=60
+    )
+    for _ in range(2):
+        found = bash(f'bash {bundles[0]}/run.sh --minutes=9', PYTHON=str(python))
+        assert found.returncode == 76, found.stderr
+    lines = (bundles[0] / 'log').read_text().splitlines()
+    assert sum(' --no-index ' in line for line in lines) == 1, 'installed once'
+    assert lines[-2:] == [
+        '-m kcd_jax sweep benchmark_hard --seed=100 --results=results --workdir=runs --minutes=9', 'the data'
+    ]  # fmt: skip
+    (bundles[0] / 'back').rename(bundles[1] / 'back')
+    python.write_text('#!/bin/bash\nmkdir -p site\n')
+    assert bash(f'bash {bundles[1]}/run.sh', PYTHON=str(python)).returncode == 0
+    kept = {path.relative_to(bundles[1]).as_posix() for path in bundles[1].rglob('*') if path.is_file()}
+    assert {'results/one.json', 'runs/cut/checkpoints/a', 'runs/done/summary.json'} <= kept
+    assert 'runs/done/checkpoints/b' not in kept
