@@ -63,8 +63,8 @@ class Network:
 
     Attributes:
       name: the config name.
-      init: (key, image_shape (H, W, 3)) -> variables {'params', 'batch_stats', 'constants': {'mean', 'std'}}. Must work
-        under `jax.eval_shape`.
+      init: (key, image_shape (H, W, 3)) -> variables {'params', 'batch_stats', 'constants': {'mean', 'std'}}; networks
+        of other frameworks have other collections of state. Must work under `jax.eval_shape`.
       apply: (variables, image [B, H, W, 3] in [0, 1], train) -> (Outputs, model_state). `model_state` is everything
         in `variables` except 'params', updated if `train`. It normalises the image by the constants.
       tail: patterns of the parameter paths after the last tap (the classifier, and for WRN the last norm).

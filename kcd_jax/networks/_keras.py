@@ -46,12 +46,13 @@ def from_keras(
         raise ValueError(f'Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax before it is imported')
     if not isinstance(model, keras.Model):
         raise ValueError(f'model is {model!r}; use a keras.Model')
+    if not model.built:
+        raise ValueError(f'{model.name} has no weights yet; call model.build((None, H, W, 3)) first')
     reading = Reading(name or model.name, classes, taps, preacts, embed)
     reading.refuse_unknown(_layers(model))
 
     def init(key: Array, image_shape: tuple[int, int, int]) -> tuple[PyTree, Mapping[str, PyTree], bool]:
-        if not model.built:
-            model.build((None, *image_shape))
+        del image_shape
         params, state = (_values(part) for part in (model.trainable_variables, model.non_trainable_variables))
         for number, variable in enumerate(model.non_trainable_variables):
             if 'seed_generator_state' in variable.path:

@@ -232,12 +232,16 @@ def _prepare(state: TrainState, raw: RawBatch, spec: StepSpec) -> Batch:
 
 
 def _restore_outside(new: PyTree, old: PyTree, patterns: tuple[str, ...]) -> PyTree:
-    """The running statistics: `new` for paths of the student that match, else `old`."""
+    """The running statistics: `new` for paths of the student that match, else `old`; the dropout's counter is `new`."""
 
     def student_path(path: str) -> str:
         return 'student/' + path.split('/', 1)[-1]
 
-    kept = {path: leaf for path, leaf in leaf_paths(new).items() if matches(student_path(path), patterns)}
+    kept = {
+        path: leaf
+        for path, leaf in leaf_paths(new).items()
+        if path.startswith('dropout/') or matches(student_path(path), patterns)
+    }
     return merge(old, kept)
 
 

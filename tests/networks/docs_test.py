@@ -20,10 +20,10 @@ def test_every_framework_has_a_short_example():
 
 @pytest.mark.parametrize('title', [pytest.param(t, marks=pytest.mark.slow if t in SLOW else ()) for t in EXAMPLES])
 def test_the_example_runs(title, tmp_path, monkeypatch):
+    monkeypatch.setenv('KERAS_BACKEND', 'jax')
     if title in ('equinox', 'Keras 3'):
         pytest.importorskip(title.split()[0].lower())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv('KERAS_BACKEND', 'jax')
     source = EXAMPLES[title].replace("'digits')", "'digits', num_points=64)")
     source = source.replace("'epochs': 4", "'epochs': 1").replace('epochs=4', 'epochs=1')
     source = source.replace("'batch': 32}", "'batch': 32, 'teaching': {'allow_weak': True}}")

@@ -30,7 +30,13 @@ def points():
     return data.from_arrays(images[:48], labels[:48], test=(images[48:], labels[48:]), classes=('r', 'g', 'b'))
 
 
-@pytest.mark.parametrize('kind', foreign.KINDS)
+# The frameworks' own tests are quick; whole runs of some of them are left to the slow tier.
+RUNS = [
+    pytest.param(kind, marks=pytest.mark.slow if kind in ('equinox', 'functions') else ()) for kind in foreign.KINDS
+]
+
+
+@pytest.mark.parametrize('kind', RUNS)
 def test_a_student_is_trained_and_loaded_again(kind, points, tmp_path):
     student = foreign.KINDS[kind]()
     run = Run(student, points, recipe=RECIPE, policy=policies.get('random').make(ratio=0.7, stages=2))
@@ -82,6 +88,11 @@ def test_seeds_start_alike_only_from_present_weights(points):
     drawn = networks.from_equinox(eqx.nn.make_with_state(net))
     first, second = (drawn.init(jax.random.key(seed), foreign.SHAPE)['params'] for seed in (1, 2))
     assert not np.array_equal(first['head']['weight'], second['head']['weight'])
+    for network in (anew, drawn):
+        variables = jax.eval_shape(lambda network=network: network.init(jax.random.key(1), foreign.SHAPE))
+        image = jax.ShapeDtypeStruct((4, *foreign.SHAPE), jnp.float32)
+        outputs, _ = jax.eval_shape(lambda v, x, network=network: network.apply(v, x, True), variables, image)
+        assert outputs.logits.shape == (4, 3)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +206,17 @@ def test_what_does_not_fit_is_refused_when_it_is_traced(keywords, line):
 
     with pytest.raises(ValueError, match=line):
         jax.eval_shape(traced)
+
+
+def test_a_keras_model_without_weights_is_refused():
+    keras = pytest.importorskip('keras')
+    with pytest.raises(ValueError, match=r'empty has no weights yet; call model.build\(\(None, H, W, 3\)\) first'):
+        networks.from_keras(keras.Sequential([keras.layers.Dense(3)], name='empty'))
+
+
+def test_names_of_the_packages_networks_are_not_given_twice():
+    with pytest.raises(ValueError, match='resnet8 is the name of another network'):
+        networks.from_linen(foreign.LinenNet(), name='resnet8')
 
 
 def test_tokens_become_maps():

@@ -83,7 +83,7 @@ def test_a_block_of_convnext_adds_a_scaled_branch():
     np.testing.assert_allclose(found[0], x[0] + variables['gamma'] * y, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize('name', ['transformer', 'convnext'])
+@pytest.mark.parametrize('name', ['transformer', pytest.param('convnext', marks=pytest.mark.slow)])
 def test_every_parameter_is_trained(name, monkeypatch):
     monkeypatch.setitem(vit.NAMES, 'transformer', vit.Architecture(4, width=12, depth=4))
     monkeypatch.setitem(convnext.NAMES, 'convnext', convnext.Architecture(2, (1, 1), (4, 8)))
