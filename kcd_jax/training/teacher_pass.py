@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import Array, Plan, PyTree, TrainState
+from kcd_jax import networks
+from kcd_jax.contracts import Array, Network, Plan, PyTree, TrainState
 from kcd_jax.runtime import distributed, sharding
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
@@ -86,7 +88,26 @@ def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
         'program': [jax.__version__, jax.default_backend(), device.device_kind, points, mesh.size],
         'precision': str(jax.config.jax_default_matmul_precision),
     }
+    network = run.teacher.network
+    if run.host is None and network.name not in networks.names():
+        content['code'] = traced(network, run.data.image_shape)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def traced(network: Network, image_shape: tuple[int, int, int]) -> str:
+    """A digest of the operations of a network that was built in Python, which neither its name nor its weights tell."""
+    variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+    def answer(variables: PyTree, image: jax.Array) -> Any:
+        outputs, _ = network.apply(variables, image, False)
+        return outputs.logits, outputs.embed
+
+    closed = jax.make_jaxpr(answer)(variables, image)
+    found = hashlib.sha256(re.sub('0x[0-9a-f]+', '', str(closed.jaxpr)).encode())  # without addresses of functions
+    for constant in closed.consts:
+        found.update(np.ascontiguousarray(constant).tobytes())
+    return found.hexdigest()
 
 
 def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:

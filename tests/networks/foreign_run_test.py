@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import kcd_jax
 from kcd_jax import data, methods, networks, policies
+from kcd_jax.runtime import sharding
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import loop, trainer
+from kcd_jax.training import loop, teacher_pass, trainer
 from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths
 from tests.networks import foreign_test as foreign
@@ -155,6 +157,20 @@ def test_a_description_holds_the_name_and_needs_the_network():
     assert Run.from_description(description, student=network).describe() == description
     with pytest.raises(ValueError, match='the student of this run is NnxNet, not LinenNet'):
         Run.from_description(description, student=foreign.KINDS['linen']())
+
+
+def test_cached_answers_are_of_the_same_operations(points):
+    """Name and weights do not tell what a model that was built in Python does with them."""
+    model = foreign.NnxNet(nnx.Rngs(0))
+
+    def identity(**other):
+        teacher = Teacher.from_network(networks.from_nnx(model, taps=('blocks/0', 'blocks/1'), **other), foreign.SHAPE)
+        run = Run('resnet8x0_25', points, teacher=teacher, recipe=RECIPE)
+        return teacher.identity, teacher_pass.identity(run, sharding.make_mesh(), 8, [], True)
+
+    first, again = (identity(embed=foreign.mean_of_last) for _ in range(2))
+    other = identity(embed=lambda taps: jnp.max(taps[-1], (1, 2)))
+    assert first == again and first[0] == other[0] and first[1] != other[1]
 
 
 def test_a_teacher_that_is_trained_first_may_be_foreign(points, tmp_path):
