@@ -173,6 +173,8 @@ class TeacherPass:
     # -- the cache ------------------------------------------------------------------------------------------------
 
     def _open(self) -> Cache | None:
+        if not isinstance(self.run.teacher, Teacher):  # it is yet to be trained: its programs alone are looked at
+            return None
         named = self.run.method.name if self.run.method.views is not None else ''
         views = [self.num_views, named, self._draws]
         if self._draws.get('fixed'):
