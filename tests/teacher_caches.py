@@ -60,24 +60,27 @@ def main() -> int:
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
 
+    from kcd_jax.commands import launch
+
+    launch.prepare_jax()
     from kcd_jax.runtime import environment, files
 
-    found = {}
+    found, same = {}, True
     for name, words, own in (
-        ('digits', DIGITS, ''),
         ('cifar100', CIFAR, f',data.dir={options.dir},teacher.checkpoint={options.teacher}'),
+        ('digits', DIGITS, ''),
     ):
         with tempfile.TemporaryDirectory() as scratch:
             found[name] = {**compare(words + own, pathlib.Path(scratch)), 'words': words}
-    same = not any(run['differs'] for one in found.values() for run in one['runs'].values())
-    result = {
-        'same': same,
-        **found,
-        'command': 'python tests/teacher_caches.py --dir=DIR --teacher=resnet20_cifar100.pth',
-        'cores': len(os.sched_getaffinity(0)),
-        **environment.describe(),
-    }
-    files.write_text(ROOT / 'results' / 'teacher_caches.json', json.dumps(result, indent=1) + '\n')
+        same &= not any(run['differs'] for run in found[name]['runs'].values())
+        result = {
+            'same': same,
+            **found,
+            'command': 'python tests/teacher_caches.py --dir=DIR --teacher=resnet20_cifar100.pth',
+            'cores': len(os.sched_getaffinity(0)),
+            **environment.describe(),
+        }
+        files.write_text(ROOT / 'results' / 'teacher_caches.json', json.dumps(result, indent=1) + '\n')
     return int(not same)
 
 
