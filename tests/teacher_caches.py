@@ -67,8 +67,8 @@ def main() -> int:
 
     found, same = {}, True
     for name, words, own in (
-        ('cifar100', CIFAR, f',data.dir={options.dir},teacher.checkpoint={options.teacher}'),
         ('digits', DIGITS, ''),
+        ('cifar100', CIFAR, f',data.dir={options.dir},teacher.checkpoint={options.teacher}'),
     ):
         with tempfile.TemporaryDirectory() as scratch:
             found[name] = {**compare(words + own, pathlib.Path(scratch)), 'words': words}

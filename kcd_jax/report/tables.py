@@ -263,6 +263,7 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
         notes.append(f'cost: multiply-accumulates of every training pass, including scoring, relative to {whole}.')
     else:
         notes.append('cost: samples processed, relative to training on every point.')
+    notes[-1] += _computed(runs)
     if with_macs:
         own = any(number(run, 'cost', 'relative_macs') for run in runs)
         base = 'the same method on every point' if own else next(iter(references.values()))
@@ -282,20 +283,21 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
     if len(teachers) > 1:
         notes.append(f'The runs had {len(teachers)} different teachers; differences are not paired in the teacher.')
-    notes += [*_view_notes(runs), *_computed_notes(runs)]
+    notes += _view_notes(runs)
     if any(not row.runs for row in comparison.rows):
         notes.append('Empty: not finished.')
     return notes
 
 
-def _computed_notes(runs: Sequence[Summary]) -> list[str]:
-    """What was really computed, where a cache served answers of the teacher: the costs count all answers."""
+def _computed(runs: Sequence[Summary]) -> str:
+    """A sentence on what was really computed, if a cache or a file served some of the teacher's answers; else ''."""
     rows = [run.get('computed', {}).get('teacher_rows', {}) for run in runs]
     computed, served = (sum(row.get(key, 0) for row in rows) for key in ('computed', 'served'))
     if not served:
-        return []
-    share = percentage(computed / (computed + served))
-    return [f'teacher: {computed:,} answers were computed ({share}), the other {served:,} came from a cache or a file.']
+        return ''
+    total = computed + served
+    share = percentage(computed / total)
+    return f" Of the teacher's {total:,} answers, {computed:,} were computed ({share}); a cache or a file had the rest."
 
 
 def _view_notes(runs: Sequence[Summary]) -> list[str]:
