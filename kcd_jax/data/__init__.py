@@ -96,7 +96,9 @@ def load(
 def from_folder(
     root: _Path, size: int | None = None, *, cache: _Path | None = None, loading: Loading = BY_SIZE
 ) -> Dataset:
-    """A folder of images: root/train/CLASS/* and root/test/CLASS/* (or val).
+    """A folder of images: root/train/CLASS/* and root/test/CLASS/* (or val); root/CLASS/*; or root/* without labels.
+
+    Without a test folder, a tenth of each class is held out.
 
     Args:
       root: the folder.
