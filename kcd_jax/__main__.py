@@ -47,11 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         hint = f' (did you mean {near[0]}?)' if near else ''
         print(f'error: unknown command {name!r}{hint}; known: {", ".join(COMMANDS)}', file=sys.stderr)
         return 2
-    try:
-        return importlib.import_module(f'kcd_jax.commands.{name}').main(rest)
-    except KeyboardInterrupt:  # while modules are imported; a command that runs handles it
-        print('Ctrl-C: nothing was started', file=sys.stderr)
-        return 130
+    from kcd_jax.commands import launch
+
+    return launch.interruptible(lambda: importlib.import_module(f'kcd_jax.commands.{name}').main(rest))
 
 
 if __name__ == '__main__':

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import pydoc
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -41,13 +43,23 @@ def test_help_shows_the_way_in():
     assert [name for name in dir(kcd_jax) if not name.startswith('_')] == sorted(kcd_jax.__all__[1:])
 
 
-def test_control_c_while_modules_are_imported_is_one_line(monkeypatch, capsys):
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RecursionError, ImportError])
+def test_control_c_while_modules_are_imported_is_one_line(monkeypatch, capsys, error):
+    """Whatever the interrupted import raises."""
+    handler = signal.getsignal(signal.SIGINT)
+
     def interrupted(name):
-        raise KeyboardInterrupt
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise error
 
     monkeypatch.setattr(program.importlib, 'import_module', interrupted)
     assert program.main(['train']) == 130
-    assert capsys.readouterr().err == 'Ctrl-C: nothing was started\n'
+    assert capsys.readouterr().err.startswith('Ctrl-C: nothing was saved now')
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.setattr(program.importlib, 'import_module', lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        program.main(['train'])
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ INTERRUPTED = (
 
 MAX_DEVICES = 512
 
+_interrupts: list[int] = []  # Ctrl-Cs inside `interruptible`
+
 
 class Parser(argparse.ArgumentParser):
     """An argument parser with one-line errors, which prints the epilog as it is written."""
@@ -54,6 +56,7 @@ def prepare_jax(devices: int = 0, deterministic: bool = False) -> None:
     keep_memory()
     import jax
 
+    _stop_if_interrupted()
     # A power of two, so that it divides the padded rows of the value table.
     jax.config.update('jax_num_cpu_devices', devices or 1 << (min(cores(), MAX_DEVICES).bit_length() - 1))
     cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or os.path.expanduser('~/.cache/kcd_jax/xla')
@@ -95,11 +98,41 @@ def run(body: Callable[[], int]) -> int:
     """
     with contextlib.suppress(ValueError):  # only the main thread may install handlers
         signal.signal(signal.SIGTERM, _stop)
+    return interruptible(lambda: _guarded(body))
+
+
+def interruptible(call: Callable[[], int]) -> int:
+    """Calls a function that returns an exit code; Ctrl-C inside, while modules are imported, is one line and 130.
+
+    An import that is interrupted may fail by another error: NumPy's ends in a RecursionError.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    with contextlib.suppress(ValueError):  # only the main thread may install handlers
+        signal.signal(signal.SIGINT, _interrupt)
+    _interrupts.clear()
     try:
-        return _guarded(body)
-    except KeyboardInterrupt:  # while the modules are imported
-        print(INTERRUPTED, file=sys.stderr)
-        return 130
+        return call()
+    except KeyboardInterrupt:
+        pass
+    except Exception:
+        if not _interrupts:
+            raise
+    finally:
+        with contextlib.suppress(ValueError):
+            signal.signal(signal.SIGINT, before)
+    print(INTERRUPTED, file=sys.stderr)
+    return 130
+
+
+def _stop_if_interrupted() -> None:
+    """Raises KeyboardInterrupt again after imports: some extension modules lose it."""
+    if _interrupts:
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    _interrupts.append(number)
+    signal.default_int_handler(number, frame)
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -115,6 +148,7 @@ def _guarded(body: Callable[[], int]) -> int:
 
     from kcd_jax.runtime import backend, distributed, exitcodes
 
+    _stop_if_interrupted()
     try:
         return distributed.leave(body())
     except distributed.Stopped as notice:
