@@ -248,3 +248,21 @@ def test_a_map_that_does_not_suit_the_file_is_refused(text, line):
 def test_the_tables_are_maps_of_their_own():
     assert all(len(name_maps.parse(text)) >= 7 for text in name_maps.TABLES.values())
     assert name_maps.usual(['conv1.weight', 'layer1.0.conv1.weight']) == ()
+
+
+def test_the_command_takes_a_map(tmp_path, capsys):
+    from kcd_jax.commands import teacher as command
+
+    network = networks.get('resnet8x0_25')(10)
+    variables = network.init(jax.random.key(0), (16, 16, 3))
+    tensors = {f'trunk/{name}'.replace('.', '/'): value for name, value in torch_weights.to_torch(variables).items()}
+    save_file(tensors, tmp_path / 'mine.safetensors')
+    # Without dots a name is one word to a pattern.
+    lines = [f'{name} -> {name.removeprefix("trunk/").replace("/", ".")}' for name in tensors]
+    (tmp_path / 'names.txt').write_text('\n'.join(lines))
+    flags = ['--network=resnet8x0_25', '--dataset=digits', '--normalization=cifar100', '--allow_weak']
+    given = ['import', str(tmp_path / 'mine.safetensors'), f'--out={tmp_path}/ours.safetensors', *flags]
+    assert command.main(given) == 2 and 'nearest: trunk/' in capsys.readouterr().err
+    assert command.main([*given, f'--map={tmp_path}/names.txt']) == 0
+    teacher = Teacher.restore(tmp_path / 'ours.safetensors')
+    jax.tree.map(np.testing.assert_array_equal, teacher.variables['params'], variables['params'])
