@@ -15,6 +15,7 @@ from flax import nnx
 
 from kcd_jax import networks
 from kcd_jax.contracts import Outputs
+from kcd_jax.training import macs
 from kcd_jax.trees import leaf_paths
 
 SHAPE = (8, 8, 3)
@@ -268,3 +269,21 @@ def test_the_users_model_lives_on(kind, built):
     network = built(kind)
     jax.tree.map(lambda leaf: leaf.delete(), network.init(KEY, SHAPE))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(network.init(KEY, SHAPE)['params']))
+
+
+def test_a_pass_has_the_operations_of_the_model_called_directly():
+    network, model = from_nnx()
+    graph, state = nnx.split(model)
+    variables = jax.eval_shape(lambda: network.init(KEY, SHAPE))
+    for train in (False, True):
+
+        def direct(state, image, train=train):
+            merged = nnx.merge(graph, state)
+            merged.train() if train else merged.eval()
+            with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+                return merged(image)
+
+        def adapted(variables, image, train=train):
+            return network.apply(variables, image, train)[0].logits
+
+        assert macs.count(adapted, variables, images()) == macs.count(direct, state, images()) > 0
