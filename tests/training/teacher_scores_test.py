@@ -75,7 +75,9 @@ def expected(network, digits):
     }
 
 
-@pytest.mark.parametrize('kind', ['network', 'streamed', 'function', 'stored', 'in the step'])
+@pytest.mark.parametrize(
+    'kind', ['network', pytest.param('streamed', marks=pytest.mark.slow), 'function', 'stored', 'in the step']
+)
 def test_a_policy_sees_the_scores_of_the_images_as_they_are(network, teacher, digits, tmp_path, kind):
     seen, dataset, method = [], digits, 'kd'
     if kind == 'streamed':
