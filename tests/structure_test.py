@@ -36,7 +36,7 @@ STEP = {
     'objective.py',
     'knowledge/value.py',
     'methods/kd.py',
-    'networks/convolution.py',
+    'networks/primitives.py',
     'networks/layers.py',
     'networks/resnet.py',
     'training/augment.py',

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kcd_jax.networks.convolution import portable
+from kcd_jax.networks.primitives import portable
 from kcd_jax.teachers import torch_weights, weights_file
 from kcd_jax.teachers.model import Model, load
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax.export.formats import INPUT, OUTPUT, Predict, needed
-from kcd_jax.networks.convolution import portable
+from kcd_jax.networks.primitives import portable
 from kcd_jax.teachers.model import Model
 
 OPSET = 18  # the oldest in which every operation that our networks need can be written

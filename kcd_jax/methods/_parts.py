@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax.contracts import Array, PyTree
-from kcd_jax.networks.convolution import convolve
+from kcd_jax.networks.primitives import convolve
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 

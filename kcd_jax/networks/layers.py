@@ -19,8 +19,7 @@ import numpy as np
 from flax import struct
 
 from kcd_jax.contracts import Array, Network, Outputs, PyTree
-from kcd_jax.networks.batch_normalise import EPSILON, batch_normalise
-from kcd_jax.networks.convolution import convolve, linear_apart, shifts
+from kcd_jax.networks.primitives import EPSILON, batch_normalise, convolve, linear_apart, shifts
 
 BN_MOMENTUM = 0.9  # PyTorch's 0.1
 LN_EPSILON = 1e-6  # timm's

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.extend import core as jex_core
 
-# Functions of networks/convolution.py that write a depthwise convolution as shifted products, with their count: the
+# Functions of networks/primitives.py that write a depthwise convolution as shifted products, with their count: the
 # elements of an operand or result times the taps of the kernel.
 _DEPTHWISE: dict[str, Callable[[Any], int]] = {
     'depthwise_forward': lambda eqn: _size(eqn.outvars[0]) * _taps(eqn.invars[1]),

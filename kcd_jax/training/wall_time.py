@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from kcd_jax.contracts import Network
-from kcd_jax.networks.convolution import convolve
+from kcd_jax.networks.primitives import convolve
 from kcd_jax.runtime import sharding
 from kcd_jax.training import ledger, macs
 from kcd_jax.training.run import Run

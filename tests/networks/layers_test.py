@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kcd_jax import networks
 from kcd_jax.checks import network as checks
-from kcd_jax.networks import convolution, layers
+from kcd_jax.networks import layers, primitives
 from kcd_jax.runtime import sharding
 from kcd_jax.training import step
 from kcd_jax.trees import leaf_paths
@@ -42,8 +42,8 @@ CONVOLUTIONS = [
 def test_convolution_equals_xla(groups, kernel, stride, inputs, outputs, size):
     x = normal(0, 2, size, size + 1, inputs)
     weight = normal(1, kernel, kernel, inputs // groups, outputs)
-    ours, pull_ours = jax.vjp(lambda x, w: convolution.convolve(x, w, stride, groups), x, weight)
-    plain, pull_plain = jax.vjp(lambda x, w: convolution.plain(x, w, stride, groups), x, weight)
+    ours, pull_ours = jax.vjp(lambda x, w: primitives.convolve(x, w, stride, groups), x, weight)
+    plain, pull_plain = jax.vjp(lambda x, w: primitives.plain(x, w, stride, groups), x, weight)
     np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-5)
     direction = normal(2, *ours.shape)
     for ours_grad, plain_grad in zip(pull_ours(direction), pull_plain(direction), strict=True):
@@ -53,7 +53,7 @@ def test_convolution_equals_xla(groups, kernel, stride, inputs, outputs, size):
 @pytest.mark.parametrize('backend', ['gpu', 'tpu'])
 def test_accelerators_use_xla_gradients(monkeypatch, backend):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    jaxpr = str(jax.make_jaxpr(convolution.convolve)(normal(0, 1, 8, 8, 4), normal(1, 3, 3, 4, 4)))
+    jaxpr = str(jax.make_jaxpr(primitives.convolve)(normal(0, 1, 8, 8, 4), normal(1, 3, 3, 4, 4)))
     assert 'custom_vjp' not in jaxpr and 'conv_general_dilated' in jaxpr
 
 
@@ -224,7 +224,7 @@ def test_convolutions_take_bfloat16(groups, kernel, stride, inputs, outputs):
     weight = jax.ShapeDtypeStruct((kernel, kernel, inputs // groups, outputs), jnp.bfloat16)
 
     def loss(x, weight):
-        return jnp.sum(convolution.convolve(x, weight, stride, groups)).astype(jnp.float32)
+        return jnp.sum(primitives.convolve(x, weight, stride, groups)).astype(jnp.float32)
 
     assert {g.dtype for g in jax.eval_shape(jax.grad(loss, (0, 1)), x, weight)} == {jnp.dtype(jnp.bfloat16)}
 
@@ -265,8 +265,8 @@ def test_sharded_convolutions(groups, kernel, stride, inputs, outputs):
     image = normal(0, 4, 8, 8, 3)
 
     def loss(params, image):
-        x = convolution.convolve(image, params[0])
-        return jnp.mean(jnp.square(convolution.convolve(x, params[1], stride, groups)))
+        x = primitives.convolve(image, params[0])
+        return jnp.mean(jnp.square(primitives.convolve(x, params[1], stride, groups)))
 
     _, grads = sharded_gradient(loss, (first, weight), image)
     for grad, expected in zip(grads, jax.jit(jax.grad(loss))((first, weight), image), strict=True):
@@ -318,8 +318,8 @@ def test_second_derivatives_are_xlas(stride):
 
         return jax.jit(lambda kernel: step.hessian_vector_product(loss, kernel, vector))(first)
 
-    wanted = product(convolution.plain)
-    np.testing.assert_allclose(product(convolution.convolve), wanted, atol=2e-5 * float(jnp.max(jnp.abs(wanted))))
+    wanted = product(primitives.plain)
+    np.testing.assert_allclose(product(primitives.convolve), wanted, atol=2e-5 * float(jnp.max(jnp.abs(wanted))))
 
 
 @pytest.mark.parametrize('name', ['resnet8x0_25', pytest.param('mobilenetv2', marks=pytest.mark.slow)])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kcd_jax.networks import convolution
+from kcd_jax.networks import primitives
 from kcd_jax.training import macs
 
 X = jax.ShapeDtypeStruct((2, 8, 8, 4), jnp.float32)
@@ -18,19 +18,19 @@ def shape(*sizes):
 
 @pytest.mark.parametrize(('stride', 'positions'), [(1, 64), (2, 16)])
 def test_convolution(stride, positions):
-    count = macs.count(lambda x, k: convolution.plain(x, k, stride), X, shape(3, 3, 4, 6))
+    count = macs.count(lambda x, k: primitives.plain(x, k, stride), X, shape(3, 3, 4, 6))
     assert count == 2 * positions * 9 * 4 * 6
 
 
 def test_grouped_convolution():
-    assert macs.count(lambda x, k: convolution.plain(x, k, 1, 2), X, shape(1, 1, 2, 6)) == 2 * 64 * 2 * 6
+    assert macs.count(lambda x, k: primitives.plain(x, k, 1, 2), X, shape(1, 1, 2, 6)) == 2 * 64 * 2 * 6
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('size', [1, 3])
 def test_gradients_cost_twice_the_forward(size, stride):
     def loss(x, k):
-        return jnp.sum(convolution.convolve(x, k, stride))
+        return jnp.sum(primitives.convolve(x, k, stride))
 
     forward = macs.count(loss, X, shape(size, size, 4, 6))
     assert macs.count(jax.value_and_grad(loss, argnums=(0, 1)), X, shape(size, size, 4, 6)) == 3 * forward
@@ -39,10 +39,10 @@ def test_gradients_cost_twice_the_forward(size, stride):
 @pytest.mark.parametrize('stride', [1, 2])
 def test_depthwise_as_shifted_products_counts_as_a_convolution(stride):
     kernel = shape(3, 3, 1, 4)
-    forward = macs.count(lambda x, k: convolution.depthwise(x, k, stride), X, kernel)
+    forward = macs.count(lambda x, k: primitives.depthwise(x, k, stride), X, kernel)
     assert forward == 2 * (64 // stride**2) * 9 * 4
-    assert forward == macs.count(lambda x, k: convolution.plain(x, k, stride, 4), X, kernel)
-    gradient = jax.grad(lambda x, k: jnp.sum(convolution.depthwise(x, k, stride) ** 2), argnums=(0, 1))
+    assert forward == macs.count(lambda x, k: primitives.plain(x, k, stride, 4), X, kernel)
+    gradient = jax.grad(lambda x, k: jnp.sum(primitives.depthwise(x, k, stride) ** 2), argnums=(0, 1))
     assert macs.count(gradient, X, kernel) == 3 * forward
 
 

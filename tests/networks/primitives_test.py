@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kcd_jax.networks.batch_normalise import EPSILON, batch_normalise
+from kcd_jax.networks.primitives import EPSILON, batch_normalise
 
 
 def reference(x, scale, bias):
