@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kcd_jax import networks
 from kcd_jax.networks.primitives import portable
 from kcd_jax.teachers import torch_weights, weights_file
 from kcd_jax.teachers.model import Model, load
@@ -36,7 +37,7 @@ class Format:
       suffix: of its files.
       reader: the program that runs them.
       write: Model -> the file's content.
-      read: the file's content -> its logits, computed by `reader`.
+      read: (the file's content, the model) -> the file's logits, computed by `reader`.
       usage: lines of Python that use the file {file}.
     """
 
@@ -44,7 +45,7 @@ class Format:
     suffix: str
     reader: str
     write: Callable[[Model], bytes]
-    read: Callable[[bytes], Predict]
+    read: Callable[[bytes, Model], Predict]
     usage: str
 
 
@@ -74,11 +75,11 @@ def needed(format: str, *packages: str) -> list[Any]:
 # --------------------------------------------------------------------------------------------------------- safetensors
 
 
-def _read_weights(content: bytes) -> Predict:
+def _read_weights(content: bytes, model: Model) -> Predict:
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / 'model'
         path.write_bytes(content)
-        return load(path)
+        return load(path, None if model.network.name in networks.names() else model.network)
 
 
 def _written(write: Callable[..., None], suffix: str) -> Callable[[Model], bytes]:
@@ -110,7 +111,8 @@ def _write_stablehlo(model: Model) -> bytes:
     return bytes(lowered(model, ('cpu', 'cuda', 'rocm', 'tpu')).serialize())
 
 
-def _read_stablehlo(content: bytes) -> Predict:
+def _read_stablehlo(content: bytes, model: Model) -> Predict:
+    del model
     call = jax.jit(jax.export.deserialize(bytearray(content)).call)
     return lambda images: np.asarray(call(images))
 
@@ -124,7 +126,8 @@ def _write_onnx(model: Model) -> bytes:
     return onnx_file.write(model)
 
 
-def _read_onnx(content: bytes) -> Predict:
+def _read_onnx(content: bytes, model: Model) -> Predict:
+    del model
     from kcd_jax.export import onnx_file
 
     return onnx_file.read(content)
@@ -154,7 +157,8 @@ def _write_tflite(model: Model) -> bytes:
             ) from None
 
 
-def _read_tflite(content: bytes) -> Predict:
+def _read_tflite(content: bytes, model: Model) -> Predict:
+    del model
     (interpreter,) = needed('tflite', 'ai_edge_litert.interpreter')
     made = interpreter.Interpreter(model_content=content, num_threads=len(os.sched_getaffinity(0)))
     given, returned = made.get_input_details()[0]['index'], made.get_output_details()[0]['index']

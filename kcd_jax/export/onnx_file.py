@@ -17,7 +17,7 @@ from kcd_jax.export.formats import INPUT, OUTPUT, Predict, needed
 from kcd_jax.networks.primitives import portable
 from kcd_jax.teachers.model import Model
 
-OPSET = 18  # the oldest in which every operation that our networks need can be written
+OPSET = 20  # the oldest that has every operation of our networks (Gelu)
 _PROVIDERS = ['CPUExecutionProvider']
 _CALIBRATION_BATCH = 32
 # What has fast integer kernels; the normalisation of the pixels stays in float32.

@@ -125,7 +125,7 @@ def export(
     path = output_path(out, format)
     images = images or Images.random(model)
     content = FORMATS[format].write(model)
-    read = FORMATS[format].read(content)
+    read = FORMATS[format].read(content, model)
     found = _compared(model, read, path, format, images)
     if not found.difference <= TOLERANCE * max(1.0, float(np.abs(model(images.images[:COMPARED])).max())):
         raise ValueError(
