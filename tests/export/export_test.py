@@ -127,8 +127,8 @@ def test_what_cannot_be_written_is_one_line(model, tmp_path, monkeypatch):
         exports.export(model, 'onxn', tmp_path / 'x')
     with pytest.raises(ValueError, match='is a folder; name a file in it'):
         exports.export(model, 'torch', tmp_path)
-    other = dataclasses.replace(model, variables={**model.variables, 'params': {'dense': {'weights': np.ones(3)}}})
-    with pytest.raises(ValueError, match=r"without a PyTorch name \('weights'\); use onnx instead"):
+    other = dataclasses.replace(model, card={**model.card, 'network': 'mine'})
+    with pytest.raises(ValueError, match='mine is no network of kcd_jax, so no PyTorch code has its names; use onnx'):
         formats.FORMATS['torch'].write(other)
     monkeypatch.setattr(formats.importlib, 'import_module', lambda name: (_ for _ in ()).throw(ImportError(name)))
     with pytest.raises(
