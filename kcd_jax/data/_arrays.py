@@ -59,7 +59,7 @@ def from_arrays(
     if shapes[0] != shapes[1]:
         raise ValueError(f'{name} has images of {shapes[0]} in train and {shapes[1]} in test')
     normalization = normalization or _dataset.measure(train.images)
-    names = tuple(map(str, range(classes))) if isinstance(classes, int) else classes
+    names = tuple(map(str, range(classes))) if isinstance(classes, int | np.integer) else classes
     return _of_splits(name, [train, held_out], names, normalization, description, labelled, test_labelled)
 
 
@@ -219,7 +219,7 @@ def _class_names(
     if labelled and len(present) < 2:
         raise ValueError(f'the labels of train of {name} are all {present[0]}; at least two classes are needed')
     if names is not None:
-        if isinstance(names, str) or not all(isinstance(one, str) for one in names):
+        if isinstance(names, str) or not np.iterable(names) or not all(isinstance(one, str) for one in names):
             raise ValueError(f'the class names of {name} are {names!r:.60}; give a sequence of strings')
         if len(names) <= largest:
             raise ValueError(f'{name} has the label {largest}, but {len(names)} class names')

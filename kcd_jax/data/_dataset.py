@@ -167,6 +167,14 @@ class Dataset:
     labelled: bool = True
     test_labelled: bool = True
 
+    def __post_init__(self) -> None:
+        mean, std = (np.asarray(part, np.float64) for part in self.normalization)
+        if mean.shape != (3,) or std.shape != (3,) or not ((std > 0) & np.isfinite(mean + std)).all() or mean.max() > 1:
+            raise ValueError(
+                f'the normalization of {self.name} is {self.normalization}; give three means and three positive '
+                'deviations of pixels in [0, 1]'
+            )
+
     @property
     def held_out(self) -> Split:
         """The images that are evaluated: the validation split, or the test set."""

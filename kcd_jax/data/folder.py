@@ -24,7 +24,17 @@ from kcd_jax.data._dataset import Dataset, Request, printable
 OPTIONS = 'SIZE'
 FLAT = ''  # the "class" of images that lie in no class folder
 _TESTS = ('test', 'val', 'validation')
-_ALMOST = {'training', 'testing', 'tests', 'valid', 'evaluation', 'eval', 'images'}  # names of splits, not of classes
+_ALMOST = {
+    'train',
+    'training',
+    *_TESTS,
+    'testing',
+    'tests',
+    'valid',
+    'evaluation',
+    'eval',
+    'images',
+}  # names of splits, not of classes
 _Found = dict[str, list[pathlib.Path]]
 
 

@@ -95,6 +95,8 @@ class Reading:
             raise ValueError(f'{self.name} returns {shape or type(returned).__name__}; it must return logits [B, K]')
         if self.classes not in (None, found.logits.shape[1]):
             raise ValueError(f'{self.name} has {found.logits.shape[1]} outputs, not the {self.classes} of classes=')
+        if not jnp.issubdtype(found.logits.dtype, jnp.floating):
+            raise ValueError(f'{self.name} returns {found.logits.dtype}; it must return logits, which are floats')
         return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), found)
 
     def as_map(self, path: str, x: Any) -> Array:
@@ -192,6 +194,10 @@ def network(
         with ordinary_promotion():
             returned, tapped, changed = forward(variables['params'], inner, (image - mean) / std, train, key)
             outputs = reading.outputs(returned, tapped)
+        if len(outputs.logits) != len(image):
+            raise ValueError(
+                f'{reading.name} returns {len(outputs.logits)} rows for {len(image)} images; return one row per image'
+            )
         return outputs, {**state, **changed} if train else state
 
     return Network(name=reading.name, init=own_init, apply=apply, tail=tail)

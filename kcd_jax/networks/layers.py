@@ -55,6 +55,8 @@ def constants(normalization: Normalization) -> dict[str, Array]:
     mean, std = (np.asarray(part, np.float32) for part in normalization)
     if mean.shape != (3,) or std.shape != (3,) or not ((std > 0) & np.isfinite(mean + std)).all():
         raise ValueError(f'normalization needs three means and three positive deviations, found {mean} and {std}')
+    if mean.max() > 1:
+        raise ValueError(f'normalization has the means {mean}, and pixels are in [0, 1]; divide both by 255')
     return {'mean': jnp.asarray(mean), 'std': jnp.asarray(std)}
 
 

@@ -17,6 +17,7 @@ def refuse_near_chance(
     *,
     num_images: int | None = None,
     allow_weak: bool = False,
+    kind: str = 'test images',
 ) -> str:
     """ValueError for a teacher that cannot be told from guessing: a student would learn that.
 
@@ -29,6 +30,7 @@ def refuse_near_chance(
       steps: how many it was trained for by the run itself; fewer than SMOKE_STEPS are a test of the program.
       num_images: how many test images there are; None: not known.
       allow_weak: the user's decision to use it all the same.
+      kind: what the images are, in words.
 
     Returns:
       A line where a weak teacher is admitted for one of the last two reasons, else ''.
@@ -38,7 +40,7 @@ def refuse_near_chance(
         return ''
     if num_images and accuracy > chance and _guessing(round(accuracy * num_images), num_images, chance) < CHANCE_RISK:
         return ''
-    images = f'{num_images:,} test images' if num_images else 'test images'
+    images = f'{num_images:,} {kind}' if num_images else kind
     found = f'the teacher is right on {100 * accuracy:.2f} % of the {images}, and chance is {100 * chance:.2f} %'
     if steps is not None and steps < SMOKE_STEPS:
         return f'{found}, after {steps} steps: this run tests the program, and its numbers mean nothing'

@@ -22,6 +22,8 @@ from kcd_jax.contracts import Network, Outputs, PyTree
 NO_VARIABLES: Mapping[str, Any] = {'params': {}, 'batch_stats': {}, 'constants': {}}
 PROBES = 8  # fixed images whose answers are part of a function's identity
 MEANS = ('probabilities', 'logits')
+_SUM = 1e-2  # by which probabilities, also of 16 bits, may miss a sum of 1
+_NEIGHBOURS = 1e-2  # by which answers may depend on the batch, as a share of the largest: rounding of 16 bits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +98,10 @@ def class_count(classes: int | Sequence[str]) -> tuple[int, tuple[str, ...]]:
     >>> class_count(['cat', 'dog']), class_count(10)
     ((2, ('cat', 'dog')), (10, ()))
     """
-    number = classes if isinstance(classes, int) and not isinstance(classes, bool) else None
-    names = () if number is not None or isinstance(classes, str | bool) else tuple(map(str, classes))
-    count = len(names) if number is None else number
+    number = classes if isinstance(classes, int | np.integer) and not isinstance(classes, bool) else None
+    named = isinstance(classes, Sequence | np.ndarray) and not isinstance(classes, str) and np.ndim(classes) == 1
+    names = tuple(map(str, classes)) if named else ()
+    count = len(names) if number is None else int(number)
     if count < 2 or len({*names}) < len(names):
         raise ValueError(f'classes is {classes!r}; use at least two different class names, or their number')
     return count, names
@@ -152,11 +155,23 @@ class HostFunction:
     def recheck(self) -> None:
         """As `Host.recheck`."""
         what = f'the teacher {self.version}'
-        if self._digest(*self._called(probes(self.image_shape), what)) != self.identity:
+        images = probes(self.image_shape)
+        answers = self._called(images, what)
+        if self._digest(*answers) != self.identity:
             raise ValueError(
                 f'{what} answers the same {PROBES} images otherwise than when it was made; put its model into '
                 'evaluation mode and make it deterministic'
             )
+        half = PROBES // 2
+        images[half:] *= 0.1  # dark neighbours shift whatever is a mean over the batch
+        for known, found in zip(answers, self._called(images, what), strict=True):
+            if known is not None and known.size:
+                difference = np.abs(known[:half] - found[:half]).max()
+                if difference > _NEIGHBOURS * np.abs(known).max():
+                    raise ValueError(
+                        f'{what} answers an image otherwise when others are in its batch (by up to {difference:.3g}); '
+                        'put its model into evaluation mode, as model.eval() in PyTorch'
+                    )
 
     def _digest(self, logits: np.ndarray, embed: np.ndarray | None) -> str:
         digest = hashlib.sha256(json.dumps([self.version, self.num_classes, self.image_shape]).encode())
@@ -179,7 +194,11 @@ class HostFunction:
             parts = (np.zeros((len(images), 0), np.float32), *parts)
         if len(parts) not in (1, 2):
             raise ValueError(f'{what}, returned {len(parts)} arrays; return logits, or (logits, embeddings)')
-        arrays = [np.asarray(part, np.float32) for part in parts]
+        try:
+            arrays = [np.asarray(part, np.float32) for part in parts]
+        except (TypeError, ValueError):
+            kinds = ', '.join(type(part).__name__ for part in parts)
+            raise ValueError(f'{what}, returned {kinds}, which is no array of numbers; return logits [P, K]') from None
         widths = [self.num_classes, self.embed_dim or None]
         for name, array, width in zip(('logits', 'embeddings'), arrays, widths, strict=False):
             rows = f'[{len(images)}, {"D" if width is None else width}]'
@@ -195,7 +214,7 @@ class HostFunction:
 
 def refuse_probabilities(logits: np.ndarray, what: str) -> None:
     """ValueError for rows f32[P, K] that are probabilities: their softmax would teach almost nothing."""
-    if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+    if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=_SUM):
         raise ValueError(f'{what}: every row is positive and sums to 1; give logits, e.g. log(p + 1e-8), not p')
 
 
@@ -279,6 +298,8 @@ def of_members(members: Sequence[Any], weights: Sequence[float] | None, mean: st
     Raises:
       ValueError: no two teachers, other classes, a weight that is not positive, an unknown mean.
     """
+    if not all(hasattr(member, 'card') for member in members):
+        raise ValueError(f'the teachers of an ensemble are {members!r:.60}; give a list of Teachers')
     if len(members) < 2:
         raise ValueError(f'an ensemble of {len(members)} teachers; give at least two')
     if mean not in MEANS:

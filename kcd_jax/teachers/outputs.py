@@ -147,7 +147,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
             content = safetensors.numpy.load(path.read_bytes())
         elif path.suffix == '.npz':
             with np.load(path, allow_pickle=False) as file:
-                content = {key: file[key] for key in file.files if key in _NAMES}
+                content = {key: file[key] for key in file.files if key in _NAMES or not {*_NAMES} & {*file.files}}
         else:
             raise ValueError('outputs are read from .npz and .safetensors')
     except FileNotFoundError:

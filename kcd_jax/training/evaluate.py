@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from typing import Any
@@ -55,6 +56,14 @@ class Evaluator:
         sums = jax.device_get(sums)
         means = {key: float(sum(float(part[key]) for part in sums) / self.count) for key in sums[0]}
         return {_RENAMED.get(key, key): value for key, value in means.items()}, all_logits
+
+    def first(
+        self, name: str, network: Network, variables: PyTree, teacher_logits: list[jax.Array] | None
+    ) -> np.ndarray:
+        """f32[B, K]: the logits of the first batch alone. Arguments as `__call__`."""
+        wanted = None if teacher_logits is None else teacher_logits[0]
+        with contextlib.closing(iter(self.batches)) as batches:
+            return sharding.to_host(self._step(name, network, variables, *next(batches), wanted)[1].logits)
 
     def on_host(self, logits: list[jax.Array]) -> np.ndarray:
         """f32[N, K]: the logits of all held-out images, in their order."""

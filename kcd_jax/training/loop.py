@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from kcd_jax.contracts import Network, TrainState
@@ -20,7 +21,7 @@ from kcd_jax.teachers import teacher as teachers
 from kcd_jax.teachers.model import Model, load
 from kcd_jax.teachers.sharing import on_all_processes
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import journal, ledger, shared_teachers
+from kcd_jax.training import journal, ledger, serving, shared_teachers
 from kcd_jax.training.journal import Journal
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import Diverged, Trainer, student_variables
@@ -124,6 +125,7 @@ def train(
                 log.say(line)
             card['accuracy'] = trainer.evaluate_teacher()
             _judge(card, run, taught_for, trainer.evaluator.count, log)
+            _judge_rows(run, log)
 
         # ---- start or go on ----
         log.say(f'{run.name}, seed {run.seed}: {ledger.samples_line(ledger.sample_counts(run))}')
@@ -135,6 +137,7 @@ def train(
         current = saver.resume(fresh, workdir)
         earlier = 0.0 if current is None else sum(trainer.seconds.values())
         if current is None:
+            trainer.refuse_probabilities(fresh)
             current = _condense(trainer, notes, fresh, 0)
         del fresh
         notice = stack.enter_context(distributed.Notice())
@@ -220,6 +223,26 @@ def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int
     )
     if warning:
         log.say(warning)
+
+
+def _judge_rows(run: Run, log: runlog.RunLog) -> None:
+    """ValueError where stored outputs of the training points do not know their labels: they may be of other points."""
+    if not run.data.labelled or not run.predicts:
+        return
+    for outputs in serving.stored_outputs(run.teacher):
+        logits = outputs.train if outputs.num_views is None else outputs.train.mean(axis=1, dtype=np.float32)
+        hits = np.argmax(logits, axis=1)
+        accuracy = float(np.mean(hits == run.data.train.labels))
+        log.say(f'teacher {outputs.name}: {100 * accuracy:.2f} % on its rows of the training points')
+        warning = teachers.refuse_near_chance(
+            accuracy,
+            run.data.num_classes,
+            num_images=run.num_points,
+            allow_weak=run.recipe.teaching.allow_weak,
+            kind='training points, by its rows in the order of the data',
+        )
+        if warning:
+            log.say(warning)
 
 
 def _condense(trainer: Trainer, notes: Journal, current: TrainState, epoch: int) -> TrainState:

@@ -62,9 +62,9 @@ def refuse_unserved(run: Run) -> None:
         _refuse_stored(outputs, run)
 
 
-def stored_outputs(teacher: Teacher) -> list[Any]:
+def stored_outputs(teacher: Teacher | Run) -> list[Any]:
     """The stored outputs of a teacher, or among the members of an ensemble."""
-    if teacher.host is None or teacher.host.kind == 'callable':
+    if not isinstance(teacher, Teacher) or teacher.host is None or teacher.host.kind == 'callable':
         return []
     if teacher.host.kind == 'outputs':
         return [teacher.host]

@@ -27,6 +27,7 @@ from kcd_jax.contracts import (
     stream,
 )
 from kcd_jax.runtime import sharding
+from kcd_jax.teachers import host as hosts
 from kcd_jax.training import feed, ledger, scoring, state, step
 from kcd_jax.training.evaluate import Evaluator
 from kcd_jax.training.probe import Probe
@@ -293,6 +294,15 @@ class Trainer:
                 result.update({f'raw_{name}': value for name, value in raw.items()})
         return result if self.run.data.scored else {name: result[name] for name in result if name in OF_TEACHER}
 
+    def refuse_probabilities(self, current: TrainState) -> None:
+        """ValueError for a student of the user's that returns probabilities: a loss would take them for logits."""
+        network = self.run.own_network
+        if network is None or not self.run.predicts:
+            return
+        with self._timed_evaluation():
+            some = self.evaluator.first('student', network, student_variables(current), self._teacher_logits)
+            hosts.refuse_probabilities(some, f'the student {network.name}, asked about held-out images')
+
     def evaluate_teacher(self) -> float | None:
         """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
         if not self.run.predicts:
@@ -300,7 +310,12 @@ class Trainer:
         if self.run.host is not None:
             return self._evaluate_host()
         with self._timed_evaluation():
-            result, self._teacher_logits = self.evaluator('teacher', self.run.teacher_network, self.teacher_variables)
+            network = self.run.teacher_network
+            result, self._teacher_logits = self.evaluator('teacher', network, self.teacher_variables)
+            some = sharding.to_host(self._teacher_logits[0])
+            if not np.isfinite(some).all():
+                raise ValueError(f'the teacher {network.name} answers held-out images with numbers that are not finite')
+            hosts.refuse_probabilities(some, f'the teacher {network.name}, asked about held-out images')
         return result['accuracy'] if self.run.data.scored else None
 
     def _evaluate_host(self) -> float | None:

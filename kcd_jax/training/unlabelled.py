@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kcd_jax.contracts import LABEL_SCORES, Method, Policy
 from kcd_jax.data import Dataset
 from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training import serving
 
 if TYPE_CHECKING:
     from kcd_jax.training.run import Run
@@ -40,10 +41,20 @@ def lacking(method: Method, policy: Policy) -> str:
     return ''
 
 
+def _has_held_out(teacher: Teacher | Run | None) -> bool:
+    """Whether the teacher answers for the held-out images."""
+    return teacher is not None and all(outputs.test is not None for outputs in serving.stored_outputs(teacher))
+
+
 def refuse(run: Run) -> None:
     """ValueError, in one line, for a run that would train on labels that its data does not have."""
     if run.data.test_labelled and run.data.num_classes <= (most := int(run.data.test.labels.max())):
         raise ValueError(f'{run.data.name} has the test label {most}, and there are {run.data.num_classes} classes')
+    if run.predicts and not run.data.scored and not _has_held_out(run.teacher):
+        raise ValueError(
+            f'the held-out images of {run.data.name} have no labels, and no teacher answers for them, so nothing can '
+            'be measured; give labels of the test images, or leave these out: some training images are then held out'
+        )
     if not run.predicts and (run.policy.scores or run.policy.teacher_scores):
         raise ValueError(
             f'policy {run.policy.name or "custom"} selects by predictions, and method {run.method.name or "custom"} '

@@ -227,3 +227,17 @@ def test_arrays_without_labels_or_without_a_test_set():
         with pytest.raises(ValueError) as error:
             data.from_arrays(images, **arguments)
         assert words in str(error.value) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('given', [((0.5,) * 3, (0.0,) * 3), ((0.5,), (0.5,)), ((127.0,) * 3, (60.0,) * 3)])
+def test_a_normalization_of_another_kind_is_refused(given):
+    rows = np.arange(512).astype(np.uint8).reshape(8, 8, 8)
+    with pytest.raises(ValueError, match=r'give three means and three positive deviations of pixels in \[0, 1\]'):
+        data.from_arrays(rows, [0, 1] * 4, normalization=given)
+
+
+def test_the_number_of_classes_may_be_of_numpy():
+    rows = np.arange(512).astype(np.uint8).reshape(8, 8, 8)
+    assert data.from_arrays(rows, [0, 1] * 4, classes=np.int64(3)).class_names == ('0', '1', '2')
+    with pytest.raises(ValueError, match='give a sequence of strings'):
+        data.from_arrays(rows, [0, 1] * 4, classes=2.5)

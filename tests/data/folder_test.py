@@ -197,3 +197,5 @@ def test_images_outside_of_class_folders_have_no_labels(tmp_path: pathlib.Path):
     (root / 'training').mkdir()
     Image.new('RGB', (20, 30)).save(root / 'training' / 'x.png')
     _one_line(lambda: _load(tmp_path), 'train and test', "'training'")
+    (root / 'training').rename(root / 'Train')
+    _one_line(lambda: _load(tmp_path), 'train and test', "'Train'")

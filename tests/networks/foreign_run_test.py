@@ -224,6 +224,44 @@ def test_what_does_not_fit_is_refused_when_it_is_traced(keywords, line):
         jax.eval_shape(traced)
 
 
+@pytest.mark.parametrize(
+    ('returned', 'line'),
+    [
+        (lambda logits: logits[:1], 'plain returns 1 rows for 2 images'),
+        (lambda logits: logits.astype(jnp.int32), 'plain returns int32; it must return logits, which are floats'),
+    ],
+)
+def test_other_rows_and_integers_are_refused_when_they_are_traced(returned, line):
+    network = networks.from_functions(
+        lambda key, shape: {}, lambda params, image: returned(image[:, 0, 0]), name='plain'
+    )
+    with pytest.raises(ValueError, match=line):
+        network.apply(network.init(jax.random.key(0), foreign.SHAPE), jnp.zeros((2, *foreign.SHAPE)), False)
+
+
+def plain(returned):
+    """A linear model whose logits [B, 3] go through a function."""
+
+    def init(key, shape):
+        return {'kernel': jax.random.normal(key, (3, 3))}
+
+    return networks.from_functions(init, lambda p, x: returned(x.mean((1, 2)) @ p['kernel']), name='plain')
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'line'),
+    [
+        (jax.nn.softmax, None, 'the student plain, asked about held-out images: every row .* give logits'),
+        (jnp.sin, jax.nn.softmax, 'the teacher plain, asked about held-out images: every row .* give logits'),
+        (jnp.sin, lambda x: x * jnp.nan, 'the teacher plain answers held-out images with numbers that are not finite'),
+    ],
+)
+def test_probabilities_and_no_numbers_are_refused_before_the_first_step(points, tmp_path, student, teacher, line):
+    teacher = teacher and Teacher.from_network(plain(teacher), foreign.SHAPE, classes=points.class_names)
+    with pytest.raises(ValueError, match=line):
+        Run(plain(student), points, teacher, recipe=RECIPE).train(tmp_path)
+
+
 def test_a_keras_model_without_weights_is_refused():
     keras = pytest.importorskip('keras')
     with pytest.raises(ValueError, match=r'empty has no weights yet; call model.build\(\(None, H, W, 3\)\) first'):

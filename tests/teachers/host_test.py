@@ -63,6 +63,8 @@ def test_the_identity_of_an_ensemble_is_that_of_its_parts():
         (lambda t: Teacher.from_callable(abs, classes=4, version=' '), 'version is'),
         (lambda t: Teacher.from_callable(abs, classes=1, version='v'), 'classes is 1'),
         (lambda t: Teacher.from_callable(abs, classes=['a', 'a'], version='v'), "classes is ['a', 'a']"),
+        (lambda t: Teacher.from_callable(abs, classes=2.5, version='v'), 'classes is 2.5'),
+        (lambda t: Teacher.ensemble(['a.npz', 'b.npz']), 'give a list of Teachers'),
         (lambda t: t.save('x.safetensors'), 'cannot be saved'),
     ],
 )
@@ -70,6 +72,18 @@ def test_what_makes_no_teacher_is_refused_in_one_line(make, told):
     with pytest.raises(ValueError) as error:
         make(Teacher.from_outputs(LOGITS))
     assert told in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_function_whose_answers_depend_on_the_batch_is_refused():
+    def normalised(images):  # as batch normalisation in training mode
+        rows = images.reshape(len(images), -1)[:, :4]
+        return (rows - rows.mean(0)) / rows.std(0)
+
+    found = Teacher.from_callable(normalised, classes=4, version='v', image_shape=(8, 8, 3)).host
+    with pytest.raises(ValueError, match=r'answers an image otherwise when others are in its batch .* model.eval'):
+        found.recheck()
+    alone = Teacher.from_callable(lambda x: x[:, 0, :4, 0], classes=4, version='v', image_shape=(8, 8, 3)).host
+    alone.recheck()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +98,7 @@ def test_a_damaged_file_of_outputs_is_refused(tmp_path, content, told):
 
 
 def test_a_file_without_training_outputs_names_what_it_holds(tmp_path):
-    np.savez(tmp_path / 'x.npz', test=LOGITS)
-    with pytest.raises(ValueError, match="no array 'train'; it holds test"):
-        Teacher.from_outputs(tmp_path / 'x.npz')
+    for name in ('test', 'logits'):
+        np.savez(tmp_path / 'x.npz', **{name: LOGITS})
+        with pytest.raises(ValueError, match=f"no array 'train'; it holds {name}"):
+            Teacher.from_outputs(tmp_path / 'x.npz')

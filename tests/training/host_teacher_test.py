@@ -127,6 +127,7 @@ def test_the_macs_of_a_function_are_counted_if_it_says_them(network, digits):
         (lambda x: np.zeros((len(x) - 1, 10)), 'returned logits of shape [7, 10]'),
         (lambda x: np.full((len(x), 10), np.nan), 'not finite, first in row 0'),
         (lambda x: np.full((len(x), 10), 0.1), 'give logits'),
+        (lambda x: {'logits': np.zeros((len(x), 10))}, 'returned dict, which is no array of numbers'),
         (lambda x: (x.sum((1, 2))[:, :1] * np.ones(10), x[:, 0, :2, 0], 3), 'returned 3 arrays'),
     ],
 )
@@ -244,6 +245,14 @@ def test_stored_outputs_that_do_not_fit_a_run_are_refused(tiny_networks, digits,
     with pytest.raises(ValueError, match='stored outputs') as error:
         run_of(stored, digits, **changes).check(4)
     assert told in str(error.value) and '\n' not in str(error.value)
+
+
+def test_stored_outputs_in_another_order_are_refused_by_the_labels(tiny_networks, digits, tmp_path):
+    train, test = (5 * np.eye(10, dtype=np.float32)[part.labels] for part in (digits.train, digits.test))
+    shuffled = np.random.default_rng(0).permutation(train)
+    run = run_of(Teacher.from_outputs(shuffled, test), digits, allow_weak=False)
+    with pytest.raises(ValueError, match=r'of the 120 training points, by its rows in the order of the data'):
+        run.train(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------- an ensemble

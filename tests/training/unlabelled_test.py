@@ -84,6 +84,12 @@ def test_what_else_is_refused(images, teacher):
         assert words in str(error.value) and '\n' not in str(error.value)
 
 
+def test_test_images_without_labels_need_a_teacher(images, tiny_networks):
+    dataset = data.from_arrays(images, np.arange(len(images)) % 3, test=(images[:3], None))
+    with pytest.raises(ValueError, match='nothing can be measured; give labels of the test images'):
+        Run(student='tiny', data=dataset, recipe=SETTINGS).validate()
+
+
 def test_class_accuracy():
     logits = np.eye(4)[[0, 1, 1, 2, 0]]
     assert class_accuracy(logits, np.array([0, 1, 0, 2, 2]), 4) == [0.5, 1.0, 0.5, None]
