@@ -61,6 +61,9 @@ def test_what_is_no_file_of_the_package_is_refused(tmp_path):
     (tmp_path / 'empty.py').write_text('WIDTH = 3\n')
     with pytest.raises(ValueError, match=r'empty.py is none of the package: a method or policy has make'):
         kcd_jax.check_plugin(tmp_path / 'empty.py')
+    (tmp_path / 'needy.py').write_text('def make(width):\n    return width\n')
+    with pytest.raises(ValueError, match=r"make.* of .*needy.py raises TypeError: .*'width'; the arguments"):
+        kcd_jax.check_plugin(tmp_path / 'needy.py')
     (tmp_path / 'broken.py').write_text('NAMES = {\n')
     with pytest.raises(ValueError, match=r'cannot be loaded from .*broken.py.*SyntaxError'):
         kcd_jax.check_plugin(tmp_path / 'broken.py')

@@ -132,4 +132,11 @@ def _is(kind: str, module: ModuleType) -> bool:
         return hasattr(module, 'load') or hasattr(module, 'SHAPES')
     if hasattr(module, 'NAMES') or not callable(getattr(module, 'make', None)):
         return False
-    return isinstance(module.make(), Method if kind == 'methods' else Policy)
+    try:
+        made = module.make()
+    except Exception as error:
+        raise ValueError(
+            f'make() of {module.__file__} raises {type(error).__name__}: {error}; the arguments of '
+            'a method or policy need defaults that work, and networks need NAMES'
+        ) from error
+    return isinstance(made, Method if kind == 'methods' else Policy)

@@ -88,13 +88,16 @@ def output_path(out: str | os.PathLike[str], format: str) -> pathlib.Path:
     """The file to write, '~' expanded and with the format's suffix if it has none.
 
     Raises:
-      ValueError: it cannot be a file, or the format is unknown.
+      ValueError: it cannot be a file, its suffix is that of another format, or the format is unknown.
     """
     if format not in FORMATS:
         raise ValueError(f'unknown format {format!r}; use {", ".join(FORMATS)}')
     path = files.expand(out)
     if path.is_dir():
         raise ValueError(f'--out={out} is a folder; name a file in it')
+    for other in FORMATS.values():
+        if path.suffix == other.suffix and other.name != format:
+            raise ValueError(f'--out={out} has the suffix of format {other.name}, and --format is {format}')
     files.output_folder(path.parent, '--out')
     return path if path.suffix else path.with_suffix(FORMATS[format].suffix)
 

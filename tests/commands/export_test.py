@@ -56,6 +56,8 @@ def test_int8_is_compared_and_calibrated_on_pictures(here, capsys):
         (['run', '--format=torch', '--int8', '--out=x'], '--int8 is a form of --format=onnx'),
         (['nothing', '--format=torch', '--out=x'], 'there is no teacher at nothing'),
         (['run', '--format=torch', '--out=run'], '--out=run is a folder; name a file in it'),
+        (['run', '--format=torch', '--out=x.onnx'], 'has the suffix of format onnx, and --format is torch'),
+        (['.', '--format=torch', '--out=x'], '. has no student.safetensors: no run has finished there'),
         (['run', '--format=torch', '--out=x', '--images=run'], '--images=run has no pictures'),
         (['run', '--format=torch', '--out=x', '--dataset=mnist', '--data_dir=none'], 'mnist'),
     ],
