@@ -23,10 +23,10 @@ from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_pass import Asked
 
-SECONDS = 1.0  # of a timed call of the teacher in the step, at least
-ROUNDS = 20
+ASKED = 4  # steps whose images form one call of the pass
+LIGHT = 0.25  # seconds of a step below which a timed call takes twice ASKED steps, else half as many
+ROUNDS, TURNS = 20, 8  # interleaved calls of a comparison, and of each pair of networks
 SEEDS, POLICIES = 3, {'none': {}, 'random': {'stages': 2}, 'short': {}, 'infobatch': {}}
-_STEPS = (4, 8, 16)  # per call; the pass asks for four steps at once
 
 # (row, numerator, denominator, target, whether more is better): seconds of one over seconds of the other.
 RATIOS = (
@@ -53,20 +53,21 @@ def _text(ratios: Sequence[float]) -> str:
 
 
 def against_everything(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
-    """Steps of the five pairs, called in turn: a ratio of each pair of calls, its geometric mean and 95 % interval.
+    """Steps of the five pairs of networks, called in turn: ratios of neighbouring calls, means and intervals.
 
     PyTorch holds its teacher in the step, and its batch lies ready in memory.
     """
     del scratch
     found: dict[str, list[list[float]]] = {name: [] for name, *_ in RATIOS}
-    for pair in PAIRS[:2] if quick else PAIRS:
-        times, steps = _seconds(pair, 4 if quick else ROUNDS)
+    functions = {pair: _functions(pair) for pair in (PAIRS[:2] if quick else PAIRS)}  # compiles
+    for pair, compiled in functions.items():
+        times = _seconds(compiled, 4 if quick else TURNS)
         for name, over, under, *_ in RATIOS:
             if over not in times:
                 continue
             ratios = [a / b for a, b in zip(times[over], times[under])]
             found[name].append(ratios)
-            ms = {what: 1e3 * float(np.median(times[what])) / steps for what in (over, under)}
+            ms = {what: 1e3 * float(np.median(times[what])) for what in (over, under)}
             measured = f'{_text(ratios)} ({ms[over]:.0f} / {ms[under]:.0f} ms)'
             yield Row(f'{name}, {pair}', measured, details={'ratios': ratios, 'ms': ms})
     for name, _, _, target, more in RATIOS:
@@ -87,24 +88,21 @@ def against_everything(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         )
 
 
-def _seconds(pair: str, rounds: int) -> tuple[dict[str, list[float]], int]:
-    """({what: seconds of each call}, steps per call), every function called once per round."""
-    functions = _functions(pair)
-    for function in functions.values():
-        function(_STEPS[0])  # compiles
-    slowest = timing.seconds(lambda: functions['in_step'](_STEPS[0])) / _STEPS[0]
-    steps = next((steps for steps in _STEPS if steps * slowest >= SECONDS), _STEPS[-1])
+def _seconds(functions: dict[str, Callable[[int], Any]], rounds: int) -> dict[str, list[float]]:
+    """{what: seconds per step of each call}, every function called once per round."""
+    light = timing.seconds(lambda: functions['in_step'](ASKED)) < ASKED * LIGHT
+    steps = {name: 2 * ASKED if light else ASKED if name == 'cold' else ASKED // 2 for name in functions}
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            function(2)  # another library's threads still spin at first
-            times[name].append(timing.seconds(lambda function=function: function(steps)))
-    return times, steps
+            function(ASKED if name == 'cold' else 1)  # another library's threads still spin at first
+            times[name].append(timing.seconds(lambda: function(steps[name])) / steps[name])  # noqa: B023
+    return times
 
 
 def _functions(pair: str) -> dict[str, Callable[[int], Any]]:
     """What is timed: each takes the given number of training steps."""
-    points = _STEPS[-1] * BATCH
+    points = 2 * ASKED * BATCH
     runs = {
         'alone': timed_run(pair, points, method='none'),
         'warm': timed_run(pair, points, teaching={}),
@@ -120,6 +118,8 @@ def _functions(pair: str) -> dict[str, Callable[[int], Any]]:
     if importlib.util.find_spec('torch') is not None:
         parameters = sum(x.size for x in jax.tree.leaves(runs['alone'].state.params['student']))
         functions |= _torch_functions(pair, parameters)
+    for function in functions.values():
+        function(2 * ASKED)  # compiles
     return functions
 
 
