@@ -14,7 +14,7 @@ html_theme = 'furo'
 html_title = f'kcd_jax {release}'
 
 myst_enable_extensions = ['dollarmath', 'colon_fence']
-myst_heading_anchors = 3
+myst_heading_anchors = 4
 
 autodoc_typehints = 'description'
 autodoc_member_order = 'bysource'
