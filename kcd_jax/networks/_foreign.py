@@ -70,7 +70,7 @@ class Reading:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Of all modules that are read."""
+        """The paths of all modules whose outputs are read."""
         embed = (self.embed,) if isinstance(self.embed, str) else ()
         return tuple(dict.fromkeys((*self.taps, *self.preacts, *embed)))
 
@@ -280,7 +280,7 @@ def from_functions(
         state it returns (that, the new collections).
       name: of the network.
       classes: K, compared with the logits.
-      normalization: what the image in [0, 1] is normalised by before `apply`: a name or (mean, std).
+      normalization: how the image in [0, 1] is normalised before `apply`: a name or (mean, std).
       tail: patterns of the parameter paths after the last feature map.
     """
     known = inspect.signature(apply).parameters

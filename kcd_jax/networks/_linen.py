@@ -44,7 +44,7 @@ def from_linen(
       preacts: paths of the same stages before their activation (ReviewKD reads the teacher's).
       embed: the path of the submodule that returns the pooled vector, or a function of the taps' outputs, as
         `lambda taps: taps[-1].mean((1, 2))`. Methods on embeddings need it.
-      normalization: what the image in [0, 1] is normalised by before the call: a name or (mean, std).
+      normalization: how the image in [0, 1] is normalised before the call: a name or (mean, std).
       tail: patterns of the parameter paths after the last feature map.
     """
     if not isinstance(module, nn.Module):

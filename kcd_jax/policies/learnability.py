@@ -2,7 +2,7 @@
 
 The idea is that of RHO-LOSS (Mindermann et al., ICML 2022) and of JEST (Evans et al., 2024), which pick batches out of
 larger ones by the learner's loss less that of a reference model. Here the reference is the frozen teacher, scored once
-on the clean training images, and the learner's part is what the student showed at its last visit, on the image it was
+on the clean training images, and the learner's score is the one recorded at the point's last visit, on the image it was
 trained on, so neither costs a pass in the step. The order is made anew before every epoch after the first. A point that
 is left out keeps its last value, so it returns once the others have become easier. It carries no paper's name: those
 select from fresh losses of every candidate.

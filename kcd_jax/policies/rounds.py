@@ -1,9 +1,9 @@
 """Random points in rounds: the least visited ones first, of each class, and none that the teacher contradicts.
 
-Our own baseline with what a random choice can be given for little. It redraws before every epoch, but visits all points
-of a class equally often instead of leaving that to chance; it controls the classes; its sizes can shrink as KCD's do,
-which moves compute to the epochs of the large learning rate; and it can put aside what cannot be taught, the points
-whose label the teacher thinks improbable. The value of a point does not enter.
+A baseline of our own: a random choice with inexpensive refinements. It redraws before every epoch, but visits all
+points of a class equally often instead of leaving that to chance; it controls the classes; its sizes can shrink as
+KCD's do, which moves compute to the epochs of the large learning rate; and it can put aside what cannot be taught, the
+points whose label the teacher thinks improbable. The value of a point does not enter.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def parse(text: str) -> tuple[Rule, ...]:
     """The rules of a text of lines.
 
     Raises:
-      ValueError: a line that is none, in one line with its number.
+      ValueError: a line is not a rule; the message is one line with its number.
     """
     rules = []
     for number, line in enumerate(text.replace('\\\n', ' ').splitlines(), start=1):

@@ -1,4 +1,4 @@
-"""Evaluation of a student that predicts nothing: its embeddings beside the teacher's, and what they say of the classes.
+"""Evaluation of a student without predictions: how close its embeddings are to the teacher's, how well they classify.
 
 After every evaluated epoch: the mean cosine of the projected embeddings to the teacher's on the held-out images. After
 the last one, where there are labels: the accuracy of a linear probe (logistic regression on standardised embeddings)
@@ -27,10 +27,10 @@ NEIGHBOURS = 10
 
 
 class Probe:
-    """Judges embeddings.
+    """Evaluates the embeddings of a student.
 
     Args:
-      run: whose student is judged.
+      run: whose student is evaluated.
       evaluator: of the held-out images.
       mesh: of the devices.
       target: f32[M, D], the teacher's embeddings of the held-out images; None: not known.

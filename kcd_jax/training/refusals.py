@@ -1,4 +1,4 @@
-"""What cannot work is found before anything is compiled, and said in one line with the remedy."""
+"""Checks of a run before anything is compiled; each failure is one line with the remedy."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kcd_jax.training.run import Run
 
 
 def refuse(run: Run, device_count: int) -> None:
-    """Finds whatever can be known to be wrong with a run; tracing only.
+    """Refuses a run that cannot work; traces shapes and computes nothing.
 
     Args:
-      run: any.
+      run: the run to check.
       device_count: devices that the batch will be split over.
 
     Raises:

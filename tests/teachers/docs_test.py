@@ -53,7 +53,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_every_example_is_run():
-    assert len(BLOCKS) == len({word for text in BLOCKS for word in re.findall(r"'runs/(\w+)'", text)}) == 6
+    assert len(BLOCKS) == len({word for text in BLOCKS for word in re.findall(r"'runs/(\w+)'", text)}) == 7
 
 
 def test_a_jax_function_is_the_same_as_its_numpy_twin(run):
