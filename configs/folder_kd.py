@@ -7,12 +7,20 @@
 /pictures holds train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg alone, of which a tenth is held out; pictures of
 any size are scaled to 64 pixels (folder:SIZE). Without class folders there are no labels: then a teacher from a file
 says what the pictures are. `--check` prints what was found and what the run costs, and trains nothing.
+`:quicktest,resnet8-resnet8x0_25` trains tiny networks at 32 pixels for six epochs, to see that it works.
 `:compare=(student,kd,random,kcd),trials=3` shows what condensation does on this data.
 """
 
 from kcd_jax.experiments import config as grammar
 
-QUICKTEST = {'epochs': 6, 'teacher.epochs': 6, 'policy.stages': 3}
+QUICKTEST = {
+    'data.name': 'folder:32',
+    'epochs': 6,
+    'batch': 16,
+    'teacher.epochs': 6,
+    'teacher.batch': 16,
+    'policy.stages': 3,
+}
 
 
 def get_config(arg=None):

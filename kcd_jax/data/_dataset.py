@@ -175,6 +175,11 @@ class Dataset:
                 'deviations of pixels in [0, 1]'
             )
 
+    def __repr__(self) -> str:
+        height, width, _ = self.image_shape
+        counts = f'{len(self.train):,} training, {len(self.held_out):,} held-out images of {height}x{width} pixels'
+        return f'Dataset({self.name}, {counts}, {self.num_classes} classes{"" if self.labelled else ", no labels"})'
+
     @property
     def held_out(self) -> Split:
         """The images that are evaluated: the validation split, or the test set."""

@@ -179,7 +179,7 @@ A command names a config file and settings: `--config=FILE:word,word,...` and `-
 - `KEY=VALUE` for any key below. The last part of a key is enough if it means one thing: `ratio=0.5`, `epochs=60`. If it
   could mean two things, it is refused with the full keys. Keys of the teacher and of the
   checkpoints are written in full (`teacher.epochs`, `checkpoint.keep`).
-- `dataset=NAME` is short for `data.name=NAME`; `quicktest` shrinks the run to under half a minute.
+- `dataset=NAME` is short for `data.name=NAME`; `quicktest` shrinks the run to a few epochs, to see that it works.
 """
 
 

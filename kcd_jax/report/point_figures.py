@@ -211,7 +211,7 @@ def class_accuracy(accuracy: Mapping[str, np.ndarray], visits: Mapping[str, np.n
         varied = np.std(count) > 0 and np.std(values) > 0
         related = f', r = {np.corrcoef(count, values)[0, 1]:.2f}' if varied else ''
         axes.plot(100 * values[order], rows, **keys, label=f'{label}: mean {100 * np.mean(values):.1f} %{related}')
-        said.append(f'{label} {100 * values.min():.1f} %, visits from {count.min():,.0f} to {count.max():,.0f}')
+        said.append(f'{label}: {100 * values.min():.1f} %, visits from {count.min():,.0f} to {count.max():,.0f}')
         for place, (visited, value) in enumerate(zip(count, values, strict=True)):
             data.append({'run': label, 'class': place, 'visits': visited, 'accuracy': value})
     axes.set_yticks(rows if few else [], [str(place) for place in order] if few else [])

@@ -14,7 +14,7 @@ import numpy as np
 
 from kcd_jax.contracts import Array, Network, PyTree
 from kcd_jax.data import _pictures
-from kcd_jax.teachers.teacher import FILE, Teacher
+from kcd_jax.teachers.teacher import Teacher
 
 Path = str | os.PathLike[str]
 
@@ -146,7 +146,5 @@ def load(path: Path, network: Network | None = None) -> Model:
     Raises:
       ValueError: there is none, it is damaged, or it does not say what it is.
     """
-    if os.path.isdir(path) and not os.path.isfile(os.path.join(path, FILE)):
-        raise ValueError(f'{path} has no {FILE}: no run has finished there')
     found = Teacher.restore(path, network or '')
     return Model(found.network, found.variables, found.card)

@@ -56,6 +56,9 @@ class Teacher:
         if not self.identity and self.host is None:
             object.__setattr__(self, 'identity', _identity(self.network.name, self.variables, self.card))
 
+    def __repr__(self) -> str:
+        return f'Teacher({self.network.name}{", from " if self.source else ""}{self.source})'
+
     @classmethod
     def restore(
         cls,

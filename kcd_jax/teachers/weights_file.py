@@ -27,6 +27,7 @@ from kcd_jax.trees import leaf_paths
 
 FILE = 'student.safetensors'  # what a run leaves of its student: the teacher of the next run
 CARD_KEY = 'kcd_jax'  # where a PyTorch state dict keeps the card
+_LISTED = 8  # runs of an experiment that a message names
 
 _DTYPES = {
     'F64': np.float64,
@@ -86,6 +87,8 @@ def read(path: str | os.PathLike[str]) -> Weights:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
+        if path.name == FILE and path.parent.is_dir():
+            raise ValueError(_without_student(path.parent)) from None
         raise ValueError(f'there is no teacher at {path}; train one, or name its file in teacher.checkpoint') from None
     except OSError as error:
         raise ValueError(f'{path} cannot be read: {error.strerror}') from None
@@ -93,6 +96,15 @@ def read(path: str | os.PathLike[str]) -> Weights:
         return _read_safetensors(data) if _is_safetensors(data) else _read_torch(data)
     except ValueError as error:
         raise ValueError(f'{path} cannot be read as a teacher ({error})') from error
+
+
+def _without_student(folder: pathlib.Path) -> str:
+    """The message for a folder that is no finished run; that of an experiment holds some, two folders down."""
+    runs = sorted(str(found.parent) for depth in ('*', '*/*') for found in folder.glob(f'{depth}/{FILE}'))
+    if not runs:
+        return f'{folder} has no {FILE}: no run has finished there'
+    more = f' and {len(runs) - _LISTED} more' if len(runs) > _LISTED else ''
+    return f'{folder} has no {FILE}; name one of the runs in it: {", ".join(runs[:_LISTED])}{more}'
 
 
 def _is_safetensors(data: bytes) -> bool:

@@ -41,6 +41,9 @@ class Result:
     summary: dict[str, Any]
     network: Network | None = None
 
+    def __repr__(self) -> str:
+        return f'Result({self.name}, {self.headline}, in {self.workdir})'
+
     @property
     def accuracy(self) -> float | None:
         """Of the last epoch, on the held-out images; None where they have no labels."""

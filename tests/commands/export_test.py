@@ -57,12 +57,14 @@ def test_int8_is_compared_and_calibrated_on_pictures(here, capsys):
         (['nothing', '--format=torch', '--out=x'], 'there is no teacher at nothing'),
         (['run', '--format=torch', '--out=run'], '--out=run is a folder; name a file in it'),
         (['run', '--format=torch', '--out=x.onnx'], 'has the suffix of format onnx, and --format is torch'),
-        (['.', '--format=torch', '--out=x'], '. has no student.safetensors: no run has finished there'),
+        (['.', '--format=torch', '--out=x'], '. has no student.safetensors; name one of the runs in it: run'),
+        (['empty', '--format=torch', '--out=x'], 'empty has no student.safetensors: no run has finished there'),
         (['run', '--format=torch', '--out=x', '--images=run'], '--images=run has no pictures'),
         (['run', '--format=torch', '--out=x', '--dataset=mnist', '--data_dir=none'], 'mnist'),
     ],
 )
 def test_a_mistake_is_one_line(here, capsys, words, message):
+    (here / 'empty').mkdir()
     assert main(['export', *words]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith('error: ') and message in error and '\n' not in error

@@ -97,6 +97,11 @@ def test_invalid_parts_raise_one_line(call, words: str):
     assert '\n' not in str(error.value)
 
 
+def test_it_is_printed_as_one_line():
+    size = 'x'.join(map(str, _toy().image_shape[:2]))
+    assert repr(_toy()).startswith(f'Dataset({_toy().name}, 50 training, 7 held-out images of {size} pixels, ')
+
+
 def test_describe_counts_every_part():
     line = data_lib.describe(_parts.hold_out(_toy(), 0.2, 3))
     assert '40 train, 10 validation, 7 test, 5 classes, 4x4' in line

@@ -48,7 +48,7 @@ def test_visits_of_a_run(rows):
 def test_what_is_drawn(rows):
     (drawn,) = drawings.by_class(rows, Files())
     assert drawn.name == 'class_accuracy'
-    assert 'UNIX-KD, n = 1 70.0 %, visits from 5 to 18' in drawn.alt
+    assert 'UNIX-KD, n = 1: 70.0 %, visits from 5 to 18' in drawn.alt
 
 
 def test_no_class_figures_without_a_selecting_policy(tmp_path):

@@ -120,7 +120,7 @@ def test_classes_are_sorted_by_the_first_run():
     assert [text.get_text() for text in axes.get_yticklabels()] == ['0', '2', '1'], 'the best on top'
     assert all(line.get_linestyle() == 'None' for line in lines)
     assert texts(axes) == ['Random KD: mean 70.0 %', 'UNIX-KD: mean 76.7 %, r = -0.98'], 'equal counts do not correlate'
-    assert 'UNIX-KD 60.0 %, visits from 10 to 30' in drawn.alt and drawn.data[5]['visits'] == 10
+    assert 'UNIX-KD: 60.0 %, visits from 10 to 30' in drawn.alt and drawn.data[5]['visits'] == 10
 
 
 def test_many_classes_have_no_names():

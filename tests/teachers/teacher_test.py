@@ -60,6 +60,10 @@ def test_a_teacher_comes_back_bit_for_bit(saved, variables):
     assert Teacher.restore(saved.parent / 'again.safetensors').card == restored.card
 
 
+def test_it_is_printed_as_one_line(saved):
+    assert repr(Teacher.restore(saved)) == f'Teacher({NAME}, from {saved})'
+
+
 def test_a_home_folder_is_expanded(saved, monkeypatch):
     monkeypatch.setenv('HOME', str(saved.parent.parent))
     assert Teacher.restore(f'~/{saved.parent.name}').network.name == NAME

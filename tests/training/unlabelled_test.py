@@ -46,6 +46,7 @@ def test_a_run_without_labels_is_judged_by_agreement(images, teacher, tmp_path: 
     assert 'gamma is 0' in lines and 'by agreement' in lines
     result = run.train(tmp_path / 'run', mesh=one_device())
     assert result.accuracy is None and result.headline.startswith('agreement ')
+    assert repr(result).startswith('Result(kd, agreement ')
     summary = result.summary
     assert summary['measure'] == 'agreement' and 0 <= summary['agreement'] <= 1
     assert summary['class_accuracy'] is None and summary['teacher']['accuracy'] is None
