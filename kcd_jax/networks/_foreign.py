@@ -194,9 +194,9 @@ def network(
         with ordinary_promotion():
             returned, tapped, changed = forward(variables['params'], inner, (image - mean) / std, train, key)
             outputs = reading.outputs(returned, tapped)
-        if len(outputs.logits) != len(image):
+        if outputs.logits.shape[0] != image.shape[0]:
             raise ValueError(
-                f'{reading.name} returns {len(outputs.logits)} rows for {len(image)} images; return one row per image'
+                f'{reading.name} returns {outputs.logits.shape[0]} rows for {image.shape[0]} images; return one row per image'
             )
         return outputs, {**state, **changed} if train else state
 
