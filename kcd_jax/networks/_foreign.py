@@ -195,9 +195,8 @@ def network(
             returned, tapped, changed = forward(variables['params'], inner, (image - mean) / std, train, key)
             outputs = reading.outputs(returned, tapped)
         if outputs.logits.shape[0] != image.shape[0]:
-            raise ValueError(
-                f'{reading.name} returns {outputs.logits.shape[0]} rows for {image.shape[0]} images; return one row per image'
-            )
+            found, given = outputs.logits.shape[0], image.shape[0]
+            raise ValueError(f'{reading.name} returns {found} rows for {given} images; return one row per image')
         return outputs, {**state, **changed} if train else state
 
     return Network(name=reading.name, init=own_init, apply=apply, tail=tail)
