@@ -62,12 +62,14 @@ class Checkpointer:
             return
         options = ocp.CheckpointManagerOptions(
             create=False,
-            cleanup_tmp_directories=True,
             multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes={0}),
             preservation_policy=ocp.checkpoint_managers.preservation_policy.LatestN(keep),
         )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            # Orbax's own cleaning fails every later save if a thread of a failed run still writes there.
+            for interrupted in self.directory.glob(f'*{ocp.utils.TMP_DIR_SUFFIX}*'):
+                shutil.rmtree(interrupted, ignore_errors=True)
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise ValueError(
