@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from kcd_jax.experiments.grid import Budgeted, Grid
 
-BUDGETS = (0.3, 0.5, 0.7)
+BUDGETS = (0.3, 0.7)
 DIGITS = 'configs/digits_kd.py'
 
 # {regime: words}: KD's run takes 1,800 to 1,950 steps, 1,440 in the redundant one. Batches are so small that a policy

@@ -65,6 +65,16 @@ class CleanImages:
                 found.append(self._host.answer(query, embed)[np.asarray(valid)])
         return np.concatenate(found)
 
+    def held_out_cache(self, split: data.Split, batch: int) -> Cache | None:
+        """What the teacher said of the held-out images in other runs, evaluated in batches of `batch`.
+
+        None where nothing is kept, or not to the last bit, and with several processes, which evaluate together.
+        """
+        if self.run.recipe.teaching.cache_dtype != 'float32' or jax.process_count() > 1:
+            return None
+        key = identity(self.run, self._mesh, batch, ['held out', split.digests['images']], False)
+        return open_cache(self.run, key, len(split), self.run.data.num_classes)
+
     def scores(self, names: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
         """The teacher's scores of all training points; with several processes, each asks about its share of them.
 

@@ -17,15 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import (
-    Phase,
-    Plan,
-    PyTree,
-    TrainState,
-    full_plan,
-    run_key,
-    stream,
-)
+from kcd_jax.contracts import Phase, Plan, PyTree, TrainState, full_plan, run_key, stream
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers import host as hosts
 from kcd_jax.training import feed, ledger, scoring, state, step
@@ -35,12 +27,7 @@ from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_clean import CleanImages
 from kcd_jax.training.teacher_pass import Answers, TeacherPass, no_rows
 
-OF_TEACHER = (
-    'agreement',
-    'teacher_kl',
-    'raw_agreement',
-    'raw_teacher_kl',
-)  # measures of an evaluation that need no labels
+OF_TEACHER = ('agreement', 'teacher_kl', 'raw_agreement', 'raw_teacher_kl')  # what an evaluation says without labels
 ACCELERATOR_CHUNK = 100  # steps per program: enough to hide the dispatch, few enough to react to SIGTERM
 
 
@@ -307,22 +294,9 @@ class Trainer:
         """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
         if not self.run.predicts:
             return None
-        if self.run.host is not None:
-            return self._evaluate_host()
+        evaluator, split = self.evaluator, self.evaluator.batches.split
         with self._timed_evaluation():
-            network = self.run.teacher_network
-            result, self._teacher_logits = self.evaluator('teacher', network, self.teacher_variables)
-            some = sharding.to_host(self._teacher_logits[0])
-            if not np.isfinite(some).all():
-                raise ValueError(f'the teacher {network.name} answers held-out images with numbers that are not finite')
-            hosts.refuse_probabilities(some, f'the teacher {network.name}, asked about held-out images')
-        return result['accuracy'] if self.run.data.scored else None
-
-    def _evaluate_host(self) -> float | None:
-        """As `evaluate_teacher`, for a teacher on the host."""
-        evaluator = self.evaluator
-        with self._timed_evaluation():
-            logits = self.clean.held_out(evaluator.batches.split)
+            logits = self._held_out_logits() if self.run.host is None else self.clean.held_out(split)
             if logits is None:
                 return None
             size = evaluator.batches.index.shape[1] * jax.process_count()
@@ -330,6 +304,22 @@ class Trainer:
             self._teacher_logits = [sharding.put(part, sharding.batch(self.mesh)) for part in padded]
         hits = np.argmax(logits, axis=1) == evaluator.labels
         return float(np.mean(hits)) if self.run.data.scored else None
+
+    def _held_out_logits(self) -> np.ndarray:
+        """f32[M, K]: what a teacher on the devices says of the held-out images, or said in an earlier run."""
+        evaluator, network, index = self.evaluator, self.run.teacher_network, np.arange(self.evaluator.count)
+        cache = self.clean.held_out_cache(evaluator.batches.split, evaluator.batch)
+        if cache is not None:
+            known, present = cache.get(index)
+            if present.all():
+                return known
+        logits = evaluator.on_host(evaluator('teacher', network, self.teacher_variables)[1])
+        if not np.isfinite(logits).all():
+            raise ValueError(f'the teacher {network.name} answers held-out images with numbers that are not finite')
+        hosts.refuse_probabilities(logits, f'the teacher {network.name}, asked about held-out images')
+        if cache is not None:
+            cache.put(index, logits)
+        return logits
 
     @functools.cached_property
     def _probe(self) -> Probe:

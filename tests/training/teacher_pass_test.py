@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, methods, policies
-from kcd_jax.training import augment, teacher_pass
+from kcd_jax.training import augment, evaluate, teacher_pass
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
@@ -44,8 +44,16 @@ def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
     return train
 
 
-def test_every_kind_of_cache_gives_the_same_training(train, tmp_path):
+def test_every_kind_of_cache_gives_the_same_training(train, tmp_path, monkeypatch):
+    evaluated, evaluator = [], evaluate.Evaluator.__call__
+
+    def evaluation(self, name, *arguments):
+        evaluated.append(name)
+        return evaluator(self, name, *arguments)
+
+    monkeypatch.setattr(evaluate.Evaluator, '__call__', evaluation)
     off = train('off', cache='off')
+    assert 'teacher' in evaluated
     for name, cache in (
         ('cold', 'memory'),
         ('warm', 'memory'),
@@ -54,7 +62,9 @@ def test_every_kind_of_cache_gives_the_same_training(train, tmp_path):
     ):
         if name == 'full':
             teacher_pass._SHARED.clear()  # another process finds the files
+        evaluated.clear()
         found = train(name, cache=cache)
+        assert ('teacher' in evaluated) == (name not in ('warm', 'full'))
         assert_same_run(off.workdir, found.workdir)
         rows = found.summary['computed']['teacher_rows']
         asked = found.summary['cost']['samples']['teacher_forward']
