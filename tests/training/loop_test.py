@@ -1,7 +1,7 @@
-"""The loop: what a run leaves, resumption, topologies, divergence; and every method and policy in it.
+"""The loop: what a run leaves, resumption, topologies, divergence; and methods and policies of every kind in it.
 
-The networks are the tests' tiny ones. Methods and policies are found in their folders: a new file is trained here
-without an edit. `reuse` needs a run to reuse and has its own tests; every pair of the two: tests/faults/matrix.py.
+The networks are the tests' tiny ones. `reuse` needs a run to reuse and has its own tests. tests/faults/matrix.py trains
+and resumes every pair of a method and a policy, a new file's too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from kcd_jax import data, methods, policies
+from kcd_jax import data
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import loop, step, trainer
@@ -28,11 +28,11 @@ from tests.digits import ROOT, assert_same_run, final_state, metrics, object_run
 
 PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}  # what the others' pair does not offer
 
-CASES = [(method, 'kcd') for method in methods.names()]
-CASES += [('kd', policy) for policy in policies.names() if policy not in ('kcd', 'reuse', 'unix')]
-CASES += [('kd', 'kcd,preset=reference'), ('kd', 'random,drawn=epoch')]
-CASES += [(method, 'unix,k=12') for method in ('kd', 'at', 'sp', 'kr')]  # 3/4 of 20 do not divide by four devices
-CASES += [(f'kr,{word}', 'none') for word in ('posterior=kdgan', 'posterior=nst', 'sparse=penalty', 'sparse=none')]
+# One of each kind: a bank, rotated views, branches, several phases and updates, an in-step teacher, own state, pools.
+CASES = [(method, 'kcd') for method in ('kd', 'crd', 'sskd', 'fsp', 'one', 'reviewkd', 'embed')]
+CASES += [('kd', policy) for policy in ('infobatch', 'seta', 'rounds', 'kcd,preset=reference', 'random,drawn=epoch')]
+CASES += [('kr', 'unix,k=12')]  # 3/4 of 20 do not divide by four devices
+CASES += [('kr,posterior=kdgan', 'none')]
 
 
 @pytest.fixture(scope='module', autouse=True)
