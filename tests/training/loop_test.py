@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from kcd_jax import data
+from kcd_jax import data, policies
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import loop, step, trainer
