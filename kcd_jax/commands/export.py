@@ -67,10 +67,14 @@ def export(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     launch.prepare_jax(devices=1)
     from kcd_jax import export as exports
     from kcd_jax.export.writing import output_path
-    from kcd_jax.runtime import exitcodes
+    from kcd_jax.runtime import exitcodes, files
+    from kcd_jax.teachers import weights_file
     from kcd_jax.teachers.model import load
 
-    output_path(arguments.out, arguments.format)
+    path = output_path(arguments.out, arguments.format)
+    source = files.expand(arguments.source)
+    if path.exists() and any(one.exists() and one.samefile(path) for one in (source, source / weights_file.FILE)):
+        raise ValueError(f'--out={arguments.out} is the file that is exported; name another one')
     model = load(arguments.source)
     command = shlex.join(['kcd_jax', 'export', *argv])
     images, calibration = _images(arguments, model)

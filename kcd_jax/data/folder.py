@@ -87,6 +87,9 @@ def scan(name: str, root: pathlib.Path) -> _files.Listing:
     if test is None:
         return _with_held_out(root, train, passed)
     held_out = _images(name, root / test, passed)
+    for other in _TESTS:
+        if other != test and (root / other).is_dir():
+            passed.add(f'splits that {test} is read instead of', root / other)
     if labelled and FLAT not in held_out:
         unknown = sorted(set(held_out) - set(train))
         if unknown:

@@ -170,7 +170,7 @@ def network(
     def own_init(key: Array, image_shape: tuple[int, int, int]) -> PyTree:
         if len(image_shape) != 3 or image_shape[2] != 3:
             raise ValueError(f'{reading.name} takes images of three channels, found {tuple(image_shape)}')
-        with ordinary_promotion():
+        with ordinary_promotion(), _one_line(reading.name, image_shape):
             params, state, noisy = init(key, tuple(image_shape))
         if taken := {'constants', NOISE} & {*state}:
             raise ValueError(f'the collection {taken.pop()!r} of {reading.name} has a name that is in use; rename it')
@@ -191,7 +191,7 @@ def network(
             noise = state[NOISE]
             key = jax.random.fold_in(jax.random.wrap_key_data(noise['key']), noise['passes'])
             state = {**state, NOISE: {**noise, 'passes': noise['passes'] + 1}}
-        with ordinary_promotion():
+        with ordinary_promotion(), _one_line(reading.name, image.shape[1:]):
             returned, tapped, changed = forward(variables['params'], inner, (image - mean) / std, train, key)
             outputs = reading.outputs(returned, tapped)
         if outputs.logits.shape[0] != image.shape[0]:
@@ -207,6 +207,19 @@ def ordinary_promotion() -> Iterator[None]:
     """JAX's ordinary promotion of dtypes and ranks, which foreign models are written for."""
     with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
         yield
+
+
+@contextlib.contextmanager
+def _one_line(name: str, image_shape: Sequence[int]) -> Iterator[None]:
+    """Converts what a framework raises about shapes into one line that names the model and the images."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip()
+        if isinstance(error, ValueError) and '\n' not in reason:
+            raise
+        shown = ' '.join(reason.split())[:300] or type(error).__name__
+        raise ValueError(f'{name} cannot take images of {list(image_shape)}: {shown}') from error
 
 
 def mode_argument(call: Callable[..., Any]) -> Callable[[bool], dict[str, bool]]:

@@ -36,8 +36,7 @@ def sgd(
     Raises:
       ValueError: either is out of range; Nesterov without momentum.
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f'optim.momentum is {momentum}; use a number in [0, 1)')
+    _refuse_momentum(momentum)
     _refuse_negative('optim.weight_decay', weight_decay)
     if nesterov and momentum == 0:
         raise ValueError('optim.nesterov needs an optim.momentum above 0')
@@ -99,8 +98,7 @@ def rmsprop(
     Raises:
       ValueError: a value is out of range.
     """
-    if not 0 <= momentum < 1:
-        raise ValueError(f'optim.momentum is {momentum}; use a number in [0, 1)')
+    _refuse_momentum(momentum)
     if not 0 < b2 < 1:
         raise ValueError(f'optim.b2 is {b2}; use a number in (0, 1)')
     _refuse_unless_positive('optim.eps', eps)
@@ -328,6 +326,11 @@ def warmup(rule: LearningRate, epochs: int) -> LearningRate:
     if epochs < 0:
         raise ValueError(f'optim.warmup is {epochs}; use 0 or more')
     return lambda epoch: rule(epoch) * min(1.0, (epoch + 1) / (epochs + 1))
+
+
+def _refuse_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise ValueError(f'optim.momentum is {momentum}; use a number in [0, 1)')
 
 
 def _refuse_negative(key: str, value: float) -> None:

@@ -59,6 +59,7 @@ def test_int8_is_compared_and_calibrated_on_pictures(here, capsys):
         (['run', '--format=torch', '--out=x.onnx'], 'has the suffix of format onnx, and --format is torch'),
         (['.', '--format=torch', '--out=x'], '. has no student.safetensors; name one of the runs in it: run'),
         (['empty', '--format=torch', '--out=x'], 'empty has no student.safetensors: no run has finished there'),
+        (['run', '--format=safetensors', '--out=run/student'], 'is the file that is exported; name another one'),
         (['run', '--format=torch', '--out=x', '--images=run'], '--images=run has no pictures'),
         (['run', '--format=torch', '--out=x', '--dataset=mnist', '--data_dir=none'], 'mnist'),
     ],

@@ -262,6 +262,16 @@ def test_probabilities_and_no_numbers_are_refused_before_the_first_step(points, 
         Run(plain(student), points, teacher, recipe=RECIPE).train(tmp_path)
 
 
+def test_images_of_another_size_than_the_models_are_refused_in_one_line():
+    def init(key, shape):
+        return {'kernel': jnp.zeros((8 * 8 * 3, 3))}
+
+    network = networks.from_functions(init, lambda p, x: x.reshape(len(x), -1) @ p['kernel'], name='flat')
+    with pytest.raises(ValueError, match=r'flat cannot take images of \[16, 16, 3\]: dot_general') as error:
+        network.apply(network.init(jax.random.key(0), (16, 16, 3)), jnp.zeros((2, 16, 16, 3)), False)
+    assert '\n' not in str(error.value)
+
+
 def test_a_keras_model_without_weights_is_refused():
     keras = pytest.importorskip('keras')
     with pytest.raises(ValueError, match=r'empty has no weights yet; call model.build\(\(None, H, W, 3\)\) first'):
