@@ -9,6 +9,8 @@ import pytest
 import kcd_jax
 from kcd_jax import data, methods, networks, policies
 
+pytestmark = pytest.mark.fast_compile
+
 PACKAGE = pathlib.Path(kcd_jax.__file__).parent
 
 

@@ -12,6 +12,8 @@ import pytest
 from kcd_jax import data, networks
 from kcd_jax.teachers import weights_file
 
+pytestmark = pytest.mark.fast_compile
+
 DOCS = pathlib.Path(__file__).parents[1] / 'docs'
 # Where the blocks of each page are run.
 RUN_BY = {

@@ -8,6 +8,8 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path for path in (ROOT / 'kcd_jax').rglob('*.py') if '>>>' in path.read_text(encoding='utf-8'))
 

@@ -7,6 +7,8 @@ import pathlib
 
 import pytest
 
+pytestmark = pytest.mark.fast_compile
+
 _SPEC = importlib.util.spec_from_file_location('notebooks', pathlib.Path(__file__).with_name('notebooks.py'))
 notebooks = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(notebooks)

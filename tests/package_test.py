@@ -17,6 +17,8 @@ import pytest
 import kcd_jax
 import kcd_jax.__main__ as program
 
+pytestmark = pytest.mark.fast_compile
+
 
 def test_importing_the_package_is_cheap():
     code = 'import sys, kcd_jax; assert not {"jax", "flax", "numpy"} & set(sys.modules), "kcd_jax imports its parts"'

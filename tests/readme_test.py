@@ -10,6 +10,8 @@ from kcd_jax.__main__ import COMMANDS
 from kcd_jax.experiments import config as grammar
 from tests.blocks import BLOCK, DOCUMENTS, ROOT, content
 
+pytestmark = pytest.mark.fast_compile
+
 # Paths that stand for the reader's own.
 EXAMPLES = {'kcd_jax/data/stripes.py', 'kcd_jax/methods/mine.py', 'kcd_jax/policies/mine.py', 'results/NAME'}
 PYTHON = re.compile(r'```python\n(.*?)```', re.DOTALL)

@@ -26,6 +26,8 @@ from benchmarks import (
 from kcd_jax import networks as all_networks
 from kcd_jax.commands import bench
 
+pytestmark = pytest.mark.fast_compile
+
 TINY = 'tiny_teacher-tiny'
 
 

@@ -13,6 +13,8 @@ from benchmarks.scaling import __main__ as scaling
 from benchmarks.scaling import collectives
 from benchmarks.scaling.collectives import Collective
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 PROGRAM = """

@@ -14,6 +14,8 @@ from kcd_jax.commands import launch
 from kcd_jax.export import FORMATS
 from kcd_jax.teachers import weights_file
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):

@@ -17,6 +17,8 @@ from kcd_jax.experiments import grid, runner
 from kcd_jax.runtime import exitcodes, runlog, sharding
 from kcd_jax.training import loop
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIGITS = f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,checkpoint.seconds=1e9'
 FILE = f"""

@@ -14,6 +14,8 @@ from kcd_jax import data, networks
 from kcd_jax.commands import teacher as command
 from kcd_jax.teachers import Teacher, torch_weights
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 NAME, CLASSES, SHAPE = 'resnet8x0_25', 5, (8, 8, 3)
 PIXELS = data.Normalization((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -16,6 +16,8 @@ import pytest
 from kcd_jax.__main__ import main as kcd_jax_main
 from kcd_jax.commands import train
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIGITS = 'configs/digits_kd.py'
 QUICK = f'{DIGITS}:quicktest,method=kd,policy=kcd'

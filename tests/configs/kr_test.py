@@ -13,6 +13,8 @@ from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import runner
 from kcd_jax.report import paper_results
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ('student', 'fitnet', 'fsp', 'nst', 'kdgan', 'kr', 'kr-dense', 'kr+kdgan')
 

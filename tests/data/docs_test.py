@@ -13,6 +13,8 @@ from PIL import Image
 
 from kcd_jax import data
 
+pytestmark = pytest.mark.fast_compile
+
 DOCS = pathlib.Path(__file__).parents[2] / 'docs'
 
 

@@ -16,6 +16,8 @@ from PIL import Image
 from tests.data import photographs
 from tests.faults.harness import differences, records
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parents[2]
 GOOD, BAD = 240 + 4, ('z_cut.jpg (image file is truncated', 'z_empty.jpg (empty)', 'z_text.jpg (cannot identify')
 WORDS = (

@@ -22,6 +22,8 @@ from kcd_jax.data import _records as records
 from tests.data import tiny_tfds
 from tests.data.pictures_test import encoded
 
+pytestmark = pytest.mark.fast_compile
+
 STREAMED = data.Loading(stream=True)
 
 

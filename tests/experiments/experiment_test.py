@@ -13,6 +13,8 @@ from kcd_jax.experiments import experiment, runner
 from kcd_jax.runtime import files
 from kcd_jax.training import loop, teacher_pass
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 

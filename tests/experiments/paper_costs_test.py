@@ -6,6 +6,8 @@ import pytest
 
 from kcd_jax.experiments import paper_costs as program
 
+pytestmark = pytest.mark.fast_compile
+
 # Printed with two decimals, from ratios with two decimals; our counts differ for the light networks.
 FROM_PRINTED, FROM_OURS = 0.025, 0.4
 CELLS = {'unix_table1': 24, 'unix_table2': 24, 'unix_table3': 12, 'unix_table4': 10, 'unix_table6': 6,

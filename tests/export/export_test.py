@@ -16,6 +16,8 @@ from kcd_jax import networks
 from kcd_jax.export import formats, writing
 from kcd_jax.teachers.model import Model
 
+pytestmark = pytest.mark.fast_compile
+
 SHAPE, CLASSES = (16, 16, 3), 5
 PACKAGES = {'onnx': ('jax2onnx', 'onnxruntime'), 'tflite': ('litert_converter', 'ai_edge_litert')}
 CARD = {

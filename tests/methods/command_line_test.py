@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parents[2]
 SHORT = 'num_points=120,epochs=2,teacher.epochs=6,eval_every=2'
 

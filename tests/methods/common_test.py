@@ -16,6 +16,8 @@ from kcd_jax import methods, plugins
 from kcd_jax.checks import method as checks
 from kcd_jax.methods import _parts, sp
 
+pytestmark = pytest.mark.fast_compile
+
 
 def module_of(name):
     return importlib.import_module(f'kcd_jax.methods.{name}')

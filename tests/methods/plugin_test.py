@@ -12,6 +12,8 @@ import pytest
 
 from kcd_jax import methods
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 

@@ -15,6 +15,8 @@ from kcd_jax.networks import resnet
 from kcd_jax.teachers import torch_weights
 from tests.teachers.name_maps_test import hugging_face_resnet
 
+pytestmark = pytest.mark.fast_compile
+
 CHECKPOINT = 'Checkpoints of PyTorch, timm and Hugging Face'
 TEXT = (pathlib.Path(__file__).parents[2] / 'docs' / 'models.md').read_text(encoding='utf-8')
 EXAMPLES = dict(re.findall(r'^## ([^\n]*)\n+```python\n(.*?)^```', TEXT, re.DOTALL | re.MULTILINE))

@@ -20,6 +20,8 @@ from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths
 from tests.networks import foreign_test as foreign
 
+pytestmark = pytest.mark.fast_compile
+
 RECIPE = {'epochs': 2, 'batch': 16, 'optim': {'lr': 0.05}, 'augment': {'crop': 1}, 'teaching': {'allow_weak': True}}
 
 

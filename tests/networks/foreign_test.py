@@ -18,6 +18,8 @@ from kcd_jax.contracts import Outputs
 from kcd_jax.training import macs
 from kcd_jax.trees import leaf_paths
 
+pytestmark = pytest.mark.fast_compile
+
 SHAPE = (8, 8, 3)
 KEY = jax.random.key(3)
 MIXED = np.float64(0.5)  # times a float32 array it is an error under strict promotion

@@ -19,6 +19,8 @@ from kcd_jax.runtime import sharding
 from kcd_jax.training import step
 from kcd_jax.trees import leaf_paths
 
+pytestmark = pytest.mark.fast_compile
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

@@ -10,6 +10,8 @@ import pytest
 from kcd_jax import networks
 from kcd_jax.commands.networks import describe, summarise
 
+pytestmark = pytest.mark.fast_compile
+
 RESNET = '16@32 16@32 32@16 64@8 64'
 WIDE = '32@32 64@32 128@16 256@8 256'
 DOUBLE = '16@32 32@32 64@16 128@8 128'

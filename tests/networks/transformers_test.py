@@ -14,6 +14,8 @@ from kcd_jax import networks
 from kcd_jax.networks import convnext, layers, vit
 from kcd_jax.trees import leaf_paths
 
+pytestmark = pytest.mark.fast_compile
+
 
 def normal(seed, *shape):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)

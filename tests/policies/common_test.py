@@ -9,6 +9,8 @@ import pytest
 from kcd_jax import policies
 from kcd_jax.checks import policy as checks
 
+pytestmark = pytest.mark.fast_compile
+
 # Options beyond the defaults, (policy, keywords); the defaults of every policy are added to it.
 VARIANTS = [
     ('kcd', {'preset': 'reference'}),

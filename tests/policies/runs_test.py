@@ -7,6 +7,8 @@ import pytest
 
 from tests.digits import final_state, one_device, run_for, sigterm, stage
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.mark.slow
 def test_a_selection_by_labels_and_scores_is_the_same_streamed_and_cut(tiny_networks, tmp_path):

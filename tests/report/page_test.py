@@ -18,6 +18,8 @@ from kcd_jax.report.comparisons import split
 from kcd_jax.report.records import Files, read_stages
 from tests.report.runs import make_summary, write_run
 
+pytestmark = pytest.mark.fast_compile
+
 SVG, IMAGE = ('{http://www.w3.org/2000/svg}' + name for name in ('svg', 'image'))
 LINKED = '{http://www.w3.org/1999/xlink}href'
 LINK = re.compile(r'\b(?:src|href|xlink:href|action|poster|data)="([^"]*)"')

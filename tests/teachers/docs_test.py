@@ -12,6 +12,8 @@ from sklearn import linear_model
 from kcd_jax import data
 from tests.blocks import ROOT
 
+pytestmark = pytest.mark.fast_compile
+
 BLOCKS = re.findall(r'```python\n(.*?)```', (ROOT / 'docs' / 'teachers.md').read_text(encoding='utf-8'), re.DOTALL)
 
 

@@ -13,6 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from kcd_jax.contracts import stream
 from kcd_jax.training import augment
 
+pytestmark = pytest.mark.fast_compile
+
 AREA = (0.08, 1.0)
 
 

@@ -16,6 +16,8 @@ from kcd_jax.runtime import sharding
 from kcd_jax.training import evaluate
 from tests.tiny import tiny
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 # Two CPU devices and 299 batches: dispatched without waiting, they deadlock in an all-reduce.

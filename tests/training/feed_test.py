@@ -16,6 +16,8 @@ from kcd_jax.training import feed, step, trainer
 from kcd_jax.training.run import Run
 from tests.digits import RECIPE, assert_same_run, object_run, one_device, run_for, sigterm, stage
 
+pytestmark = pytest.mark.fast_compile
+
 NUM_POINTS, BATCH = 90, 8
 
 

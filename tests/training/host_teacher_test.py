@@ -16,6 +16,8 @@ from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
 
+pytestmark = pytest.mark.fast_compile
+
 SETTINGS = {'epochs': 4, 'batch': 20, 'augment': {'crop': 1}, 'eval_every': 4}
 WEAK = {'allow_weak': True}  # a random network teaches in most of these tests
 VIEWS = 2 * 9

@@ -18,6 +18,8 @@ from kcd_jax.training import layer_macs, ledger, macs
 from kcd_jax.training.run import Run
 from tests.digits import one_device, run_for
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, POINTS, SIDE = 20, 300, 16
 # One image through the tests' networks: a stem of stride 2, three 3x3 layers (the second of stride 2), the classifier.

@@ -26,6 +26,8 @@ from kcd_jax.training.loop import Result
 from tests import digits
 from tests.digits import ROOT, assert_same_run, final_state, metrics, object_run, one_device, run_for, sigterm, stage
 
+pytestmark = pytest.mark.fast_compile
+
 PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}  # what the others' pair does not offer
 
 # One of each kind: a bank, rotated views, branches, several phases and updates, an in-step teacher, own state, pools.

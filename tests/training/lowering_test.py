@@ -21,6 +21,8 @@ from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import Trainer, student_variables
 
+pytestmark = pytest.mark.fast_compile
+
 PLATFORMS = ('tpu', 'cuda')
 COUNTER = 'iota_2x32_shape'  # the primitive by which JAX numbers its random bits
 WIDE = re.compile(r'(?:^|x|<)(?:i64|ui64|f64|complex<f64>)(?:>|$)')

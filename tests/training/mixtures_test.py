@@ -11,6 +11,8 @@ from kcd_jax.contracts import full_plan
 from kcd_jax.training import augment, mixtures
 from kcd_jax.training.mixtures import Mixing
 
+pytestmark = pytest.mark.fast_compile
+
 KEY = jax.random.PRNGKey(3)
 MANY = jnp.arange(2000, dtype=jnp.int32)
 DRAW = jax.jit(mixtures.draw, static_argnames='mixing')

@@ -11,6 +11,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from kcd_jax.training import augment, operations
 from kcd_jax.training.operations import OPERATIONS, Operation
 
+pytestmark = pytest.mark.fast_compile
+
 KEY = jax.random.PRNGKey(1)
 MANY = jnp.arange(4000, dtype=jnp.int32)
 APPLY = jax.jit(operations.apply)

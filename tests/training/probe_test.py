@@ -13,6 +13,8 @@ from kcd_jax.training import probe
 from kcd_jax.training.run import Run
 from tests.digits import metrics, one_device
 
+pytestmark = pytest.mark.fast_compile
+
 SETTINGS = {'epochs': 4, 'batch': 16, 'augment': {'crop': 0}, 'eval_every': 2, 'optim': {'lr': 0.05}}
 
 

@@ -17,6 +17,8 @@ from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths
 from tests.digits import assert_same_run, final_state, metrics, one_device, sigterm
 
+pytestmark = pytest.mark.fast_compile
+
 RECIPE = {
     'epochs': 2,
     'batch': 16,

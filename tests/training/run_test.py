@@ -20,6 +20,8 @@ from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import RECIPE, assert_same_run, object_run, one_device, run_for
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.fixture(autouse=True)
 def tiny(tiny_networks):

@@ -9,6 +9,8 @@ import pytest
 from kcd_jax.training import shared_teachers
 from tests import digits
 
+pytestmark = pytest.mark.fast_compile
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch, tiny_networks):

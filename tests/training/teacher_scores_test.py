@@ -14,6 +14,8 @@ from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, sigterm
 
+pytestmark = pytest.mark.fast_compile
+
 SETTINGS = {'epochs': 3, 'batch': 20, 'augment': {'crop': 1}, 'eval_every': 3, 'survey': False}
 POINTS, KEPT = 120, 60
 BY_LOGITS = tuple(name for name in SCORES if name != 'distance')

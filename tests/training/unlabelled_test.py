@@ -14,6 +14,8 @@ from kcd_jax.training.journal import class_accuracy
 from kcd_jax.training.run import Run
 from tests.digits import metrics, one_device
 
+pytestmark = pytest.mark.fast_compile
+
 SETTINGS = {'epochs': 2, 'batch': 16, 'augment': {'crop': 1}, 'teaching': {'cache': 'off'}}
 CLASSES = ('amber', 'blue', 'cyan')
 
