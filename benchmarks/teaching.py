@@ -143,7 +143,7 @@ def _torch_functions(pair: str, num_parameters: int) -> dict[str, Callable[[int]
 def kcd_against_kd(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
     """An epoch of KC-KD, cache warm, over its share of KD's plus the pass over its mixed rows; programs compiled."""
     del scratch
-    points, rounds = (32 * BATCH, 4) if quick else (96 * BATCH, ROUNDS)
+    points, rounds = (16 * BATCH, 2) if quick else (96 * BATCH, ROUNDS)
     kd, kcd = (timed_run(PAIRS[0], points, policy=policy, teaching={}) for policy in ('none', 'kcd'))
     for run in (kd, kcd):
         run.epoch(points, again=True)

@@ -22,11 +22,11 @@ from nbclient.exceptions import CellExecutionError
 FOLDER = pathlib.Path(__file__).parent.parent / 'notebooks'
 # {notebook: {parameter: value}}: all cells run, on less data.
 QUICK: dict[str, dict[str, Any]] = {
-    'adding_a_method': {'words': 'quicktest,policy=kcd'},
-    'quickstart': {'words': 'quicktest,policy=kcd'},
-    'ratio_and_policy': {'words': 'quicktest,policy=kcd', 'ratios': (0.9, 0.7), 'trials': 1},
+    'adding_a_method': {'words': 'resnet8-resnet8x0_25,quicktest,policy=kcd'},
+    'quickstart': {'words': 'resnet8-resnet8x0_25,quicktest,policy=kcd'},
+    'ratio_and_policy': {'words': 'resnet8-resnet8x0_25,quicktest,policy=kcd', 'ratios': (0.9, 0.7), 'trials': 1},
     'your_own_loop': {'epochs_per_stage': 1},
-    'valued_images': {'words': 'quicktest,policy=kcd'},
+    'valued_images': {'words': 'resnet8-resnet8x0_25,quicktest,policy=kcd'},
 }
 
 

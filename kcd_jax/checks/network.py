@@ -25,6 +25,7 @@ class Case:
     def __init__(self, network: Network):
         self.network = network
         self.image = jax.ShapeDtypeStruct((ROWS, *SHAPE), jnp.float32)
+        self._outputs: dict[bool, tuple[Outputs, Any]] = {}
 
     @functools.cached_property
     def variables(self) -> Any:
@@ -37,8 +38,12 @@ class Case:
         return {name: tree for name, tree in self.variables.items() if name != 'params'}
 
     def outputs(self, train: bool) -> tuple[Outputs, Any]:
-        """(outputs, state) as shapes."""
-        return jax.eval_shape(lambda v, x: self.network.apply(v, x, train), self.variables, self.image)
+        """(outputs, state) as shapes; traced once."""
+        if train not in self._outputs:
+            self._outputs[train] = jax.eval_shape(
+                lambda v, x: self.network.apply(v, x, train), self.variables, self.image
+            )
+        return self._outputs[train]
 
 
 def cases(module: ModuleType, name: str) -> Iterator[tuple[str, Callable[[], Case]]]:

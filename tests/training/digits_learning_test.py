@@ -27,7 +27,7 @@ def accuracies(folder, name, config, seeds) -> np.ndarray:
 
 def test_distillation_beats_the_student_alone_by_more_than_two_standard_errors(folder):
     config = grammar.load(f'{ROOT}/configs/digits_kd.py')
-    runs = {name: accuracies(folder, name, grammar.variant(config, name), 5) for name in ('student', 'kd')}
+    runs = {name: accuracies(folder, name, grammar.variant(config, name), 3) for name in ('student', 'kd')}
     difference = runs['kd'] - runs['student']
     assert difference.mean() > 2 * difference.std(ddof=1) / np.sqrt(len(difference))
 

@@ -23,7 +23,7 @@ from tests.runtime.distributed_test import LAUNCHER, ROOT, launch
 PROGRAM = 'tests.tiny.program'
 RUN = pathlib.Path('kcd', 'trial_0')
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.fast_compile]
 
 
 @pytest.fixture(scope='module')
