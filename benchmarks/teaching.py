@@ -1,4 +1,4 @@
-"""What a teacher costs that answers before the steps: beside the student alone, a teacher in the step, and PyTorch."""
+"""The cost of a teacher that answers before the steps, against the student alone, a teacher in the step and PyTorch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _text(ratios: Sequence[float]) -> str:
 
 
 def against_everything(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
-    """Steps of the five pairs of networks, called in turn: ratios of neighbouring calls, means and intervals.
+    """Ratios of neighbouring calls for each of five pairs of networks, their means and intervals.
 
     PyTorch holds its teacher in the step, and its batch lies ready in memory.
     """
@@ -74,7 +74,7 @@ def against_everything(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
         if not found[name]:
             continue
         means = [interval(ratios)[0] for ratios in found[name]]
-        # A round visits every pair once: the mean over pairs of each round has an interval of its own.
+        # Round i holds the i-th call of every pair; pairs are timed one after the other.
         rounds = [math.exp(np.mean(np.log(values))) for values in zip(*found[name])]
         mean = interval(rounds)[0]
         met = None if target is None else (mean >= target if more else mean <= target)
@@ -95,7 +95,7 @@ def _seconds(functions: dict[str, Callable[[int], Any]], rounds: int) -> dict[st
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            function(ASKED if name == 'cold' else 1)  # another library's threads still spin at first
+            function(steps[name] if name == 'cold' else 1)  # another library's threads still spin at first
             times[name].append(timing.seconds(lambda: function(steps[name])) / steps[name])  # noqa: B023
     return times
 

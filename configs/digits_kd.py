@@ -1,4 +1,4 @@
-"""The built-in example: scikit-learn's digits, made hard enough to separate methods, in minutes on two CPU cores.
+"""Scikit-learn's digits, made hard enough to separate methods in minutes on two CPU cores.
 
 The teacher is trained on 1,200 points and a narrow student on 300 of them, with noise and shifts.
   ./launch/run.sh --config=configs/digits_kd.py

@@ -1,7 +1,8 @@
-"""Long-tailed digits: the student alone, KD, and four ways to choose points at 30 % of KD's compute; three seeds.
+"""The built-in example, long-tailed digits: KD, the student alone, and four choices of points at 30 % of KD's compute.
 
 In this regime the policies differ most (docs/benchmark.md): 110 points of the most frequent class, 3 of the rarest, and
 a test set with equal classes. The ratios are those that the benchmark solves for 30 %.
+Three seeds.
   ./launch/run.sh --config=configs/digits_long.py
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs kcd_jax on a bare machine with Python 3.11 or newer: creates .venv, installs, starts the run.
 #
-#   ./launch/run.sh --config=configs/digits_kd.py
+#   ./launch/run.sh --config=configs/digits_long.py
 #   KCD_JAX_EXTRAS=gpu ./launch/run.sh --config=configs/cifar100_kd.py --workdir=runs/first
 #
 # All arguments go to `python -m kcd_jax.main`, which runs in the repository's folder: relative paths start there.

@@ -27,27 +27,27 @@ CIFAR = 'cifar100_kd.py:resnet20-resnet8,method=kd,policy=kcd,stages=3,epochs=6,
 def compare(words: str, place: pathlib.Path) -> dict[str, Any]:
     """{kind: {'teacher_rows', 'seconds', 'accuracy', 'differs': what is not the same as without a cache}}."""
     from kcd_jax.experiments import config as grammar
-    from kcd_jax.training import teacher_pass
+    from kcd_jax.training import kept
     from tests.faults import harness
 
     run, found = grammar.run_of(grammar.load(f'{ROOT}/configs/{words}')), {}
-    kept: dict[str, dict[str, Any]] = {}
+    left: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         if kind != 'memory, full':
-            teacher_pass._SHARED.clear()  # as in another process
+            kept._SHARED.clear()  # as in another process
         cache = {'o': 'off', 'm': 'memory', 'd': str(place / 'cache')}[kind[0]]
         folder, start = place / kind.replace(', ', '_'), time.perf_counter()
         teaching = {**run.recipe.to_dict()['teaching'], 'cache': cache}
         one = run.replace(recipe=run.recipe.replace(teaching=teaching))
         result = one.train(folder, teacher_dir=place / 'teacher')
-        kept[kind] = contents = harness.contents(folder)
+        left[kind] = contents = harness.contents(folder)
         for part in ('card', 'summary.json'):  # the description names the cache
             del contents[part]['run']
         found[kind] = {
             'teacher_rows': result.summary['computed']['teacher_rows'],
             'seconds': round(time.perf_counter() - start, 1),
             'accuracy': result.accuracy,
-            'differs': [name for name in contents if contents[name] != kept['off'].get(name)],
+            'differs': [name for name in contents if contents[name] != left['off'].get(name)],
         }
         print(kind, found[kind], flush=True)
     return {'words': words, 'runs': found}

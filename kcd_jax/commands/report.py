@@ -22,7 +22,7 @@ from kcd_jax.report.records import Files, run_folder, to_csv
 from kcd_jax.runtime import exitcodes
 
 EXAMPLES = """examples:
-  python -m kcd_jax report table results/digits --format=markdown
+  python -m kcd_jax report table results/digits_long --format=markdown
   python -m kcd_jax report page runs/digits
   python -m kcd_jax report figures runs/digits --folder=figures --format=svg
   python -m kcd_jax report papers runs --table=kcd_table1

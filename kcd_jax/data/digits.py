@@ -1,9 +1,9 @@
-"""The default, which needs no files: scikit-learn's digits, made hard on purpose.
+"""The data that needs no files: scikit-learn's digits, made hard on purpose.
 
 The original 1,797 images of 8x8 pixels are so easy that every method ends near 99 % and none can be told apart. So each
 is doubled to 16x16, shifted by up to `SHIFT` pixels in each direction and covered with grey Gaussian noise of standard
 deviation `NOISE`; the shift and the noise of a point are drawn once, from a fixed seed, for training and test points
-alike. 1,200 points train and 597 test. The default experiment goes further: the teacher learns from all 1,200, the
+alike. 1,200 points train and 597 test. `configs/digits_kd.py` goes further: the teacher learns from all 1,200, the
 student distils on 300 of them (`load('digits', num_points=300)`).
 
 `digits:REGIME` is a regime of training data, in which policies that select points can be compared:

@@ -1,4 +1,4 @@
-"""Condensation for any training loop, in three lines.
+"""Condensation for any training loop, in a few lines.
 
 condenser = Condenser(num_points=50_000)
 state = condenser.init()
@@ -81,6 +81,8 @@ class Condenser:
             raise ValueError(f'preset is {preset!r}; known: {", ".join(SCHEDULE_OF_PRESET)}')
         if not 0 <= epsilon_max <= 1:
             raise ValueError(f'epsilon_max is {epsilon_max}; use a number from 0 to 1')
+        if not 0 <= alpha < float('inf'):
+            raise ValueError(f'alpha is {alpha}; use a number from 0')
         self.num_points = num_points
         self.alpha = alpha
         self.epsilon_max = epsilon_max

@@ -64,7 +64,7 @@ def _amortised(run: Summary) -> float:
     if not images:
         return total
     kept = rows.get('computed', 0) + rows.get('served', 0) - rows.get('mixed', 0)
-    return total - spent['teacher_forward'] * kept / images
+    return total - spent['teacher_forward'] * min(kept, images) / images  # a restart asks for scores again
 
 
 def cells_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Cell]]:
@@ -181,7 +181,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
 
 
 def conclusion(records: Sequence[Mapping[str, Any]]) -> str:
-    """What the protocol concludes of a regime, in one sentence."""
+    """Which policies select better or worse than chance in a regime, in one sentence."""
     tested = [record for record in records if record['random_p'] is not None]
     if not tested:
         return 'Too few seeds for a conclusion.'
@@ -191,13 +191,15 @@ def conclusion(records: Sequence[Mapping[str, Any]]) -> str:
         record['run'] for record in told
         if record['random'] > 0 and record['compute'] - base.get(record['budget'], 0) <= 0.03
     ]  # fmt: skip
+    dearer = [record['run'] for record in told if record['random'] > 0 and record['run'] not in better]
     worse = [record['run'] for record in told if record['random'] < 0]
-    parts = [f'{words} than a random choice of the same cost: {"; ".join(names)}' for words, names in
-             (('better', better), ('worse', worse)) if names]  # fmt: skip
+    parts = [f'{words}: {"; ".join(names)}' for words, names in (
+        ('better than a random choice of the same cost', better), ('better, and dearer by over three points', dearer),
+        ('worse than a random choice of the same cost', worse)) if names]  # fmt: skip
     return (
         '. '.join(part[0].upper() + part[1:] for part in parts) + '.'
         if parts
-        else ('No policy differs from a random choice of the same cost.')
+        else ('No policy is better or worse than a random choice of the same cost.')
     )
 
 

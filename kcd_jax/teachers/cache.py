@@ -63,9 +63,8 @@ class Cache:
             raise ValueError(f'teaching.cache_dtype is {dtype!r}; use one of {", ".join(DTYPES)}')
         self.size, self.width, self.dtype = size, width, np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
-        self.limit_rows = min(float(size), limit_bytes / (self.row_bytes + 4))
+        self.bound(limit_bytes)
         self.stored = self.served = self.damaged = 0
-        self._full = False
         if where is None:
             # Blocks grow with the rows that are stored; zeros that were never written take no memory.
             self._place = np.zeros(size, np.int32)  # 0: absent, else the row's number in the blocks, from 1
@@ -84,6 +83,11 @@ class Cache:
         self._files = tuple(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666) for name in ('rows.bin', 'tags.u32'))
         self.folder = folder
         self.present = self._count()
+
+    def bound(self, limit_bytes: float) -> None:
+        """Bounds the rows that are stored from now on; a bound that is raised lets more in."""
+        self.limit_rows = min(float(self.size), limit_bytes / (self.row_bytes + 4))
+        self._full = False
 
     def _count(self) -> int:
         """Rows that are there, by their tags."""

@@ -47,9 +47,14 @@ class Points:
 
 @struct.dataclass
 class RawBatch:
-    """The points of a step before mixing and augmentation; unmixed points have `image` as their `partner_image`.
+    """The points of a step before mixing and augmentation.
 
-    `partner_label` is None unless the recipe mixes labels.
+    Attributes:
+      index: i32[B].
+      image: u8[B, H, W, 3].
+      partner_image: u8[B, H, W, 3]; `image` itself for points that are not mixed.
+      label: i32[B].
+      partner_label: i32[B]; None unless the recipe mixes labels.
     """
 
     index: Array

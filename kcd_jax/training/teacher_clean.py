@@ -6,6 +6,7 @@ Its scores of the training points are reduced batch by batch to one number per p
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -16,27 +17,38 @@ from jax.sharding import Mesh
 from kcd_jax import data, knowledge
 from kcd_jax.contracts import Array, PyTree, table_rows
 from kcd_jax.runtime import distributed, sharding
+from kcd_jax.teachers import host
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.training import augment, feed, serving
+from kcd_jax.training.evaluate import Evaluator
+from kcd_jax.training.kept import identity, open_cache
+from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
-from kcd_jax.training.teacher_pass import ROWS, identity, no_rows, open_cache
+from kcd_jax.training.teacher_pass import ROWS, no_rows, padded
 
 
 class CleanImages:
     """A run's teacher, asked about whole images."""
 
-    def __init__(self, run: Run, variables: PyTree, mesh: Mesh):
-        """`mesh` has devices of this process alone, and the teacher's `variables` are on it."""
+    def __init__(self, run: Run, variables: PyTree, mesh: Mesh, seconds: dict[str, float]):
+        """`mesh` has devices of this process alone, `variables` are on it; `seconds` are those of `Program`."""
         self.run, self._mesh, self._variables, self._host = run, mesh, variables, run.host
         self._rows = -(-ROWS // mesh.size) * mesh.size
-        self._forward = jax.jit(self._compute, out_shardings=sharding.batch(mesh))
-        self._embed = jax.jit(self._compute_embed, out_shardings=sharding.batch(mesh))
+        options = {'out_shardings': sharding.batch(mesh)}
+        # {whether the embedding follows the logits: the program}
+        self._forward = {
+            embed: Program(functools.partial(self._compute, embed=embed), seconds, **options) for embed in (False, True)
+        }
+        self._reduced = Program(_reduced, seconds)
 
     def held_out_embeddings(self, split: data.Split) -> np.ndarray | None:
         """f32[M, D]: the teacher's embeddings of the held-out images, all of them; None where it has none."""
-        if any(outputs.test_embed is None for outputs in serving.stored_outputs(self.run.teacher)):
+        stored = serving.stored_outputs(self.run.teacher)
+        if any(outputs.test_embed is None for outputs in stored):
             return None
+        if self._host is not None and self._host.kind == 'outputs':
+            return self._host.test_embed.astype(np.float32)
         if self._host is not None:
             rows = self.held_out(split, embed=True)
             return None if rows is None else rows[:, self._host.num_classes :]
@@ -65,15 +77,30 @@ class CleanImages:
                 found.append(self._host.answer(query, embed)[np.asarray(valid)])
         return np.concatenate(found)
 
-    def held_out_cache(self, split: data.Split, batch: int) -> Cache | None:
-        """What the teacher said of the held-out images in other runs, evaluated in batches of `batch`.
+    def evaluated(self, evaluator: Evaluator, variables: PyTree) -> np.ndarray:
+        """f32[M, K]: what a network says of the evaluator's images, or said of them in an earlier run.
 
-        None where nothing is kept, or not to the last bit, and with several processes, which evaluate together.
+        The answers are kept if nothing rounds them, and with one process: several evaluate together.
+
+        Raises:
+          ValueError: they are probabilities, or not finite.
         """
-        if self.run.recipe.teaching.cache_dtype != 'float32' or jax.process_count() > 1:
-            return None
-        key = identity(self.run, self._mesh, batch, ['held out', split.digests['images']], False)
-        return open_cache(self.run, key, len(split), self.run.data.num_classes)
+        run, index = self.run, np.arange(evaluator.count)
+        name, split, cache = run.teacher_network.name, evaluator.batches.split, None
+        if run.recipe.teaching.cache_dtype == 'float32' and jax.process_count() == 1:
+            key = identity(run, self._mesh, evaluator.batch, ['held out', split.digests['images']], False)
+            cache = open_cache(run, key, len(split), run.data.num_classes)
+        if cache is not None:
+            known, present = cache.get(index)
+            if present.all():
+                return known
+        logits = evaluator.on_host(evaluator('teacher', run.teacher_network, variables)[1])
+        if not np.isfinite(logits).all():
+            raise ValueError(f'the teacher {name} answers held-out images with numbers that are not finite')
+        host.refuse_probabilities(logits, f'the teacher {name}, asked about held-out images')
+        if cache is not None:
+            cache.put(index, logits)
+        return logits
 
     def scores(self, names: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
         """The teacher's scores of all training points; with several processes, each asks about its share of them.
@@ -93,16 +120,17 @@ class CleanImages:
         first = share * jax.process_index()
         index = np.arange(first, min(first + share, self.run.num_points))
         train, with_embed = self.run.data.train, 'distance' in names
+        classes = self.run.setup.teacher.logits.shape[1]
         embed = np.zeros((share, self.run.setup.teacher.embed.shape[1] if with_embed else 0), np.float32)
         by_logits = [name for name in names if name != 'distance']
         found = np.zeros((share, len(by_logits)), np.float32)
         with distributed.together():
-            for points, logits, embedded in (self._embedded if with_embed else self._answers)(index, counts):
+            for points, rows in self._answers(index, counts, with_embed):
+                logits, embed[points - first] = np.split(rows, [classes], axis=1)
                 labels = train.labels[points].astype(np.int32)
-                scores = _reduced(_padded(logits, self._rows), _padded(labels, self._rows))
+                scores = self._reduced(padded(logits, self._rows), padded(labels, self._rows))
                 columns = [np.asarray(scores[name])[: len(points)] for name in by_logits]
                 found[points - first] = np.reshape(columns, (len(by_logits), len(points))).T
-                embed[points - first] = embedded
         result = dict(zip(by_logits, distributed.concatenated(found).T.copy(), strict=True))
         if with_embed:
             whole = distributed.concatenated(embed)[: len(train)]
@@ -110,38 +138,34 @@ class CleanImages:
             result['distance'][: len(train)] = centre_distances(whole, train.labels)
         return result
 
-    def _embedded(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """(points i32[M], their logits f32[M, K] and embeddings f32[M, D]); nothing of it is cached."""
-        for points, images in self._images(index.astype(np.int32), counts):
-            logits, embed = self._embed(self._variables, images)
-            yield points, np.asarray(logits)[: len(points)], np.asarray(embed)[: len(points)]
-
-    def _answers(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, ...]]:
-        """(points i32[M], their logits f32[M, K], f32[M, 0]), at most `_rows`: first what is known, then the others."""
+    def _answers(
+        self, index: np.ndarray, counts: dict[str, int], embed: bool
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(points i32[M], f32[M, K] or with the embedding f32[M, K + D]), M at most `_rows`; known ones come first."""
         index = index.astype(np.int32)
         blocks = [index[start : start + self._rows] for start in range(0, len(index), self._rows)]
         if self._host is not None and not self._host.reads_images:
             counts['served'] += len(index)
             for points in blocks:
-                yield points, self._host.answer(Query(points, view=self._numbers(points))), _no_embedding(points)
+                yield points, self._host.answer(Query(points, view=self._numbers(points)), embed)
             return
-        cache, missing = self._open(), [index[:0]]
+        cache, missing = self._open(embed), [index[:0]]
         for points in blocks:
             rows, present = (None, np.zeros(len(points), bool)) if cache is None else cache.get(points.astype(np.int64))
             missing.append(points[~present])
             if present.any():
                 counts['served'] += int(present.sum())
-                yield points[present], rows[present], _no_embedding(points[present])
+                yield points[present], rows[present]
         for points, images in self._images(np.concatenate(missing), counts):
             if self._host is None:
-                logits = np.asarray(self._forward(self._variables, images))[: len(points)]
+                rows = np.asarray(self._forward[embed](self._variables, images))[: len(points)]
             else:
-                pixels, asked = np.asarray(augment.to_float(images)), _padded(points, len(images))
-                logits = self._host.answer(Query(asked, pixels, self._numbers(asked)))[: len(points)]
+                pixels, asked = np.asarray(augment.to_float(images)), padded(points, len(images))
+                rows = self._host.answer(Query(asked, pixels, self._numbers(asked)), embed)[: len(points)]
             if cache is not None:
-                logits = cache.rounded(logits)
-                cache.put(points.astype(np.int64), logits)
-            yield points, logits, _no_embedding(points)
+                rows = cache.rounded(rows)
+                cache.put(points.astype(np.int64), rows)
+            yield points, rows
 
     def _images(self, index: np.ndarray, counts: dict[str, int]) -> Iterator[tuple[np.ndarray, Array]]:
         """(points i32[M], images of `_rows` rows, the first M of them theirs); counts them as computed."""
@@ -154,11 +178,10 @@ class CleanImages:
             counts['padding'] += len(points) - count
             yield points[:count], images
 
-    def _open(self) -> Cache | None:
-        run = self.run
-        return open_cache(
-            run, identity(run, self._mesh, self._rows, 'clean', False), run.num_points, run.data.num_classes
-        )
+    def _open(self, embed: bool) -> Cache | None:
+        run, outputs = self.run, self.run.setup.teacher
+        width = outputs.logits.shape[1] + (outputs.embed.shape[1] if embed else 0)
+        return open_cache(run, identity(run, self._mesh, self._rows, 'clean', embed), run.num_points, width)
 
     def _numbers(self, index: np.ndarray) -> np.ndarray | None:
         """i64[M]: the number of the view that shows each point as it is; None where views are not finite."""
@@ -167,16 +190,12 @@ class CleanImages:
         crop = self.run.recipe.augment.crop
         return np.full(len(index), crop * (2 * crop + 1) + crop, np.int64)
 
-    def _compute(self, variables: PyTree, images: Array) -> Array:
+    def _compute(self, variables: PyTree, images: Array, embed: bool) -> Array:
         outputs, _ = self.run.teacher_network.apply(variables, augment.to_float(images), False)
-        return outputs.logits.astype(jnp.float32)
-
-    def _compute_embed(self, variables: PyTree, images: Array) -> tuple[Array, Array]:
-        outputs, _ = self.run.teacher_network.apply(variables, augment.to_float(images), False)
-        return outputs.logits.astype(jnp.float32), outputs.embed.astype(jnp.float32)
+        parts = [outputs.logits, outputs.embed] if embed else [outputs.logits]
+        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
 
 
-@jax.jit
 def _reduced(logits: Array, labels: Array) -> dict[str, Array]:
     """{name: f32[M]} for `contracts.SCORES` of logits f32[M, K] and labels i32[M]."""
     log_p = jax.nn.log_softmax(logits)
@@ -188,10 +207,6 @@ def _reduced(logits: Array, labels: Array) -> dict[str, Array]:
     }
 
 
-def _no_embedding(points: np.ndarray) -> np.ndarray:
-    return np.zeros((len(points), 0), np.float32)
-
-
 def centre_distances(embed: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """f32[N]: Euclidean distance of each embedding f32[N, D] to the median of its class, coordinate by coordinate."""
     found = np.empty(len(labels), np.float32)
@@ -199,8 +214,3 @@ def centre_distances(embed: np.ndarray, labels: np.ndarray) -> np.ndarray:
         own = embed[labels == label]
         found[labels == label] = np.linalg.norm(own - np.median(own, axis=0), axis=1)
     return found
-
-
-def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` rows: the given ones, the last one repeated to fill up."""
-    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])

@@ -11,32 +11,27 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
-import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax import networks
-from kcd_jax.contracts import Array, Network, Plan, PyTree, TrainState
+from kcd_jax.contracts import Array, Plan, PyTree, TrainState
 from kcd_jax.runtime import distributed, sharding
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import augment, feed, serving, step
+from kcd_jax.training.kept import identity, open_cache
+from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
 
 ROWS = 256  # images per call of the teacher
-SLICE_BYTES = 2**26  # of the answers that wait on the devices for their steps
+SLICE_BYTES = 2**26  # of what waits on the devices for its steps: answers, and images of streamed data
 _AHEAD = 4  # calls in flight
-
-_SHARED: dict[str, Cache] = {}  # this process's caches in memory, for all of its runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,68 +62,6 @@ def no_rows() -> dict[str, int]:
     return dict.fromkeys(('computed', 'served', 'mixed', 'padding'), 0)
 
 
-def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
-    """Of everything that decides a row: teacher, data, views, program and what computes it.
-
-    Args:
-      run: any.
-      mesh: of the devices that compute it.
-      points: per call.
-      views: JSON values that tell which views the rows answer.
-      embed: whether rows hold embeddings.
-    """
-    device = mesh.devices.flat[0]
-    content = {
-        'teacher': run.teacher.identity,
-        'data': run.data.identity,
-        'views': views,
-        'embed': embed,
-        'dtype': run.recipe.dtype,
-        'stored': run.recipe.teaching.cache_dtype,
-        'program': [jax.__version__, jax.default_backend(), device.device_kind, points, mesh.size],
-        'precision': str(jax.config.jax_default_matmul_precision),
-    }
-    network = run.teacher.network
-    if run.host is None and network.name not in networks.names():
-        content['code'] = traced(network, run.data.image_shape)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def traced(network: Network, image_shape: tuple[int, int, int]) -> str:
-    """A digest of the operations of a network that was built in Python, which neither its name nor its weights tell."""
-    variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-
-    def answer(variables: PyTree, image: jax.Array) -> Any:
-        outputs, _ = network.apply(variables, image, False)
-        return outputs.logits, outputs.embed
-
-    closed = jax.make_jaxpr(answer)(variables, image)
-    found = hashlib.sha256(re.sub('0x[0-9a-f]+', '', str(closed.jaxpr)).encode())  # without addresses of functions
-    for constant in closed.consts:
-        found.update(np.ascontiguousarray(constant).tobytes())
-    return found.hexdigest()
-
-
-def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:
-    """The cache of `identity` `key` with `size` rows, where the run keeps answers; None where it keeps none."""
-    teaching = run.recipe.teaching
-    if teaching.cache == 'off' or not isinstance(run.teacher, Teacher):
-        return None
-    where = None if teaching.cache == 'memory' else teaching.cache
-    if f'{where} {key}' not in _SHARED:
-        _SHARED[f'{where} {key}'] = Cache(
-            where,
-            key,
-            size=size,
-            width=width,
-            dtype=teaching.cache_dtype,
-            limit_bytes=teaching.cache_gb * 2**30,
-            about={'teacher': run.teacher_network.name, 'data': run.data.name},
-        )
-    return _SHARED[f'{where} {key}']
-
-
 class TeacherPass:
     """Answers of one run's teacher, row by row.
 
@@ -137,7 +70,14 @@ class TeacherPass:
       counts: {'computed', 'served', 'mixed', 'padding': rows so far}; 'mixed' ones are among the computed.
     """
 
-    def __init__(self, run: Run, variables: PyTree, mesh: Mesh, counts: dict[str, int] | None = None):
+    def __init__(
+        self,
+        run: Run,
+        variables: PyTree,
+        mesh: Mesh,
+        counts: dict[str, int] | None = None,
+        seconds: dict[str, float] | None = None,
+    ):
         """`mesh` has devices of this process alone: each asks for the rows of its own devices, without the others.
 
         Args:
@@ -145,6 +85,7 @@ class TeacherPass:
           variables: of the teacher, on the mesh.
           mesh: `sharding.local` of the run's.
           counts: of `no_rows`, which go on where they are.
+          seconds: whose 'compile' grows by what the programs take to compile.
         """
         self.run, self.mesh, self._variables, self._host = run, mesh, variables, run.host
         self.num_views, self._crop = run.method.num_views, run.recipe.augment.crop
@@ -167,8 +108,9 @@ class TeacherPass:
         self.cache = self._open() if self._finite and not stored else None
         rows = sharding.batch(mesh)
         # What a call of the devices gives: the network's answers, or the images that the host is asked about.
-        self._call = jax.jit(self._compute if self._host is None else self._images, out_shardings=rows)
-        self._draw = jax.jit(spec.draw_view)
+        seconds = {'compile': 0.0} if seconds is None else seconds
+        self._call = Program(self._compute if self._host is None else self._images, seconds, out_shardings=rows)
+        self._draw = Program(spec.draw_view, seconds)
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
@@ -182,8 +124,9 @@ class TeacherPass:
         key = identity(self.run, self.mesh, self._points, views, self._embeds)
         return open_cache(self.run, key, self.run.num_points * self.num_views * self.views_per_row, self.width)
 
-    def _positions(self, index: np.ndarray, view: augment.View) -> np.ndarray:
-        """i64[M, V]: the cache's position of each row."""
+    def _positions(self, index: np.ndarray, key: Array) -> np.ndarray:
+        """i64[M, V]: the cache's position of each row; `key` as for `rows`."""
+        view = self._views(index, key)
         if view.number is not None:
             number = np.asarray(view.number)[:, None]
         else:
@@ -192,6 +135,13 @@ class TeacherPass:
             number = (rows[:, :1] * side + corners[..., 0]) * side + corners[..., 1]
         row = index.astype(np.int64)[:, None] * self.num_views + np.arange(self.num_views)
         return row * self.views_per_row + number
+
+    def _views(self, index: np.ndarray, key: Array) -> augment.View:
+        """The view of each point on the host, drawn in equal blocks: any number of points takes the same program."""
+        starts = range(0, len(index), self._points)
+        blocks = [self._draw(key, padded(index[start : start + self._points], self._points)) for start in starts]
+        whole = jax.tree.map(lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *blocks)
+        return jax.tree.map(lambda part: part[: len(index)], whole)
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -218,7 +168,7 @@ class TeacherPass:
         missing = np.ones(count, bool)
         positions = None
         if self.cache is not None and asked.own.any():
-            positions = self._positions(asked.index, self._draw(view_key, asked.index))
+            positions = self._positions(asked.index, view_key)
             own = np.flatnonzero(asked.own)
             rows, present = self.cache.get(positions[own].reshape(-1))
             found[own] = rows.reshape(len(own), self.num_views, self.width)
@@ -233,7 +183,7 @@ class TeacherPass:
                 own = asked.own[points]
                 self.cache.put(positions[points[own]].reshape(-1), answers[own].reshape(-1, self.width))
         self.counts['computed'] += len(wanted) * self.num_views
-        mixed = len(wanted) if self._spec.mixing is not None else int(np.count_nonzero(asked.epsilon[wanted]))
+        mixed = len(wanted) if self._spec.mixing is not None else int(np.count_nonzero(~asked.own[wanted]))
         self.counts['mixed'] += mixed * self.num_views
         return found
 
@@ -242,10 +192,10 @@ class TeacherPass:
         pending: list[tuple[np.ndarray, Array]] = []
         for start in range(0, len(wanted), self._points):
             points = wanted[start : start + self._points]
-            padded = np.concatenate([points, np.repeat(points[-1:], self._points - len(points))])
-            self.counts['padding'] += (len(padded) - len(points)) * self.num_views
+            places = padded(points, self._points)
+            self.counts['padding'] += (len(places) - len(points)) * self.num_views
             columns = (asked.slot, asked.partner_slot, asked.index, asked.epsilon)
-            placed = sharding.put_rows(tuple(column[padded] for column in columns), self.mesh)
+            placed = sharding.put_rows(tuple(column[places] for column in columns), self.mesh)
             pending.append((points, self._call(self._variables, asked.images, asked.partners, *placed, key)))
             if len(pending) > _AHEAD:
                 yield self._finished(*pending.pop(0), asked, key)
@@ -256,17 +206,16 @@ class TeacherPass:
         """(which of the asked points, their answers) of what a call of the devices gave."""
         if self._host is None:
             return points, np.asarray(found)[: len(points)]
-        padded = np.concatenate([points, np.repeat(points[-1:], self._points - len(points))])
-        index = asked.index[padded]
+        index = asked.index[padded(points, self._points)]
         query = Query(np.repeat(index, self.num_views), np.asarray(found), self._view_numbers(index, key))
-        answers = self._host.answer(query, self._embeds).reshape(len(padded), self.num_views, self.width)
+        answers = self._host.answer(query, self._embeds).reshape(len(index), self.num_views, self.width)
         return points, answers[: len(points)]
 
     def _view_numbers(self, index: np.ndarray, key: Array) -> np.ndarray | None:
         """i64[M * V]: the number of each view among those of its point; None where they are not finite."""
         if not self._finite:
             return None
-        positions = self._positions(index, self._draw(key, index))
+        positions = self._positions(index, key)
         return (positions - index.astype(np.int64)[:, None] * self.num_views * self.views_per_row).reshape(-1)
 
     # -- programs -------------------------------------------------------------------------------------------------
@@ -307,8 +256,10 @@ class TeacherPass:
 
     def slice_steps(self, chunk: int) -> int:
         """Steps whose answers are asked for at once: a multiple of `chunk`, bounded by `SLICE_BYTES`."""
-        batch = self.run.recipe.batch
-        most = max(SLICE_BYTES // (batch * self.num_views * self.width * 4), 1)
+        batch, row = self.run.recipe.batch, self.num_views * self.width * 4
+        if self.run.data.train.streamed:  # a slice's images wait too: as read, stacked, and their partners
+            row += 3 * math.prod(self.run.data.image_shape)
+        most = max(SLICE_BYTES // (batch * row), -(-self._points // batch))
         whole = max(self.run.num_points // batch, 1)
         return chunk * max(math.ceil(min(most, whole) / chunk), 1)
 
@@ -349,6 +300,8 @@ class Answers:
         own = epsilon == 0
         if pool is not None:
             own &= ~np.asarray(_altered(pool, resident))
+            if steps - done > self._steps:
+                pool = jnp.copy(pool)  # the first slice's steps donate the state's own
         index = order[: steps * batch].reshape(steps, batch)[:, sharding.local_rows(self._mesh, batch)]
         held: list[tuple[int, step.RawBatch]] = []
         for start in range(done, steps, self._steps):
@@ -359,10 +312,9 @@ class Answers:
                 partners, slot, partner_slot = images, points, partner[points]
             else:
                 held = [next(supplies) for _ in range(start, stop)]
-                images, partners = (
-                    _stacked([sharding.on_local(getattr(raw, name), self._mesh) for _, raw in held], self._steps)
-                    for name in ('image', 'partner_image')
-                )
+                images = self._stacked([raw.image for _, raw in held])
+                alone = all(raw.partner_image is raw.image for _, raw in held)
+                partners = images if alone else self._stacked([raw.partner_image for _, raw in held])
                 slot = partner_slot = np.arange(len(points), dtype=np.int32)
             asked = Asked(points, images, partners, slot, partner_slot, epsilon[points], own[points])
             with distributed.together():
@@ -377,6 +329,11 @@ class Answers:
                 taken += length
                 yield length, points_of_all, answers
 
+    def _stacked(self, batches: list[Array]) -> Array:
+        """u8[S * B, H, W, 3]: a slice's images of this process, the last batch repeated to fill up."""
+        here = [sharding.on_local(batch, self._mesh) for batch in batches]
+        return jnp.concatenate([*here, *[here[-1]] * (self._steps - len(here))])
+
     def _placed(self, rows: np.ndarray, first: int) -> step.Taught:
         """Answers f32[S * B, V, width] on the devices, padded to a whole slice whose first step is `first`.
 
@@ -384,9 +341,9 @@ class Answers:
         """
         asking = self.teacher_pass
         batch = len(sharding.local_rows(self._mesh, asking.run.recipe.batch))
-        padded = np.zeros((self._steps, batch * asking.num_views, asking.width), np.float32)
-        padded[: len(rows) // batch] = rows.reshape(-1, batch * asking.num_views, asking.width)
-        placed = sharding.put_columns(padded, self._mesh)
+        whole = np.zeros((self._steps, batch * asking.num_views, asking.width), np.float32)
+        whole[: len(rows) // batch] = rows.reshape(-1, batch * asking.num_views, asking.width)
+        placed = sharding.put_columns(whole, self._mesh)
         return step.Taught(placed, sharding.put(np.int32(first), sharding.replicated(self._mesh)))
 
 
@@ -396,6 +353,6 @@ def _altered(pool: Array, images: Array) -> Array:
     return jnp.any(pool != images, axis=(1, 2, 3))
 
 
-def _stacked(batches: list[Array], count: int) -> Array:
-    """u8[count * B, H, W, 3]: the batches one after the other, the last one repeated to fill up."""
-    return jnp.concatenate([*batches, *[batches[-1]] * (count - len(batches))])
+def padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows: the given ones, the last one repeated to fill up."""
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])

@@ -37,7 +37,10 @@ class Diverged(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class EpochReport:
-    """What an epoch of training did: its phase, points, learning rate, mean metrics and seconds."""
+    """What an epoch did: points of the plan and those trained on (full batches), rate of the 'main' update, means.
+
+    `seconds` are without compilation and checkpoints.
+    """
 
     phase: Phase
     kept: int
@@ -88,9 +91,9 @@ class Trainer:
         before = bool(run.needs) and not run.teacher_in_step
         self.teacher_rows = no_rows() if before or run.scores_points else {}
         here = sharding.on_local(self.teacher_variables, mesh), sharding.local(mesh)
-        self.clean = CleanImages(run, *here)
+        self.clean = CleanImages(run, *here, self.seconds)
         if before:
-            self._answers = Answers(TeacherPass(run, *here, self.teacher_rows), self.feed, mesh)
+            self._answers = Answers(TeacherPass(run, *here, self.teacher_rows, self.seconds), self.feed, mesh)
             self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = jax.jit(step.epoch_order, out_shardings=replicated)
         self._partners = jax.jit(functools.partial(step.partners, spec=self._spec), out_shardings=replicated)
@@ -140,7 +143,7 @@ class Trainer:
         order = self._order(current.key, plan, jnp.int32(epoch))
         rates = self._rates(phase, phase_epoch)
         started, compiled, elsewhere = time.perf_counter(), self.seconds['compile'], 0.0
-        losses: list[jax.Array] = []
+        losses: list[tuple[int, jax.Array]] = []
         shown = (
             plan if run.mixing is None else plan.replace(partner=self._partners(current.key, plan, jnp.int32(epoch)))
         )
@@ -156,16 +159,19 @@ class Trainer:
                 current, loss = self._program(phase, length, arguments)(*arguments)
                 done += length
                 self.tally.add(self._step_costs[phase.name], length)
-                losses.append(loss)
+                losses.append((length, loss))
                 if len(losses) > 1:  # one chunk late, so that the device never waits for the host
-                    value = float(losses.pop(0))
-                    progress(length * batch, loss=value)
+                    finished, late = losses.pop(0)
+                    value = float(late)
+                    progress(finished * batch, loss=value)
                     if not np.isfinite(value):
                         self.refuse_divergence(current)
                 if done < steps:  # after the last step comes the evaluation first, then the condensation
                     pause = time.perf_counter()
                     between(current)
                     elsewhere += time.perf_counter() - pause
+        for finished, late in losses:
+            progress(finished * batch, loss=float(late))
         jax.block_until_ready(current.step)
         spent = time.perf_counter() - started - elsewhere - (self.seconds['compile'] - compiled)
         self.seconds['train'] += spent
@@ -258,9 +264,9 @@ class Trainer:
     @functools.cached_property
     def _teacher_scores(self) -> dict[str, jax.Array]:
         """{name: f32[N]} of the scores that the policy reads; once per run, and again after a restart."""
-        start = time.perf_counter()
+        start, compiled = time.perf_counter(), self.seconds['compile']
         found = self.clean.scores(self.run.policy.teacher_scores, self.teacher_rows)
-        self.seconds['score'] += time.perf_counter() - start
+        self.seconds['score'] += time.perf_counter() - start - (self.seconds['compile'] - compiled)
         return sharding.put(found, sharding.replicated(self.mesh))
 
     # -- evaluation -----------------------------------------------------------------------------------------------
@@ -296,7 +302,10 @@ class Trainer:
             return None
         evaluator, split = self.evaluator, self.evaluator.batches.split
         with self._timed_evaluation():
-            logits = self._held_out_logits() if self.run.host is None else self.clean.held_out(split)
+            if self.run.host is not None:
+                logits = self.clean.held_out(split)
+            else:
+                logits = self.clean.evaluated(evaluator, self.teacher_variables)
             if logits is None:
                 return None
             size = evaluator.batches.index.shape[1] * jax.process_count()
@@ -305,25 +314,9 @@ class Trainer:
         hits = np.argmax(logits, axis=1) == evaluator.labels
         return float(np.mean(hits)) if self.run.data.scored else None
 
-    def _held_out_logits(self) -> np.ndarray:
-        """f32[M, K]: what a teacher on the devices says of the held-out images, or said in an earlier run."""
-        evaluator, network, index = self.evaluator, self.run.teacher_network, np.arange(self.evaluator.count)
-        cache = self.clean.held_out_cache(evaluator.batches.split, evaluator.batch)
-        if cache is not None:
-            known, present = cache.get(index)
-            if present.all():
-                return known
-        logits = evaluator.on_host(evaluator('teacher', network, self.teacher_variables)[1])
-        if not np.isfinite(logits).all():
-            raise ValueError(f'the teacher {network.name} answers held-out images with numbers that are not finite')
-        hosts.refuse_probabilities(logits, f'the teacher {network.name}, asked about held-out images')
-        if cache is not None:
-            cache.put(index, logits)
-        return logits
-
     @functools.cached_property
     def _probe(self) -> Probe:
-        """What judges the embeddings of a student that predicts nothing, beside the teacher's own."""
+        """Evaluates the embeddings of a student without predictions, against the teacher's where they are known."""
         target = self.clean.held_out_embeddings(self.evaluator.batches.split) if 'embed' in self.run.needs else None
         return Probe(self.run, self.evaluator, self.mesh, target)
 

@@ -15,7 +15,7 @@ import kcd_jax
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import loop, teacher_pass, trainer
+from kcd_jax.training import kept, loop, trainer
 from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths
 from tests.networks import foreign_test as foreign
@@ -168,7 +168,7 @@ def test_cached_answers_are_of_the_same_operations(points):
     def identity(**other):
         teacher = Teacher.from_network(networks.from_nnx(model, taps=('blocks/0', 'blocks/1'), **other), foreign.SHAPE)
         run = Run('resnet8x0_25', points, teacher=teacher, recipe=RECIPE)
-        return teacher.identity, teacher_pass.identity(run, sharding.make_mesh(), 8, [], True)
+        return teacher.identity, kept.identity(run, sharding.make_mesh(), 8, [], True)
 
     first, again = (identity(embed=foreign.mean_of_last) for _ in range(2))
     other = identity(embed=lambda taps: jnp.max(taps[-1], (1, 2)))

@@ -72,7 +72,7 @@ def test_the_tables_say_what_is_concluded(summaries):
     assert any(note.startswith('KCD, 30 % less a random choice of its sizes: +0.00') for note in found.notes)
     equal = [run for run in summaries if run['cell']['label'] in ('KD', 'Random, 30 %', 'Static, 30 %')]
     (none,) = benchmark.table(benchmark.measure(equal, resamples=100))
-    assert none.notes[-1] == 'No policy differs from a random choice of the same cost.'
+    assert none.notes[-1] == 'No policy is better or worse than a random choice of the same cost.'
     few = [run for run in equal if run['seed'] == 100]
     assert benchmark.table(benchmark.measure(few, resamples=100))[0].notes[-1] == 'Too few seeds for a conclusion.'
 

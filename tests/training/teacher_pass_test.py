@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, methods, policies
-from kcd_jax.training import augment, evaluate, teacher_pass
+from kcd_jax.training import augment, evaluate, kept, teacher_pass
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
@@ -26,7 +26,7 @@ def teacher_dir(tmp_path_factory):
 
 @pytest.fixture
 def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_pass, '_SHARED', {})
+    monkeypatch.setattr(kept, '_SHARED', {})
 
     def train(name, dataset=None, method='kd', policy='kcd', keywords=None, recipe=None, seed=0, **teaching):
         taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS), seed=1000)
@@ -61,7 +61,7 @@ def test_every_kind_of_cache_gives_the_same_training(train, tmp_path, monkeypatc
         ('full', f'{tmp_path}/c'),
     ):
         if name == 'full':
-            teacher_pass._SHARED.clear()  # another process finds the files
+            kept._SHARED.clear()  # another process finds the files
         evaluated.clear()
         found = train(name, cache=cache)
         assert ('teacher' in evaluated) == (name not in ('warm', 'full'))
@@ -94,6 +94,29 @@ def test_points_that_a_pool_altered_are_not_cached(train):
     off = train('off', keywords=keywords, cache='off')
     train('cold', keywords=keywords)
     assert_same_run(off.workdir, train('warm', keywords=keywords).workdir)
+
+
+@pytest.mark.slow
+def test_an_epoch_in_many_slices_is_the_same_training(train, digits, monkeypatch):
+    """As it is, with a pool that the steps donate, and streamed; any number of points draws by one program."""
+    drawn = []
+    views = teacher_pass.TeacherPass._views
+    monkeypatch.setattr(
+        teacher_pass.TeacherPass,
+        '_views',
+        lambda self, index, key: drawn.append((len(index), self._draw)) or views(self, index, key),
+    )
+    pool = {'keywords': {'preset': 'reference', 'stages': 2}}
+    cases = {'plain': {}, 'pool': pool, 'streamed': {'dataset': data.by_index(digits)}}
+    whole = {name: train(f'whole {name}', **keywords, cache='off') for name, keywords in cases.items()}
+    monkeypatch.setattr(teacher_pass, 'SLICE_BYTES', 1)
+    monkeypatch.setattr(teacher_pass, 'ROWS', 20)  # one step
+    drawn.clear()
+    for name, keywords in cases.items():
+        assert_same_run(whole[name].workdir, train(name, **keywords).workdir)
+    assert {length for length, _ in drawn} == {20}
+    last = drawn[-1][1]
+    assert last._jitted._cache_size() == 1
 
 
 def test_streamed_points_are_answered_too(train, digits):
@@ -142,7 +165,8 @@ def test_positions_are_distinct_for_every_view_of_every_point(tiny_networks, dig
         [[f, a, b, c, d] for f in (0, 1) for a in range(3) for b in range(3) for c in (0, 2) for d in (1, 2)]
     )
     index = np.arange(len(views)) % 5
-    found = asking._positions(index, augment.View(views))
+    asking._views = lambda index, key: augment.View(views)
+    found = asking._positions(index, None)
     seen = {(int(p), v, tuple(row[[0, 1 + 2 * v, 2 + 2 * v]])) for p, row in zip(index, views) for v in range(2)}
     assert len(set(found.reshape(-1).tolist())) == len(seen)
     assert found.min() >= 0 and found.max() < 5 * 2 * asking.views_per_row
