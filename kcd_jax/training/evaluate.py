@@ -70,11 +70,18 @@ class Evaluator:
         return np.concatenate(sharding.to_host(logits))[: self.count]
 
     def read(
-        self, name: str, network: Network, variables: PyTree, split: data.Split, teacher_logits: list[jax.Array] | None
+        self,
+        name: str,
+        network: Network,
+        variables: PyTree,
+        split: data.Split,
+        teacher_logits: list[jax.Array] | None,
+        with_embed: bool = False,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the evaluation program.
 
-        The embedding is None if the network has none, or if all of them would take more than `EMBEDDING_BYTES`.
+        The embedding is None unless `with_embed` asks for it, if the network has none, and if all of them would take
+        more than `EMBEDDING_BYTES`.
         """
         unused = None if teacher_logits is None else teacher_logits[0]
         entropy, embed, start = np.empty(len(split), np.float32), None, 0
@@ -82,7 +89,7 @@ class Evaluator:
             reading = self._step(name, network, variables, *arrays, unused)[1]
             size = min(len(reading.entropy), len(split) - start)  # the last batch is padded
             entropy[start : start + size] = sharding.to_host(reading.entropy)[:size]
-            if reading.embed is not None and 4 * len(split) * reading.embed.shape[1] <= EMBEDDING_BYTES:
+            if with_embed and reading.embed is not None and 4 * len(split) * reading.embed.shape[1] <= EMBEDDING_BYTES:
                 embed = np.empty((len(split), reading.embed.shape[1]), np.float32) if embed is None else embed
                 embed[start : start + size] = sharding.to_host(reading.embed)[:size]
             start += size

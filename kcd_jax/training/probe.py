@@ -67,7 +67,7 @@ class Probe:
         data, read = self.run.data, self._evaluator.read
 
         def embeddings(split: Any) -> np.ndarray | None:
-            return read('student', self.run.student_network, variables, split, None)[1]
+            return read('student', self.run.student_network, variables, split, None, with_embed=True)[1]
 
         held_out, labels = embeddings(data.held_out), data.held_out.labels
         if held_out is None:
