@@ -107,7 +107,7 @@ def step_ms(num_steps: int, repeats: int) -> dict[str, float]:
 
 
 def streaming(quick: bool, scratch: pathlib.Path) -> Iterator[Row]:
-    """Photographs from files beside tf.data; steps of streamed points beside steps of resident ones."""
+    """Photographs from files against tf.data; steps of streamed points against those of resident ones."""
     rates = reading_rates(128 if quick else 512, 1 if quick else 5, scratch)
     measured = f'{rates["ours"]:.0f} images/s; its crops alone {rates["crops"]:.0f}; Pillow alone {rates["pillow"]:.0f}'
     met = None

@@ -8,7 +8,7 @@ import numpy as np
 
 from kcd_jax.data._dataset import Dataset, Images, Normalization, Shapes, Split, seed_words
 
-_TEST_SHARE = 10  # one image in so many is held out where a data set has no test images
+_TEST_SHARE = 10  # every tenth image is held out where a data set has no test images
 # Of the permutation that subsets are taken from: one for all runs, so that a smaller subset lies within a larger one.
 _SUBSET_SEED = 20_220_707
 

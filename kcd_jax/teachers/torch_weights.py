@@ -193,9 +193,9 @@ def unwrap(content: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     for key in (*_AVERAGED, *_CONTAINERS):
         if isinstance(content.get(key), Mapping) and content[key]:
             tensors, notes = unwrap(content[key])
-            beside = [other for other in _CONTAINERS if isinstance(content.get(other), Mapping)]
-            if key in _AVERAGED and beside:
-                notes = (f'read the averaged weights in {key!r}, not those in {beside[0]!r}', *notes)
+            others = [other for other in _CONTAINERS if isinstance(content.get(other), Mapping)]
+            if key in _AVERAGED and others:
+                notes = (f'read the averaged weights in {key!r}, not those in {others[0]!r}', *notes)
             return tensors, notes
     arrays = {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
     if arrays:  # weights next to counters, in one dictionary
