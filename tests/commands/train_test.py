@@ -16,8 +16,6 @@ import pytest
 from kcd_jax.__main__ import main as kcd_jax_main
 from kcd_jax.commands import train
 
-pytestmark = pytest.mark.fast_compile
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DIGITS = 'configs/digits_kd.py'
 QUICK = f'{DIGITS}:quicktest,method=kd,policy=kcd'
@@ -164,7 +162,7 @@ def test_check_prints_what_will_be_done_and_does_nothing(tmp_path):
 @pytest.mark.slow
 def test_killed_twice_it_ends_as_the_run_that_was_never_cut(tmp_path):
     """SIGKILL at two instants of a single KC-KD run with frequent checkpoints (tests/faults has the long version)."""
-    args = (f'--config={QUICK},epochs=9,checkpoint.seconds=0.1,eval_every=3', '--devices=2')
+    args = (f'--config={QUICK},resnet8-resnet8x0_25,epochs=9,checkpoint.seconds=0.1,eval_every=3', '--devices=2')
     assert main(*args, f'--workdir={tmp_path}/whole').returncode == 0
     command = [sys.executable, '-m', 'kcd_jax.main', *args, f'--workdir={tmp_path}/cut']
     kills = 0
