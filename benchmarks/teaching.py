@@ -95,7 +95,7 @@ def _seconds(functions: dict[str, Callable[[int], Any]], rounds: int) -> dict[st
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            function(steps[name] if name == 'cold' else 1)  # another library's threads still spin at first
+            function(ASKED if name == 'cold' else 1)  # another library's threads still spin at first
             times[name].append(timing.seconds(lambda: function(steps[name])) / steps[name])  # noqa: B023
     return times
 

@@ -68,7 +68,7 @@ def scan(name: str, root: pathlib.Path) -> _files.Listing:
     shown = printable(str(root))
     if not root.is_dir():
         raise ValueError(f'{name}: there is no folder {shown}; needed are train/CLASS/*.jpg and test/CLASS/*.jpg in it')
-    test = next((split for split in _TESTS if (root / split).is_dir()), None)
+    test, *others = [split for split in _TESTS if (root / split).is_dir()] or [None]
     where = root / 'train' if (root / 'train').is_dir() else root
     if where == root and test is not None:
         raise ValueError(f'{name}: {shown} has a folder {test} but no folder train; put the training images there')
@@ -87,9 +87,8 @@ def scan(name: str, root: pathlib.Path) -> _files.Listing:
     if test is None:
         return _with_held_out(root, train, passed)
     held_out = _images(name, root / test, passed)
-    for other in _TESTS:
-        if other != test and (root / other).is_dir():
-            passed.add(f'splits that {test} is read instead of', root / other)
+    for other in others:
+        passed.add('further folders of test images', root / other)
     if labelled and FLAT not in held_out:
         unknown = sorted(set(held_out) - set(train))
         if unknown:

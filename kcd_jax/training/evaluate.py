@@ -80,8 +80,8 @@ class Evaluator:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the evaluation program.
 
-        The embedding is None unless `with_embed` asks for it, if the network has none, and if all of them would take
-        more than `EMBEDDING_BYTES`.
+        The embedding is None without `with_embed`, if the network has none, or if all of them would take more than
+        `EMBEDDING_BYTES`.
         """
         unused = None if teacher_logits is None else teacher_logits[0]
         entropy, embed, start = np.empty(len(split), np.float32), None, 0

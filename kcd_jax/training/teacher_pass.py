@@ -128,9 +128,9 @@ class TeacherPass:
         """i64[M, V]: the cache's position of each row; `key` as for `rows`."""
         view = self._views(index, key)
         if view.number is not None:
-            number = np.asarray(view.number)[:, None]
+            number = view.number[:, None]
         else:
-            side, rows = 2 * self._crop + 1, np.asarray(view.rows)
+            side, rows = 2 * self._crop + 1, view.rows
             corners = rows[:, 1:].reshape(len(rows), self.num_views, 2).astype(np.int64)
             number = (rows[:, :1] * side + corners[..., 0]) * side + corners[..., 1]
         row = index.astype(np.int64)[:, None] * self.num_views + np.arange(self.num_views)

@@ -51,7 +51,7 @@ def test_nothing_is_said_of_a_clean_folder(root: pathlib.Path, capsys: pytest.Ca
 def test_a_second_folder_of_test_images_is_named(root: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     shutil.copytree(root / 'test', root / 'val')
     loaded, said = load(root, capsys)
-    assert len(loaded.test) == 2 * TEST and 'splits that test is read instead of: 1 (val)' in said
+    assert len(loaded.test) == 2 * TEST and 'further folders of test images: 1 (val)' in said
 
 
 @pytest.mark.parametrize(
