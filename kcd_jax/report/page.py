@@ -117,9 +117,12 @@ def _selected_row(comparison: Comparison) -> Row | None:
 def _findings(comparison: Comparison, row: Row) -> str:
     """The main result in one sentence."""
     by_chance = next((one for one in comparison.rows if one.name == 'random' and one.method == row.method), None)
+    whole = comparison.base(row)
+    if whole is by_chance:  # the table compares with chance; the sentence compares with both
+        whole = comparison.base(row, 'kd')
     said, of = [], '' if comparison.measure == 'accuracy' else f' of {comparison.measure}'
     for other, words in (
-        (comparison.base(row), 'training on every point'),
+        (whole, 'training on every point'),
         (by_chance, 'a random selection of the same size'),
     ):
         sample = row.difference(other, comparison.measure)

@@ -74,6 +74,13 @@ def test_report_of_an_experiment(experiment):
     assert '+1.00 percentage points over 3 seeds, 95 % interval [\N{MINUS SIGN}1.48, +3.48]' in words
     # KC-KD minus random by seed: 2, 2, 2.
     assert 'against Random KD (a random selection of the same size): +2.00 percentage points' in words
+    _, compared = parsed(page.write(experiment, reference='random'))
+    against_chance = ' '.join(compared.itertext())
+    for sentence in (
+        'against KD (training on every point): +1.00 percentage points',
+        'against Random KD (a random selection of the same size): +2.00 percentage points',
+    ):
+        assert sentence in words and sentence in against_chance
     assert 'a1b2c3d' in words and 'python -m kcd_jax.main --config=configs/digits_kd.py' in words
     assert 'gallery' not in figures
 
