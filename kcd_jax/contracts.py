@@ -8,6 +8,7 @@ point. Arrays are float32 unless stated otherwise. A *scatter* uses N as its pad
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -76,6 +77,17 @@ class Network:
     apply: Callable[[PyTree, Array, bool], tuple[Outputs, PyTree]]
     tail: tuple[str, ...] = ()
     convs: tuple[str, ...] = ()
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (bounded)
+    def variable_shapes(self, image_shape: tuple[int, int, int]) -> PyTree:
+        """What `init` returns, as `jax.ShapeDtypeStruct`s: nothing is computed, and it is traced once."""
+        return jax.eval_shape(lambda key: self.init(key, image_shape), jax.random.key(0))
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 (bounded)
+    def output_shapes(self, image_shape: tuple[int, int, int], batch: int = 1) -> Outputs:
+        """The outputs for a batch in training, in the same way."""
+        image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+        return jax.eval_shape(lambda v, x: self.apply(v, x, True)[0], self.variable_shapes(image_shape), image)
 
 
 # ------------------------------------------------------------------------------------------------ batches and points

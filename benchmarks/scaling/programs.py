@@ -56,7 +56,7 @@ def training_step(
         images = jax.ShapeDtypeStruct((batch, *dataset.image_shape), jnp.uint8)
         supply = _placed(step.RawBatch(index, images, images, index), split)
     function = functools.partial(step.run_chunk, spec=spec, phase=phase, length=1)
-    teacher = _placed(ledger.abstract_variables(run.teacher_network, dataset.image_shape), whole)
+    teacher = _placed(run.teacher_network.variable_shapes(dataset.image_shape), whole)
     jitted = jax.jit(function, donate_argnums=0, out_shardings=(places, whole))
     arguments = _placed(shapes, places), _placed(labels, whole), _placed(rates, whole), supply, teacher
     return jitted.lower(*arguments).compile()

@@ -53,7 +53,7 @@ def summarise(name: str, num_classes: int, pixels: int) -> Summary:
     """The sizes of network `name` for square images; nothing is computed."""
     network = networks.get(name)(num_classes)
     image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key: network.init(key, (pixels, pixels, 3)), jax.random.key(0))
+    variables = network.variable_shapes((pixels, pixels, 3))
 
     def forward(variables, image):
         return network.apply(variables, image, False)[0]

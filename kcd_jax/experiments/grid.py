@@ -418,7 +418,7 @@ def _macs(
     """The count, cached by network name, image size and number of classes."""
     key = (what, network.name, tuple(image_shape), num_classes)
     if key not in _MACS:
-        variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
+        variables = network.variable_shapes(image_shape)
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         rest = {name: tree for name, tree in variables.items() if name != 'params'}
         _MACS[key] = macs.count(function(network), variables['params'], rest, image)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 
 from kcd_jax.contracts import Array, LossOut, Method, Optimiser, Phase, Update, Weights
@@ -60,7 +59,7 @@ def make(*, init_fraction: float = 0.125) -> Method:
 
     def phases(epochs, main, student):
         # Parameter paths do not depend on the image size.
-        shapes = jax.eval_shape(lambda key: student.init(key, (32, 32, 3)), jax.random.key(0))
+        shapes = student.variable_shapes((32, 32, 3))
         moved = tuple(f'student/{path}' for path in leaf_paths(shapes['params']) if not matches(path, student.tail))
         modules = tuple(dict.fromkeys(path.rsplit('/', 1)[0] + '/*' for path in moved))
         constant = Optimiser(main.transform, lambda epoch: main.lr(0))

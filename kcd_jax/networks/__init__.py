@@ -81,8 +81,8 @@ def get(name: str) -> Callable[..., Network]:
 
     >>> import jax
     >>> student = get('resnet8')(100)
-    >>> variables = jax.eval_shape(lambda key: student.init(key, (32, 32, 3)), jax.random.PRNGKey(0))
-    >>> sum(leaf.size for leaf in jax.tree.leaves(variables['params']))
+    >>> shapes = student.variable_shapes((32, 32, 3))
+    >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
     83892
     """
     known, failed = families()

@@ -7,6 +7,7 @@ parameters and statistics are float32.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -377,19 +378,23 @@ def wrap(
     """
     pixels = constants(normalization)
 
+    @functools.lru_cache(maxsize=8)
+    def shapes(height: int, width: int) -> PyTree:
+        image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+        return jax.eval_shape(module.init, jax.random.key(0), image)
+
     def init(key: Array, image_shape: tuple[int, int, int]) -> PyTree:
         height, width, channels = image_shape
         if channels != 3 or min(height, width) < 8:
             found = f'found {tuple(image_shape)}'
             raise ValueError(f'{name} takes images of three channels and at least 8x8 pixels, {found}')
-        image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-        shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+        drawn = shapes(height, width)
         stats = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.full(leaf.shape, 1.0 if path[-1].key == 'var' else 0.0, jnp.float32),
-            shapes.get('batch_stats', {}),
+            drawn.get('batch_stats', {}),
         )
         return {
-            'params': draw(key, shapes['params']),
+            'params': draw(key, drawn['params']),
             'batch_stats': stats,
             'constants': {part: jnp.array(value, copy=True) for part, value in pixels.items()},
         }

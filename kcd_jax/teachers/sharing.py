@@ -42,6 +42,5 @@ def on_all_processes(restore: Callable[[], Teacher], dtype: Any, network: Networ
 def _like(card: Mapping[str, Any], dtype: Any, network: Network | None) -> tuple[Network, PyTree]:
     """(network, variables of zeros) of the teacher that a card describes."""
     network = network or networks.get(card['network'])(card['num_classes'], dtype=dtype)
-    image_shape = tuple(card['image_shape'])
-    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
-    return network, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+    shapes = network.variable_shapes(tuple(card['image_shape']))
+    return network, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)

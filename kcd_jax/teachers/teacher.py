@@ -331,7 +331,7 @@ def _normalization(given: Normalization | None, card: dict[str, Any], file: path
 
 def _from_paths(tensors: dict[str, np.ndarray], network: Network, image_shape: tuple[int, int, int]) -> PyTree:
     """The variables in a file of `save`; ValueError where they are not this network's, or not finite."""
-    abstract = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
+    abstract = network.variable_shapes(image_shape)
     expected = leaf_paths(abstract)
     wrong = {*expected} ^ {*tensors} | {n for n in {*expected} & {*tensors} if expected[n].shape != tensors[n].shape}
     if wrong:

@@ -153,7 +153,7 @@ def count_classes(tensors: Mapping[str, np.ndarray]) -> int | None:
 
 def outside(tensors: Mapping[str, np.ndarray], network: Network, image_shape: tuple[int, int, int]) -> list[str]:
     """The names that `from_torch` passes over because they lie outside the network's prefix."""
-    shapes = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
+    shapes = network.variable_shapes(image_shape)
     paths = [path for part in _stored(shapes) for path in leaf_paths(shapes[part])]
     prefix = find_prefix(tensors, {_canonical(torch_name(path)) for path in paths})
     return [n for n in tensors if not n.startswith(prefix) and n.rpartition('.')[2] not in _COUNTERS]

@@ -24,7 +24,7 @@ def lines(run: Run, device_count: int) -> list[str]:
     if isinstance(run.teacher, Run) and run.uses_teacher:
         run.teacher.validate(device_count)
     weights, recipe, dataset = run.weights, run.recipe, run.data
-    parameters = state.parameter_count(ledger.abstract_variables(run.student_network, dataset.image_shape))
+    parameters = state.parameter_count(run.student_network.variable_shapes(dataset.image_shape))
     main = run.phases[-1].optimisers['main'] if 'main' in run.phases[-1].optimisers else None
     rates = [main.lr(epoch) for epoch in range(run.phases[-1].epochs)] if main is not None else []
     terms = f'{weights.gamma:g} * CE + {weights.alpha:g} * KD(T={weights.temperature:g}) + {weights.beta:g} * extra'

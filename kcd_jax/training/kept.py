@@ -52,7 +52,7 @@ def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
 
 def traced(network: Network, image_shape: tuple[int, int, int]) -> str:
     """A digest of the operations of a network that was built in Python, which neither its name nor its weights tell."""
-    variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
+    variables = network.variable_shapes(image_shape)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 
     def answer(variables: PyTree, image: jax.Array) -> Any:

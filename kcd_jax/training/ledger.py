@@ -290,7 +290,7 @@ def teacher_macs(teacher: Teacher, image_shape: tuple[int, int, int]) -> int | N
 def network_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of a forward pass per image."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = abstract_variables(network, image_shape)
+    variables = network.variable_shapes(image_shape)
     program = jax.make_jaxpr(lambda *given: network.apply(*given, False)[0].logits)(variables, image)
     return sum(macs.by_scope(program).values())
 
@@ -318,7 +318,7 @@ def trace(run: Run, phase: Phase) -> jex_core.ClosedJaxpr:
     raw = step.RawBatch(index, images, images, index, index)
     rates = {label: jax.ShapeDtypeStruct((), jnp.float32) for label in phase.optimisers}
     rates['phase_epoch'] = jax.ShapeDtypeStruct((), jnp.int32)
-    teacher = {} if run.teacher_network is None else abstract_variables(run.teacher_network, run.setup.image_shape)
+    teacher = {} if run.teacher_network is None else run.teacher_network.variable_shapes(run.setup.image_shape)
 
     def one_step(current: TrainState, raw: step.RawBatch, rates: Any, teacher: Any) -> Any:
         return step.train_step(current, raw, rates, teacher, spec, phase)
@@ -330,7 +330,7 @@ def samples(run: Run, phase: Phase) -> dict[str, int]:
     """{pass: images that go through it} in one step of a phase."""
     chooses = phase.record and run.policy.in_batch is not None
     rows = (run.rows if chooses else run.recipe.batch) * run.method.num_views
-    params = abstract_variables(run.student_network, run.setup.image_shape)['params']
+    params = run.student_network.variable_shapes(run.setup.image_shape)['params']
     paths = list(leaf_paths({'student': params}))
     moving = [any(matches(path, update.moves) for path in paths) for update in phase.updates]
     # One forward for each version of the student's parameters that an update reads.
@@ -341,12 +341,6 @@ def samples(run: Run, phase: Phase) -> dict[str, int]:
         'student_backward': sum(moving) * rows,
         'scoring_forward': run.recipe.batch if chooses and run.policy.scores else 0,
     }
-
-
-@functools.lru_cache(maxsize=32)
-def abstract_variables(network: Network, image_shape: tuple[int, int, int]) -> Any:
-    """The network's variables as shapes."""
-    return jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
 
 
 def abstract_state(run: Run) -> TrainState:
@@ -382,7 +376,7 @@ def _key(run: Run, phase: Phase) -> str:
     def of(network: Network | None) -> Any:
         if network is None:
             return None
-        shapes = leaf_paths(abstract_variables(network, run.setup.image_shape))
+        shapes = leaf_paths(network.variable_shapes(run.setup.image_shape))
         return [network.name, [(path, leaf.shape) for path, leaf in shapes.items()]]
 
     content = [

@@ -27,7 +27,7 @@ from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Wei
 from kcd_jax.settings import nested
 from kcd_jax.teachers.host import Host
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import state, step, unlabelled
+from kcd_jax.training import step, unlabelled
 from kcd_jax.training.mixtures import Mixing
 from kcd_jax.training.recipe import Recipe
 
@@ -217,8 +217,8 @@ class Run:
         all_labels = np.zeros(rows, np.int32)
         all_labels[: len(labels)] = labels
         shape, batch = self.data.image_shape, self.recipe.batch
-        student = state.output_shapes(self.student_network, shape, batch)
-        teacher = student if self.teacher_network is None else state.output_shapes(self.teacher_network, shape, batch)
+        student = self.student_network.output_shapes(shape, batch)
+        teacher = student if self.teacher_network is None else self.teacher_network.output_shapes(shape, batch)
         restored = self.teacher_network is not None and isinstance(self.teacher, Teacher)
         return Setup(
             student=student,
@@ -388,6 +388,6 @@ class Run:
 
 @functools.lru_cache(maxsize=16)
 def _network(name: str, num_classes: int, dtype: str, normalization: Any) -> Network:
-    """One object for equal arguments: what is known of it (`state.output_shapes`) is found out once."""
+    """One object for equal arguments: what is known of it (`Network.output_shapes`) is found out once."""
     with jax.ensure_compile_time_eval():  # a run may be looked at first inside of a trace
         return networks.get(name)(num_classes, dtype=jnp.dtype(dtype), normalization=normalization)

@@ -15,7 +15,6 @@ from kcd_jax.contracts import (
     Clock,
     Method,
     Network,
-    Outputs,
     Phase,
     Policy,
     PyTree,
@@ -37,14 +36,6 @@ METRICS = ('loss', 'ce', 'kd', 'extra', 'accuracy', 'entropy', 'teacher_entropy'
 def split_variables(variables: PyTree) -> tuple[PyTree, PyTree]:
     """(params, model_state) of a network's variables."""
     return variables['params'], {name: tree for name, tree in variables.items() if name != 'params'}
-
-
-@functools.lru_cache(maxsize=32)
-def output_shapes(network: Network, image_shape: tuple[int, int, int], batch: int) -> Outputs:
-    """The network's outputs for a batch as `jax.ShapeDtypeStruct`s; nothing is computed."""
-    variables = jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.key(0))
-    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
-    return jax.eval_shape(lambda v, x: network.apply(v, x, True)[0], variables, image)
 
 
 def create(

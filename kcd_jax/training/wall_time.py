@@ -49,7 +49,7 @@ def seconds(run: Run, mesh: Mesh) -> float:
 
 def _width(network: Network, image_shape: tuple[int, int, int]) -> int:
     """The median number of channels of a network's kernels."""
-    variables = ledger.abstract_variables(network, image_shape)
+    variables = network.variable_shapes(image_shape)
     widths = [leaf.shape[-1] for leaf in jax.tree.leaves(variables['params']) if len(leaf.shape) == 4]
     return int(statistics.median_low(widths)) if widths else 64
 

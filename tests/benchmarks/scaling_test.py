@@ -38,7 +38,7 @@ compiled = {
 }
 found = {name: collectives.read(program.as_text()) for name, program in compiled.items()}
 found = {name: [dataclasses.asdict(entry) for entry in entries] for name, entries in found.items()}
-student = ledger.abstract_variables(networks.get('tiny')(10), points.image_shape)
+student = networks.get('tiny')(10).variable_shapes(points.image_shape)
 print(json.dumps({'parameters': state.parameter_count(student), 'found': found}))
 """
 

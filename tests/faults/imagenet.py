@@ -44,8 +44,15 @@ WORDS = (
 class ImageNet(Bench):
     """The bench for faults, with ImageNet's configuration in place of the digits'."""
 
-    def __init__(self, scratch: pathlib.Path, size: int, env: dict[str, str] | None = None):
-        """`size`: pixels. The pictures are made under `scratch`, a quarter wider than needed, as photographs are."""
+    def __init__(self, scratch: pathlib.Path, size: int, words: str = '', env: dict[str, str] | None = None):
+        """The pictures are made under `scratch`, a quarter wider than needed, as photographs are.
+
+        Args:
+          scratch: a folder.
+          size: pixels.
+          words: more of the configuration.
+          env: of the programs.
+        """
         from tests.data import photographs
 
         self.images = scratch / f'images_{size}'
@@ -55,8 +62,8 @@ class ImageNet(Bench):
             # Large patches: what is left of them in a crop still has the colour of the class.
             photographs.folder(self.images, **counts, size=shape, detail=max(4, size // 16))
         seconds = size / 64  # several in an epoch of seven steps, on a fast machine too
-        words = f'dataset=folder:{size},data.dir={self.images},{WORDS},checkpoint.seconds={seconds}'
-        super().__init__(scratch, words, env=env)
+        given = f'dataset=folder:{size},data.dir={self.images},{WORDS},checkpoint.seconds={seconds}'
+        super().__init__(scratch, f'{given},{words}' if words else given, env=env)
 
     def arguments(self, workdir: pathlib.Path, *more: str) -> list[str]:
         return [f'--config=configs/imagenet_kd.py:{self.words}', '--devices=2', f'--workdir={workdir}', *more]

@@ -140,7 +140,7 @@ def test_the_recorded_value_is_that_of_the_unrotated_view():
     phases = method.phases(4, main, network)
     images = np.random.default_rng(0).integers(0, 256, (256, 4, 4, 3)).astype(np.uint8)
     labels = np.zeros(256, np.int32)
-    shapes = state_lib.output_shapes(network, (4, 4, 3), 4)
+    shapes = network.output_shapes((4, 4, 3), 4)
     setup = Setup(shapes, shapes, 8, 256, 5, 4, (4, 4, 3), labels, network, network, None)
     state = state_lib.create(
         jax.random.PRNGKey(0), student=network, method=method, policy=policy, phases=phases, setup=setup, images=None

@@ -14,9 +14,10 @@ import pytest
 from kcd_jax import data, knowledge, networks, policies
 from kcd_jax.contracts import Network
 from kcd_jax.experiments import config as grammar
-from kcd_jax.training import layer_macs, ledger, macs
+from kcd_jax.training import ledger, macs
 from kcd_jax.training.run import Run
 from tests.digits import one_device, run_for
+from tests.training import layer_macs
 
 pytestmark = pytest.mark.fast_compile
 

@@ -44,7 +44,7 @@ class TinyLoop:
         random = np.random.RandomState(0)
         images = random.randint(0, 256, (256, 12, 12, 3)).astype(np.uint8)
         self.points = step.Points(jnp.asarray(images), jnp.asarray(random.randint(0, 5, 256).astype(np.int32)))
-        shapes = state.output_shapes(student, (12, 12, 3), 8)
+        shapes = student.output_shapes((12, 12, 3), 8)
         setup = Setup(shapes, shapes, 200, 256, 5, 8, (12, 12, 3), np.asarray(self.points.labels), student, None, None)
         self.before = state.create(
             jax.random.PRNGKey(0),

@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from kcd_jax.contracts import Network
 from kcd_jax.networks.layers import Conv, Dense, GroupedConv
@@ -32,6 +33,8 @@ def forward_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
             total += sum(math.prod(y.shape) * x.shape[-1] for x, y in zip(args[0], outputs, strict=True))
         return outputs
 
-    with nn.intercept_methods(counting):  # initialisation calls the module once, on one abstract image
-        jax.eval_shape(lambda key: network.init(key, image_shape), jax.random.PRNGKey(0))
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = network.variable_shapes(image_shape)
+    with nn.intercept_methods(counting):
+        jax.eval_shape(lambda v, x: network.apply(v, x, False), variables, image)
     return total
