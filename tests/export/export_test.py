@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pathlib
 
 import flax.linen as nn
@@ -15,13 +16,12 @@ from kcd_jax import export as exports
 from kcd_jax import networks
 from kcd_jax.export import formats, writing
 from kcd_jax.teachers.model import Model
+from tests.export import families
+from tests.export.families import CLASSES, SHAPE, images
 
 pytestmark = pytest.mark.fast_compile
 
-SHAPE, CLASSES = (16, 16, 3), 5
-PACKAGES = {'onnx': ('jax2onnx', 'onnxruntime'), 'tflite': ('litert_converter', 'ai_edge_litert')}
 CARD = {
-    'class_names': list('abcde'),
     'dataset': 'known',
     'accuracy': 0.75,
     'teacher': {'network': 'resnet14', 'accuracy': 0.875},
@@ -30,30 +30,15 @@ CARD = {
 }
 
 
-def images(seed=0, count=100):
-    return np.random.default_rng(seed).integers(0, 256, (count, *SHAPE), np.uint8)
-
-
-def model_of(name):
-    """A network whose logits differ between images: its statistics are those of a batch."""
-    network = networks.get(name)(CLASSES)
-    variables = network.init(jax.random.key(0), SHAPE)
-    seen = images(1, 16).astype(np.float32) / 255
-    for _ in range(30 if variables.get('batch_stats') else 0):  # a tenth of the way each time
-        state = jax.jit(network.apply, static_argnums=2)(variables, seen, True)[1]
-        variables = {**variables, **state}
-    card = {'network': name, 'num_classes': CLASSES, 'image_shape': list(SHAPE), **CARD}
-    return Model(network, variables, card)
-
-
 @pytest.fixture(scope='module')
 def model():
-    return model_of('resnet8x0_25')
+    made = families.model_of('resnet8x0_25')
+    return dataclasses.replace(made, card={**made.card, **CARD})
 
 
 @pytest.mark.parametrize('name', sorted(exports.FORMATS))
 def test_a_file_gives_the_students_logits(name, model, tmp_path):
-    for package in PACKAGES.get(name, ()):
+    for package in families.PACKAGES.get(name, ()):
         pytest.importorskip(package)
     known = exports.Images(images(2, 120), model(images(2, 120)).argmax(-1), 'made by a test')
     assert np.ptp(known.images, axis=0).min() > 100 and np.ptp(model(known.images), axis=0).min() > 1e-2
@@ -162,31 +147,20 @@ def test_the_program_has_plain_convolutions(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    'name',
-    [
-        'resnet20_a',
-        'wrn_16_1',
-        'vgg8',
-        'mobilenetv2',
-        'shufflev1',
-        'shufflev2',
-        'resnet8_one',
-        'resnet50_cifar',
-        'vit_mini_4',
-        'convnext_atto_2',
-    ],
-)
-def test_every_family_converts(name, tmp_path, monkeypatch):
-    pytest.importorskip('jax2onnx')
+@pytest.mark.parametrize('name', families.QUICK)
+def test_families_convert(name, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, 'LATENCY_BATCHES', (1,))
-    some = exports.Images(images(count=8), None, 'made by a test')
-    model = model_of(name)
-    for format in ('onnx', 'tflite') if name == 'resnet50_cifar' else ('onnx', 'tflite', 'stablehlo'):
-        if format == 'tflite' and not formats.importlib.util.find_spec('litert_converter'):
-            continue
-        if (name, format) == ('vit_mini_4', 'tflite'):  # its attention over a batch of any size
-            with pytest.raises(ValueError, match='LiteRT has no form of an operation of vit_mini_4'):
-                exports.export(model, format, tmp_path / name, some)
-            continue
-        assert exports.export(model, format, tmp_path / name, some).difference <= 1e-4
+    found = families.convert(name, tmp_path)
+    if name == 'vit_mini_4' and 'tflite' in found:  # its attention over a batch of any size
+        assert 'LiteRT has no form of an operation of vit_mini_4' in found.pop('tflite')
+    assert 'stablehlo' in found and max(found.values()) <= 1e-4
+
+
+def test_the_stored_result_has_every_family():
+    """Written by `python -m tests.export.families`, which takes minutes."""
+    stored = json.loads((families.ROOT / 'results' / 'export_families.json').read_text())['families']
+    assert sorted(stored) == sorted(families.FAMILIES)
+    for name, found in stored.items():
+        assert {'onnx', 'stablehlo'} <= found.keys(), name
+        wrong = {format: value for format, value in found.items() if not isinstance(value, float) or value > 1e-4}
+        assert list(wrong) in ([], ['tflite']), name
