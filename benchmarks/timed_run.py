@@ -119,7 +119,7 @@ class TimedRun:
 
     def program(self) -> jax.stages.Compiled:
         """The compiled step of the phase."""
-        return self.trainer._program(self.phase, 1, (self.state, *self.arguments()))
+        return self.trainer._program(self.phase, 1, self.state).compiled(self.state, *self.arguments())
 
     def function(self) -> Callable[..., tuple[TrainState, jax.Array]]:
         """The step of the phase before compilation: (state, *arguments) -> (state, loss)."""

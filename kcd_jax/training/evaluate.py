@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from kcd_jax import data, knowledge
 from kcd_jax.contracts import Array, Network, PyTree
 from kcd_jax.runtime import inflight, sharding
 from kcd_jax.training import augment, feed
+from kcd_jax.training.program import Program
 
 EMBEDDING_BYTES = 2**32  # limit for the embeddings of a survey; ImageNet's 1.28 million of width 512 take 2.6e9
 
@@ -27,20 +27,20 @@ _RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'
 class Evaluator:
     """Evaluates networks on the held-out images of a split."""
 
-    def __init__(self, split: data.Split, batch: int, mesh: Mesh, workers: int = 0):
+    def __init__(
+        self, split: data.Split, batch: int, mesh: Mesh, workers: int = 0, seconds: dict[str, float] | None = None
+    ):
+        """`seconds`: as for `Program`."""
         self.batches = feed.HeldOut(split, batch, mesh, workers)
         self.labels, self.count = split.labels, self.batches.count
         self.batch, self.mesh, self.workers = batch, mesh, workers
-        self.compiled: dict[str, Any] = {}
-        self.compile_seconds = 0.0
+        self._programs: dict[str, Program] = {}
+        self._seconds = {'compile': 0.0} if seconds is None else seconds
 
     def _step(self, name: str, network: Network, *arguments: Any) -> tuple[dict[str, jax.Array], Reading]:
-        if name not in self.compiled:
-            start = time.perf_counter()
-            jitted = jax.jit(functools.partial(eval_step, network=network))
-            self.compiled[name] = jitted.lower(*arguments).compile()
-            self.compile_seconds += time.perf_counter() - start
-        return self.compiled[name](*arguments)
+        if name not in self._programs:
+            self._programs[name] = Program(functools.partial(eval_step, network=network), self._seconds)
+        return self._programs[name](*arguments)
 
     def __call__(
         self, name: str, network: Network, variables: PyTree, teacher_logits: list[jax.Array] | None = None

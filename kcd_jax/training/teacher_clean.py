@@ -53,12 +53,10 @@ class CleanImages:
             rows = self.held_out(split, embed=True)
             return None if rows is None else rows[:, self._host.num_classes :]
 
-        def embeddings(variables: PyTree, images: Array) -> Array:
-            return self.run.teacher_network.apply(variables, augment.to_float(images), False)[0].embed
-
-        forward, found = jax.jit(embeddings), []
+        found, classes = [], self.run.setup.teacher.logits.shape[1]
         for images, _, valid in feed.HeldOut(split, self._rows, self._mesh, self.run.recipe.workers, keep=False):
-            found.append(np.asarray(forward(self._variables, images)).astype(np.float32)[np.asarray(valid)])
+            rows = np.asarray(self._forward[True](self._variables, images))
+            found.append(rows[np.asarray(valid), classes:])
         return np.concatenate(found)
 
     def held_out(self, split: data.Split, embed: bool = False) -> np.ndarray | None:

@@ -23,6 +23,7 @@ from kcd_jax.teachers import host as hosts
 from kcd_jax.training import feed, ledger, scoring, state, step
 from kcd_jax.training.evaluate import Evaluator
 from kcd_jax.training.probe import Probe
+from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_clean import CleanImages
 from kcd_jax.training.teacher_pass import Answers, TeacherPass, no_rows
@@ -64,7 +65,7 @@ class Trainer:
         self.run, self.mesh = run, mesh
         self.seconds = dict.fromkeys(('compile', 'train', 'score', 'condense', 'evaluate'), 0.0)
         self.tally = ledger.Tally()
-        self._programs: dict[tuple[str, int], Any] = {}
+        self._programs: dict[tuple[str, int], Program] = {}
         self._step_costs: dict[str, ledger.StepCost] = {}
 
         recipe, dataset, setup = run.recipe, run.data, run.setup
@@ -97,7 +98,9 @@ class Trainer:
             self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = jax.jit(step.epoch_order, out_shardings=replicated)
         self._partners = jax.jit(functools.partial(step.partners, spec=self._spec), out_shardings=replicated)
-        self.evaluator = Evaluator(dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers)
+        self.evaluator = Evaluator(
+            dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers, self.seconds
+        )
         self._teacher_logits = None
         self._labels = sharding.put(setup.labels, replicated)
         num_classes = setup.num_classes
@@ -155,8 +158,8 @@ class Trainer:
         with contextlib.closing(supplies):
             for length, supply, answers in taught:
                 variables = self.teacher_variables if answers is None else {}
-                arguments = (current, order, rates, supply, variables, answers)
-                current, loss = self._program(phase, length, arguments)(*arguments)
+                program = self._program(phase, length, current)
+                current, loss = program(current, order, rates, supply, variables, answers)
                 done += length
                 self.tally.add(self._step_costs[phase.name], length)
                 losses.append((length, loss))
@@ -188,17 +191,20 @@ class Trainer:
         rate = phase.optimisers[label].lr(phase_epoch)
         return current, EpochReport(phase, num_keep, steps * batch, rate, means, spent)
 
-    def _program(self, phase: Phase, length: int, arguments: tuple[Any, ...]) -> Callable[..., Any]:
-        """The compiled `length` steps of a phase; compiled once for the whole run, however the set shrinks."""
+    def _program(self, phase: Phase, length: int, current: TrainState) -> Program:
+        """`length` steps of a phase; compiled once for the whole run, however the set shrinks."""
         if (phase.name, length) not in self._programs:
-            start = time.perf_counter()
-            shardings = sharding.state_shardings(self.mesh, arguments[0])
-            function = functools.partial(step.run_chunk, spec=self._spec, phase=phase, length=length)
-            jitted = jax.jit(function, donate_argnums=0, out_shardings=(shardings, sharding.replicated(self.mesh)))
-            traced = jitted.trace(*arguments)
-            self._step_costs[phase.name] = ledger.step_cost(self.run, phase, traced.jaxpr, length)
-            self._programs[phase.name, length] = traced.lower().compile()
-            self.seconds['compile'] += time.perf_counter() - start
+
+            def count(jaxpr: Any) -> None:
+                self._step_costs[phase.name] = ledger.step_cost(self.run, phase, jaxpr, length)
+
+            self._programs[phase.name, length] = Program(
+                functools.partial(step.run_chunk, spec=self._spec, phase=phase, length=length),
+                self.seconds,
+                count,
+                donate_argnums=0,
+                out_shardings=(sharding.state_shardings(self.mesh, current), sharding.replicated(self.mesh)),
+            )
         return self._programs[phase.name, length]
 
     def _rates(self, phase: Phase, phase_epoch: int) -> dict[str, jax.Array]:
@@ -343,12 +349,10 @@ class Trainer:
 
     @contextlib.contextmanager
     def _timed_evaluation(self) -> Iterator[None]:
-        """Counts the time inside as evaluation, less what the evaluator's programs took to compile."""
-        start, compiled = time.perf_counter(), self.evaluator.compile_seconds
+        """Counts the time inside as evaluation, less what compiling took."""
+        start, compiled = time.perf_counter(), self.seconds['compile']
         yield
-        compile_seconds = self.evaluator.compile_seconds - compiled
-        self.seconds['compile'] += compile_seconds
-        self.seconds['evaluate'] += time.perf_counter() - start - compile_seconds
+        self.seconds['evaluate'] += time.perf_counter() - start - (self.seconds['compile'] - compiled)
 
     def split_scoring(self, current: TrainState) -> None:
         """Moves the scoring passes' share of the training seconds to 'score', for policies that score."""
