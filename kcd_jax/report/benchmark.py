@@ -12,13 +12,19 @@ from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from kcd_jax.report import style, tables
-from kcd_jax.report.comparisons import Row, Summary, is_teacher
+from kcd_jax.report.comparisons import Row, Summary, is_teacher, refuse_duplicates, setting_of
 from kcd_jax.report.statistics import bootstrap_errors, holm, two_sided
 
-KD, RANDOM = 'KD', 'Random'
-# The second question of the protocol: is KCD better than a random choice of its own sizes?
-OWN_CONTROL = {'KCD': "Random at KCD's sizes"}
+ALONE, KD, RANDOM = 'Student alone', 'KD', 'Random'
+SIZED = "Random at KCD's sizes"
+# What else a policy is compared with at its budget: KCD's is a test of the protocol, the others only tell.
+OWN_CONTROL = {'KCD': SIZED, 'Rounds': SIZED, 'Rounds constant': 'Balanced even'}
+TESTED_CONTROL = 'KCD'
+SCHEDULES = (SIZED, 'Static', 'Short')  # they choose at random: only when and how often differs from `RANDOM`
+REGIMES = tuple(f'benchmark_{name}' for name in ('clean', 'hard', 'long', 'noisy', 'redundant'))  # the family of tests
 DESCRIPTIVE = ('benchmark_cifar100',)  # too few seeds for a test
+FIRST_SEED, SEEDS = 100, 10  # of the table; smaller seeds explore
+MARGIN, LOSS = 0.03, 0.5  # how much dearer "the same cost" may be, of KD's; what "without a loss" allows, in points
 
 
 @dataclasses.dataclass
@@ -68,15 +74,30 @@ def _amortised(run: Summary) -> float:
 
 
 def cells_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Cell]]:
-    """{sweep: {label: its cell}} of the runs of sweeps, in the order of their tables; teachers are left out."""
+    """{sweep: {label: its cell}} of the runs of sweeps, in the order of their tables.
+
+    Teachers are left out, and seeds of the exploration if the sweep has others.
+
+    Raises:
+      ValueError: two runs of a row have the same seed, or their settings differ.
+    """
     found: dict[str, dict[str, Cell]] = {}
     chosen = [run for run in summaries if isinstance(run.get('cell'), Mapping) and not is_teacher(run)]
+    published = {run['cell']['sweep'] for run in chosen if run['seed'] >= FIRST_SEED}
+    chosen = [run for run in chosen if run['seed'] >= FIRST_SEED or run['cell']['sweep'] not in published]
     for run in sorted(chosen, key=lambda run: (run['cell']['sweep'], run['cell']['place'], run['seed'])):
         card = run['cell']
         rows = found.setdefault(card['sweep'], {})
         cell = rows.setdefault(card['label'], Cell(card['label'], card['label'], [], run['method'], run['policy']))
         cell.group = card['group']
         cell.runs.append(run)
+    for sweep, rows in found.items():
+        for label, cell in rows.items():
+            refuse_duplicates(f'{sweep}, {label}', cell.runs)
+            if len({setting_of(run) for run in cell.runs}) > 1:
+                raise ValueError(
+                    f'{sweep}, {label}: the runs differ in epochs, batch, data or networks; give those of one sweep'
+                )
     return found
 
 
@@ -108,11 +129,14 @@ def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[
             record = {'sweep': sweep, 'run': label, 'policy': cell.policy_label, 'budget': cell.group, 'n': accuracy.n}
             record |= {'accuracy': 100 * accuracy.mean, 'sd': accuracy.sd and 100 * accuracy.sd}
             record |= {'compute': cell.macs() / full, 'amortised': cell.amortised() / full}
+            seeds = [run['seed'] for run in cell.runs]
+            record |= {'explores': min(seeds) < FIRST_SEED, 'control_of': OWN_CONTROL.get(cell.policy_label, '')}
             names = {'kd': KD, 'random': f'{RANDOM}, {cell.group}', 'control': _control(cell)}
             for key, other in names.items():
                 mean, error, n = compared.get((label, other), (None, None, 0))
                 record |= {key: mean, f'{key}_se': error, f'{key}_n': n}
-                tested = key != 'kd' and mean is not None and sweep not in DESCRIPTIVE
+                asked = key == 'random' or (key == 'control' and cell.policy_label == TESTED_CONTROL)
+                tested = asked and mean is not None and sweep not in DESCRIPTIVE and not record['explores']
                 record[f'{key}_p'] = two_sided(mean, error, n) if tested else None
             records.append(record)
     keys = [(place, key) for place in range(len(records)) for key in ('random_p', 'control_p')]
@@ -160,59 +184,155 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
         for record in own:
             spread = '' if record['sd'] is None else f' ± {record["sd"]:.2f}'
             rows.append(
-                [record['run'], f'{record["accuracy"]:.2f}{spread}', str(record['n']), _difference(record, 'random'),
-                 '' if record['random_p'] is None else f'{record["random_p"]:.3f}', _interval(record, 'kd'),
+                [record['run'], f'{record["accuracy"]:.2f}{spread}', str(record['n']), _interval(record, 'random'),
+                 _p_value(record['random_p']), _interval(record, 'kd'),
                  f'{100 * record["compute"]:.1f}', f'{100 * record["amortised"]:.1f}']
             )  # fmt: skip
         notes = [
-            'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds. vs Random: mean difference '
-            'from the random choice at the same budget ± standard error over seeds and test points; p: its two-sided p '
-            "value, adjusted by Holm's method for all tests of the benchmark. vs KD: mean difference from every point "
-            '[95 % interval]. compute: multiply-accumulates from a cold cache, relative to KD; amortised: without the '
-            "teacher's answers that a cache serves.",
+            'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds. vs Random and vs KD: mean '
+            'difference from the random choice at the same budget, and from every point [95 % interval over seeds and '
+            f'test points]. p: of the difference from Random, two-sided{_family(records)}. compute: '
+            'multiply-accumulates from a cold cache, relative to KD; amortised: without the '
+            "teacher's answers that a cache serves. All seeds share the views of a point and one teacher, whose own "
+            'variation is in no interval.',
         ]
-        for record in own:
-            if record['control'] is not None:
-                p = '' if record['control_p'] is None else f', adjusted p {record["control_p"]:.3f}'
-                notes.append(f'{record["run"]} less a random choice of its sizes: {_difference(record, "control")}{p}.')
-        notes.append(conclusion(own))
-        found.append(tables.Table(sweep.removeprefix('benchmark_'), headers, rows, [dict(one) for one in own], notes))
+        found.append(
+            tables.Table(
+                sweep.removeprefix('benchmark_'), headers, rows, [dict(one) for one in own], [*notes, *conclusions(own)]
+            )
+        )
     return found
 
 
-def conclusion(records: Sequence[Mapping[str, Any]]) -> str:
-    """Which policies select better or worse than chance in a regime, in one sentence."""
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ''
+    return '< 0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def _family(records: Sequence[Mapping[str, Any]]) -> str:
+    """How the p values were adjusted, and what the family of tests lacks."""
     tested = [record for record in records if record['random_p'] is not None]
-    if not tested:
-        return 'Too few seeds for a conclusion.'
-    base = {record['budget']: record['compute'] for record in records if record['policy'] == RANDOM}
-    told = [record for record in tested if record['random_p'] < 0.05]
-    better = [
-        record['run'] for record in told
-        if record['random'] > 0 and record['compute'] - base.get(record['budget'], 0) <= 0.03
-    ]  # fmt: skip
-    dearer = [record['run'] for record in told if record['random'] > 0 and record['run'] not in better]
-    worse = [record['run'] for record in told if record['random'] < 0]
-    parts = [f'{words}: {"; ".join(names)}' for words, names in (
-        ('better than a random choice of the same cost', better), ('better, and dearer by over three points', dearer),
-        ('worse than a random choice of the same cost', worse)) if names]  # fmt: skip
+    count = sum(record[key] is not None for record in records for key in ('random_p', 'control_p'))
+    if not count:
+        return ''
+    text = f", adjusted by Holm's method for {count} tests"
+    missing = [name.removeprefix('benchmark_') for name in REGIMES if name not in {one['sweep'] for one in tested}]
+    fewer = any(record['random_n'] < SEEDS for record in tested)
+    lacks = [f'without {", ".join(missing)}'] * bool(missing) + [f'rows with fewer than {SEEDS} seeds'] * fewer
+    return f'{text} (provisional: {"; ".join(lacks)})' if lacks else f'{text} in all regimes'
+
+
+def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the protocol concludes from the rows of one regime, a sentence each."""
+    notes = [_of_student(records)]
+    if records[0]['sweep'] in DESCRIPTIVE:
+        notes.append('Descriptive: three seeds, no test is made.')
+    elif records[0]['explores']:
+        notes.append(f'Seeds below {FIRST_SEED} explore: nothing is concluded.')
+    elif not any(record['random_p'] is not None for record in records):
+        notes.append('Too few seeds for a conclusion.')
+    else:
+        choosing = [record for record in records if record['policy'] not in SCHEDULES]
+        notes.append(_of_rows('Selection', choosing, records))
+        notes.append(_of_rows('Random points at other times or sizes', records, records, SCHEDULES))
+        notes += [_of_claim(record) for record in records if record['policy'] == 'KCD' and record['budget'] == '70 %']
+    notes += [
+        f'{record["run"]} less {record["control_of"]}: {_interval(record, "control")}'
+        + ('' if record['control_p'] is None else f', adjusted p {_p_value(record["control_p"])}')
+        + '.'
+        for record in records
+        if record['control'] is not None
+    ]
+    return [note for note in [*notes, _of_missing(records)] if note]
+
+
+def _of_student(records: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the rows the student alone beats, and for how much less."""
+    alone = next((record for record in records if record['policy'] == ALONE), None)
+    if alone is None:
+        return ''
+    rest = [record for record in records if record['budget']]
+    below = sum(record['accuracy'] < alone['accuracy'] for record in rest)
     return (
-        '. '.join(part[0].upper() + part[1:] for part in parts) + '.'
-        if parts
-        else ('No policy is better or worse than a random choice of the same cost.')
+        f'The student alone, on every point, takes {100 * alone["compute"]:.1f} % of the compute of KD. '
+        f'Its accuracy is {_interval(alone, "kd")} points from that of KD, and above that of {below} of the {len(rest)} rows with a '
+        'budget.'
     )
 
 
-def _difference(record: Mapping[str, Any], key: str) -> str:
-    return '' if record[key] is None else f'{record[key]:+.2f} ± {record[f"{key}_se"]:.2f}'
+def _of_rows(
+    what: str,
+    rows: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
+    only: Sequence[str] = (),
+) -> str:
+    """Which rows differ from the random choice at their budget, if its cost was theirs."""
+    base = {record['budget']: record['compute'] for record in records if record['policy'] == RANDOM}
+    tested = [row for row in rows if row['random_p'] is not None and (not only or row['policy'] in only)]
+    if not tested:
+        return ''
+    told: dict[str, list[str]] = {}
+    for row in tested:
+        if row['random_p'] >= 0.05:
+            continue
+        apart = row['compute'] - base[row['budget']]
+        sign = 'better' if row['random'] > 0 else 'worse'
+        if abs(apart) > MARGIN + 1e-9:
+            sign += f', and {"dearer" if apart > 0 else "cheaper"} by over {100 * MARGIN:.0f} points'
+        told.setdefault(sign, []).append(row['run'])
+    parts = [f'{words}: {"; ".join(told[words])}' for words in sorted(told)]
+    rest = len(tested) - sum(map(len, told.values()))
+    others = f'the other {rest}' if told else f'any of {rest}'
+    parts += [f'no difference from the random choice was seen in {others}'] * bool(rest)
+    return f'{what}, against chance: {". ".join(part[0].upper() + part[1:] for part in parts)}.'
+
+
+def _of_claim(record: Mapping[str, Any]) -> str:
+    """The paper's claim at 70 %, and what it is due to."""
+    low = record['kd'] - _half(record, 'kd')
+    if low <= -LOSS:
+        return f'Condensing to 70 % without a loss is not shown: the interval of KCD less KD begins at {low:+.2f}.'
+    told = 'Condensing to 70 % costs no accuracy'
+    due = record['control_p'] is not None and record['control_p'] < 0.05 and record['control'] > 0
+    if due:
+        return f'{told}, and KCD owes that to what it ranks and mixes.'
+    return f'{told}; that this is more than its sizes is not shown.'
+
+
+def _of_missing(records: Sequence[Mapping[str, Any]]) -> str:
+    """Rows that others have and this table lacks, in whole or in part."""
+    most = max(record['n'] for record in records)
+    fewer = [f'{record["run"]} ({record["n"]} seeds)' for record in records if record['n'] < most]
+    budgets = list(dict.fromkeys(record['budget'] for record in records if record['budget']))
+    have = {(record['policy'], record['budget']) for record in records}
+    policies = dict.fromkeys(record['policy'] for record in records if record['budget'])
+    absent = [f'{policy}, {budget}' for policy in policies for budget in budgets if (policy, budget) not in have]
+    parts = [f'fewer seeds: {"; ".join(fewer)}'] * bool(fewer)
+    parts += [f'no finished run, or none at this budget: {"; ".join(absent)}'] * bool(absent)
+    return '' if not parts else '. '.join(part[0].upper() + part[1:] for part in parts) + '.'
+
+
+def _half(record: Mapping[str, Any], key: str) -> float:
+    """Half the width of the 95 % interval of a difference, by Student's t."""
+    return float(stdtrit(record[f'{key}_n'] - 1, 0.975)) * record[f'{key}_se']
 
 
 def _interval(record: Mapping[str, Any], key: str) -> str:
-    mean, error, n = record[key], record[f'{key}_se'], record[f'{key}_n']
-    if mean is None or n < 2:
-        return '' if mean is None else f'{mean:+.2f}'
-    half = float(stdtrit(n - 1, 0.975)) * error
-    return f'{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]'
+    """'+1.25 [+0.50, +2.00]', with the number of pairs where it is not the row's n."""
+    mean, n = record[key], record[f'{key}_n']
+    if mean is None:
+        return ''
+    pairs = '' if n == record['n'] else f' ({n} pairs)'
+    if n < 2:
+        return f'{_signed(mean)}{pairs}'
+    half = _half(record, key)
+    return f'{_signed(mean)} [{_signed(mean - half)}, {_signed(mean + half)}]{pairs}'
+
+
+def _signed(value: float) -> str:
+    """Two decimals with a sign, without '-0.00'."""
+    return f'{round(value, 2) + 0.0:+.2f}'
 
 
 @style.styled
@@ -239,7 +359,8 @@ def figure(records: Sequence[Mapping[str, Any]]) -> style.Drawing:
                 )
             axis.set_xlabel(f'compute, % {words}')
         axes[0].set_ylabel(f'{sweep.removeprefix("benchmark_")}: accuracy, %')
-    drawn.legend(*panels[0][0].get_legend_handles_labels(), loc='outside upper center', ncols=5)
+    handles = {label: one for axis in panels.flat for one, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles, loc='outside upper center', ncols=5)
     alt = 'Accuracy against compute of the selection policies: ' + '; '.join(
         f'{one["sweep"]}, {one["run"]}: {one["accuracy"]:.1f} % at {100 * one["compute"]:.0f} %' for one in records
     )

@@ -191,7 +191,7 @@ def describe_experiment(summaries: Sequence[Summary]) -> str:
     return f'{first.get("dataset")}: {pair}' + (f', {epochs:.0f} epochs' if epochs is not None else '')
 
 
-def _setting(summary: Summary) -> tuple[Any, ...]:
+def setting_of(summary: Summary) -> tuple[Any, ...]:
     keys = ('dataset', 'student', 'num_points', 'batch', 'evaluated_on')
     return (*(summary.get(key) for key in keys), full_epochs(summary))
 
@@ -205,11 +205,11 @@ def _experiments(summaries: Sequence[Summary]) -> list[list[Summary]]:
     students = [summary for summary in summaries if not is_teacher(summary)]
     for summary in students:
         if teacher_network(summary) is not None:
-            groups.setdefault((*_setting(summary), teacher_network(summary)), []).append(summary)
+            groups.setdefault((*setting_of(summary), teacher_network(summary)), []).append(summary)
     for summary in students:
         if teacher_network(summary) is None:
-            joined = [group for key, group in groups.items() if key[:-1] == _setting(summary)]
-            for group in joined or [groups.setdefault((*_setting(summary), None), [])]:
+            joined = [group for key, group in groups.items() if key[:-1] == setting_of(summary)]
+            for group in joined or [groups.setdefault((*setting_of(summary), None), [])]:
                 group.append(summary)
     for summary in filter(is_teacher, summaries):
         for key, group in groups.items():
