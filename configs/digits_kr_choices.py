@@ -1,8 +1,8 @@
 """Alternatives for the choices that the KR paper leaves open, on the digits: one run per choice, three seeds.
 
-  ./launch/run.sh --config=configs/digits_kr_choices.py --results=results/digits_kr_choices
+  ./launch/run.sh --config=configs/digits_kr_choices.py:trials=1 --devices=1 --results=results/digits_kr_choices
 
-`chosen` is KR with its defaults, `kd` its posterior alone. These runs make the table of docs/KR.md.
+`chosen` is KR with its defaults, `kd` its posterior alone. That command, one seed, makes the table of docs/KR.md.
 """
 
 from ml_collections import ConfigDict

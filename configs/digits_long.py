@@ -1,7 +1,7 @@
 """The built-in example, long-tailed digits: KD, the student alone, and four choices of points at 30 % of KD's compute.
 
 In this regime the policies differ most (docs/benchmark.md): 110 points of the most frequent class, 3 of the rarest, and
-a test set with equal classes. Three seeds; the ratios are those that the benchmark solves for 30 %.
+a test set with equal classes. Three seeds; the ratios are solved for 30 %.
   ./launch/run.sh --config=configs/digits_long.py
 """
 

@@ -9,7 +9,7 @@ TFDS prepares imagenet2012 from the archives that image-net.org provides after r
 streamed, since it takes 193 GB as uint8 images of 224 pixels. A folder ROOT/train/CLASS, ROOT/val/CLASS works too.
 
 The paper states a weight decay of 5e-4 (weight_decay=5e-4); the default here is 1e-4, as in other ImageNet recipes. The
-paper gives no weights for KD; those of its CIFAR-100 command are used. Not measured: a run takes days on several GPUs.
+paper gives no weights for KD; those of its CIFAR-100 command are used. Not measured.
 """
 
 from kcd_jax.experiments import config as grammar

@@ -1,4 +1,4 @@
-"""KC-KD on MNIST, in minutes on a GPU: resnet20 -> resnet8, 24 epochs in 6 stages of 4, batch 128.
+"""KC-KD on MNIST: resnet20 -> resnet8, 24 epochs in 6 stages of 4, batch 128.
 
 The papers' only result on MNIST is the convergence of KR (its Fig. 5), without naming the networks; use method=kr.
 Digits are shifted by up to 2 pixels and not mirrored.

@@ -186,7 +186,7 @@ class Clock:
 
 @struct.dataclass
 class TrainState:
-    """Everything that is checkpointed. The teacher is not part of it.
+    """Everything that is checkpointed; not the teacher.
 
     Attributes:
       step: i32[], updates so far.
@@ -223,7 +223,7 @@ class TrainState:
 
 # ------------------------------------------------------------------------------------------------------- randomness
 
-# One base key; `fold_in(fold_in(key, PURPOSE[...]), counter)` gives each stream.
+# Each stream is `fold_in(fold_in(key, PURPOSE[...]), counter)` of one base key.
 PURPOSE = {name: number for number, name in enumerate('student method step order replan data policy view'.split())}
 
 
@@ -334,13 +334,13 @@ class Phase:
     """A run of epochs with the same updates.
 
     Attributes:
-      name: for the log.
+      name: of the phase, unique in a run.
       epochs: its length.
       train_mode: patterns of the student's paths (``student/*``) whose normalisation runs in train mode; if empty, the
         student is in eval mode. Running statistics outside the patterns are restored after the step.
       optimisers: {label: Optimiser}.
       updates: in order; all see the same batch.
-      record: whether values are recorded and the policy acts. A phase that does not record trains on every point.
+      record: whether values are recorded and the policy acts. Phases that do not train on every point and come first.
     """
 
     name: str

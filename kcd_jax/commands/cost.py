@@ -33,8 +33,12 @@ def lines_of(found: Experiment) -> Iterator[str]:
         yield ledger.samples_line(ledger.sample_counts(run))
         yield from ledger.lines(ledger.expected(run))
         for network in filter(None, (run.teacher_network, run.student_network)):
-            forward = grid.forward_macs(network, run.data.image_shape, run.data.num_classes)
-            yield f'one image forward through {network.name}: {forward:,} MACs'
+            if network is run.teacher_network and run.host is not None:
+                forward = ledger.teacher_macs(run.teacher, run.data.image_shape)
+            else:
+                forward = grid.forward_macs(network, run.data.image_shape, run.data.num_classes)
+            count = 'an unknown number of' if forward is None else f'{forward:,}'
+            yield f'one image forward through {network.name}: {count} MACs'
         yield ''
 
 

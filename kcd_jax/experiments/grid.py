@@ -369,11 +369,12 @@ def cost_of(run: Run) -> Cost:
     """
     shape, classes = run.data.image_shape, run.data.num_classes
     forward, both = (count(run.student_network, shape, classes) for count in (forward_macs, training_macs))
-    teacher = 0 if run.teacher_network is None else forward_macs(run.teacher_network, shape, classes)
+    of_teacher = 0 if run.teacher_network is None else forward_macs(run.teacher_network, shape, classes)
+    teacher = of_teacher if run.needs else 0  # a policy may read its scores alone
     counts, views = ledger.sample_counts(run), run.method.num_views
     scored = run.recipe.batch * counts['steps'] if run.policy.scores else 0
     samples, full = counts['processed_samples'], counts['processed_full']
-    judged = run.num_points * teacher if run.scores_points else 0
+    judged = run.num_points * of_teacher if run.scores_points else 0
 
     def total(per_image: int, samples: int, scored: int = 0) -> int:
         return samples * per_image * views + scored * forward + judged

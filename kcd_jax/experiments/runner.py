@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from kcd_jax.data import Dataset
 from kcd_jax.experiments.experiment import Cell, Experiment, digest, folder_name, of_config, public, same_run
 from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
 from kcd_jax.training.loop import Diverged, Result
@@ -56,17 +57,15 @@ class Task:
 def in_workdir(experiment: Experiment, workdir: str | os.PathLike[str]) -> list[Task]:
     """The trainings of a command: <workdir>/<name>/trial_<i>, seed by seed, and <workdir>/teacher."""
     root = pathlib.Path(workdir)
-    folders: dict[str, pathlib.Path] = {}
+    folders: dict[tuple[str, int], pathlib.Path] = {}
     tasks = []
     for trial, seed in enumerate(experiment.seeds):
         for cell in experiment.cells:
             taught_by = cell.describe()['teacher']
             teacher = root / 'teacher'
             if taught_by and 'run' in taught_by:  # variants may have different teachers
-                folders.setdefault(
-                    digest(taught_by['run']), root / ('teacher' if not folders else f'teacher_{len(folders)}')
-                )
-                teacher = folders[digest(taught_by['run'])]
+                key = digest(taught_by['run']), taught_by['run']['seed']
+                teacher = folders.setdefault(key, root / ('teacher' if not folders else f'teacher_{len(folders)}'))
             tasks.append(Task(cell, seed, root / cell.label / f'trial_{trial}', teacher))
     return tasks
 
@@ -190,14 +189,16 @@ class Runner:
 
     def _publish(self, task: Task, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Writes the results of a training and of its teacher, without paths of this machine."""
+        reuse = task.cell.reuse
+        source = reuse and (f'<{reuse.label}@{reuse.column}>' if reuse.column else f'<{reuse.label}>')
         words = f'{task.cell.words}{"," if ":" in task.cell.words else ":"}seed={task.seed}'
+        words += f',policy=reuse,run={source},mode={reuse.mode}' if reuse else ''
         result = public(summary) | {
             'cell': self.experiment.card(task.cell),
             'command': shlex.join(['python', '-m', 'kcd_jax.main', f'--config={words}']),
         }
-        reuse = task.cell.reuse
         if reuse is not None:
-            result['run']['policy']['run'] = f'<{reuse.label}@{reuse.column}>' if reuse.column else f'<{reuse.label}>'
+            result['run']['policy']['run'] = source
         self._write(task.result, result)
         taught = runlog.read_summary(task.teacher) if result['teacher'] else None
         if taught is not None:
@@ -402,22 +403,36 @@ def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.M
 
 
 def finish(runner: Runner, workdir: pathlib.Path) -> None:
-    """Prints the table of the finished runs, and writes report.html for each run and for all together."""
+    """Prints the table of the finished runs, and writes report.html for each run and for all together.
+
+    The page of a run shows its own images; the common one shows images if all runs have the same.
+    """
+    if not runner.results:  # all of them diverged
+        return
     from kcd_jax.report import page, tables  # matplotlib takes a second
 
     reference = runner.experiment.references[0]
     found = tables.tables(tables.collect([workdir]), reference)
     console.say('\n\n'.join(table.to_text() for table in found))
-    dataset = runner.experiment.cells[0].run.data
-    labels = dataset.train.labels if dataset.labelled else None
-    pictures = {'images': dataset.train.images, 'labels': labels, 'class_names': dataset.class_names}
+    datasets = {task.folder: task.cell.run.data for task in runner.tasks}
+    shared = datasets[runner.results[0].workdir]
+    if any(dataset.identity != shared.identity for dataset in datasets.values()):
+        shared = None
     try:
         for result in runner.results:
             if not (result.workdir / page.NAME).exists():
-                page.write(result.workdir, **pictures)
-        console.say(f'report: {page.write(workdir, **pictures, reference=reference)}')
+                page.write(result.workdir, **_pictures(datasets[result.workdir]))
+        console.say(f'report: {page.write(workdir, **_pictures(shared), reference=reference)}')
     except OSError as error:
         raise OSError(
             f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '
             'make room and start the same command again'
         ) from error
+
+
+def _pictures(dataset: Dataset | None) -> dict[str, Any]:
+    """The training images of a data set, as `page.write` takes them."""
+    if dataset is None:
+        return {}
+    labels = dataset.train.labels if dataset.labelled else None
+    return {'images': dataset.train.images, 'labels': labels, 'class_names': dataset.class_names}

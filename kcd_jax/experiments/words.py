@@ -67,8 +67,9 @@ def set_key(config: ConfigDict, key: str, value: Any) -> None:
         raise ValueError(f'{key} is a section of the config; set one of {", ".join(f"{key}.{k}" for k in present)}')
     if isinstance(value, str):
         value = _parsed(value, type(present))
-    if isinstance(present, bool) != isinstance(value, bool) and isinstance(present, int):
-        raise ValueError(f'{key} takes {"True or False" if isinstance(present, bool) else "an integer"}, not {value!r}')
+    if isinstance(present, bool) != isinstance(value, bool) and isinstance(present, int | float):
+        wanted = {bool: 'True or False', int: 'an integer', float: 'a number'}[type(present)]
+        raise ValueError(f'{key} takes {wanted}, not {value!r}')
     try:
         node[last] = value
     except (TypeError, ValueError) as error:

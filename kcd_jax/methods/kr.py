@@ -233,7 +233,7 @@ def make(
       posterior: the method of the posterior knowledge, with its default keywords; a config also takes its weights.
       prior_lr: learning rate of B divided by that of A: 0.1 for CIFAR, 0.05 for ImageNet.
       sparse: 'recode', 'drop', 'penalty' (second derivatives), 'l1', 'l2', or 'none', the paper's Proposed-Dense.
-      strength, floor, threshold_lr: keywords of the recoding (`recoding.recode`).
+      strength, floor, threshold_lr: keywords of `kcd_jax.methods._recoding.recode`.
       decay: factor of 'l1' and 'l2'.
 
     Raises:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import jax
+
 from kcd_jax import plugins
 from kcd_jax.contracts import Network
 
@@ -91,4 +93,19 @@ def get(name: str) -> Callable[..., Network]:
     if len(known[name]) > 1:
         files = ' and '.join(str(module.__file__) for module in known[name])
         raise ValueError(f'the network {name!r} is defined in {files}; give one of them another name')
-    return functools.partial(known[name][0].make, name)
+    return functools.partial(_made, known[name][0].make, name)
+
+
+def _made(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
+    """One object for equal arguments: what is traced of a network is traced once."""
+    try:
+        hash((*arguments, *keywords.values()))
+    except TypeError:  # a normalization in lists
+        return make(*arguments, **keywords)
+    return _one(make, *arguments, **keywords)
+
+
+@functools.lru_cache(maxsize=64)
+def _one(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
+    with jax.ensure_compile_time_eval():  # it may be asked for first inside of a trace
+        return make(*arguments, **keywords)

@@ -129,7 +129,8 @@ def make(
     """Builds the policy.
 
     Args:
-      preset: 'paper' or 'reference', see above; `schedule`, `first` and `dropped` override parts of it unless ''.
+      preset: 'paper', or 'reference' (the public code's rules, docs/METHODS.md 5.2); `schedule`, `first` and `dropped`
+        override parts of it unless ''.
       ratio: fraction of the points kept at the end, in (0, 1].
       stages: number of condensations; it must divide the epochs.
       alpha: exponent of the visits (Eq. 13); 0 is "w/o CAR" of Table 4.

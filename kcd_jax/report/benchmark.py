@@ -254,10 +254,10 @@ def _of_student(records: Sequence[Mapping[str, Any]]) -> str:
         return ''
     rest = [record for record in records if record['budget']]
     below = sum(record['accuracy'] < alone['accuracy'] for record in rest)
+    apart, cost = _interval(alone, 'kd'), f'{100 * alone["compute"]:.1f} % of the compute of KD'
     return (
-        f'The student alone, on every point, takes {100 * alone["compute"]:.1f} % of the compute of KD. '
-        f'Its accuracy is {_interval(alone, "kd")} points from that of KD, and above that of {below} of the {len(rest)} rows with a '
-        'budget.'
+        f'The student alone, on every point, takes {cost}. Its accuracy is {apart} points from that of KD, and above '
+        f'that of {below} of the {len(rest)} rows with a budget.'
     )
 
 

@@ -296,8 +296,8 @@ def _computed(runs: Sequence[Summary]) -> str:
     if not served:
         return ''
     total = computed + served
-    share = percentage(computed / total)
-    return f" Of the teacher's {total:,} answers, {computed:,} were computed ({share}); a cache or a file had the rest."
+    words = f'{computed:,} ({percentage(computed / total)}) were computed; the rest came from a cache or a file'
+    return f" Of the teacher's {total:,} answers, {words}."
 
 
 def _view_notes(runs: Sequence[Summary]) -> list[str]:

@@ -15,7 +15,7 @@ from kcd_jax.runtime import files
 
 # Keys that may change between a run and its continuation, because they do not affect its numbers.
 FREE_KEYS = (
-    'name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*',
+    'name', 'data.dir', 'recipe.workers', 'recipe.checkpoint.*', 'teacher.normalization*',
     'recipe.teaching.allow_weak', 'recipe.teaching.cache', 'recipe.teaching.cache_gb',
 )  # fmt: skip
 # Paths, which are ignored if the content has an identity.

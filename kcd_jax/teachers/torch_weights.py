@@ -93,9 +93,9 @@ def from_torch(tensors: Mapping[str, np.ndarray], network: Network, image_shape:
             continue
         value = np.asarray(value, np.float32)
         if not np.isfinite(value).all():
-            raise ValueError(f'{found} holds NaN or infinity; the checkpoint is of no use')
+            raise ValueError(f'{found} holds NaN or infinity; the checkpoint is unusable')
         if name.endswith('running_var') and (value < 0).any():
-            raise ValueError(f'{found} holds a negative variance; the checkpoint is of no use')
+            raise ValueError(f'{found} holds a negative variance; the checkpoint is unusable')
         values[path] = jnp.asarray(np.ascontiguousarray(value.transpose(order)))
     left_over = [name for name, _ in given.values()]
     lists = {'missing': _with_nearest(missing, left_over), 'left over': left_over, 'of another shape': shapes}

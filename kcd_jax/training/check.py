@@ -138,11 +138,9 @@ def _warnings(run: Run) -> list[str]:
     found = []
     if run.uses_teacher and isinstance(run.teacher, Teacher):
         found += [f'note       {line}' for line in run.teacher.fits(run.data)]
-    recorded = sum(phase.record for phase, _ in run.epochs)
-    replans = sum(bool(run.policy.when(epoch, recorded)) for epoch in range(recorded))
-    if run.policy.replan is not None and not replans:
+    if run.policy.replan is not None and not run.condensations:
         found.append(
-            f'warning    policy {run.policy.name} never selects within {recorded} epochs: it trains on every point'
+            f'warning    policy {run.policy.name} never selects within {run.recording} epochs: it trains on every point'
         )
     return found
 

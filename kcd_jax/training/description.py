@@ -44,6 +44,8 @@ def _describe_teacher(run: Run) -> dict[str, Any] | None:
     if isinstance(teacher, Run):
         return {'run': describe(teacher)}
     described = {'network': teacher.network.name, 'checkpoint': teacher.source, 'identity': teacher.identity}
+    if teacher.card.get('source') and not teacher.card.get('normalization_assumed'):
+        described['normalization'] = teacher.card['normalization']  # a PyTorch file rarely says it
     if teacher.host is not None:
         classes = teacher.card.get('class_names') or teacher.card['num_classes']
         described |= {'kind': teacher.host.kind, 'classes': classes}
@@ -55,7 +57,7 @@ def build(description: Mapping[str, Any], teacher: Teacher | Run | None = None, 
     name = description['student']
     if student is None and name not in networks.names():
         raise ValueError(
-            f'the student {name} of this run is no network of this installation; give the one that was built in '
+            f'the student {name} of this run is not an installed network; give the one that was built in '
             'Python (from_description(..., student=...)), or set KCD_JAX_PLUGINS to the folder of its file'
         )
     if student is not None and student.name != name:
@@ -71,7 +73,7 @@ def build(description: Mapping[str, Any], teacher: Teacher | Run | None = None, 
         if 'run' in described:
             teacher = build(described['run'])
         else:
-            teacher = _restored(described, description['recipe']['dtype'])
+            teacher = _restored(described, dataset, description['recipe']['dtype'])
     return Run(
         student=student or name,
         data=dataset,
@@ -93,7 +95,7 @@ def _load(source: Mapping[str, Any], area: tuple[float, ...]) -> data.Dataset:
     return data.load(source['name'], source['dir'] or None, loading=loading, **parts)
 
 
-def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
+def _restored(described: Mapping[str, Any], dataset: data.Dataset, dtype: str) -> Teacher:
     """The teacher of a description, compared with what it was."""
     path = described['checkpoint']
     if not path:
@@ -101,7 +103,15 @@ def _restored(described: Mapping[str, Any], dtype: str) -> Teacher:
     if described.get('kind') == 'outputs':
         teacher = Teacher.from_outputs(path, classes=described['classes'], name=described['network'])
     else:
-        teacher = teacher_of(path, described['network'], dtype=dtype)
+        pixels = described.get('normalization')
+        teacher = teacher_of(
+            path,
+            described['network'],
+            num_classes=dataset.num_classes or None,
+            image_shape=dataset.image_shape,
+            normalization=pixels and (tuple(pixels['mean']), tuple(pixels['std'])),
+            dtype=dtype,
+        )
     if teacher.identity != described['identity']:
         raise ValueError(f'the teacher {path} changed since the run was described; give its former file')
     return teacher

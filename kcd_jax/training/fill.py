@@ -24,6 +24,8 @@ def refuse(run: Run, device_count: int) -> None:
         raise ValueError(f'{run.name} reads nothing of a teacher; there is nothing to fill')
     if not isinstance(run.teacher, Teacher):
         raise ValueError(f'the teacher of {run.name} is not trained yet; name its file in teacher.checkpoint')
+    if run.host is not None and not run.host.reads_images:
+        raise ValueError(f'the teacher of {run.name} holds stored outputs; there is nothing to fill')
     if run.teacher_in_step:
         raise ValueError(f'the teacher of {run.name} runs inside the step and has no cache: {run.teacher_in_step}')
     if run.recipe.teaching.cache in ('off', 'memory'):

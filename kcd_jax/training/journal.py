@@ -60,8 +60,9 @@ class Journal:
         """Records an evaluation after `epoch` epochs; `report` is of the last one."""
         self.evaluations.append({'epoch': epoch, **result})
         self.log.record({'kind': 'eval', 'step': int(current.step), 'epoch': epoch, **result})
+        loss = f'loss {report.means["loss"]:.3f}, ' if 'loss' in report.means else ''
         self.log.say(
-            f'epoch {epoch}/{len(self.run.epochs)}: loss {report.means["loss"]:.3f}, {headline(result)}, learning rate '
+            f'epoch {epoch}/{len(self.run.epochs)}: {loss}{headline(result)}, learning rate '
             f'{report.lr:.3g}, {report.samples / max(report.seconds, 1e-9):,.0f} images/s'
         )
 
@@ -69,8 +70,7 @@ class Journal:
         """Records a condensation after `epoch` epochs and writes its stage file; `before` is the plan it replaced."""
         plan, num_points = jax.device_get(current.plan), self.run.num_points
         number = len(self.condensations) + 1
-        recording = sum(phase.record for phase, _ in self.run.epochs)
-        total = sum(self.run.policy.when(finished, recording) for finished in range(recording))
+        total = len(self.run.condensations)
         entry = {
             'number': number,
             'of': total,
@@ -156,13 +156,18 @@ def right_answers(logits: np.ndarray, labels: np.ndarray, ids: np.ndarray | None
 
 
 def measure(result: Mapping[str, Any]) -> str:
-    """What an evaluation is judged by: its accuracy, or, without labels, agreement with the teacher or the cosine."""
-    return next(name for name in ('accuracy', 'agreement', 'cosine', 'loss') if result.get(name) is not None)
+    """What an evaluation is judged by: its accuracy, or, without labels, agreement with the teacher or the cosine.
+
+    '' before the last epoch of embeddings that are judged at the end alone.
+    """
+    return next((name for name in ('accuracy', 'agreement', 'cosine') if result.get(name) is not None), '')
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """'accuracy 93.80 %', 'agreement 95.04 %' or 'cosine 0.871'."""
+    """'accuracy 93.80 %', 'agreement 95.04 %', 'cosine 0.871' or 'measured after the last epoch'."""
     name = measure(result)
+    if not name:
+        return 'measured after the last epoch'
     return f'{name} {100 * result[name]:.2f} %' if name in ('accuracy', 'agreement') else f'{name} {result[name]:.3f}'
 
 

@@ -13,7 +13,7 @@ import jaxlib
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax import networks
+import kcd_jax
 from kcd_jax.contracts import Network, PyTree
 from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.teacher import Teacher
@@ -41,17 +41,24 @@ def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
         'dtype': run.recipe.dtype,
         'deterministic': run.recipe.deterministic,
         'stored': run.recipe.teaching.cache_dtype,
-        'program': [jax.__version__, jaxlib.__version__, jax.default_backend(), device.device_kind, points, mesh.size],
+        'program': [
+            kcd_jax.__version__,
+            jax.__version__,
+            jaxlib.__version__,
+            jax.default_backend(),
+            device.device_kind,
+            points,
+            mesh.size,
+        ],
         'precision': str(jax.config.jax_default_matmul_precision),
     }
-    network = run.teacher.network
-    if run.host is None and network.name not in networks.names():
-        content['code'] = traced(network, run.data.image_shape)
+    if run.host is None:
+        content['code'] = traced(run.teacher.network, run.data.image_shape)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def traced(network: Network, image_shape: tuple[int, int, int]) -> str:
-    """A digest of the operations of a network that was built in Python, which neither its name nor its weights tell."""
+    """A digest of a network's operations, which neither its name nor its weights tell: code changes."""
     variables = network.variable_shapes(image_shape)
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
 

@@ -207,7 +207,7 @@ def _shared(description: Mapping[str, Any], workdir: pathlib.Path) -> dict[str, 
     source = shared_teachers.fetch(description, workdir)
     if source is None:
         return None
-    found = f'trained by an earlier run, found in {source} (KCD_JAX_TEACHERS=off trains anew)'
+    found = f'trained by an earlier run, found in {source} (KCD_JAX_TEACHERS=off trains it again)'
     console.say_of_run(f'teacher {description["student"]}: {found}')
     return _finished(workdir)
 
@@ -216,7 +216,7 @@ def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int
     """Prints the teacher's accuracy; ValueError if it is no better than chance."""
     if card['accuracy'] is None:
         why = 'it has no outputs of the held-out images' if run.data.scored else 'the held-out images have no labels'
-        why = why if run.predicts else 'only its embeddings are read'
+        why = why if run.predicts and run.teacher_predicts else 'only its embeddings are read'
         log.say(f'teacher {card["network"]}: {why}, so its accuracy is not known')
         return
     held_out = f'{count:,} {"validation" if run.data.validation else "test"} images'
@@ -230,7 +230,7 @@ def _judge(card: Mapping[str, Any], run: Run, taught_for: int | None, count: int
 
 def _judge_rows(run: Run, log: runlog.RunLog) -> None:
     """ValueError where stored outputs of the training points do not know their labels: they may be of other points."""
-    if not run.data.labelled or not run.predicts:
+    if not (run.data.labelled and run.predicts and run.teacher_predicts):
         return
     for outputs in serving.stored_outputs(run.teacher):
         logits = outputs.train if outputs.num_views is None else outputs.train.mean(axis=1, dtype=np.float32)

@@ -51,7 +51,7 @@ def adam(
     g += wd * w; the update is that of `scale_by_adam`.
 
     Args:
-      b1: decay rate of the first moment, in (0, 1).
+      b1: decay rate of the first moment, in [0, 1).
       b2: decay rate of the second moment, in (0, 1).
       eps: added to the root of the second moment, > 0.
       weight_decay: wd >= 0.
@@ -121,16 +121,16 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
     `optax.scale_by_adam` raises an int32 to a float power, which strict dtype promotion refuses; the state is optax's.
 
     Args:
-      b1: decay rate of the first moment, in (0, 1).
+      b1: decay rate of the first moment, in [0, 1).
       b2: decay rate of the second moment, in (0, 1).
       eps: added to the root of the second moment, > 0.
 
     Raises:
       ValueError: a value is out of range.
     """
-    for name, value in (('b1', b1), ('b2', b2)):
-        if not 0 < value < 1:
-            raise ValueError(f'optim.{name} is {value}; use a number in (0, 1)')
+    _refuse_momentum(b1)
+    if not 0 < b2 < 1:
+        raise ValueError(f'optim.b2 is {b2}; use a number in (0, 1)')
     _refuse_unless_positive('optim.eps', eps)
 
     def init(params: PyTree) -> optax.ScaleByAdamState:
@@ -143,7 +143,8 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
         mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
         nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * jnp.square(g), state.nu, grads)
         # 1 - b^t by expm1: the plain difference loses four digits in the first steps.
-        correct1, correct2 = (-jnp.expm1(count.astype(jnp.float32) * math.log(b)) for b in (b1, b2))
+        logs = (math.log(b) if b else -math.inf for b in (b1, b2))
+        correct1, correct2 = (-jnp.expm1(count.astype(jnp.float32) * log) for log in logs)
         updates = jax.tree.map(
             lambda m, v: (m / correct1.astype(m.dtype)) / (jnp.sqrt(v / correct2.astype(v.dtype)) + eps), mu, nu
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -20,6 +19,7 @@ from kcd_jax.contracts import Array, Outputs, PyTree
 from kcd_jax.runtime import sharding
 from kcd_jax.training import augment
 from kcd_jax.training.evaluate import Evaluator
+from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
 
 MOST_FITTED = 50_000  # points that a probe is fitted on, the first ones of a fixed permutation
@@ -34,11 +34,14 @@ class Probe:
       evaluator: of the held-out images.
       mesh: of the devices.
       target: f32[M, D], the teacher's embeddings of the held-out images; None: not known.
+      seconds: as for `Program`.
     """
 
-    def __init__(self, run: Run, evaluator: Evaluator, mesh: Mesh, target: np.ndarray | None):
+    def __init__(
+        self, run: Run, evaluator: Evaluator, mesh: Mesh, target: np.ndarray | None, seconds: dict[str, float]
+    ):
         self.run, self._evaluator, self._mesh = run, evaluator, mesh
-        self._similarity = jax.jit(self._similarities)
+        self._similarity = Program(self._similarities, seconds)
         self._target = None
         if target is not None and run.method.similarity is not None:
             size = evaluator.batches.index.shape[1]

@@ -50,12 +50,18 @@ def refuse(run: Run, device_count: int) -> None:
                 f'{run.policy.name} chooses inside the batch; use a policy of the whole set (none, random, kcd)'
             )
         sharding.check(run.rows, device_count, f'policy {run.policy.name} with rows per step of')
+    names, records = [phase.name for phase in run.phases], [phase.record for phase in run.phases]
+    if len({*names}) < len(names) or records != sorted(records):
+        raise ValueError(
+            f'method {run.method.name or "custom"} has the phases {", ".join(names)}; give each its own name, and let '
+            'those that record come last'
+        )
     methods.refuse_idle_term(run.method, run.weights)
     policies.refuse_other_data(run.policy, run.data.source)
     setup = run.setup  # outside of the trace, which it must not depend on
-    if (classes := setup.student.logits.shape[-1]) != run.data.num_classes:
+    if (classes := setup.student.logits.shape[-1]) != (wanted := run.data.num_classes):
         name = run.student_network.name
-        raise ValueError(f'student {name} has {classes} classes and the data {run.data.num_classes}; build it anew')
+        raise ValueError(f'student {name} has {classes} classes and the data {wanted}; rebuild it for {wanted}')
     methods.refuse_missing_outputs(run.method, setup)
     jax.eval_shape(lambda key: run.method.init(key, setup), jax.random.PRNGKey(0))
     if sum(run.steps) == 0:

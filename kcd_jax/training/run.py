@@ -137,7 +137,8 @@ class Run:
         """The student's network."""
         if isinstance(self.student, Network):
             return self.student
-        return _network(self.student, self.data.num_classes, self.recipe.dtype, self.data.normalization)
+        build = networks.get(self.student)
+        return build(self.data.num_classes, dtype=jnp.dtype(self.recipe.dtype), normalization=self.data.normalization)
 
     @property
     def own_network(self) -> Network | None:
@@ -158,8 +159,7 @@ class Run:
     @property
     def scores_points(self) -> bool:
         """Whether the teacher scores the training points: the policy reads that, and replans at least once."""
-        recorded = sum(phase.record for phase, _ in self.epochs)
-        return bool(self.policy.teacher_scores) and any(self.policy.when(e, recorded) for e in range(recorded))
+        return bool(self.policy.teacher_scores and self.condensations)
 
     @property
     def predicts(self) -> bool:
@@ -190,6 +190,11 @@ class Run:
             name = f'method {self.method.name}' if self.method.name else 'this method'
             raise ValueError(f'{name} needs a teacher; give one (teacher=...), or use method none with alpha 0')
         return self.teacher.student_network if isinstance(self.teacher, Run) else self.teacher.network
+
+    @property
+    def teacher_predicts(self) -> bool:
+        """Whether the teacher gives logits, not embeddings alone."""
+        return self.teacher_network is not None and self.setup.teacher.logits.shape[-1] > 0
 
     @property
     def host(self) -> Host | None:
@@ -252,10 +257,19 @@ class Run:
         return tuple((phase, epoch) for phase in self.phases for epoch in range(phase.epochs))
 
     @functools.cached_property
+    def recording(self) -> int:
+        """Epochs that record values, in which the policy acts."""
+        return sum(phase.epochs for phase in self.phases if phase.record)
+
+    @functools.cached_property
+    def condensations(self) -> tuple[int, ...]:
+        """The numbers of finished recording epochs after which the policy selects anew."""
+        return tuple(epoch for epoch in range(self.recording) if self.policy.when(epoch, self.recording))
+
+    @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """Points of each epoch, as scheduled; in expectation where they depend on the data."""
-        recorded = sum(phase.epochs for phase in self.phases if phase.record)
-        counts = iter(self.policy.keep_counts(self.num_points, recorded))
+        counts = iter(self.policy.keep_counts(self.num_points, self.recording))
         return tuple(next(counts) if phase.record else self.num_points for phase, _ in self.epochs)
 
     @property
@@ -384,10 +398,3 @@ class Run:
         from kcd_jax.experiments import config  # a config is one way to build a run
 
         return config.run_of(config.load(path))
-
-
-@functools.lru_cache(maxsize=16)
-def _network(name: str, num_classes: int, dtype: str, normalization: Any) -> Network:
-    """One object for equal arguments: what is known of it (`Network.output_shapes`) is found out once."""
-    with jax.ensure_compile_time_eval():  # a run may be looked at first inside of a trace
-        return networks.get(name)(num_classes, dtype=jnp.dtype(dtype), normalization=normalization)

@@ -57,7 +57,7 @@ def refuse_unserved(run: Run) -> None:
             f'{run.method.name or "custom"} reads its {", ".join(lacking)}; it can serve the methods {can}'
         )
     if run.needs and (why := run.teacher_in_step):
-        raise ValueError(f'{what} answers before the steps only, and here it would run inside of them: {why}')
+        raise ValueError(f'{what} can only be asked before the steps, and this run needs it inside the step: {why}')
     for outputs in stored_outputs(teacher):
         _refuse_stored(outputs, run)
 
@@ -72,15 +72,15 @@ def stored_outputs(teacher: Teacher | Run) -> list[Any]:
 
 
 def _refuse_stored(outputs: Any, run: Run) -> None:
-    what, held_out = f'the teacher {outputs.name}', run.data.validation or run.data.test
+    what, held_out = f'the teacher {outputs.name}', run.data.held_out
     if run.needs and run.mixing is not None:
         raise ValueError(
-            f'{what} holds stored outputs, and mixup and CutMix mix images that nobody has stored; use augment.mixup=0 '
+            f'{what} holds stored outputs, and mixup and CutMix mix images without stored outputs; use augment.mixup=0 '
             'and augment.cutmix=0, or a teacher that can be asked'
         )
     if run.needs and run.policy.mixes:
         raise ValueError(
-            f'{what} holds stored outputs, and policy {run.policy.name} mixes images that nobody has stored; use one '
+            f'{what} holds stored outputs, and policy {run.policy.name} mixes images without stored outputs; use one '
             'that mixes none (kcd with augment=none, random, infobatch, none), or a teacher that can be asked'
         )
     if len(outputs.train) != run.num_points:

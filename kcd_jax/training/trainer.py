@@ -96,11 +96,10 @@ class Trainer:
         if before:
             self._answers = Answers(TeacherPass(run, *here, self.teacher_rows, self.seconds), self.feed, mesh)
             self._spec = dataclasses.replace(self._spec, teacher=None)
-        self._order = jax.jit(step.epoch_order, out_shardings=replicated)
-        self._partners = jax.jit(functools.partial(step.partners, spec=self._spec), out_shardings=replicated)
-        self.evaluator = Evaluator(
-            dataset.validation or dataset.test, recipe.eval_batch, mesh, recipe.workers, self.seconds
-        )
+        self._order = Program(step.epoch_order, self.seconds, out_shardings=replicated)
+        partners = functools.partial(step.partners, spec=self._spec)
+        self._partners = Program(partners, self.seconds, out_shardings=replicated)
+        self.evaluator = Evaluator(dataset.held_out, recipe.eval_batch, mesh, recipe.workers, self.seconds)
         self._teacher_logits = None
         self._labels = sharding.put(setup.labels, replicated)
         num_classes = setup.num_classes
@@ -180,7 +179,7 @@ class Trainer:
         self.seconds['train'] += spent
         self.tally.sizes.append(num_keep)
         self.refuse_divergence(current)
-        sums = jax.device_get(current.metrics)
+        sums = jax.device_get(current.metrics) if steps else {}  # they are those of the last epoch that had a step
         means = {name: float(total / count) for name, (total, count) in sums.items() if count > 0}
         predicts = self.run.predicts
         known = {'accuracy': predicts and self.run.data.labelled, 'entropy': predicts}
@@ -249,7 +248,7 @@ class Trainer:
         run = self.run
         if epoch >= len(run.epochs) or not run.epochs[epoch][0].record:
             return current
-        recorded, total = self.recorded(epoch), self.recorded(len(run.epochs))
+        recorded, total = self.recorded(epoch), run.recording
         if not run.policy.when(recorded, total):
             return current
         scores = {'teacher': self._teacher_scores} if run.policy.teacher_scores else {}
@@ -304,7 +303,7 @@ class Trainer:
 
     def evaluate_teacher(self) -> float | None:
         """The teacher's accuracy; its logits are kept, to compare the student's with. None where it cannot say."""
-        if not self.run.predicts:
+        if not (self.run.predicts and self.run.teacher_predicts):
             return None
         evaluator, split = self.evaluator, self.evaluator.batches.split
         with self._timed_evaluation():
@@ -324,7 +323,7 @@ class Trainer:
     def _probe(self) -> Probe:
         """Evaluates the embeddings of a student without predictions, against the teacher's where they are known."""
         target = self.clean.held_out_embeddings(self.evaluator.batches.split) if 'embed' in self.run.needs else None
-        return Probe(self.run, self.evaluator, self.mesh, target)
+        return Probe(self.run, self.evaluator, self.mesh, target, self.seconds)
 
     def read(self, current: TrainState) -> dict[str, Any]:
         """What both networks say at the end: of the held-out images, and of every training point in eval mode.
@@ -341,9 +340,9 @@ class Trainer:
             _, logits = self.evaluator('student', student, variables, self._teacher_logits)
             entropy, _ = self.evaluator.read('student', student, variables, train, self._teacher_logits)
             taught = None
-            if run.host is not None:
+            if run.host is not None and run.teacher_predicts:
                 taught = self.clean.scores(('entropy',))['entropy'][: len(train)]
-            elif run.teacher_network is not None:
+            elif run.teacher_predicts:
                 taught, _ = self.evaluator.read('teacher', run.teacher_network, self.teacher_variables, train, None)
         return {'logits': self.evaluator.on_host(logits), 'entropy': entropy, 'teacher_entropy': taught}
 
@@ -361,8 +360,8 @@ class Trainer:
         if not passes:
             return
         shape = (batch, *self.run.data.image_shape)
-        compiling, alone = scoring.seconds(self.run.student_network, student_variables(current), shape, self.mesh)
-        self.seconds['compile'] += compiling
+        variables = student_variables(current)
+        alone = scoring.seconds(self.run.student_network, variables, shape, self.mesh, self.seconds)
         share = min(passes * alone, self.seconds['train'])
         self.seconds['score'] += share
         self.seconds['train'] -= share

@@ -46,6 +46,12 @@ def _has_held_out(teacher: Teacher | Run | None) -> bool:
     return teacher is not None and all(outputs.test is not None for outputs in serving.stored_outputs(teacher))
 
 
+def _compares_embeddings(run: Run) -> bool:
+    """Whether the student's embeddings are compared with the teacher's on the held-out images."""
+    known = all(outputs.test_embed is not None for outputs in serving.stored_outputs(run.teacher))
+    return run.method.similarity is not None and 'embed' in run.needs and known
+
+
 def refuse(run: Run) -> None:
     """ValueError, in one line, for a run that would train on labels that its data does not have."""
     if run.data.test_labelled and run.data.num_classes <= (most := int(run.data.test.labels.max())):
@@ -55,6 +61,12 @@ def refuse(run: Run) -> None:
             f'the held-out images of {run.data.name} have no labels, and no teacher answers for them, so nothing can '
             'be measured; give labels of the test images, or leave these out: some training images are then held out'
         )
+    if not run.predicts and not run.data.scored and not _compares_embeddings(run):
+        raise ValueError(
+            f'the held-out images of {run.data.name} have no labels, and the teacher has no embeddings of them that '
+            f'method {run.method.name or "custom"} compares with, so nothing can be measured; give labels of the test '
+            'images, or test_embed'
+        )
     if not run.predicts and (run.policy.scores or run.policy.teacher_scores):
         raise ValueError(
             f'policy {run.policy.name or "custom"} selects by predictions, and method {run.method.name or "custom"} '
@@ -63,7 +75,7 @@ def refuse(run: Run) -> None:
     if run.data.labelled:
         return
     if what := lacking(run.method, run.policy):
-        raise ValueError(f'{what}, and {run.data.name} has none; use a method and a policy that need none, as kd')
+        raise ValueError(f'{what}, and {run.data.name} has none; use a method and a policy that need none, such as kd')
     for phase in run.phases:
         for update in phase.updates:
             weights = run.weights if update.weights is None else update.weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import statistics
 import time
@@ -41,10 +42,14 @@ def seconds(run: Run, mesh: Mesh) -> float:
         speed = _speed(run.recipe.batch, shape[0], _width(network, shape), mesh)
         return ledger.network_macs(network, shape) / speed
 
-    each = (1 + _BACKWARD) * per_image(run.student_network)
-    if run.teacher_network is not None and run.host is None:
-        each += per_image(run.teacher_network)
-    return each * sum(run.steps) * run.rows
+    images: collections.Counter[str] = collections.Counter()
+    for (phase, _), steps in zip(run.epochs, run.steps, strict=True):
+        images.update({name: steps * count for name, count in ledger.samples(run, phase).items()})
+    passes = images['student_forward'] + images['scoring_forward'] + _BACKWARD * images['student_backward']
+    spent = passes * per_image(run.student_network)
+    if images['teacher_forward'] and run.host is None:
+        spent += images['teacher_forward'] * per_image(run.teacher_network)
+    return spent
 
 
 def _width(network: Network, image_shape: tuple[int, int, int]) -> int:

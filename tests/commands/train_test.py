@@ -46,7 +46,6 @@ def one_line(process, code, says):
         ((f'--config={DIGITS}', '--wrkdir=x'), 'wrkdir'),
         ((f'--config={DIGITS}', '--devices=-1'), '--devices=-1 is out of range'),
         ((f'--config={DIGITS}', '--devices=100000'), '--devices=100000 is out of range'),
-        ((f'--config={DIGITS}', '--config.policy.reuse=nowhere'), 'nowhere holds no knowledge/stage_*.npz'),
     ],
 )
 def test_bad_words_are_one_line(args, says, capsys):
@@ -141,6 +140,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path):
         ((f'--config={DIGITS}', f'--workdir={read_only}/below'), 'is a file, not a folder'),
         ((f'--config=configs/cifar100_kd.py:data.dir={tmp_path}/empty',), 'cifar100'),
         ((f'--config={DIGITS}:data.name=digit',), "unknown data set 'digit'"),
+        ((f'--config={DIGITS}', '--config.policy.reuse=nowhere'), 'nowhere holds no knowledge/stage_*.npz'),
     ]
     for args, says in cases:
         args = args if any('--workdir' in arg for arg in args) else (*args, f'--workdir={tmp_path}/run')

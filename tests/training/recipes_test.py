@@ -190,7 +190,7 @@ def test_what_does_not_go_together_is_refused_in_one_line(run, method, policy, c
 
 def test_mixed_images_are_not_among_stored_outputs_and_smoothing_needs_a_cross_entropy(run, digits):
     stored = Teacher.from_outputs(np.zeros((64, 10), np.float32), np.zeros((len(digits.test), 10), np.float32))
-    with pytest.raises(ValueError, match='mix images that nobody has stored'):
+    with pytest.raises(ValueError, match='mix images without stored outputs'):
         run('kd', augment={'mixup': 0.2}).replace(teacher=stored).validate()
     with pytest.raises(ValueError, match='no cross entropy to smooth'):
         run('kd', label_smoothing=0.1).replace(weights={'gamma': 0.0}).validate()
