@@ -53,7 +53,7 @@ class Setting:
         if self.low is not None:
             bounds.append(f'from {_number(self.low)}' if self.high is not None else f'{_number(self.low)} or more')
         if self.above is not None:
-            bounds.append(f'above {_number(self.above)}')
+            bounds.append(f'above {_number(self.above)}{"," if self.high is not None else ""}')
         if self.high is not None:
             bounds.append(f'to {_number(self.high)}' if self.low is not None else f'at most {_number(self.high)}')
         if self.below is not None:

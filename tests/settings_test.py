@@ -85,7 +85,7 @@ def test_every_part_of_a_tuple_is_inside_the_range():
 
 
 def test_a_range_is_told_in_words():
-    assert FRACTION.range == 'a number above 0 at most 1'
+    assert FRACTION.range == 'a number above 0, at most 1'
     assert COUNT.range == 'an integer from 1 to 10'
     assert Setting(0.1, '', low=0).range == 'a number 0 or more'
     assert Setting(0.9, '', low=0, below=1).range == 'a number 0 or more below 1'
@@ -118,7 +118,7 @@ class Outer:
 def test_a_dataclass_stores_values_in_the_settings_own_types():
     assert type(Inner(share=1).share) is float
     assert Outer(inner={'share': 1}).inner == Inner(1.0)
-    with pytest.raises(ValueError, match=r'inner.share is 0.0; use a number above 0 at most 1'):
+    with pytest.raises(ValueError, match=r'inner.share is 0.0; use a number above 0, at most 1'):
         Outer(inner={'share': 0.0})
     with pytest.raises(ValueError, match='unknown setting inner.shares; known: share'):
         Outer(inner={'shares': 0.5})
@@ -193,13 +193,13 @@ def test_keywords_in_their_ranges_come_in_the_type_of_the_default():
     assert make() == (0.5, 6, '')
     ratio, stages, mode = make(ratio=1, stages=2, mode='a')
     assert (ratio, stages, mode) == (1.0, 2, 'a') and isinstance(ratio, float)
-    assert make.settings['ratio'].range == 'a number above 0 at most 1'
+    assert make.settings['ratio'].range == 'a number above 0, at most 1'
 
 
 @pytest.mark.parametrize(
     ('keywords', 'message'),
     [
-        ({'ratio': 0}, 'ratio is 0; use a number above 0 at most 1'),
+        ({'ratio': 0}, 'ratio is 0; use a number above 0, at most 1'),
         ({'ratio': float('nan')}, 'ratio is nan'),
         ({'ratio': True}, 'ratio is True'),
         ({'stages': 2.0}, 'stages is 2.0; use an integer'),

@@ -84,6 +84,7 @@ def test_from_the_list_to_the_table(here, trained, capsys):
     assert stored['ds_0']['run']['policy'] == {'name': 'reuse', 'run': '<KC-KD>', 'mode': 'ds'}
     assert 'runs/' not in json.dumps(stored)
     assert stored['kc_kd_0']['command'].endswith('policy=kcd,stages=3,seed=0')
+    assert stored['ds_0']['command'].endswith("policy=none,seed=0,policy=reuse,run=<KC-KD>,mode=ds'")
 
     # Again: nothing is trained. A result that is gone is trained again, alone, and ends as before.
     assert sweep.main(['three', '--trials=1']) == 0 and len(trained) == 4

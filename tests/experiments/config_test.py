@@ -199,3 +199,9 @@ def test_a_run_has_what_its_config_says(tiny_networks):
     assert len(run.data.train) == 300 and len(teacher.data.train) == 1080, 'the same points are held out'
     assert len(run.data.validation) == len(teacher.data.validation) == 120
     assert grammar.run_of(grammar.load(f'{DIGITS}:method=none')).teacher is None
+
+
+@pytest.mark.parametrize('words', ['lr=True', 'method=kd,policy=kcd,ratio=False', 'epochs=True'])
+def test_a_truth_value_is_no_number(words):
+    with pytest.raises(ValueError, match='takes (a number|an integer), not (True|False)'):
+        grammar.load(f'{ROOT}/configs/digits_kd.py:{words}')

@@ -8,8 +8,10 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
+from kcd_jax.commands import train
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import experiment, runner
+from kcd_jax.report import page
 from kcd_jax.runtime import files
 from kcd_jax.training import kept, loop
 
@@ -84,15 +86,39 @@ def test_a_mistake_in_the_last_compared_run_is_found_before_the_first_trains(con
     assert not (tmp_path / 'all').exists()
 
 
+def test_a_run_alone_that_diverges(tiny_networks, tmp_path, capsys):
+    """Nothing has finished, so there is no table and no page, and that is no second mistake."""
+    words = 'quicktest,tiny_teacher-tiny,method=none,policy=none,lr=1000,gamma=1e6'
+    assert train.main([f'--config={ROOT}/configs/digits_kd.py:{words}', f'--workdir={tmp_path}/run']) == 3
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1 and 'is not finite' in errors[0]
+
+
+def test_each_page_shows_the_images_of_its_run(config, tmp_path, monkeypatch):
+    """Variants with other data: the common page has no gallery, instead of another run's."""
+    config.variants = ConfigDict({'fewer': {'run': 'kd', 'data': {'num_points': 200}}})
+    config.compare, config.trials = ('kd', 'fewer'), 1
+    shown = {}
+    write = page.write
+    monkeypatch.setattr(
+        page, 'write', lambda folder, images=None, *args, **more: shown.update(
+            {pathlib.Path(folder).relative_to(tmp_path).as_posix(): None if images is None else len(images)}
+        ) or write(folder, images, *args, **more)
+    )  # fmt: skip
+    runner.run(config, tmp_path)
+    assert shown == {'kd/trial_0': 300, 'fewer/trial_0': 200, '.': None}
+
+
 def test_variants_are_runs_with_their_own_names_and_one_teacher(config):
     config.variants = ConfigDict(
         {
             'kd+sp': {'run': 'sp', 'weights': {'alpha': 0.5}},
             'kd-adam': {'run': 'kd', 'optim': {'name': 'adam', 'lr': 0.001}},
             'kd-other': {'run': 'kd', 'teacher': {'epochs': 9}},
+            'kd-seed': {'run': 'kd', 'teacher': {'seed': 7}},
         }
     )
-    config.compare, config.reference = ('student', 'kd', 'kd+sp', 'kd-adam', 'kd-other'), 'student'
+    config.compare, config.reference = ('student', 'kd', 'kd+sp', 'kd-adam', 'kd-other', 'kd-seed'), 'student'
     found = experiment.of_config(config)
     assert [cell.label for cell in found.cells] == list(config.compare) == [cell.run.name for cell in found.cells]
     assert found.references == ('student',) and found.seeds == (0, 1)
@@ -103,7 +129,10 @@ def test_variants_are_runs_with_their_own_names_and_one_teacher(config):
     )
     tasks = runner.in_workdir(found, 'w')
     folders = {task.cell.label: task.teacher.as_posix() for task in tasks if task.cell.label != 'student'}
-    assert folders == {'kd': 'w/teacher', 'kd+sp': 'w/teacher', 'kd-adam': 'w/teacher', 'kd-other': 'w/teacher_1'}
+    assert folders == {
+        'kd': 'w/teacher', 'kd+sp': 'w/teacher', 'kd-adam': 'w/teacher', 'kd-other': 'w/teacher_1',
+        'kd-seed': 'w/teacher_2',
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

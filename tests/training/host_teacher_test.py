@@ -316,3 +316,9 @@ def test_seeds_that_share_their_views_are_filled_once(function, digits):
 def test_what_has_no_cache_to_fill_is_refused(function, digits, changes, told):
     with pytest.raises(ValueError, match=told):
         fill.refuse(run_of(function[0], digits, **changes), 4)
+
+
+def test_stored_outputs_have_no_cache_to_fill(digits):
+    stored = Teacher.from_outputs(train=np.zeros((len(digits.train), 10), np.float32))
+    with pytest.raises(ValueError, match='holds stored outputs; there is nothing to fill'):
+        fill.refuse(run_of(stored, digits, cache='c'), 4)

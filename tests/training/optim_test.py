@@ -232,3 +232,13 @@ def test_other_rates():
     assert [cosine(epoch) for epoch in (0, 5, 10, 20)] == pytest.approx([0.2, 0.15, 0.1, 0.1])
     warm = optim.warmup(optim.constant(0.3), 2)
     assert [warm(epoch) for epoch in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.3])
+
+
+def test_adam_without_a_first_moment():
+    """PyTorch allows b1 = 0: the update is the gradient over the root of the second moment."""
+    transform = optim.adam(b1=0.0)
+    params = {'w': jnp.ones(3)}
+    grads, state = {'w': jnp.array([0.5, -2.0, 0.0])}, transform.init(params)
+    for _ in range(2):
+        updates, state = transform.update(grads, state, params)
+        np.testing.assert_allclose(updates['w'], [1.0, -1.0, 0.0], rtol=1e-5)

@@ -132,3 +132,31 @@ def test_stored_embeddings_alone(points, tiny_networks, tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             Teacher.from_outputs(**arrays)
+
+
+def test_embeddings_are_judged_at_the_end_or_not_at_all(points, tiny_networks, tmp_path, capfd):
+    """Without test_embed and with labels of the test images: a probe after the last epoch. Without both: refused."""
+    embed = embedding(points[0] / np.float32(255))
+    stored = Teacher.from_outputs(embed=embed[:64])
+    run = run_of((points[0][:64],), test=(points[0][64:], points[1][64:]), teacher=stored, policy='none')
+    result = run.train(tmp_path / 'run', mesh=one_device())
+    assert result.summary['measure'] == 'accuracy' and result.summary['cosine'] is None
+    assert 'measured after the last epoch' in capfd.readouterr().out
+    with pytest.raises(ValueError, match='the teacher has no embeddings of them that method embed compares with'):
+        run_of((points[0][:64],), test=(points[0][64:], None), teacher=stored, policy="none").validate()
+
+
+@pytest.mark.parametrize('stored', [False, True])
+def test_a_teacher_of_embeddings_beside_labels(points, tiny_networks, tmp_path, stored):
+    """With gamma above 0 the student predicts, and its teacher does not."""
+    teacher = Teacher.from_callable(embedding, version='means')
+    if stored:
+        embed = embedding(points[0] / np.float32(255))
+        teacher = Teacher.from_outputs(embed=embed[:64], test_embed=embed[64:])
+    run = run_of(
+        (points[0][:64],), points[1][:64], test=(points[0][64:], points[1][64:]), teacher=teacher, policy='none',
+        weights={'gamma': 1.0},
+    )  # fmt: skip
+    summary = run.train(tmp_path / 'run', mesh=one_device()).summary
+    assert summary['measure'] == 'accuracy' and summary['agreement'] is None and summary['teacher']['accuracy'] is None
+    assert 'teacher_entropy' not in np.load(tmp_path / 'run' / 'knowledge/points.npz').files

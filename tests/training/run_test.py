@@ -12,8 +12,9 @@ import pytest
 
 import kcd_jax
 from kcd_jax import data, methods, networks, policies
-from kcd_jax.contracts import LossOut, Method, Weights, run_key
+from kcd_jax.contracts import LossOut, Method, Phase, Update, Weights, run_key
 from kcd_jax.runtime import files
+from kcd_jax.teachers import torch_weights
 from kcd_jax.teachers.model import Model
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training.recipe import Recipe
@@ -281,6 +282,17 @@ def test_a_teacher_that_changed_since_is_refused(digits, tmp_path):
     assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('normalization', ['imagenet', ((0.5, 0.4, 0.3), (0.2, 0.2, 0.25))])
+def test_a_pytorch_teacher_is_restored_from_a_description(digits, tmp_path, normalization):
+    """A file that says neither its image size nor its normalization."""
+    torch_weights.write(tmp_path / 'teacher.pth', teacher_of().variables)
+    given = {'network': 'tiny_teacher', 'num_classes': 10, 'image_shape': (16, 16, 3), 'normalization': normalization}
+    found = Teacher.restore(tmp_path / 'teacher.pth', **given)
+    described = as_read(Run('tiny', digits, found, recipe=Recipe(**RECIPE)))
+    again = Run.from_description(described)
+    assert again.teacher.identity == found.identity and again.describe() == described
+
+
 def test_data_that_changed_since_is_refused():
     described = as_read(object_run())
     described['data']['digests']['train labels'] = 'another'
@@ -334,3 +346,22 @@ def test_a_user_defined_method_needs_no_name(digits, tmp_path):
 
 def test_the_package_offers_what_a_run_is_built_from():
     assert kcd_jax.Run is Run and kcd_jax.Recipe is Recipe and kcd_jax.Teacher is Teacher
+
+
+def test_phases_that_records_and_programs_could_mix_up_are_refused(digits):
+    """Two of one name, and one that records before one that does not."""
+
+    def phases(*given):
+        def made(epochs, main, student):
+            update = Update(loss=own_loss, moves=('student/*',), label='main')
+            return tuple(
+                Phase(name, 1, ('student/*',), {f'main{place}': main},
+                      (dataclasses.replace(update, label=f'main{place}'),), record)
+                for place, (name, record) in enumerate(given)
+            )  # fmt: skip
+
+        return Method(loss=own_loss, phases=made, needs=())
+
+    for given in ((('a', True), ('a', True)), (('a', True), ('b', False))):
+        with pytest.raises(ValueError, match='give each its own name, and let those that record come last'):
+            Run('tiny', digits, method=phases(*given), weights={'alpha': 0.0}, recipe=Recipe(**RECIPE)).validate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kcd_jax import methods, policies
 from kcd_jax.training import wall_time
 from tests import digits
 
@@ -22,6 +23,23 @@ def test_it_is_proportional_to_the_work(tiny_networks, monkeypatch):
     assert line.startswith(f'time       about {wall_time.duration(wall_time.seconds(run, mesh))} of steps, and ')
     assert 'for the teacher if none is trained yet' in line
     assert 'teacher' not in wall_time.line(run.teacher, mesh)
+
+
+def test_every_pass_counts(tiny_networks, monkeypatch):
+    """Four views of SSKD, and no teacher in a step that reads none."""
+    monkeypatch.setattr(wall_time, '_speed', lambda batch, side, width, mesh: 1e6)
+    run, mesh = digits.object_run(), digits.one_device()
+    student, teacher = (
+        wall_time.ledger.network_macs(network, run.data.image_shape)
+        for network in (run.student_network, run.teacher_network)
+    )
+    scored = run.replace(method=methods.get('none').make(), policy=policies.get('moderate').make())
+    assert wall_time.seconds(scored, mesh) == pytest.approx(3 * student * sum(scored.steps) * 20 / 1e6)
+    views = run.replace(method=methods.get('sskd').make())
+    head = sum(count for (phase, _), count in zip(views.epochs, views.steps, strict=True) if phase.name == 'head')
+    main = sum(views.steps) - head
+    images = 4 * 20 * (main * (3 * student + teacher) + head * teacher)
+    assert wall_time.seconds(views, mesh) == pytest.approx(images / 1e6, rel=0.2), 'the head trains no student'
 
 
 def test_the_speed_is_measured_here():
