@@ -51,7 +51,7 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
         place = spec.origin if spec is not None else name
         line = next((f', line {entry.lineno}' for entry in reversed(inspect.trace()) if entry.filename == place), '')
         reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
-        raise ValueError(f'{kind} {name!r} cannot be loaded from {place}{line} ({reason}); mend that file') from error
+        raise ValueError(f'{kind} {name!r} cannot be loaded from {place}{line} ({reason}); fix that file') from error
 
 
 def get(package: ModuleType, name: str, kind: str) -> ModuleType:

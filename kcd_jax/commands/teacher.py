@@ -204,7 +204,7 @@ def _fill(options: argparse.Namespace, settings: Sequence[tuple[str, str]]) -> i
             counts = fill.fill(run, options.epochs, mesh, lambda rows: progress.update(rows, {}))
             console.say(
                 f'{run.teacher_network.name}, views of seed {run.view_seed}, {options.epochs} epochs: '
-                f'{counts["computed"]:,} answers computed, {counts["served"]:,} were there'
+                f'{counts["computed"]:,} answers computed, {counts["served"]:,} already cached'
             )
     return exitcodes.OK
 

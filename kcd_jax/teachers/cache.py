@@ -190,12 +190,12 @@ class Cache:
         _pwrite(self._files[1], tag.to_bytes(4, 'little'), position * 4)
 
     def sync(self) -> None:
-        """Brings what was stored to the disk."""
+        """Flushes what was stored to the disk."""
         for file in self._files or ():
             os.fsync(file)
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Closes the files."""
         for file in self._files or ():
             os.close(file)
         self._files = None

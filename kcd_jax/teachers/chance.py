@@ -25,7 +25,7 @@ def refuse_near_chance(
     would be right so often on `num_images` with a probability below `CHANCE_RISK`.
 
     Args:
-      accuracy: the fraction of the test images that it names right.
+      accuracy: the fraction of the test images that it classifies correctly.
       num_classes: K; chance is 1 / K.
       steps: how many it was trained for by the run itself; fewer than SMOKE_STEPS are a test of the program.
       num_images: how many test images there are; None: not known.
@@ -45,7 +45,7 @@ def refuse_near_chance(
     if steps is not None and steps < SMOKE_STEPS:
         return f'{found}, after {steps} steps: this run tests the program, and its numbers mean nothing'
     if allow_weak:
-        return f'{found}: used as teaching.allow_weak says'
+        return f'{found}: accepted, because teaching.allow_weak is True'
     raise ValueError(
         f'{found}; check its normalization, the order of its labels and its data set, train it longer, or set '
         'teaching.allow_weak=True'

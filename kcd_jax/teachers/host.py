@@ -77,7 +77,7 @@ class Host(Protocol):
         """The same for images of a size, with its identity."""
 
     def recheck(self) -> None:
-        """ValueError if it answers otherwise than when it was made."""
+        """ValueError if its answers changed since it was created."""
 
 
 def placeholder(host: Host) -> Network:
@@ -159,7 +159,7 @@ class HostFunction:
         answers = self._called(images, what)
         if self._digest(*answers) != self.identity:
             raise ValueError(
-                f'{what} answers the same {PROBES} images otherwise than when it was made; put its model into '
+                f'{what} gives other answers to the same {PROBES} images than when it was created; put its model into '
                 'evaluation mode and make it deterministic'
             )
         half = PROBES // 2
@@ -169,7 +169,7 @@ class HostFunction:
                 difference = np.abs(known[:half] - found[:half]).max()
                 if difference > _NEIGHBOURS * np.abs(known).max():
                     raise ValueError(
-                        f'{what} answers an image otherwise when others are in its batch (by up to {difference:.3g}); '
+                        f'{what} gives answers that depend on the rest of the batch (by up to {difference:.3g}); '
                         'put its model into evaluation mode, as model.eval() in PyTorch'
                     )
 

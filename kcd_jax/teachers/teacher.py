@@ -110,7 +110,7 @@ class Teacher:
             built = network
         elif not network and name not in networks.names():
             raise ValueError(
-                f'{file} holds a {name}, which is no network of this installation; give the one that was built in '
+                f'{file} holds a {name}, which is not an installed network; give the one that was built in '
                 'Python (network=networks.from_linen(...), ...), or set KCD_JAX_PLUGINS to the folder of its file'
             )
         else:
@@ -262,7 +262,7 @@ class Teacher:
         """Compares what the teacher was trained on with the data that it will teach on.
 
         Returns:
-          Lines for the user on what differs or cannot be checked, and does no certain harm.
+          Warnings: what differs or cannot be checked, and may be harmless.
 
         Raises:
           ValueError: another number of classes, other class names or another order, another image size, or a

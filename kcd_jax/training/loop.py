@@ -81,7 +81,7 @@ def train(
       The finished run.
 
     Raises:
-      ValueError: bad input, in one line, before the first compilation.
+      ValueError: bad input, in one line, before the first step.
       Preempted: a signal came to any process; the state is saved.
       Diverged: the loss is not finite.
     """

@@ -48,7 +48,6 @@ def create(
     setup: Setup,
     images: Any,
     metric_names: tuple[str, ...] = (),
-    student_variables: PyTree | None = None,
     averaged: bool = False,
 ) -> TrainState:
     """The state before the first step.
@@ -60,14 +59,12 @@ def create(
       setup: the method's input for its initialisation.
       images: u8[num_points, H, W, 3] for policies that keep a copy, or None.
       metric_names: the method's own metrics, in addition to `METRICS`.
-      student_variables: a start other than the network's own initialisation.
       averaged: whether the state holds an average of the student's variables.
 
     Raises:
       ValueError: the method does not support the pair of networks, or two updates share an optimiser's label.
     """
-    if student_variables is None:
-        student_variables = student.init(stream(key, 'student', 0), setup.image_shape)
+    student_variables = student.init(stream(key, 'student', 0), setup.image_shape)
     student_params, model_state = split_variables(student_variables)
     method_params, method_state = method.init(stream(key, 'method', 0), setup)
     params = {'student': student_params, 'method': method_params}

@@ -51,7 +51,7 @@ def test_a_student_is_trained_and_loaded_again(kind, points, tmp_path):
     # The counter of the training passes is part of the state that is saved.
     assert 'dropout/passes' not in after or after['dropout/passes'] == sum(run.steps) > 0
     images = np.asarray(points.test.images)
-    with pytest.raises(ValueError, match=f'holds a {student.name}, which is no network of this installation; give'):
+    with pytest.raises(ValueError, match=f'holds a {student.name}, which is not an installed network; give'):
         kcd_jax.load(tmp_path)
     loaded = kcd_jax.load(tmp_path, network=student)
     np.testing.assert_array_equal(loaded(images), result.model(images))

@@ -160,7 +160,7 @@ def test_the_example_of_the_documentation(own_folder):
 @pytest.mark.parametrize(
     ('source', 'reason'),
     [
-        ('NAMES = {', r'cannot be loaded from .*/broken.py.* \(SyntaxError: .*never closed.*\); mend that file'),
+        ('NAMES = {', r'cannot be loaded from .*/broken.py.* \(SyntaxError: .*never closed.*\); fix that file'),
         ('import absent_package', r"broken.py, line 1 \(ModuleNotFoundError: No module named 'absent_package'\)"),
         ('raise RuntimeError("several\\nlines")', r'broken.py, line 1 \(RuntimeError: several lines\)'),
         ('NAMES = ["net"]; make = 3', "network file 'broken' cannot be used: it has NAMES, but no function make"),

@@ -80,7 +80,7 @@ def test_a_function_whose_answers_depend_on_the_batch_is_refused():
         return (rows - rows.mean(0)) / rows.std(0)
 
     found = Teacher.from_callable(normalised, classes=4, version='v', image_shape=(8, 8, 3)).host
-    with pytest.raises(ValueError, match=r'answers an image otherwise when others are in its batch .* model.eval'):
+    with pytest.raises(ValueError, match=r'gives answers that depend on the rest of the batch .* model.eval'):
         found.recheck()
     alone = Teacher.from_callable(lambda x: x[:, 0, :4, 0], classes=4, version='v', image_shape=(8, 8, 3)).host
     alone.recheck()

@@ -143,7 +143,7 @@ def test_embeddings_are_judged_at_the_end_or_not_at_all(points, tiny_networks, t
     assert result.summary['measure'] == 'accuracy' and result.summary['cosine'] is None
     assert 'measured after the last epoch' in capfd.readouterr().out
     with pytest.raises(ValueError, match='the teacher has no embeddings of them that method embed compares with'):
-        run_of((points[0][:64],), test=(points[0][64:], None), teacher=stored, policy="none").validate()
+        run_of((points[0][:64],), test=(points[0][64:], None), teacher=stored, policy='none').validate()
 
 
 @pytest.mark.parametrize('stored', [False, True])
