@@ -15,10 +15,8 @@ from jax.sharding import Mesh
 from kcd_jax import data, knowledge
 from kcd_jax.contracts import Array, Network, PyTree
 from kcd_jax.runtime import inflight, sharding
-from kcd_jax.training import augment, feed
+from kcd_jax.training import augment, feed, serving
 from kcd_jax.training.program import Program
-
-EMBEDDING_BYTES = 2**32  # limit for the embeddings of a survey; ImageNet's 1.28 million of width 512 take 2.6e9
 
 TOP5_CLASSES = 20  # report top-5 accuracy only from this many classes on
 _RENAMED = {'correct': 'accuracy', 'agree': 'agreement', 'top5': 'top5_accuracy'}
@@ -81,7 +79,7 @@ class Evaluator:
         """(entropy f32[N] in nats, embedding f32[N, D]) of other images, by the evaluation program.
 
         The embedding is None without `with_embed`, if the network has none, or if all of them would take more than
-        `EMBEDDING_BYTES`.
+        `serving.EMBEDDING_BYTES`.
         """
         unused = None if teacher_logits is None else teacher_logits[0]
         entropy, embed, start = np.empty(len(split), np.float32), None, 0
@@ -89,8 +87,9 @@ class Evaluator:
             reading = self._step(name, network, variables, *arrays, unused)[1]
             size = min(len(reading.entropy), len(split) - start)  # the last batch is padded
             entropy[start : start + size] = sharding.to_host(reading.entropy)[:size]
-            if with_embed and reading.embed is not None and 4 * len(split) * reading.embed.shape[1] <= EMBEDDING_BYTES:
-                embed = np.empty((len(split), reading.embed.shape[1]), np.float32) if embed is None else embed
+            width = reading.embed.shape[1] if with_embed and reading.embed is not None else 0
+            if width and 4 * len(split) * width <= serving.EMBEDDING_BYTES:
+                embed = np.empty((len(split), width), np.float32) if embed is None else embed
                 embed[start : start + size] = sharding.to_host(reading.embed)[:size]
             start += size
         return entropy, embed

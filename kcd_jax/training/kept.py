@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -57,6 +58,7 @@ def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
+@functools.lru_cache(maxsize=16)
 def traced(network: Network, image_shape: tuple[int, int, int]) -> str:
     """A digest of a network's operations, which neither its name nor its weights tell: code changes."""
     variables = network.variable_shapes(image_shape)

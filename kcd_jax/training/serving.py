@@ -11,6 +11,8 @@ from kcd_jax.teachers.teacher import Teacher
 if TYPE_CHECKING:
     from kcd_jax.training.run import Run
 
+EMBEDDING_BYTES = 2**32  # limit for the embeddings of all points; ImageNet's 1.28 million of width 512 take 2.6e9
+
 
 def view_count(run: Run) -> int | None:
     """Different views of a training point, all of the method's rows counted; None where they are not finite."""
@@ -48,6 +50,13 @@ def refuse_unserved(run: Run) -> None:
     what = f'the teacher {run.teacher_network.name}' if run.uses_teacher else ''
     if 'distance' in run.policy.teacher_scores and (run.host is not None or run.setup.teacher.embed is None):
         raise ValueError(f'{what} gives no embeddings, which policy {run.policy.name} reads; use a network that does')
+    if 'distance' in run.policy.teacher_scores:
+        size = 4 * run.num_points * run.setup.teacher.embed.shape[1]
+        if size > EMBEDDING_BYTES:
+            raise ValueError(
+                f'policy {run.policy.name} needs the embeddings of all {run.num_points:,} points at once, '
+                f'{size / 2**30:.1f} GiB on every process; use a teacher with narrower ones, or another policy'
+            )
     if run.host is None:
         return
     if lacking := sorted(run.needs - teacher.serves):

@@ -9,7 +9,7 @@ import pytest
 from kcd_jax import data, knowledge, methods, networks
 from kcd_jax.contracts import SCORES, Policy
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import kept, ledger
+from kcd_jax.training import kept, ledger, serving
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, sigterm
@@ -158,3 +158,10 @@ def test_what_cannot_be_scored_is_refused_in_one_line(teacher, digits):
     on_host = Teacher.from_callable(lambda x: np.zeros((len(x), 10), np.float32), classes=10, version='none')
     with pytest.raises(ValueError, match='gives no embeddings, which policy'):
         run_of(on_host, digits, policy_of(('distance',))).check(4)
+
+
+def test_embeddings_of_too_many_points_are_refused(teacher, digits, monkeypatch):
+    monkeypatch.setattr(serving, 'EMBEDDING_BYTES', 4 * POINTS * 8)
+    run_of(teacher, digits, policy_of()).validate()
+    with pytest.raises(ValueError, match='needs the embeddings of all 120 points at once, 0.0 GiB on every process'):
+        run_of(teacher, digits, policy_of(('distance',))).validate()
