@@ -21,7 +21,7 @@ from kcd_jax.runtime import sharding
 from kcd_jax.training import step
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
-from kcd_jax.training.teacher_pass import Asked
+from kcd_jax.training.teacher_pass import TeacherQuery
 
 ASKED = 4  # steps whose images form one call of the pass
 LIGHT = 0.25  # seconds of a step below which a timed call takes twice ASKED steps, else half as many
@@ -181,7 +181,7 @@ def row_seconds(run: Run) -> float:
     asking, images = uncached.teacher_pass, uncached.trainer.feed.points.images
     index = np.arange(run.num_points, dtype=np.int32)
     plain = np.zeros(len(index), np.float32)
-    asked = Asked(index, images, images, index, index, plain, plain == 0)
+    asked = TeacherQuery(index, images, images, index, index, plain, plain == 0)
     key = step.view_key(uncached.state.key, 0, -1)
     asking.rows(asked, key)  # compiles
     return float(np.median([timing.seconds(lambda: asking.rows(asked, key)) for _ in range(5)])) / len(index)

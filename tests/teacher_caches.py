@@ -27,14 +27,14 @@ CIFAR = 'cifar100_kd.py:resnet20-resnet8,method=kd,policy=kcd,stages=3,epochs=6,
 def compare(words: str, place: pathlib.Path) -> dict[str, Any]:
     """{kind: {'teacher_rows', 'seconds', 'accuracy', 'differs': what is not the same as without a cache}}."""
     from kcd_jax.experiments import config as grammar
-    from kcd_jax.training import kept
+    from kcd_jax.training import teacher_cache
     from tests.faults import harness
 
     run, found = grammar.run_of(grammar.load(f'{ROOT}/configs/{words}')), {}
     left: dict[str, dict[str, Any]] = {}
     for kind in KINDS:
         if kind != 'memory, full':
-            kept._SHARED.clear()  # as in another process
+            teacher_cache._SHARED.clear()  # as in another process
         cache = {'o': 'off', 'm': 'memory', 'd': str(place / 'cache')}[kind[0]]
         folder, start = place / kind.replace(', ', '_'), time.perf_counter()
         teaching = {**run.recipe.to_dict()['teaching'], 'cache': cache}

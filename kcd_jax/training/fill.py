@@ -12,7 +12,7 @@ from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import feed, serving, step
 from kcd_jax.training.run import Run
-from kcd_jax.training.teacher_pass import ROWS, Asked, TeacherPass
+from kcd_jax.training.teacher_pass import ROWS, TeacherPass, TeacherQuery
 
 _POINTS = 8 * ROWS  # looked up at once
 
@@ -74,7 +74,7 @@ def fill(run: Run, epochs: int, mesh: Mesh, told: Callable[[int], None]) -> dict
     asking = TeacherPass(run, sharding.put(run.teacher.variables, sharding.replicated(mesh)), mesh)
     for points, pixels, slot in _points(run, mesh):
         share = np.zeros(len(points), np.float32)
-        asked = Asked(points, pixels, pixels, slot, slot, share, np.ones(len(points), bool))
+        asked = TeacherQuery(points, pixels, pixels, slot, slot, share, np.ones(len(points), bool))
         for epoch in range(epochs):
             key = step.view_key(run_key(run.seed), np.int32(epoch), run.recipe.augment.seed)
             asking.rows(asked, key)

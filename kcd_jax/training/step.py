@@ -65,7 +65,7 @@ class RawBatch:
 
 
 @struct.dataclass
-class Taught:
+class TeacherOutputs:
     """The teacher's answers for the steps of a slice of an epoch.
 
     Attributes:
@@ -257,7 +257,7 @@ def train_step(
     teacher_variables: PyTree,
     spec: StepSpec,
     phase: Phase,
-    taught: Taught | None = None,
+    taught: TeacherOutputs | None = None,
 ) -> tuple[TrainState, Array]:
     """One step: mix, augment, teacher forward, student forward, the phase's updates one by one, record values.
 
@@ -434,7 +434,7 @@ def run_chunk(
     lrs: Mapping[str, Array],
     points: Points | RawBatch,
     teacher_variables: PyTree,
-    taught: Taught | None = None,
+    taught: TeacherOutputs | None = None,
     *,
     spec: StepSpec,
     phase: Phase,

@@ -22,9 +22,9 @@ from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.training import augment, feed, serving
 from kcd_jax.training.evaluate import Evaluator
-from kcd_jax.training.kept import identity, open_cache
 from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
+from kcd_jax.training.teacher_cache import identity, open_cache
 from kcd_jax.training.teacher_pass import ROWS, no_rows, padded
 
 

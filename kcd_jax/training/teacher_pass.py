@@ -1,4 +1,4 @@
-"""The teacher is asked, not embedded: what an epoch will show it is known before the steps, so it answers first.
+"""Computes the teacher's outputs for an epoch before its steps, in large batches: its views are known by then.
 
 A point's view is a pure function of (seed, epoch, point). Before the steps of a slice of an epoch the rows that no
 cache holds go through the teacher in large batches; the training steps then gather what they need by position. One
@@ -25,9 +25,9 @@ from kcd_jax.teachers.cache import Cache
 from kcd_jax.teachers.host import Query
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import augment, feed, serving, step
-from kcd_jax.training.kept import identity, open_cache
 from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
+from kcd_jax.training.teacher_cache import identity, open_cache
 
 ROWS = 256  # images per call of the teacher
 SLICE_BYTES = 2**26  # of what waits on the devices for its steps: answers, and images of streamed data
@@ -35,7 +35,7 @@ _AHEAD = 4  # calls in flight
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class TeacherQuery:
     """Points whose views the teacher is asked for.
 
     Attributes:
@@ -145,7 +145,7 @@ class TeacherPass:
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    def rows(self, asked: Asked, view_key: Array) -> np.ndarray:
+    def rows(self, asked: TeacherQuery, view_key: Array) -> np.ndarray:
         """The teacher's answers.
 
         Args:
@@ -187,7 +187,7 @@ class TeacherPass:
         self.counts['mixed'] += mixed * self.num_views
         return found
 
-    def _computed(self, asked: Asked, wanted: np.ndarray, key: Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _computed(self, asked: TeacherQuery, wanted: np.ndarray, key: Array) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(which of the asked points, their answers), call by call, a few in flight."""
         pending: list[tuple[np.ndarray, Array]] = []
         for start in range(0, len(wanted), self._points):
@@ -202,7 +202,9 @@ class TeacherPass:
         for points, found in pending:
             yield self._finished(points, found, asked, key)
 
-    def _finished(self, points: np.ndarray, found: Array, asked: Asked, key: Array) -> tuple[np.ndarray, np.ndarray]:
+    def _finished(
+        self, points: np.ndarray, found: Array, asked: TeacherQuery, key: Array
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(which of the asked points, their answers) of what a call of the devices gave."""
         if self._host is None:
             return points, np.asarray(found)[: len(points)]
@@ -264,7 +266,7 @@ class TeacherPass:
         return chunk * max(math.ceil(min(most, whole) / chunk), 1)
 
 
-class Answers:
+class TeacherFeed:
     """The teacher's answers for the steps of an epoch, slice by slice, as the step takes them."""
 
     def __init__(self, teacher_pass: TeacherPass, supply: feed.Resident | feed.Streamed, mesh: Mesh):
@@ -280,7 +282,7 @@ class Answers:
         plan: Plan,
         done: int,
         steps: int,
-    ) -> Iterator[tuple[int, step.Points | step.RawBatch, step.Taught]]:
+    ) -> Iterator[tuple[int, step.Points | step.RawBatch, step.TeacherOutputs]]:
         """What feeds the steps, with the answers that they need.
 
         Args:
@@ -316,7 +318,7 @@ class Answers:
                 alone = all(raw.partner_image is raw.image for _, raw in held)
                 partners = images if alone else self._stacked([raw.partner_image for _, raw in held])
                 slot = partner_slot = np.arange(len(points), dtype=np.int32)
-            asked = Asked(points, images, partners, slot, partner_slot, epsilon[points], own[points])
+            asked = TeacherQuery(points, images, partners, slot, partner_slot, epsilon[points], own[points])
             with distributed.together():
                 rows = self.teacher_pass.rows(asked, key)
             answers = self._placed(rows, start)
@@ -334,7 +336,7 @@ class Answers:
         here = [sharding.on_local(batch, self._mesh) for batch in batches]
         return jnp.concatenate([*here, *[here[-1]] * (self._steps - len(here))])
 
-    def _placed(self, rows: np.ndarray, first: int) -> step.Taught:
+    def _placed(self, rows: np.ndarray, first: int) -> step.TeacherOutputs:
         """Answers f32[S * B, V, width] on the devices, padded to a whole slice whose first step is `first`.
 
         B rows of each step are those of this process.
@@ -344,7 +346,7 @@ class Answers:
         whole = np.zeros((self._steps, batch * asking.num_views, asking.width), np.float32)
         whole[: len(rows) // batch] = rows.reshape(-1, batch * asking.num_views, asking.width)
         placed = sharding.put_columns(whole, self._mesh)
-        return step.Taught(placed, sharding.put(np.int32(first), sharding.replicated(self._mesh)))
+        return step.TeacherOutputs(placed, sharding.put(np.int32(first), sharding.replicated(self._mesh)))
 
 
 @jax.jit

@@ -26,7 +26,7 @@ from kcd_jax.training.probe import Probe
 from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_clean import CleanImages
-from kcd_jax.training.teacher_pass import Answers, TeacherPass, no_rows
+from kcd_jax.training.teacher_pass import TeacherFeed, TeacherPass, no_rows
 
 OF_TEACHER = ('agreement', 'teacher_kl', 'raw_agreement', 'raw_teacher_kl')  # what an evaluation says without labels
 ACCELERATOR_CHUNK = 100  # steps per program: enough to hide the dispatch, few enough to react to SIGTERM
@@ -87,14 +87,14 @@ class Trainer:
             self.feed = feed.Resident(dataset.train, setup.labels, chunk, mesh)
         uses_teacher = run.teacher_network is not None
         self.teacher_variables = sharding.put(teacher_variables, replicated) if uses_teacher else {}
-        self._answers: Answers | None = None
+        self._answers: TeacherFeed | None = None
         self._spec = run.step_spec(functools.partial(sharding.constrain_batch, mesh))
         before = bool(run.needs) and not run.teacher_in_step
         self.teacher_rows = no_rows() if before or run.scores_points else {}
         here = sharding.on_local(self.teacher_variables, mesh), sharding.local(mesh)
         self.clean = CleanImages(run, *here, self.seconds)
         if before:
-            self._answers = Answers(TeacherPass(run, *here, self.teacher_rows, self.seconds), self.feed, mesh)
+            self._answers = TeacherFeed(TeacherPass(run, *here, self.teacher_rows, self.seconds), self.feed, mesh)
             self._spec = dataclasses.replace(self._spec, teacher=None)
         self._order = Program(step.epoch_order, self.seconds, out_shardings=replicated)
         partners = functools.partial(step.partners, spec=self._spec)

@@ -13,7 +13,7 @@ from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import experiment, runner
 from kcd_jax.report import page
 from kcd_jax.runtime import files
-from kcd_jax.training import kept, loop
+from kcd_jax.training import loop, teacher_cache
 
 pytestmark = pytest.mark.fast_compile
 
@@ -199,7 +199,7 @@ def test_published_results_of_other_runs_and_other_files_are_never_overwritten(t
 @pytest.mark.slow
 def test_a_sweep_with_shared_views_asks_the_teacher_once(tiny_networks, tmp_path, capsys, monkeypatch):
     """The second seed and the policies find every answer of the first run's; the table says how many there were."""
-    monkeypatch.setattr(kept, '_SHARED', {})
+    monkeypatch.setattr(teacher_cache, '_SHARED', {})
     words = (
         'compare=(kd,random),trials=2,augment.seed=0,epochs=3,num_points=120,teacher.epochs=1,teaching.allow_weak=True'
     )

@@ -15,7 +15,7 @@ import kcd_jax
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import kept, loop, trainer
+from kcd_jax.training import loop, teacher_cache, trainer
 from kcd_jax.training.run import Run
 from kcd_jax.trees import leaf_paths
 from tests.networks import foreign_test as foreign
@@ -154,7 +154,7 @@ def test_a_description_holds_the_name_and_needs_the_network():
     run = Run('resnet8x0_25', digits).replace(student=network)
     description = json.loads(json.dumps(run.describe()))
     assert description['student'] == 'NnxNet'
-    with pytest.raises(ValueError, match=r'the student NnxNet of this run is no network .*from_description.*student='):
+    with pytest.raises(ValueError, match=r'the student NnxNet of this run is not an installed network.*from_description.*student='):
         Run.from_description(description)
     assert Run.from_description(description, student=network).describe() == description
     with pytest.raises(ValueError, match='the student of this run is NnxNet, not LinenNet'):
@@ -168,7 +168,7 @@ def test_cached_answers_are_of_the_same_operations(points):
     def identity(**other):
         teacher = Teacher.from_network(networks.from_nnx(model, taps=('blocks/0', 'blocks/1'), **other), foreign.SHAPE)
         run = Run('resnet8x0_25', points, teacher=teacher, recipe=RECIPE)
-        return teacher.identity, kept.identity(run, sharding.make_mesh(), 8, [], True)
+        return teacher.identity, teacher_cache.identity(run, sharding.make_mesh(), 8, [], True)
 
     first, again = (identity(embed=foreign.mean_of_last) for _ in range(2))
     other = identity(embed=lambda taps: jnp.max(taps[-1], (1, 2)))

@@ -11,7 +11,7 @@ import pytest
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import fill, kept, ledger
+from kcd_jax.training import fill, ledger, teacher_cache
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
@@ -31,7 +31,7 @@ def digits():
 @pytest.fixture
 def network(tiny_networks, monkeypatch):
     """(network, variables, f32[P, H, W, 3] -> (logits, embeddings)) of a random tiny teacher."""
-    monkeypatch.setattr(kept, '_SHARED', {})
+    monkeypatch.setattr(teacher_cache, '_SHARED', {})
     built = networks.get('tiny_teacher')(10)
     variables = built.init(jax.random.key(3), (16, 16, 3))
     forward = jax.jit(lambda images: built.apply(variables, images, False)[0])
@@ -79,7 +79,7 @@ def test_a_function_gives_the_same_training_without_a_cache_with_a_cold_and_a_wa
     off = train('off', 'off')
     for name, cache in (('cold', 'memory'), ('warm', 'memory'), ('disk', f'{tmp_path}/c'), ('full', f'{tmp_path}/c')):
         if name == 'full':
-            kept._SHARED.clear()
+            teacher_cache._SHARED.clear()
         found = train(name, cache)
         assert_same_run(off.workdir, found.workdir)
         rows = found.summary['computed']['teacher_rows']
@@ -293,7 +293,7 @@ def test_a_filled_cache_serves_every_row_of_its_epochs(function, digits, tmp_pat
     first = dict(fill.fill(run, 4, sharding.make_mesh(), shown.append))
     again = fill.fill(run, 4, sharding.make_mesh(), shown.append)
     assert first['computed'] > 0 and again['computed'] == 0 and sum(shown) == 2 * fill.images(run, 4)
-    kept._SHARED.clear()
+    teacher_cache._SHARED.clear()
     result = run.train(tmp_path / 'run')
     assert result.summary['computed']['teacher_rows']['computed'] == 0
     assert_same_run(run_of(function[0], dataset, cache='off').train(tmp_path / 'off').workdir, result.workdir)

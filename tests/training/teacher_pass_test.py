@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, methods, policies
-from kcd_jax.training import augment, evaluate, kept, teacher_pass
+from kcd_jax.training import augment, evaluate, teacher_cache, teacher_pass
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, metrics
@@ -26,7 +26,7 @@ def teacher_dir(tmp_path_factory):
 
 @pytest.fixture
 def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(kept, '_SHARED', {})
+    monkeypatch.setattr(teacher_cache, '_SHARED', {})
 
     def train(name, dataset=None, method='kd', policy='kcd', keywords=None, recipe=None, seed=0, **teaching):
         taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS), seed=1000)
@@ -61,7 +61,7 @@ def test_every_kind_of_cache_gives_the_same_training(train, tmp_path, monkeypatc
         ('full', f'{tmp_path}/c'),
     ):
         if name == 'full':
-            kept._SHARED.clear()  # another process finds the files
+            teacher_cache._SHARED.clear()  # another process finds the files
         evaluated.clear()
         found = train(name, cache=cache)
         assert ('teacher' in evaluated) == (name not in ('warm', 'full'))

@@ -9,7 +9,7 @@ import pytest
 from kcd_jax import data, knowledge, methods, networks
 from kcd_jax.contracts import SCORES, Policy
 from kcd_jax.teachers import Teacher
-from kcd_jax.training import kept, ledger, serving
+from kcd_jax.training import ledger, serving, teacher_cache
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 from tests.digits import assert_same_run, sigterm
@@ -29,7 +29,7 @@ def digits():
 @pytest.fixture
 def network(tiny_networks, monkeypatch):
     """(network, variables, f32[P, H, W, 3] -> f32[P, K]) of a random tiny teacher."""
-    monkeypatch.setattr(kept, '_SHARED', {})
+    monkeypatch.setattr(teacher_cache, '_SHARED', {})
     built = networks.get('tiny_teacher')(10)
     variables = built.init(jax.random.key(3), (16, 16, 3))
     return built, variables, jax.jit(lambda images: built.apply(variables, images, False)[0].logits)

@@ -1,4 +1,4 @@
-"""The answers of teachers that are kept: which cache a row is in, for all runs of a process or a machine."""
+"""Keys of the caches of teachers' answers, shared by the runs of a process or a machine."""
 
 from __future__ import annotations
 
