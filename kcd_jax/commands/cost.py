@@ -24,7 +24,6 @@ exit codes: 0 done, 2 bad input"""
 
 def lines_of(found: Experiment) -> Iterator[str]:
     """The cost of every run of an experiment, pass by pass."""
-    from kcd_jax.experiments import grid
     from kcd_jax.training import ledger
 
     for cell in found.cells:
@@ -36,7 +35,7 @@ def lines_of(found: Experiment) -> Iterator[str]:
             if network is run.teacher_network and run.host is not None:
                 forward = ledger.teacher_macs(run.teacher, run.data.image_shape)
             else:
-                forward = grid.forward_macs(network, run.data.image_shape, run.data.num_classes)
+                forward = ledger.network_macs(network, run.data.image_shape)
             count = 'an unknown number of' if forward is None else f'{forward:,}'
             yield f'one image forward through {network.name}: {count} MACs'
         yield ''

@@ -10,16 +10,13 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from kcd_jax import plugins
-from kcd_jax.contracts import Network
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments.experiment import Cell, Experiment, Reuse
 from kcd_jax.report import papers
-from kcd_jax.training import ledger, macs
+from kcd_jax.training import ledger
 from kcd_jax.training.run import Run
 
 
@@ -367,9 +364,9 @@ def cost_of(run: Run) -> Cost:
     The ledger traces a whole step, which takes seconds; this traces each network once and ignores the method's own
     layers.
     """
-    shape, classes = run.data.image_shape, run.data.num_classes
-    forward, both = (count(run.student_network, shape, classes) for count in (forward_macs, training_macs))
-    of_teacher = 0 if run.teacher_network is None else forward_macs(run.teacher_network, shape, classes)
+    shape = run.data.image_shape
+    forward, both = (ledger.network_macs(run.student_network, shape, backward) for backward in (False, True))
+    of_teacher = 0 if run.teacher_network is None else ledger.network_macs(run.teacher_network, shape)
     teacher = of_teacher if run.needs else 0  # a policy may read its scores alone
     counts, views = ledger.sample_counts(run), run.method.num_views
     scored = run.recipe.batch * counts['steps'] if run.policy.scores else 0
@@ -386,41 +383,3 @@ def cost_of(run: Run) -> Cost:
         total(counted, samples, scored) / (full * counted * views),
         total(assumed, samples, scored) / (full * assumed * views),
     )
-
-
-_MACS: dict[tuple, int] = {}
-
-
-def forward_macs(network: Network, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Multiply-accumulates of one image's forward pass in training."""
-    return _macs('forward', _logits, network, image_shape, num_classes)
-
-
-def training_macs(network: Network, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Multiply-accumulates of one image's forward pass and of the gradient of the parameters."""
-    return _macs('training', lambda network: jax.value_and_grad(_logits(network)), network, image_shape, num_classes)
-
-
-def _logits(network: Network) -> Callable[..., jax.Array]:
-    def total(params, rest, image):
-        outputs, _ = network.apply({'params': params, **rest}, image, True)
-        return jnp.sum(outputs.logits.astype(jnp.float32))
-
-    return total
-
-
-def _macs(
-    what: str,
-    function: Callable[[Network], Callable],
-    network: Network,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-) -> int:
-    """The count, cached by network name, image size and number of classes."""
-    key = (what, network.name, tuple(image_shape), num_classes)
-    if key not in _MACS:
-        variables = network.variable_shapes(image_shape)
-        image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        rest = {name: tree for name, tree in variables.items() if name != 'params'}
-        _MACS[key] = macs.count(function(network), variables['params'], rest, image)
-    return _MACS[key]

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 from kcd_jax import knowledge, networks
-from kcd_jax.experiments import grid
 from kcd_jax.report.papers import TABLES, Column, PaperTable
+from kcd_jax.training import ledger
 
 UNIX_TABLES = ('unix_table1', 'unix_table2', 'unix_table3', 'unix_table4', 'unix_table6', 'unix_table7', 'unix_table8')
 # (batch, image side, classes) by data set.
@@ -67,12 +67,12 @@ class Cell:
 
 def forward_macs(name: str, side: int, classes: int) -> int:
     """Multiply-accumulates of one image's forward pass."""
-    return grid.forward_macs(networks.get(name)(classes), (side, side, 3), classes)
+    return ledger.network_macs(networks.get(name)(classes), (side, side, 3))
 
 
 def backward_share(name: str, side: int, classes: int) -> float:
     """B_s / F_s of a network as counted here."""
-    both = grid.training_macs(networks.get(name)(classes), (side, side, 3), classes)
+    both = ledger.network_macs(networks.get(name)(classes), (side, side, 3), backward=True)
     return both / forward_macs(name, side, classes) - 1
 
 

@@ -286,13 +286,19 @@ def teacher_macs(teacher: Teacher, image_shape: tuple[int, int, int]) -> int | N
     return None if None in counts else sum(counts)
 
 
-@functools.lru_cache(maxsize=32)
-def network_macs(network: Network, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of a forward pass per image."""
+@functools.lru_cache(maxsize=64)
+def network_macs(network: Network, image_shape: tuple[int, int, int], backward: bool = False) -> int:
+    """Multiply-accumulates per image of a forward pass; with `backward`, also of the gradient of the parameters."""
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = network.variable_shapes(image_shape)
-    program = jax.make_jaxpr(lambda *given: network.apply(*given, False)[0].logits)(variables, image)
-    return sum(macs.by_scope(program).values())
+    if not backward:
+        return macs.count(lambda v, x: network.apply(v, x, False)[0].logits, variables, image)
+    params, rest = state.split_variables(variables)
+
+    def total(params: Any, rest: Any, image: jax.Array) -> jax.Array:
+        return jnp.sum(network.apply({'params': params, **rest}, image, True)[0].logits.astype(jnp.float32))
+
+    return macs.count(jax.value_and_grad(total), params, rest, image)
 
 
 def parts(program: jex_core.ClosedJaxpr, steps: int = 1) -> dict[str, int]:
