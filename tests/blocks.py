@@ -7,22 +7,25 @@ import pathlib
 import re
 
 from benchmarks import results
-from kcd_jax.report import tables
+from kcd_jax.report import benchmark, tables
 from tests.faults import matrix
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCUMENTS = (ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')))
-BLOCK = re.compile(r'<!-- (table|bench|matrix): (\S+(?: --reference=\S+)?) -->\n(.*?)<!-- end -->', re.DOTALL)
+BLOCK = re.compile(r'<!-- (table|benchmark|bench|matrix): (\S+(?: --reference=\S+)?) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
 def content(kind: str, source: str) -> str:
     """What belongs into a block.
 
     Args:
-      kind: 'table' of runs, 'bench' of measurements, or 'matrix' of methods and policies.
+      kind: 'table' of runs, 'benchmark' of policies, 'bench' of measurements, or 'matrix' of methods and policies.
       source: a folder or file of results, for a table followed by ' --reference=ROW' if rows are compared with another
-        row than kd.
+        row than kd; for a benchmark a pattern of folders.
     """
+    if kind == 'benchmark':
+        parts = benchmark.table(benchmark.measure(tables.collect(sorted(ROOT.glob(source)))))
+        return '\n'.join(part.to_markdown() for part in parts).strip()
     if kind == 'table':
         folder, _, reference = source.partition(' --reference=')
         parts = tables.tables(tables.collect([ROOT / folder]), reference or 'kd')

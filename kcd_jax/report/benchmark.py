@@ -353,10 +353,11 @@ def figure(records: Sequence[Mapping[str, Any]]) -> style.Drawing:
                 points = [(100 * one[key], one['accuracy']) for one in own]
                 axis.plot(*zip(*points, strict=True), label=label, linewidth=0.8, markersize=4, **look)
             for one in (one for one in shown if not one['budget']):
-                axis.plot(100 * one[key], one['accuracy'], '*', color=style.NEUTRAL, markersize=7)
-                axis.annotate(
-                    one['run'], (100 * one[key], one['accuracy']), (0, 3), textcoords='offset points', ha='center'
-                )
+                look = {'color': style.INK, 'marker': '*', 'markersize': 8} if one['run'] == KD else {}
+                axis.plot(
+                    100 * one[key], one['accuracy'], linestyle='', label=one['run'],
+                    **{'color': style.NEUTRAL, 'marker': 'x', **look},
+                )  # fmt: skip
             axis.set_xlabel(f'compute, % {words}')
         axes[0].set_ylabel(f'{sweep.removeprefix("benchmark_")}: accuracy, %')
     handles = {label: one for axis in panels.flat for one, label in zip(*axis.get_legend_handles_labels(), strict=True)}
