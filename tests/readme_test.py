@@ -35,9 +35,9 @@ def test_a_generated_block_is_that_of_its_results(document, kind, source, text):
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
 def test_named_files_exist(path):
     words = path.read_text(encoding='utf-8')
-    named = re.findall(r'(?<![\w/.])(?:configs|launch|docs|results|kcd_jax|tests|notebooks)/[\w./]*\w', words)
+    named = re.findall(r'(?<![\w/.])(?:configs|launch|docs|results|kcd_jax|tests|notebooks)/[\w./]*[\w*]', words)
     for name in {*named} - EXAMPLES:
-        assert (ROOT / name).exists(), name
+        assert any(ROOT.glob(name)), name
 
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
