@@ -31,7 +31,14 @@ SAME, DIFFERENT = 'same', 'DIFFERENT'
 # FSP needs equal channels, ONE a student with branches.
 PAIRS = {'fsp': 'tiny_teacher-tiny_teacher', 'one': 'tiny_teacher-tiny_one'}
 # What two epochs need: stages that divide them, a skip before the last one, rows that two devices share.
-SETTINGS = {'kcd': 'stages=2', 'random': 'stages=2', 'short': 'cost=1.0', 'infobatch': 'until=1.0', 'unix': 'k=12'}
+SETTINGS = {
+    'kcd': 'stages=2',
+    'random': 'stages=2',
+    'rounds': 'stages=2',
+    'short': 'cost=1.0',
+    'infobatch': 'until=1.0',
+    'unix': 'k=12',
+}
 
 
 def markdown(content: Mapping) -> str:
