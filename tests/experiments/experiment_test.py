@@ -208,5 +208,5 @@ def test_a_sweep_with_shared_views_asks_the_teacher_once(tiny_networks, tmp_path
     assert [row['computed'] > 0 for row in rows] == [True, False, False, False]
     computed, served = (sum(row[key] for row in rows) for key in ('computed', 'served'))
     said = ' '.join(capsys.readouterr().out.split())  # lines are wrapped
-    assert f"Of the teacher's {computed + served:,} answers, {computed:,} were computed" in said
+    assert f"Of the teacher's {computed + served:,} answers, {computed:,} (" in said
     assert 'views: shared by the seeds' in said
