@@ -280,7 +280,7 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
         notes.append(f'vs {titles}{same}: mean paired difference in points over shared seeds [95 % interval, t].')
     if sizes and sizes[0] == 1:
         notes.append('n = 1: a single run has no standard deviation and supports no claim.')
-    teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)}
+    teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)} - {None}  # not measured
     if len(teachers) > 1:
         notes.append(f'The runs had {len(teachers)} different teachers; differences are not paired in the teacher.')
     notes += _view_notes(runs)

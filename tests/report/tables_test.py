@@ -266,3 +266,10 @@ def test_shorter_runs_belong_to_the_same_experiment():
     kd, short = (make_summary(name, 0, 0.75, run={'recipe': {'epochs': 6}}) for name in ('kd', 'short'))
     short['epochs'] = 5
     assert [row[0] for row in table_of([kd, short]).rows] == ['Teacher', 'KD', 'short KD']
+
+
+def test_a_teacher_whose_accuracy_was_not_measured_is_no_second_one():
+    runs = [make_summary('kd', seed, 0.74) for seed in (0, 1)] + [make_summary('kcd', seed, 0.75) for seed in (0, 1)]
+    for change, told in ({'accuracy': None}, False), ({'accuracy': 0.5}, True):
+        changed = [{**runs[0], 'teacher': {**runs[0]['teacher'], **change}}, *runs[1:]]
+        assert any('different teachers' in note for note in table_of(changed).notes) == told
