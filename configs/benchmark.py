@@ -1,4 +1,4 @@
-"""The benchmark of selection policies at equal compute: docs/benchmark.md has its protocol.
+"""The benchmark of selection policies at equal compute: docs/benchmark.md has its protocol and results.
 
   python -m kcd_jax sweep benchmark_hard --seed=100 --trials=10      # one regime of the digits; the same for the others
   python -m kcd_jax report benchmark results/benchmark_*             # the table, and the figure

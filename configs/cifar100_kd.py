@@ -4,7 +4,7 @@ Paper, accuracy in %: teacher 75.61, student alone 73.26, KD 74.92, KC-KD 75.70.
   python -m kcd_jax.main --config=configs/cifar100_kd.py
   python -m kcd_jax.main --config=configs/cifar100_kd.py:resnet56-resnet20,method=kd,policy=kcd
 The teacher is trained first, by the same recipe, unless `teacher.checkpoint` names one. On two CPU cores a run of this
-size takes days; the resnet20-resnet8 command of docs/report.md took 81 minutes for three runs and the teacher.
+size takes days.
 """
 
 from kcd_jax.experiments import config as grammar

@@ -31,13 +31,12 @@ def lines_of(found: Experiment) -> Iterator[str]:
         yield f'{cell.label}: {cell.line}'
         yield ledger.samples_line(ledger.sample_counts(run))
         yield from ledger.lines(ledger.expected(run))
-        for network in filter(None, (run.teacher_network, run.student_network)):
-            if network is run.teacher_network and run.host is not None:
-                forward = ledger.teacher_macs(run.teacher, run.data.image_shape)
-            else:
-                forward = ledger.network_macs(network, run.data.image_shape)
+        counts = [(run.student_network.name, ledger.network_macs(run.student_network, run.data.image_shape))]
+        if run.teacher_network is not None:
+            counts.insert(0, (run.teacher_network.name, ledger.run_teacher_macs(run)))
+        for name, forward in counts:
             count = 'an unknown number of' if forward is None else f'{forward:,}'
-            yield f'one image forward through {network.name}: {count} MACs'
+            yield f'one image forward through {name}: {count} MACs'
         yield ''
 
 

@@ -92,9 +92,7 @@ def _pictures(summaries: Sequence[dict]) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         print(f'no gallery of images: {error}', file=sys.stderr)
     else:
-        train = dataset.train
-        labels = train.labels if dataset.labelled else None
-        return {'images': train.images, 'labels': labels, 'class_names': dataset.class_names}
+        return dataset.pictures()
     return {}
 
 

@@ -185,6 +185,11 @@ class Dataset:
         """The images that are evaluated: the validation split, or the test set."""
         return self.test if self.validation is None else self.validation
 
+    def pictures(self) -> dict[str, Any]:
+        """The training images, their labels (None without) and the class names, for a page of a report."""
+        labels = self.train.labels if self.labelled else None
+        return {'images': self.train.images, 'labels': labels, 'class_names': self.class_names}
+
     @property
     def scored(self) -> bool:
         """Whether the held-out images have labels, so that there is an accuracy."""

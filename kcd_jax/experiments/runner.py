@@ -16,7 +16,6 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from kcd_jax.data import Dataset
 from kcd_jax.experiments.experiment import Cell, Experiment, digest, folder_name, of_config, public, same_run
 from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
 from kcd_jax.training.loop import Diverged, Result
@@ -415,24 +414,16 @@ def finish(runner: Runner, workdir: pathlib.Path) -> None:
     found = tables.tables(tables.collect([workdir]), reference)
     console.say('\n\n'.join(table.to_text() for table in found))
     datasets = {task.folder: task.cell.run.data for task in runner.tasks}
-    shared = datasets[runner.results[0].workdir]
-    if any(dataset.identity != shared.identity for dataset in datasets.values()):
-        shared = None
+    first = datasets[runner.results[0].workdir]
+    same = all(dataset.identity == first.identity for dataset in datasets.values())
+    pictures = first.pictures() if same else {}
     try:
         for result in runner.results:
             if not (result.workdir / page.NAME).exists():
-                page.write(result.workdir, **_pictures(datasets[result.workdir]))
-        console.say(f'report: {page.write(workdir, **_pictures(shared), reference=reference)}')
+                page.write(result.workdir, **datasets[result.workdir].pictures())
+        console.say(f'report: {page.write(workdir, **pictures, reference=reference)}')
     except OSError as error:
         raise OSError(
             f'the runs are finished, but their report under {workdir} cannot be written ({error.strerror or error}); '
             'make room and start the same command again'
         ) from error
-
-
-def _pictures(dataset: Dataset | None) -> dict[str, Any]:
-    """The training images of a data set, as `page.write` takes them."""
-    if dataset is None:
-        return {}
-    labels = dataset.train.labels if dataset.labelled else None
-    return {'images': dataset.train.images, 'labels': labels, 'class_names': dataset.class_names}

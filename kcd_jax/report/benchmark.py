@@ -233,10 +233,13 @@ def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
     elif not any(record['random_p'] is not None for record in records):
         notes.append('Too few seeds for a conclusion.')
     else:
-        choosing = [record for record in records if record['policy'] not in SCHEDULES]
+        scheduled, choosing = (
+            [record for record in records if (record['policy'] in SCHEDULES) == random] for random in (True, False)
+        )
         notes.append(_of_rows('Selection', choosing, records))
-        notes.append(_of_rows('Random points at other times or sizes', records, records, SCHEDULES))
-        notes += [_of_claim(record) for record in records if record['policy'] == 'KCD' and record['budget'] == '70 %']
+        notes.append(_of_rows('Random points at other times or sizes', scheduled, records))
+        claimed = [record for record in records if record['run'] == 'KCD, 70 %' and record['kd_n'] > 1]
+        notes += map(_of_claim, claimed)
     notes += [
         f'{record["run"]} less {record["control_of"]}: {_interval(record, "control")}'
         + ('' if record['control_p'] is None else f', adjusted p {_p_value(record["control_p"])}')
@@ -261,15 +264,10 @@ def _of_student(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _of_rows(
-    what: str,
-    rows: Sequence[Mapping[str, Any]],
-    records: Sequence[Mapping[str, Any]],
-    only: Sequence[str] = (),
-) -> str:
+def _of_rows(what: str, rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> str:
     """Which rows differ from the random choice at their budget, if its cost was theirs."""
     base = {record['budget']: record['compute'] for record in records if record['policy'] == RANDOM}
-    tested = [row for row in rows if row['random_p'] is not None and (not only or row['policy'] in only)]
+    tested = [row for row in rows if row['random_p'] is not None]
     if not tested:
         return ''
     told: dict[str, list[str]] = {}

@@ -78,22 +78,27 @@ def expected(run: Run) -> Ledger:
     Epoch sizes that depend on the data (InfoBatch's) are expectations, as the policy's `keep_counts` gives them.
     """
     per_step = {phase.name: step_cost(run, phase) for phase in run.phases}
+    found, samples = totals(per_step, phase_steps(run))
+    add_scores(run, found, samples)
+    return Ledger(sum(run.steps), found, samples, full(run), per_step)
+
+
+def phase_steps(run: Run) -> dict[str, int]:
+    """{phase's name: its steps}, as scheduled."""
     steps: collections.Counter[str] = collections.Counter()
     for (phase, _), number in zip(run.epochs, run.steps, strict=True):
         steps[phase.name] += number
-    found, samples = totals(per_step, steps)
-    add_scores(run, found, samples)
-    return Ledger(sum(run.steps), found, samples, full(run), per_step)
+    return steps
 
 
 def add_scores(run: Run, spent: dict[str, int], samples: dict[str, int]) -> None:
     """Adds the pass of a teacher that scores every training point once, for policies that read that."""
     if run.scores_points:
         samples['teacher_forward'] += run.num_points
-        spent['teacher_forward'] += (_network_macs(run) or 0) * run.num_points
+        spent['teacher_forward'] += (run_teacher_macs(run) or 0) * run.num_points
 
 
-def _network_macs(run: Run) -> int | None:
+def run_teacher_macs(run: Run) -> int | None:
     """Multiply-accumulates of the run's teacher per image; None: not known."""
     if run.host is not None:
         return teacher_macs(run.teacher, run.setup.image_shape)
@@ -270,7 +275,7 @@ def step_cost(run: Run, phase: Phase, program: jex_core.ClosedJaxpr | None = Non
         found = _TRACED.get(key) or parts(trace(run, phase))
     images = samples(run, phase)
     if images['teacher_forward'] and not found['teacher_forward']:  # it answers before the step, or on the host
-        found = {**found, 'teacher_forward': (_network_macs(run) or 0) * images['teacher_forward']}
+        found = {**found, 'teacher_forward': (run_teacher_macs(run) or 0) * images['teacher_forward']}
     if key:
         _TRACED[key] = found
     return StepCost(found, images)

@@ -42,9 +42,9 @@ def seconds(run: Run, mesh: Mesh) -> float:
         speed = _speed(run.recipe.batch, shape[0], _width(network, shape), mesh)
         return ledger.network_macs(network, shape) / speed
 
-    images: collections.Counter[str] = collections.Counter()
-    for (phase, _), steps in zip(run.epochs, run.steps, strict=True):
-        images.update({name: steps * count for name, count in ledger.samples(run, phase).items()})
+    steps, images = ledger.phase_steps(run), collections.Counter[str]()
+    for phase in run.phases:
+        images.update({name: steps[phase.name] * count for name, count in ledger.samples(run, phase).items()})
     passes = images['student_forward'] + images['scoring_forward'] + _BACKWARD * images['student_backward']
     spent = passes * per_image(run.student_network)
     if images['teacher_forward'] and run.host is None:

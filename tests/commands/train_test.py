@@ -156,3 +156,10 @@ def test_check_prints_what_will_be_done_and_does_nothing(tmp_path):
                  '300 training points', 'scheduled 14,790 of 18,000'):  # fmt: skip
         assert word in process.stdout, word
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_a_run_alone_that_diverges(tmp_path):
+    """Nothing has finished, so there is no table and no page, and that is no second mistake."""
+    words = 'quicktest,resnet8-resnet8x0_25,method=none,policy=none,lr=1000,gamma=1e6'
+    one_line(main(f'--config={DIGITS}:{words}', f'--workdir={tmp_path}/run'), 3, 'is not finite')

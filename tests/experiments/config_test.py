@@ -204,4 +204,4 @@ def test_a_run_has_what_its_config_says(tiny_networks):
 @pytest.mark.parametrize('words', ['lr=True', 'method=kd,policy=kcd,ratio=False', 'epochs=True'])
 def test_a_truth_value_is_no_number(words):
     with pytest.raises(ValueError, match='takes (a number|an integer), not (True|False)'):
-        grammar.load(f'{ROOT}/configs/digits_kd.py:{words}')
+        grammar.load(f'{DIGITS}:{words}')

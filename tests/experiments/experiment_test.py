@@ -8,7 +8,6 @@ import pathlib
 import pytest
 from ml_collections import ConfigDict
 
-from kcd_jax.commands import train
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import experiment, runner
 from kcd_jax.report import page
@@ -84,14 +83,6 @@ def test_a_mistake_in_the_last_compared_run_is_found_before_the_first_trains(con
     with pytest.raises(ValueError, match='4 stages do not divide 6 epochs'):
         runner.run(config, tmp_path / 'all')
     assert not (tmp_path / 'all').exists()
-
-
-def test_a_run_alone_that_diverges(tiny_networks, tmp_path, capsys):
-    """Nothing has finished, so there is no table and no page, and that is no second mistake."""
-    words = 'quicktest,tiny_teacher-tiny,method=none,policy=none,lr=1000,gamma=1e6'
-    assert train.main([f'--config={ROOT}/configs/digits_kd.py:{words}', f'--workdir={tmp_path}/run']) == 3
-    errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 1 and 'is not finite' in errors[0]
 
 
 def test_each_page_shows_the_images_of_its_run(config, tmp_path, monkeypatch):
@@ -208,5 +199,6 @@ def test_a_sweep_with_shared_views_asks_the_teacher_once(tiny_networks, tmp_path
     assert [row['computed'] > 0 for row in rows] == [True, False, False, False]
     computed, served = (sum(row[key] for row in rows) for key in ('computed', 'served'))
     said = ' '.join(capsys.readouterr().out.split())  # lines are wrapped
-    assert f"Of the teacher's {computed + served:,} answers, {computed:,} (" in said
+    share = f'{100 * computed / (computed + served):.2f} %'
+    assert f"Of the teacher's {computed + served:,} answers, {computed:,} ({share}) were computed" in said
     assert 'views: shared by the seeds' in said

@@ -94,10 +94,6 @@ def test_the_tables_say_what_is_concluded(summaries):
     assert notes_of(few) == ['Too few seeds for a conclusion.']
 
 
-def relabelled(summaries, **changes):
-    return [{**run, 'cell': {**run['cell'], **changes}} for run in summaries]
-
-
 def test_a_difference_at_another_cost_is_no_selection(summaries):
     """KCD at a cost of four points less, and of four more, than the random choice."""
     for extra, words in ((-40, 'Better, and cheaper by over 3 points'), (40, 'Better, and dearer by over 3 points')):
@@ -114,13 +110,17 @@ def test_the_claim_is_judged_at_seventy_per_cent():
     """Without a loss by its interval; owed to KCD only if its control is worse."""
     labels = ('KD', 'Random, 70 %', f'{benchmark.SIZED}, 70 %', 'KCD, 70 %')
 
-    def said(kd, random, sized, kcd):
-        runs = [
+    def runs(*accuracies):
+        return [
             summary(label, seed, accuracy, places=labels)
-            for label, accuracy in zip(labels, (kd, random, sized, kcd), strict=True) for seed in range(100, 110)
+            for label, accuracy in zip(labels, accuracies, strict=True) for seed in range(100, 110)
         ]  # fmt: skip
-        return next(note for note in notes_of(runs) if note.startswith('Condensing'))
 
+    def said(*accuracies):
+        return next(note for note in notes_of(runs(*accuracies)) if note.startswith('Condensing'))
+
+    one = [run for run in runs(0.8, 0.7, 0.7, 0.8) if run['cell']['label'] != labels[3] or run['seed'] == 100]
+    assert not any(note.startswith('Condensing') for note in notes_of(one)), 'one seed has no interval'
     assert said(0.8, 0.7, 0.7, 0.8).endswith('costs no accuracy, and KCD owes that to what it ranks and mixes.')
     assert said(0.8, 0.7, 0.8, 0.8).endswith('that this is more than its sizes is not shown.')
     assert said(0.8, 0.7, 0.7, 0.75).startswith('Condensing to 70 % without a loss is not shown: the interval')
@@ -134,7 +134,7 @@ def test_what_is_missing_is_said(summaries):
     explored = [{**run, 'seed': run['seed'] - 100} for run in summaries]
     assert 'Seeds below 100 explore: nothing is concluded.' in notes_of(explored)
     assert benchmark.measure(explored + summaries, 100) == benchmark.measure(summaries, 100)
-    described = relabelled(summaries, sweep='benchmark_cifar100')
+    described = [{**run, 'cell': {**run['cell'], 'sweep': 'benchmark_cifar100'}} for run in summaries]
     assert 'Descriptive: three seeds, no test is made.' in notes_of(described)
     assert all(record['random_p'] is None for record in benchmark.measure(described, 100))
 

@@ -9,13 +9,20 @@ from kcd_jax.training import wall_time
 from tests import digits
 
 
-def test_it_is_proportional_to_the_work(tiny_networks, monkeypatch):
+@pytest.fixture
+def known(tiny_networks, monkeypatch):
+    """(run, mesh, multiply-accumulates of its student and of its teacher per image), at a million a second."""
     monkeypatch.setattr(wall_time, '_speed', lambda batch, side, width, mesh: 1e6)
-    run, mesh = digits.object_run(), digits.one_device()
-    student, teacher = (
+    run = digits.object_run()
+    counts = (
         wall_time.ledger.network_macs(network, run.data.image_shape)
         for network in (run.student_network, run.teacher_network)
     )
+    return run, digits.one_device(), *counts
+
+
+def test_it_is_proportional_to_the_work(known):
+    run, mesh, student, teacher = known
     images = sum(run.steps) * run.recipe.batch
     assert wall_time.seconds(run, mesh) == pytest.approx((3 * student + teacher) * images / 1e6)
     assert wall_time.seconds(run.teacher, mesh) == pytest.approx(3 * teacher * sum(run.teacher.steps) * 20 / 1e6)
@@ -25,14 +32,9 @@ def test_it_is_proportional_to_the_work(tiny_networks, monkeypatch):
     assert 'teacher' not in wall_time.line(run.teacher, mesh)
 
 
-def test_every_pass_counts(tiny_networks, monkeypatch):
+def test_every_pass_counts(known):
     """Four views of SSKD, and no teacher in a step that reads none."""
-    monkeypatch.setattr(wall_time, '_speed', lambda batch, side, width, mesh: 1e6)
-    run, mesh = digits.object_run(), digits.one_device()
-    student, teacher = (
-        wall_time.ledger.network_macs(network, run.data.image_shape)
-        for network in (run.student_network, run.teacher_network)
-    )
+    run, mesh, student, teacher = known
     scored = run.replace(method=methods.get('none').make(), policy=policies.get('moderate').make())
     assert wall_time.seconds(scored, mesh) == pytest.approx(3 * student * sum(scored.steps) * 20 / 1e6)
     views = run.replace(method=methods.get('sskd').make())
