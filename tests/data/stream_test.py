@@ -233,6 +233,10 @@ import multiprocessing, os, signal, sys, time
 import numpy as np
 from kcd_jax import data
 
+def ignores(pid, number):
+    status = dict(line.split(':', 1) for line in open(f'/proc/{pid}/status'))
+    return int(status['SigIgn'], 16) >> (number - 1) & 1
+
 if __name__ == '__main__':
     images = data.Images(np.zeros((8, 4, 4, 3), np.uint8), np.arange(8), (4, 4, 3))
     index = np.zeros((1000, 2), int)
@@ -247,7 +251,9 @@ if __name__ == '__main__':
         pass
     elif sys.argv[1] == 'lose':
         for child in multiprocessing.active_children():
-            os.kill(child.pid, signal.SIGTERM)  # as sent to a whole group: ignored
+            while not ignores(child.pid, signal.SIGTERM):  # it may still be starting
+                time.sleep(0.01)
+            os.kill(child.pid, signal.SIGTERM)  # as sent to a whole group
         next(batches)
         os.kill(child.pid, signal.SIGKILL)
         try:

@@ -155,7 +155,7 @@ def test_a_function_that_changed_since_it_was_made_is_refused_at_the_start(netwo
     teacher = Teacher.from_callable(lambda x: network[2](x).logits + np.float32(shift[0]), classes=10, version='mine')
     run = run_of(teacher, digits)
     shift[0] = 1.0
-    with pytest.raises(ValueError, match='the teacher mine answers the same 8 images otherwise'):
+    with pytest.raises(ValueError, match='the teacher mine gives other answers to the same 8 images'):
         run.train(tmp_path)
 
 
@@ -318,7 +318,7 @@ def test_what_has_no_cache_to_fill_is_refused(function, digits, changes, told):
         fill.refuse(run_of(function[0], digits, **changes), 4)
 
 
-def test_stored_outputs_have_no_cache_to_fill(digits):
+def test_stored_outputs_have_no_cache_to_fill(tiny_networks, digits):
     stored = Teacher.from_outputs(train=np.zeros((len(digits.train), 10), np.float32))
     with pytest.raises(ValueError, match='holds stored outputs; there is nothing to fill'):
         fill.refuse(run_of(stored, digits, cache='c'), 4)
