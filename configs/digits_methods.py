@@ -3,7 +3,7 @@
   ./launch/run.sh --config=configs/digits_methods.py --results=results/digits_methods
 
 The recipe is that of digits_kd.py. Two methods need other students, which are also trained alone: FSP one as wide as
-the teacher, ONE one with branches. KR has its own experiments (digits_kr.py). Results: docs/METHODS.md 7.1.
+the teacher, ONE one with branches. KR has its own experiments (digits_kr.py). Results: docs/measured.md.
 """
 
 from ml_collections import ConfigDict
