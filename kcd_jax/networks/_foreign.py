@@ -211,15 +211,15 @@ def ordinary_promotion() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_line(name: str, image_shape: Sequence[int]) -> Iterator[None]:
-    """Converts what a framework raises about shapes into one line that names the model and the images."""
+    """Converts what a framework or the model raises into one line that names the model, the images and the error."""
     try:
         yield
     except Exception as error:
         reason = str(error).strip()
         if isinstance(error, ValueError) and '\n' not in reason:
             raise
-        shown = ' '.join(reason.split())[:300] or type(error).__name__
-        raise ValueError(f'{name} cannot take images of {list(image_shape)}: {shown}') from error
+        shown = f'{type(error).__name__}: {" ".join(reason.split())[:300]}'
+        raise ValueError(f'{name} fails on images of {list(image_shape)}: {shown}') from error
 
 
 def mode_argument(call: Callable[..., Any]) -> Callable[[bool], dict[str, bool]]:

@@ -269,7 +269,7 @@ def test_images_of_another_size_than_the_models_are_refused_in_one_line():
         return {'kernel': jnp.zeros((8 * 8 * 3, 3))}
 
     network = networks.from_functions(init, lambda p, x: x.reshape(len(x), -1) @ p['kernel'], name='flat')
-    with pytest.raises(ValueError, match=r'flat cannot take images of \[16, 16, 3\]: dot_general') as error:
+    with pytest.raises(ValueError, match=r'flat fails on images of \[16, 16, 3\]: TypeError: dot_general') as error:
         network.apply(network.init(jax.random.key(0), (16, 16, 3)), jnp.zeros((2, 16, 16, 3)), False)
     assert '\n' not in str(error.value)
 
