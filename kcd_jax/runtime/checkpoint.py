@@ -9,11 +9,13 @@ arrays are saved from the host by the first process; their content does not depe
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import pathlib
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -100,6 +102,7 @@ class Checkpointer:
           OSError: the save before this one could not be written. Earlier checkpoints are intact.
         """
         arrays = leaf_paths(sharding.to_host(state))
+        _quiet_late_writes()
         with distributed.together():
             if self._manager is None:
                 return
@@ -264,3 +267,15 @@ def _refuse_other_tree(place: pathlib.Path, arrays: Mapping[str, np.ndarray], st
             f'{place} is a checkpoint of another configuration: {", ".join(shown[:3])}{more}; '
             'use another --workdir or that configuration'
         )
+
+
+@functools.cache
+def _quiet_late_writes() -> None:
+    """Silences the late writes of a failed save, whose event loop is closed: each would print a traceback."""
+    report = sys.unraisablehook
+
+    def hook(late: Any) -> None:
+        if not (isinstance(late.exc_value, RuntimeError) and str(late.exc_value) == 'Event loop is closed'):
+            report(late)
+
+    sys.unraisablehook = hook

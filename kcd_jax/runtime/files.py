@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import math
 import os
@@ -82,18 +83,34 @@ def dumps(value: Any, indent: int | None = None) -> str:
 
 @contextlib.contextmanager
 def _replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A new file that replaces `path` once it is complete."""
+    """A new file that replaces `path` once it is complete. Processes that write the same one take turns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f'.{path.name}.partial')
     try:
-        with open(partial, 'wb') as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        with _own(partial) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(partial, path)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise OSError(f'{path} cannot be written ({error.strerror}); make room or choose another place') from error
+
+
+def _own(path: pathlib.Path) -> BinaryIO:
+    """An empty file that no other process writes until it is closed, or has another name."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), 'r+b')
+        with contextlib.suppress(OSError):  # file systems without locks: one process at a time is up to the user
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                file.truncate()
+                return file
+        file.close()  # the process that had it gave it its name, or removed it
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from kcd_jax.contracts import TrainState, ValueTable, full_plan
-from kcd_jax.runtime import sharding
+from kcd_jax.runtime import checkpoint, sharding
 from kcd_jax.runtime.checkpoint import Checkpointer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -247,7 +248,7 @@ def test_a_full_disk_is_reported_in_one_line_and_earlier_checkpoints_survive(tmp
 
 KILLED = """
 import sys, jax, jax.numpy as jnp
-from kcd_jax.runtime import sharding
+from kcd_jax.runtime import checkpoint, sharding
 from kcd_jax.runtime.checkpoint import Checkpointer
 replicated = sharding.replicated(sharding.make_mesh())
 with Checkpointer(sys.argv[1]) as keeper:
@@ -276,3 +277,13 @@ def test_sigkill_leaves_a_whole_checkpoint(tmp_path, delay):
     assert started - 2 <= meta['step'] <= started + 1
     assert np.unique(state['x']).tolist() == [meta['step']]
     assert not list(tmp_path.glob('*tmp*'))
+
+
+def test_late_writes_of_a_failed_save_print_nothing(monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, 'unraisablehook', reported.append)
+    checkpoint._quiet_late_writes.__wrapped__()
+    late, other = (types.SimpleNamespace(exc_value=RuntimeError(text)) for text in ('Event loop is closed', 'another'))
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert reported == [other]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 
@@ -68,3 +69,17 @@ def test_damage_to_an_archive_is_detected(tmp_path):
 def test_json_has_no_infinities_and_no_arrays():
     value = {'a': np.float32(0.5), 'b': jnp.int32(3), 'c': (float('nan'), np.inf), 4: None}
     assert files.dumps(value) == '{"a": 0.5, "b": 3, "c": [null, null], "4": null}'
+
+
+def test_writers_of_one_file_take_turns(tmp_path):
+    """Two jobs of a sweep may write the result of the same teacher at once."""
+
+    def write(number: int) -> None:
+        for _ in range(50):
+            files.write_text(tmp_path / 'shared.json', str(number) * 5000)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))  # raises what a writer raised
+    text = (tmp_path / 'shared.json').read_text()
+    assert len(text) == 5000 and len(set(text)) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ['shared.json']
