@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pathlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -31,6 +30,8 @@ class Cache:
 
     Attributes:
       stored, served, damaged: rows written, read, and found damaged by this object so far.
+      present: rows that are there.
+      full: whether no more rows are stored: the bound is reached, or the disk takes no more.
     """
 
     def __init__(
@@ -55,39 +56,56 @@ class Cache:
           limit_bytes: bound on the rows that are stored.
           about: JSON values for people, kept in meta.json.
 
+        A folder that cannot be written is read only; where there is nothing to read, one line says so, and the rows are
+        kept in memory.
+
         Raises:
           ValueError: an unknown dtype, or the folder holds a cache of another layout under the same identity.
-          OSError: the folder cannot be written.
         """
         if dtype not in DTYPES:
             raise ValueError(f'teaching.cache_dtype is {dtype!r}; use one of {", ".join(DTYPES)}')
         self.size, self.width, self.dtype = size, width, np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
-        self.bound(limit_bytes)
-        self.stored = self.served = self.damaged = 0
-        if where is None:
+        self.stored = self.served = self.damaged = self.present = 0
+        self._read_only = False
+        self._files: tuple[int, int] | None = None
+        if where is not None:
+            self.folder = files.expand(where) / identity
+            self._files = self._open({'size': size, 'width': width, 'dtype': dtype}, about or {})
+        if self._files is None:
             # Blocks grow with the rows that are stored; zeros that were never written take no memory.
             self._place = np.zeros(size, np.int32)  # 0: absent, else the row's number in the blocks, from 1
             self._blocks: list[np.ndarray] = []
-            self._files: tuple[int, int] | None = None
-            self.present = 0
-            return
-        folder = pathlib.Path(where).expanduser() / identity
-        folder.mkdir(parents=True, exist_ok=True)
-        layout = {'size': size, 'width': width, 'dtype': dtype}
-        known = files.read_json(folder / 'meta.json')
-        if known is None:
-            files.write_text(folder / 'meta.json', json.dumps({**layout, **(about or {})}, indent=1) + '\n')
-        elif {key: known.get(key) for key in layout} != layout:
-            raise ValueError(f'{folder} is a cache of another layout; remove it or choose another teaching.cache')
-        self._files = tuple(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666) for name in ('rows.bin', 'tags.u32'))
-        self.folder = folder
-        self.present = self._count()
+        self.bound(limit_bytes)
+
+    def _open(self, layout: dict[str, Any], about: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Its two files, made if they do not exist; None if they can be neither made nor read."""
+        places = [self.folder / name for name in ('rows.bin', 'tags.u32')]
+        known = files.read_json(self.folder / 'meta.json') if self.folder.is_dir() else None
+        if known is not None and {key: known.get(key) for key in layout} != layout:
+            raise ValueError(f'{self.folder} is a cache of another layout; remove it or choose another teaching.cache')
+        try:
+            if known is None:
+                files.write_text(self.folder / 'meta.json', json.dumps({**layout, **about}, indent=1) + '\n')
+            return tuple(os.open(place, os.O_RDWR | os.O_CREAT, 0o666) for place in places)
+        except OSError as error:
+            self._read_only = known is not None and all(os.access(place, os.R_OK) for place in places)
+            kept = 'it is only read' if self._read_only else 'answers are kept in memory'
+            reason = getattr(error.__cause__ or error, 'strerror', error)
+            console.say(f'the cache of teacher outputs {self.folder} cannot be written ({reason}); {kept}')
+        return tuple(os.open(place, os.O_RDONLY) for place in places) if self._read_only else None
 
     def bound(self, limit_bytes: float) -> None:
-        """Bounds the rows that are stored from now on; a bound that is raised lets more in."""
+        """Bounds the rows that are stored from now on, in this object or by others; a higher bound lets more in."""
         self.limit_rows = min(float(self.size), limit_bytes / (self.row_bytes + 4))
-        self._full = False
+        if self._files is not None:
+            self.present = self._count()
+        self.full = self._read_only
+
+    @property
+    def memory(self) -> int:
+        """Bytes of the rows that it keeps in memory."""
+        return 0 if self._files is not None else self.present * self.row_bytes
 
     def _count(self) -> int:
         """Rows that are there, by their tags."""
@@ -133,7 +151,7 @@ class Cache:
 
     def put(self, positions: np.ndarray, rows: np.ndarray) -> None:
         """Stores rows f32[M, width] at the positions i64[M], as far as the bound and the disk allow."""
-        if self._full:
+        if self.full:
             return
         for position, row in zip(positions.tolist(), np.ascontiguousarray(rows, self.dtype), strict=True):
             known = self._knows(position)  # a damaged row is written again, and counted once
@@ -171,12 +189,8 @@ class Cache:
         self.stored += 1
         self._place[position] = self.present
 
-    def rounded(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as they would come back from the cache, so that stored and computed answers are the same numbers."""
-        return rows if self.dtype == np.float32 else rows.astype(self.dtype).astype(np.float32)
-
     def _stop(self, reason: str) -> None:
-        self._full = True
+        self.full = True
         console.say(f'{reason}; further answers are computed each time (raise teaching.cache_gb, or make room)')
 
     def _read(self, position: int) -> tuple[bytes, int]:
@@ -199,6 +213,24 @@ class Cache:
         for file in self._files or ():
             os.close(file)
         self._files = None
+
+
+def rounded(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Rows f32[M, width] as a cache of this dtype gives them back, so that stored and computed answers are equal.
+
+    Raises:
+      ValueError: a number is too large for the dtype.
+    """
+    if dtype == 'float32':
+        return rows
+    with np.errstate(over='ignore'):
+        found = rows.astype(dtype).astype(np.float32)
+    if not np.isfinite(found).all():
+        raise ValueError(
+            f"the teacher's outputs reach {np.abs(rows).max():.3g}, more than {dtype} holds; use "
+            "teaching.cache_dtype='float32'"
+        )
+    return found
 
 
 def _tag(position: int, content: bytes) -> int:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import ledger, state
+from kcd_jax.training import ledger, serving, state
 from kcd_jax.training.run import Run
 
 
@@ -50,22 +50,25 @@ def lines(run: Run, device_count: int) -> list[str]:
 def _teacher_line(run: Run) -> str:
     if run.teacher_network is None:
         return 'none'
-    name, teaching = run.teacher_network.name, run.recipe.teaching
-    if run.host is not None and not run.needs:
-        return f'{name} ({run.host.kind}); scores the training points'
     if run.host is not None:
-        cache = f', cache: {teaching.cache}' if run.host.reads_images else ''
-        return f'{name} ({run.host.kind}); answers before the steps{cache}'
-    line = (
-        f'{name}, from {run.teacher.source}'
-        if not isinstance(run.teacher, Run)
-        else (f'{name}, trained first: {run.teacher.recipe.epochs} epochs on {run.teacher.num_points:,} points')
-    )
+        line = f'{run.teacher_network.name} ({run.host.kind})'
+    elif isinstance(run.teacher, Run):
+        trained = f'{run.teacher.recipe.epochs} epochs on {run.teacher.num_points:,} points'
+        line = f'{run.teacher_network.name}, trained first: {trained}'
+    else:
+        line = f'{run.teacher_network.name}{run.teacher.source and f", from {run.teacher.source}"}'
     if not run.needs:
         return f'{line}; scores the training points'
     if run.teacher_in_step:
         return f'{line}; runs inside the step: {run.teacher_in_step}'
-    return f'{line}; answers before the steps, cache: {teaching.cache}'
+    if run.host is not None and not run.host.reads_images:
+        return f'{line}; answers before the steps'
+    cache = run.recipe.teaching.cache
+    if serving.view_count(run) is None:
+        named = run.recipe.augment.endless
+        cache = f'none, since no view is shown twice{named and f" (augment.{named})"}'
+        cache += '; augment.views=V gives each point V views' if named == 'area' else ''
+    return f'{line}; answers before the steps, cache: {cache}'
 
 
 def _recipe_lines(run: Run) -> list[str]:

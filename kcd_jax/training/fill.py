@@ -12,6 +12,7 @@ from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import feed, serving, step
 from kcd_jax.training.run import Run
+from kcd_jax.training.teacher_cache import views_of
 from kcd_jax.training.teacher_pass import ROWS, TeacherPass, TeacherQuery
 
 _POINTS = 8 * ROWS  # looked up at once
@@ -28,7 +29,7 @@ def refuse(run: Run, device_count: int) -> None:
         raise ValueError(f'the teacher of {run.name} holds stored outputs; there is nothing to fill')
     if run.teacher_in_step:
         raise ValueError(f'the teacher of {run.name} runs inside the step and has no cache: {run.teacher_in_step}')
-    if run.recipe.teaching.cache in ('off', 'memory'):
+    if not run.recipe.teaching.folder:
         raise ValueError(f'teaching.cache is {run.recipe.teaching.cache!r}; name a folder: teaching.cache=DIR')
     if serving.view_count(run) is None:
         named = run.recipe.augment.endless
@@ -48,9 +49,9 @@ def streams(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
     for run in runs:
         for seed in seeds:
             one = run.with_seed(seed)
-            views = one.method.name if one.method.views is not None else ''
-            key = (one.teacher.identity, one.data.identity, views, 'embed' in one.needs, one.view_seed)
-            found.setdefault(repr(key), one)
+            kept = one.recipe.teaching.folder, one.recipe.teaching.cache_dtype, one.recipe.dtype
+            key = one.teacher.identity, one.data.identity, views_of(one), one.recipe.augment, one.view_seed
+            found.setdefault(repr((*key, 'embed' in one.needs, *kept)), one)
     return list(found.values())
 
 
@@ -70,6 +71,9 @@ def fill(run: Run, epochs: int, mesh: Mesh, told: Callable[[int], None]) -> dict
 
     Returns:
       {'computed', 'served', ...: rows}, as `TeacherPass.counts`.
+
+    Raises:
+      ValueError: the cache took no more; what it holds stays.
     """
     asking = TeacherPass(run, sharding.put(run.teacher.variables, sharding.replicated(mesh)), mesh)
     for points, pixels, slot in _points(run, mesh):
@@ -78,6 +82,10 @@ def fill(run: Run, epochs: int, mesh: Mesh, told: Callable[[int], None]) -> dict
         for epoch in range(epochs):
             key = step.view_key(run_key(run.seed), np.int32(epoch), run.recipe.augment.seed)
             asking.rows(asked, key)
+            if asking.cache.full and asking.counts['computed']:
+                asking.cache.sync()
+                there = f'{asking.cache.present:,} rows are in {asking.cache.folder}, which takes no more'
+                raise ValueError(f'{there}; raise teaching.cache_gb, or make room')
             told(len(points) * run.method.num_views)
     asking.cache.sync()
     return asking.counts

@@ -131,11 +131,22 @@ class Teaching:
     allow_weak: bool = setting(False, 'use a teacher that is no better than guessing')
     in_step: bool = setting(False, 'run the teacher inside the training step, even where it could answer before')
     cache: str = setting('memory', "where its answers are kept for all runs: 'off', 'memory' or a folder")
-    cache_gb: float = setting(4.0, 'bound on each cache of answers, in GiB', low=0, high=1e6)
-    cache_dtype: str = setting('float32', 'dtype of the kept answers', choices=('float32', 'float16'))
+    cache_gb: float = setting(
+        4.0, 'bound on each cache on disk, and on those in memory together, in GiB', low=0, high=1e6
+    )
+    cache_dtype: str = setting(
+        'float32', 'dtype to which answers are rounded, kept or not', choices=('float32', 'float16')
+    )
 
     def __post_init__(self) -> None:
         validate(self, 'teaching.')
+        if not self.cache:
+            raise ValueError("teaching.cache is ''; use 'off', 'memory' or a folder")
+
+    @property
+    def folder(self) -> str:
+        """The folder of the cache; '' if it is not on disk."""
+        return '' if self.cache in ('off', 'memory') else self.cache
 
 
 @dataclasses.dataclass(frozen=True)

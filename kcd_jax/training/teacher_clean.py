@@ -18,7 +18,7 @@ from kcd_jax import data, knowledge
 from kcd_jax.contracts import Array, PyTree, table_rows
 from kcd_jax.runtime import distributed, sharding
 from kcd_jax.teachers import host
-from kcd_jax.teachers.cache import Cache
+from kcd_jax.teachers.cache import Cache, rounded
 from kcd_jax.teachers.host import Query
 from kcd_jax.training import augment, feed, serving
 from kcd_jax.training.evaluate import Evaluator
@@ -160,8 +160,8 @@ class CleanImages:
             else:
                 pixels, asked = np.asarray(augment.to_float(images)), padded(points, len(images))
                 rows = self._host.answer(Query(asked, pixels, self._numbers(asked)), embed)[: len(points)]
+            rows = rounded(rows, self.run.recipe.teaching.cache_dtype)
             if cache is not None:
-                rows = cache.rounded(rows)
                 cache.put(points.astype(np.int64), rows)
             yield points, rows
 

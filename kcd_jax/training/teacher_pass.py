@@ -21,16 +21,17 @@ from jax.sharding import Mesh
 
 from kcd_jax.contracts import Array, Plan, PyTree, TrainState
 from kcd_jax.runtime import distributed, sharding
-from kcd_jax.teachers.cache import Cache
+from kcd_jax.teachers.cache import Cache, rounded
 from kcd_jax.teachers.host import Query
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import augment, feed, serving, step
 from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
-from kcd_jax.training.teacher_cache import identity, open_cache
+from kcd_jax.training.teacher_cache import identity, open_cache, views_of
 
 ROWS = 256  # images per call of the teacher
 SLICE_BYTES = 2**26  # of what waits on the devices for its steps: answers, and images of streamed data
+SLICE_CALLS = 16  # of the teacher before the next steps: between slices a run hears that it should stop, and saves
 _AHEAD = 4  # calls in flight
 
 
@@ -117,8 +118,7 @@ class TeacherPass:
     def _open(self) -> Cache | None:
         if not isinstance(self.run.teacher, Teacher):  # it is yet to be trained: its programs alone are looked at
             return None
-        named = self.run.method.name if self.run.method.views is not None else ''
-        views = [self.num_views, named, self._draws]
+        views = [*views_of(self.run), self._draws]
         if self._draws.get('fixed'):
             views += [self.run.recipe.augment.area, self.run.data.train.draws_crops]
         key = identity(self.run, self.mesh, self._points, views, self._embeds)
@@ -176,8 +176,7 @@ class TeacherPass:
             self.counts['served'] += int(count - missing.sum()) * self.num_views
         wanted = np.flatnonzero(missing)
         for points, answers in self._computed(asked, wanted, view_key):
-            if self.cache is not None:
-                answers = self.cache.rounded(answers)
+            answers = rounded(answers, self.run.recipe.teaching.cache_dtype)
             found[points] = answers
             if positions is not None:
                 own = asked.own[points]
@@ -257,11 +256,11 @@ class TeacherPass:
         return constrain(image)
 
     def slice_steps(self, chunk: int) -> int:
-        """Steps whose answers are asked for at once: a multiple of `chunk`, bounded by `SLICE_BYTES`."""
+        """Steps whose answers are asked for at once: a multiple of `chunk`, within `SLICE_BYTES` and `SLICE_CALLS`."""
         batch, row = self.run.recipe.batch, self.num_views * self.width * 4
         if self.run.data.train.streamed:  # a slice's images wait too: as read, stacked, and their partners
             row += 3 * math.prod(self.run.data.image_shape)
-        most = max(SLICE_BYTES // (batch * row), -(-self._points // batch))
+        most = max(min(SLICE_BYTES // row, SLICE_CALLS * self._points) // batch, -(-self._points // batch))
         whole = max(self.run.num_points // batch, 1)
         return chunk * max(math.ceil(min(most, whole) / chunk), 1)
 

@@ -13,6 +13,7 @@ from flax import nnx
 
 import kcd_jax
 from kcd_jax import data, methods, networks, policies
+from kcd_jax.contracts import Method
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers import Teacher
 from kcd_jax.training import loop, teacher_cache, trainer
@@ -173,6 +174,30 @@ def test_cached_answers_are_of_the_same_operations(points):
     first, again = (identity(embed=foreign.mean_of_last) for _ in range(2))
     other = identity(embed=lambda taps: jnp.max(taps[-1], (1, 2)))
     assert first == again and first[0] == other[0] and first[1] != other[1]
+
+
+@pytest.mark.parametrize('ensemble', [False, True])
+def test_cached_answers_are_of_the_arrays_that_the_code_holds(points, ensemble):
+    """Weights that a jitted function closes over are in no variables."""
+
+    def key(scale):
+        kernel = scale * jnp.ones((int(np.prod(foreign.SHAPE)), 3))
+        dense = jax.jit(lambda x: x.reshape(len(x), -1) @ kernel)
+        network = networks.from_functions(lambda key, shape: {}, lambda params, x: dense(x), name='held')
+        teacher = Teacher.from_network(network, foreign.SHAPE, classes=points.class_names)
+        teacher = Teacher.ensemble([teacher, teacher]) if ensemble else teacher
+        run = Run('resnet8x0_25', points, teacher=teacher, recipe=RECIPE)
+        return teacher_cache.identity(run, sharding.make_mesh(), 8, [], False)
+
+    assert key(1.0) == key(1.0) != key(2.0)
+
+
+def test_cached_answers_are_of_the_same_views(points):
+    def views(shift):
+        both = Method(lambda *arrays: {}, num_views=2, views=lambda x: jnp.concatenate([x, x + shift]))
+        return teacher_cache.views_of(Run('resnet8x0_25', points, method=both, recipe=RECIPE))
+
+    assert views(1.0) == views(1.0) != views(2.0)
 
 
 def test_a_teacher_that_is_trained_first_may_be_foreign(points, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 
-from kcd_jax.teachers.cache import Cache
+from kcd_jax.teachers.cache import Cache, rounded
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE, WIDTH = 500, 7
@@ -46,8 +47,47 @@ def test_float16_rounds_once_and_says_what_comes_back(where):
     cache.put(positions, rows_of(positions))
     rows, found = cache.get(positions)
     assert found.all()
-    np.testing.assert_array_equal(rows, cache.rounded(rows_of(positions)))
+    np.testing.assert_array_equal(rows, rounded(rows_of(positions), 'float16'))
     assert np.abs(rows - rows_of(positions)).max() < 2e-3  # half precision has 11 bits
+
+
+def test_a_number_that_float16_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match=r"outputs reach 7e\+04, more than float16 holds; use .*cache_dtype='float32'"):
+        rounded(np.array([[1.0, -70000.0]], np.float32), 'float16')
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_rows_in_memory(tmp_path, capsys):
+    (tmp_path / 'identity').write_text('a file')
+    cache, positions = open_cache(tmp_path), np.arange(5)
+    assert 'cannot be written (' in capsys.readouterr().out
+    cache.put(positions, rows_of(positions))
+    assert cache.memory == 5 * 4 * WIDTH and cache.get(positions)[1].all()
+
+
+def test_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch, capsys):
+    positions, opened = np.arange(5), os.open
+    first = open_cache(tmp_path)
+    first.put(positions, rows_of(positions))
+
+    def refuse(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, 'open', refuse)
+    cache = open_cache(tmp_path)
+    assert 'cannot be written (Permission denied); it is only read' in capsys.readouterr().out
+    cache.put(np.arange(5, 9), rows_of(range(5, 9)))
+    np.testing.assert_array_equal(cache.get(np.arange(9))[1], np.arange(9) < 5)
+
+
+def test_a_bound_counts_the_rows_of_other_processes(tmp_path):
+    limit = 10 * (4 * WIDTH + 4)
+    first, second = (open_cache(tmp_path, limit_bytes=limit) for _ in range(2))
+    first.put(np.arange(10), rows_of(range(10)))
+    second.bound(limit)
+    second.put(np.arange(10, 20), rows_of(range(10, 20)))
+    assert second.present == 10 and second.full
 
 
 def test_the_bound_is_kept_and_told(where, capsys):
@@ -121,7 +161,7 @@ def test_another_layout_under_the_same_identity_is_refused(tmp_path):
 FILL = textwrap.dedent("""
     import os, random, signal, sys, time
     import numpy as np
-    from kcd_jax.teachers.cache import Cache
+    from kcd_jax.teachers.cache import Cache, rounded
     from tests.teachers.cache_test import SIZE, WIDTH, rows_of
 
     def fill(seed):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pytest
 
@@ -154,6 +156,27 @@ def test_check_says_where_the_teacher_runs(tiny_networks, digits, method, policy
     )  # fmt: skip
     line = next(line for line in run.check(4) if line.startswith('teacher'))
     assert (why in line and 'inside the step' in line) if why else 'answers before the steps' in line
+
+
+def test_check_says_that_views_which_are_never_shown_twice_have_no_cache(tiny_networks, digits):
+    taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS))
+    for views, line in (
+        ({'area': (0.3, 1.0)}, 'cache: none, since no view is shown twice (augment.area); augment.views=V gives'),
+        ({'crop': 1, 'mixup': 0.2}, 'cache: none, since no view is shown twice (augment.mixup)'),
+    ):
+        run = Run(student='tiny', teacher=taught, data=digits, recipe=Recipe(**{**SETTINGS, 'augment': views}))
+        assert any(line in said for said in run.check(4))
+
+
+def test_a_run_hears_that_it_should_stop_after_a_few_calls_of_the_teacher(tiny_networks, digits):
+    """A slice of a large data set is bounded by what it asks, not by the memory of the answers alone."""
+    asking = object.__new__(teacher_pass.TeacherPass)
+    train = types.SimpleNamespace(streamed=False)
+    dataset = types.SimpleNamespace(train=train, image_shape=(16, 16, 3))
+    asking.run = types.SimpleNamespace(recipe=types.SimpleNamespace(batch=20), data=dataset, num_points=50_000)
+    asking.num_views, asking.width, asking._points = 1, 10, teacher_pass.ROWS
+    assert asking.slice_steps(1) == teacher_pass.SLICE_CALLS * teacher_pass.ROWS // 20
+    assert asking.slice_steps(100) == 300
 
 
 def test_positions_are_distinct_for_every_view_of_every_point(tiny_networks, digits):
