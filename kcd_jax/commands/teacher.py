@@ -10,12 +10,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from kcd_jax import data
 from kcd_jax.commands import launch, train
 from kcd_jax.experiments import experiment, schema
 from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
-from kcd_jax.runtime import console, exitcodes, sharding
-from kcd_jax.teachers import Teacher, weights_file
+from kcd_jax.runtime import console, exitcodes, files, sharding
+from kcd_jax.teachers import Teacher, outputs, weights_file
 from kcd_jax.teachers.teacher import accuracy, refuse_near_chance
 from kcd_jax.training import fill
 
@@ -174,17 +176,53 @@ def _check(options: argparse.Namespace) -> None:
     dataset = _dataset(options) if options.dataset else None
     sizes = (dataset.num_classes, dataset.image_shape) if dataset else (None, None)
     normalization = _normalization(options.normalization, dataset)
+    if outputs.is_outputs(options.file):
+        _check_outputs(options, dataset)
+        return
     teacher = Teacher.restore(options.file, options.network, *sizes, normalization)
-    for key, value in teacher.card.items():
-        text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
-        print(f'{key}: {text if len(text) <= 100 else text[:97] + "..."}')
-    print(f'identity: {teacher.identity}')
+    _print_card(teacher)
     if dataset is not None:
         for line in teacher.fits(dataset):
             print(line)
         found = accuracy(teacher.network, teacher.variables, dataset.test.images, dataset.test.labels)
         print(f'test accuracy on {dataset.name}: {100 * found:.2f} %')
         refuse_near_chance(found, dataset.num_classes, num_images=len(dataset.test))
+
+
+def _check_outputs(options: argparse.Namespace, dataset: data.Dataset | None) -> None:
+    """Prints what a file of stored outputs holds, and how its rows agree with the labels of the data."""
+    if options.network or options.normalization:
+        raise ValueError(f'{options.file} holds stored outputs; leave out --network and --normalization')
+    teacher = Teacher.from_outputs(options.file)
+    print(f'stored outputs of a teacher; use them with --config.teacher.checkpoint={options.file}')
+    for key in outputs.SHAPES:
+        array = getattr(teacher.host, key)
+        if array is not None and array.size:
+            print(f'{key}: {array.dtype}{list(array.shape)}')
+    _print_card(teacher)
+    if dataset is None:
+        return
+    print(*teacher.fits(dataset), sep='\n')
+    train, test = teacher.host.train, teacher.host.test
+    rows_of = [('training points', train, dataset.train, dataset.labelled), ('test images', test, dataset.test, True)]
+    for what, rows, split, labelled in rows_of:
+        if rows is None:
+            continue
+        if len(rows) != len(split):
+            print(f'{len(rows):,} rows of {what}, and {dataset.name} has {len(split):,}: they cannot be compared')
+        elif labelled and rows.size:
+            means = rows if rows.ndim == 2 else rows.mean(axis=1, dtype=np.float32)
+            found = float(np.mean(np.argmax(means, axis=1) == split.labels))
+            print(f'accuracy on the {what} of {dataset.name}: {100 * found:.2f} %')
+            kind = f'{what}, by its rows in the order of the data'
+            refuse_near_chance(found, dataset.num_classes, num_images=len(split), kind=kind)
+
+
+def _print_card(teacher: Teacher) -> None:
+    for key, value in teacher.card.items():
+        text = ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+        print(f'{key}: {text if len(text) <= 100 else text[:97] + "..."}')
+    print(f'identity: {teacher.identity}')
 
 
 def _fill(options: argparse.Namespace, settings: Sequence[tuple[str, str]]) -> int:
@@ -211,7 +249,7 @@ def _fill(options: argparse.Namespace, settings: Sequence[tuple[str, str]]) -> i
 
 def _output(path: str | os.PathLike[str]) -> pathlib.Path:
     """The file to write, '~' expanded; ValueError, before any work, where it cannot be one."""
-    out = pathlib.Path(path).expanduser()
+    out = files.expand(path)
     if out.is_dir():
         raise ValueError(f'--out={out} is a folder; name a file in it')
     above = next(folder for folder in out.absolute().parents if folder.exists())
@@ -221,7 +259,7 @@ def _output(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _dataset(options: argparse.Namespace) -> data.Dataset:
-    folder = pathlib.Path(options.data_dir).expanduser() if options.data_dir else None
+    folder = files.expand(options.data_dir) if options.data_dir else None
     loaded = data.load(options.dataset, folder)
     if not loaded.test_labelled:
         raise ValueError(

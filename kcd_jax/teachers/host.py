@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from kcd_jax.contracts import Network, Outputs, PyTree
+from kcd_jax.runtime import distributed
 
 NO_VARIABLES: Mapping[str, Any] = {'params': {}, 'batch_stats': {}, 'constants': {}}
 PROBES = 8  # fixed images whose answers are part of a function's identity
 MEANS = ('probabilities', 'logits')
 _SUM = 1e-2  # by which probabilities, also of 16 bits, may miss a sum of 1
+_REASON = 300  # characters of a function's error in a line
 _NEIGHBOURS = 1e-2  # by which answers may depend on the batch, as a share of the largest: rounding of 16 bits
 
 
@@ -77,7 +79,7 @@ class Host(Protocol):
         """The same for images of a size, with its identity."""
 
     def recheck(self) -> None:
-        """ValueError if its answers changed since it was created."""
+        """ValueError, on every process, if its answers changed since it was created; collective."""
 
 
 def placeholder(host: Host) -> Network:
@@ -154,9 +156,13 @@ class HostFunction:
 
     def recheck(self) -> None:
         """As `Host.recheck`."""
+        with distributed.together():
+            self._recheck()
+
+    def _recheck(self) -> None:
         what = f'the teacher {self.version}'
-        images = probes(self.image_shape)
-        answers = self._called(images, what)
+        images, asked = probes(self.image_shape), f'{what}, asked about {PROBES} images'
+        answers = self._called(images, asked)
         if self._digest(*answers) != self.identity:
             raise ValueError(
                 f'{what} gives other answers to the same {PROBES} images than when it was created; put its model into '
@@ -164,7 +170,7 @@ class HostFunction:
             )
         half = PROBES // 2
         images[half:] *= 0.1  # dark neighbours shift whatever is a mean over the batch
-        for known, found in zip(answers, self._called(images, what), strict=True):
+        for known, found in zip(answers, self._called(images, asked), strict=True):
             if known is not None and known.size:
                 difference = np.abs(known[:half] - found[:half]).max()
                 if difference > _NEIGHBOURS * np.abs(known).max():
@@ -188,17 +194,23 @@ class HostFunction:
 
     def _called(self, images: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None]:
         """(f32[P, K], f32[P, D] or None) of images, which the function may keep or change."""
-        found = self.function(np.array(images, np.float32))
+        try:
+            found = self.function(np.array(images, np.float32))
+        except Exception as error:
+            reason = ' '.join(str(error).split())[:_REASON]
+            raise ValueError(f'{what}, raised {type(error).__name__}{reason and f": {reason}"}') from error
         parts = found if isinstance(found, tuple | list) else (found,)
         if not self.num_classes:
             parts = (np.zeros((len(images), 0), np.float32), *parts)
         if len(parts) not in (1, 2):
             raise ValueError(f'{what}, returned {len(parts)} arrays; return logits, or (logits, embeddings)')
         try:
-            arrays = [np.asarray(part, np.float32) for part in parts]
-        except (TypeError, ValueError):
+            arrays = [np.array(part, np.float32) for part in parts]  # copies: the function may use its memory again
+        except Exception as error:
             kinds = ', '.join(type(part).__name__ for part in parts)
-            raise ValueError(f'{what}, returned {kinds}, which is no array of numbers; return logits [P, K]') from None
+            of_torch = any(hasattr(part, 'detach') for part in parts)
+            remedy = 'model(x).detach().cpu().float().numpy()' if of_torch else 'logits [P, K]'
+            raise ValueError(f'{what}, returned {kinds}, which is no array of numbers; return {remedy}') from error
         widths = [self.num_classes, self.embed_dim or None]
         for name, array, width in zip(('logits', 'embeddings'), arrays, widths, strict=False):
             rows = f'[{len(images)}, {"D" if width is None else width}]'

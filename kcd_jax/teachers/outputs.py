@@ -13,12 +13,19 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-import safetensors.numpy
 
+from kcd_jax.runtime import files
+from kcd_jax.teachers import weights_file
 from kcd_jax.teachers.host import Query, class_count, refuse_probabilities
 
 _CHECKED = 4096  # rows checked at a time
-_NAMES = ('train', 'test', 'embed', 'test_embed')
+# Shapes of the arrays; N training points, M held-out images, V views.
+SHAPES = {
+    'train': ('[N, K]', '[N, V, K]'),
+    'test': ('[M, K]',),
+    'embed': ('[N, D]', '[N, V, D]'),
+    'test_embed': ('[M, D]',),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,43 +90,38 @@ def stored(
     Raises:
       ValueError: in one line, what is wrong with the file or the arrays.
     """
-    source = ''
+    source, given = '', dict(zip(SHAPES, (train, test, embed, test_embed), strict=True))
     if isinstance(train, str | os.PathLike):
-        if others := [key for key, part in zip(_NAMES[1:], (test, embed, test_embed), strict=True) if part is not None]:
-            given = others[0]
-            raise ValueError(f'the outputs come from {train}: give no {given}=, but an array {given!r} in that file')
-        source = os.fspath(train)
-        content = _read(pathlib.Path(train).expanduser())
-        train, test, embed, test_embed = (content.get(part) for part in _NAMES)
+        if others := [key for key, part in given.items() if key != 'train' and part is not None]:
+            raise ValueError(
+                f'the outputs come from {train}: give no {others[0]}=, but an array {others[0]!r} in that file'
+            )
+        source, given = os.fspath(train), _read(files.expand(train))
         name = name or pathlib.Path(source).name
     name = name or 'stored outputs'
+    train, test, embed, test_embed = (_array(given.get(key), key, name) for key in SHAPES)
     if train is None and embed is None:
         raise ValueError(f'{name} has neither logits (train=) nor embeddings (embed=)')
+    for held_out, key, training in ((test, 'test', train), (test_embed, 'test_embed', embed)):
+        if held_out is not None and training is None:
+            other = key.replace('test_', '').replace('test', 'train')
+            raise ValueError(f'{name} has {key}, and no {other} of the training points; give both, or neither')
     if train is None:
         count, names = 0, ()
-        train = np.zeros((*np.shape(embed)[:-1], 0), np.float32)
+        train = np.zeros((*embed.shape[:-1], 0), np.float32)
         test = None if test_embed is None else np.zeros((len(test_embed), 0), np.float32)
     else:
-        train = np.asarray(train)
-        count, names = class_count(train.shape[-1] if classes is None and train.ndim else classes)
-        _check(train, 'train', count, (2, 3), name)
-    if test is not None and count:
-        test = np.asarray(test)
-        _check(test, 'test', count, (2,), name)
-    if embed is not None:
-        embed = np.asarray(embed)
-        fits = embed.ndim in (2, 3) and embed.shape[:-1] == train.shape[:-1] and embed.shape[-1]
-        if not fits:
-            expected = [*train.shape[:-1], 'D']
-            raise ValueError(f'embed of {name} has shape {list(embed.shape)}; use {expected}'.replace("'", ''))
-        _check_numbers(embed, f'embed of {name}', 'numbers')
+        count, names = class_count(train.shape[-1] if classes is None else classes)
+        _check_logits(train, 'train', count, name)
+        if test is not None:
+            _check_logits(test, 'test', count, name)
+    if embed is not None and embed.shape[:-1] != train.shape[:-1]:
+        rows = ', '.join(map(str, train.shape[:-1]))
+        raise ValueError(f'embed of {name} has shape {list(embed.shape)}; use [{rows}, D]')
     if test_embed is not None:
-        test_embed = np.asarray(test_embed)
-        width = 0 if embed is None else embed.shape[-1]
-        if test_embed.ndim != 2 or test_embed.shape[-1] != width or (test is not None and len(test) != len(test_embed)):
-            rows = 'M' if test is None else len(test)
-            raise ValueError(f'test_embed of {name} has shape {list(test_embed.shape)}; use [{rows}, {width}] as embed')
-        _check_numbers(test_embed, f'test_embed of {name}', 'numbers')
+        wanted = [len(test_embed if test is None else test), embed.shape[-1]]
+        if [*test_embed.shape] != wanted:
+            raise ValueError(f'test_embed of {name} has shape {list(test_embed.shape)}; use {wanted}')
     digest = hashlib.sha256(json.dumps([count, names]).encode())
     for array in (part for part in (train, test, embed, test_embed) if part is not None):
         digest.update(f'{array.shape} {array.dtype}'.encode())
@@ -130,7 +132,7 @@ def stored(
 
 def is_outputs(path: str | os.PathLike[str]) -> bool:
     """Whether a file holds outputs, not weights: any .npz, and a .safetensors file with an array 'train' or 'embed'."""
-    path = pathlib.Path(path).expanduser()
+    path = files.expand(path)
     if path.suffix != '.safetensors' or not path.is_file():
         return path.suffix == '.npz'
     try:
@@ -144,10 +146,10 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of a file, 'train' or 'embed' among them."""
     try:
         if path.suffix == '.safetensors':
-            content = safetensors.numpy.load(path.read_bytes())
+            content, _ = weights_file.decode_safetensors(path.read_bytes())
         elif path.suffix == '.npz':
             with np.load(path, allow_pickle=False) as file:
-                content = {key: file[key] for key in file.files if key in _NAMES or not {*_NAMES} & {*file.files}}
+                content = {key: file[key] for key in file.files if key in SHAPES or not {*SHAPES} & {*file.files}}
         else:
             raise ValueError('outputs are read from .npz and .safetensors')
     except FileNotFoundError:
@@ -159,16 +161,21 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return content
 
 
-def _check(array: np.ndarray, what: str, num_classes: int, ranks: tuple[int, ...], name: str) -> None:
-    shape = '[N, K] or [N, V, K]' if 3 in ranks else '[M, K]'
-    if array.ndim not in ranks or array.shape[-1] != num_classes or 0 in array.shape:
-        raise ValueError(f'{what} of {name} has shape {list(array.shape)}; use {shape} with K = {num_classes} classes')
-    _check_numbers(array, f'{what} of {name}', 'logits')
-    refuse_probabilities(array[:_CHECKED].reshape(-1, num_classes).astype(np.float32), f'{what} of {name}')
-
-
-def _check_numbers(array: np.ndarray, what: str, kind: str) -> None:
+def _array(value: Any, key: str, name: str) -> np.ndarray | None:
+    """The array that is called `key`, of floating point numbers that are finite; None for None."""
+    if value is None:
+        return None
+    what, shapes = f'{key} of {name}', SHAPES[key]
+    usable = ' or '.join(shapes)
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # ragged lists; tensors on an accelerator or with gradients
+        usable = '.detach().cpu().float().numpy() of it' if hasattr(value, 'detach') else f'an array {usable}'
+        raise ValueError(f'{what} is a {type(value).__name__} that is no array of numbers; use {usable}') from error
+    if array.ndim not in range(2, 2 + len(shapes)) or not array.size:
+        raise ValueError(f'{what} has shape {list(array.shape)}; use {usable}')
     if not jnp.issubdtype(array.dtype, jnp.floating):
+        kind = 'numbers' if 'embed' in key else 'logits'
         raise ValueError(f'{what} is {array.dtype}; use {kind} as floating point numbers')
     for start in range(0, len(array), _CHECKED):
         part = array[start : start + _CHECKED]
@@ -176,3 +183,11 @@ def _check_numbers(array: np.ndarray, what: str, kind: str) -> None:
         if not finite.all():
             row = start + int(np.flatnonzero(~finite)[0])
             raise ValueError(f'{what} holds numbers that are not finite, first in row {row}')
+    return array
+
+
+def _check_logits(array: np.ndarray, key: str, num_classes: int, name: str) -> None:
+    if array.shape[-1] != num_classes:
+        usable = ' or '.join(SHAPES[key])
+        raise ValueError(f'{key} of {name} has shape {list(array.shape)}; use {usable} with K = {num_classes} classes')
+    refuse_probabilities(array[:_CHECKED].reshape(-1, num_classes).astype(np.float32), f'{key} of {name}')

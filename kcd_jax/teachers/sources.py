@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 
 import jax.numpy as jnp
 
 from kcd_jax.networks.layers import Normalization
-from kcd_jax.runtime import distributed
+from kcd_jax.runtime import distributed, files
 from kcd_jax.teachers import outputs
 from kcd_jax.teachers.sharing import on_all_processes
 from kcd_jax.teachers.teacher import Teacher
@@ -23,7 +22,7 @@ def parts(source: str) -> list[str]:
     >>> parts('first.safetensors+outputs.npz')
     ['first.safetensors', 'outputs.npz']
     """
-    return [source] if pathlib.Path(source).expanduser().exists() else source.split(JOINED)
+    return [source] if files.expand(source).exists() else source.split(JOINED)
 
 
 def teacher_of(

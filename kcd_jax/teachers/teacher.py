@@ -95,7 +95,10 @@ class Teacher:
         name = network.name if isinstance(network, Network) else network or card.get('network', '')
         if not name:
             known = ', '.join(networks.names())
-            raise ValueError(f'{file} does not say which network it is; set teacher.name to one of {known}')
+            raise ValueError(
+                f'{file} does not say which network it is; set teacher.name to one of {known} (for a member of an '
+                'ensemble, import the file first: python -m kcd_jax teacher import)'
+            )
         if card.get('network', name) != name:
             raise ValueError(f'{file} holds a {card["network"]}, not a {name}; set teacher.name={card["network"]}')
         classes = _agreed('num_classes', num_classes, card, file)
@@ -215,7 +218,7 @@ class Teacher:
         Args:
           train: [N, K], one answer per training point, used for all of its views; or [N, V, K] for its V views in the
             order of docs/teachers.md; or a .npz or .safetensors file with arrays of these names. None: no logits.
-          test: [M, K] of the held-out images; without them the teacher's accuracy is not known.
+          test: [M, K] of the held-out images, next to `train`; without them the teacher's accuracy is not known.
           embed: [N, D] or [N, V, D], the embeddings of the training points, for methods that read them.
           test_embed: [M, D] of the held-out images, which method embed is evaluated on.
           classes: the class names in the order of the logits, or their number; None: K.
@@ -266,9 +269,11 @@ class Teacher:
 
         Raises:
           ValueError: another number of classes, other class names or another order, another image size, or a
-            normalization that is only assumed where the data has its own.
+            normalization that is only assumed where the data has its own; of any member, for an ensemble.
         """
-        return [*fit.compare_classes(self, dataset), *fit.compare_images(self, dataset)]
+        of_members = [line for member in getattr(self.host, 'members', ()) for line in member.fits(dataset)]
+        own = [*fit.compare_classes(self, dataset), *fit.compare_images(self, dataset)]
+        return list(dict.fromkeys([*own, *of_members]))
 
 
 def _of_host(host: hosts.Host, class_names: Sequence[str], source: str = '') -> Teacher:

@@ -73,7 +73,7 @@ class Weights:
 
 def locate(source: str | os.PathLike[str]) -> pathlib.Path:
     """The file that `source` names: itself, or the student's file in a run's folder; '~' is expanded."""
-    path = pathlib.Path(source).expanduser()
+    path = files.expand(source)
     return path / FILE if path.is_dir() else path
 
 
@@ -112,7 +112,12 @@ def _is_safetensors(data: bytes) -> bool:
     return len(data) > 8 and data[8:9] == b'{' and int.from_bytes(data[:8], 'little') < 100 * 2**20
 
 
-def _read_safetensors(data: bytes) -> Weights:
+def decode_safetensors(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(tensors by name, metadata) of the content of a safetensors file, also of bfloat16.
+
+    Raises:
+      ValueError: it is damaged, empty, or of a type that is not read.
+    """
     try:
         size = int.from_bytes(data[:8], 'little')
         metadata = json.loads(data[8 : 8 + size]).get('__metadata__', {})
@@ -127,6 +132,11 @@ def _read_safetensors(data: bytes) -> Weights:
     tensors = {
         name: np.frombuffer(part['data'], _DTYPES[part['dtype']]).reshape(part['shape']) for name, part in sorted(parts)
     }
+    return tensors, metadata
+
+
+def _read_safetensors(data: bytes) -> Weights:
+    tensors, metadata = decode_safetensors(data)
     if 'card' in metadata:
         text = metadata['card']
         if metadata.get('crc32', found := _digest(text, tensors)) != found:
@@ -146,6 +156,12 @@ def _read_torch(data: bytes) -> Weights:
     for magic, what in _FOREIGN:
         if data.startswith(magic):
             raise ValueError(f'it is {what}')
+    # Arrays of NumPy are a zip archive, as PyTorch's own files are; the name of its first member tells them apart.
+    if data.startswith(b'PK\x03\x04') and data[30 : 30 + int.from_bytes(data[26:28], 'little')].endswith(b'.npy'):
+        raise ValueError(
+            'it is an archive of NumPy arrays, not of weights; outputs of a teacher are read as they are, by '
+            'teacher.checkpoint=FILE.npz or Teacher.from_outputs'
+        )
     content = torch_file.decode(data)
     tensors, notes = torch_weights.unwrap(content)
     entries = (getattr(tensors, 'metadata', {}), content)
@@ -168,7 +184,7 @@ def save(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, Any
     tensors = {name: np.asarray(leaf, order='C') for name, leaf in leaf_paths(jax.device_get(variables)).items()}
     text = json.dumps({'normalization': normalization(variables), **card}, sort_keys=True, default=str)
     content = to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)})
-    files.write_bytes(pathlib.Path(path).expanduser(), content)
+    files.write_bytes(files.expand(path), content)
 
 
 def export(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, Any]) -> None:
@@ -177,7 +193,7 @@ def export(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, A
     The card travels with it: in PyTorch, `torch.load(FILE, weights_only=True)._metadata['kcd_jax']`; in safetensors,
     the metadata entry 'kcd_jax' as JSON.
     """
-    path = pathlib.Path(path).expanduser()
+    path = files.expand(path)
     text = json.dumps({'normalization': normalization(variables), **card}, sort_keys=True, default=str)
     tensors = torch_weights.to_torch(variables)
     if path.suffix == '.safetensors':

@@ -48,8 +48,8 @@ def refuse_unserved(run: Run) -> None:
             f"policy {run.policy.name} reads the teacher's {reads_label[0]}, and {run.data.name} has no labels"
         )
     what = f'the teacher {run.teacher_network.name}' if run.uses_teacher else ''
-    if 'distance' in run.policy.teacher_scores and (run.host is not None or run.setup.teacher.embed is None):
-        raise ValueError(f'{what} gives no embeddings, which policy {run.policy.name} reads; use a network that does')
+    if 'distance' in run.policy.teacher_scores and run.setup.teacher.embed is None:
+        raise ValueError(f'{what} gives no embeddings, which policy {run.policy.name} reads; use a teacher that does')
     if 'distance' in run.policy.teacher_scores:
         size = 4 * run.num_points * run.setup.teacher.embed.shape[1]
         if size > EMBEDDING_BYTES:
@@ -64,6 +64,11 @@ def refuse_unserved(run: Run) -> None:
         raise ValueError(
             f'{what} gives {" and ".join(sorted(teacher.serves, reverse=True))}, and method '
             f'{run.method.name or "custom"} reads its {", ".join(lacking)}; it can serve the methods {can}'
+        )
+    if run.policy.teacher_scores and 'logits' not in teacher.serves:
+        raise ValueError(
+            f'{what} gives embeddings alone, and the scores that policy {run.policy.name} reads are computed with '
+            'logits; use a teacher that gives these as well, or another policy'
         )
     if run.needs and (why := run.teacher_in_step):
         raise ValueError(f'{what} can only be asked before the steps, and this run needs it inside the step: {why}')
@@ -94,8 +99,9 @@ def _refuse_stored(outputs: Any, run: Run) -> None:
         )
     if len(outputs.train) != run.num_points:
         raise ValueError(f'{what} holds {len(outputs.train):,} training points and the data has {run.num_points:,}')
-    if outputs.test is not None and len(outputs.test) != len(held_out):
-        raise ValueError(f'{what} holds {len(outputs.test):,} test images and the data evaluates {len(held_out):,}')
+    for key, rows in (('test_embed', outputs.test_embed), ('test', outputs.test)):
+        if rows is not None and len(rows) != len(held_out):
+            raise ValueError(f'{what} holds {len(rows):,} test images ({key}) and the data evaluates {len(held_out):,}')
     if outputs.num_views is None:
         if run.needs and run.method.num_views > 1:
             raise ValueError(

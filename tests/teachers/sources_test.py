@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from kcd_jax import networks
-from kcd_jax.teachers import Teacher
+from kcd_jax import data, networks
+from kcd_jax.commands import teacher as command
+from kcd_jax.teachers import Teacher, torch_file, torch_weights, weights_file
 from kcd_jax.teachers.sources import teacher_of
 from tests.digits import run_for
 
@@ -51,6 +52,29 @@ def test_several_files_are_an_ensemble(files):
         teacher_of(f'{source}+missing.safetensors')
     with pytest.raises(ValueError, match='there are no outputs at missing.npz'):
         teacher_of('missing.npz')
+    for unknown in ('~nobody_here/x.pth', '~nobody_here/x.npz', f'{paths["outputs.npz"]}+~nobody_here/x'):
+        with pytest.raises(ValueError, match='~nobody_here/x.* names a home folder that does not exist'):
+            teacher_of(unknown)
+
+
+def test_the_normalization_of_every_file_of_an_ensemble_is_asked_for(tiny_networks, tmp_path):
+    variables = networks.get('tiny_teacher')(10).init(jax.random.key(3), SHAPE)
+    card = {'network': 'tiny_teacher', 'num_classes': 10, 'image_shape': list(SHAPE)}  # no normalization
+    for name in ('a.pth', 'b.pth'):
+        (tmp_path / name).write_bytes(
+            torch_file.encode(torch_weights.to_torch(variables), {weights_file.CARD_KEY: card})
+        )
+    digits = data.load('digits', num_points=300)
+    both = teacher_of(f'{tmp_path}/a.pth+{tmp_path}/b.pth')
+    with pytest.raises(ValueError, match=r'a.pth does not say with which mean .* digits has its own'):
+        both.fits(digits)
+    chosen = teacher_of(f'{tmp_path}/a.pth+{tmp_path}/b.pth', normalization=tuple(digits.normalization))
+    assert sum('does not name its classes' in line for line in chosen.fits(digits)) == 3  # the files, and the ensemble
+
+
+def test_arrays_are_named_where_weights_are_asked_for(files):
+    with pytest.raises(ValueError, match=r'archive of NumPy arrays, not of weights; .* teacher.checkpoint=FILE.npz'):
+        Teacher.restore(files[0]['outputs.npz'], 'tiny_teacher')
 
 
 def test_the_command_line_takes_them_and_a_description_finds_them_again(files):
@@ -80,3 +104,36 @@ def test_stored_embeddings_serve_methods_that_read_them(files, tmp_path):
 def test_embeddings_that_do_not_fit_are_refused(embed, told):
     with pytest.raises(ValueError, match=told):
         Teacher.from_outputs(np.random.default_rng(0).normal(size=(6, 4)), embed=embed)
+
+
+@pytest.mark.parametrize('views', [0, 2])
+def test_the_command_line_says_what_stored_outputs_hold(tmp_path, capsys, views):
+    digits, path = data.load('digits'), tmp_path / 'outputs.npz'
+    train, test = (5 * np.eye(10, dtype=np.float32)[part.labels] for part in (digits.train, digits.test))
+    check = lambda *words: command.main(['check', str(path), *words])  # noqa: E731
+    wrong = np.roll(train, 1, axis=1)
+    np.savez(path, train=np.repeat(train[:, None], views, axis=1) if views else train, test=test, embed=np.zeros(0))
+    assert check() == 2 and 'embed of outputs.npz has shape [0]' in capsys.readouterr().err
+    np.savez(path, train=np.repeat(train[:, None], views, axis=1) if views else train, test=test)
+    assert check() == 0
+    said = capsys.readouterr().out
+    rows = f'train: float32[{len(train)}, {"2, " if views else ""}10]\ntest: float32[{len(test)}, 10]\n'
+    assert rows in said and f'--config.teacher.checkpoint={path}' in said
+    assert f'identity: {Teacher.from_outputs(path).identity}' in said and 'num_classes: 10' in said
+    assert check('--dataset=digits') == 0
+    said = capsys.readouterr().out
+    assert 'accuracy on the training points of digits: 100.00 %' in said
+    assert 'accuracy on the test images of digits: 100.00 %' in said
+    np.savez(path, train=train[:300], test=test)
+    assert check('--dataset=digits') == 0
+    said = capsys.readouterr().out
+    assert f'300 rows of training points, and digits has {len(train):,}' in said and 'training points of' not in said
+    np.savez(path, train=wrong, test=test)
+    assert check('--dataset=digits') == 2
+    assert 'right on 0.00 %' in capsys.readouterr().err
+    assert check('--network=tiny') == 2
+    assert 'holds stored outputs; leave out --network' in capsys.readouterr().err
+    np.savez(path, embed=train, test_embed=test)
+    assert check('--dataset=digits') == 0
+    said = capsys.readouterr().out
+    assert f'embed: float32[{len(train)}, 10]' in said and 'train: ' not in said and 'accuracy' not in said

@@ -129,6 +129,15 @@ def test_a_normalization_that_nobody_says_is_asked_for(tmp_path, variables):
     assert chosen.card['normalization'] == {'mean': [0.5] * 3, 'std': [0.25] * 3}
 
 
+def test_a_home_folder_that_does_not_exist_is_one_line(variables):
+    told = '~nobody_here/x names a home folder that does not exist'
+    with pytest.raises(ValueError, match=told):
+        Teacher.restore('~nobody_here/x')
+    for write in (teacher.save, weights_file.export):
+        with pytest.raises(ValueError, match=told):
+            write('~nobody_here/x', variables, CARD)
+
+
 def test_another_network_class_count_or_size_is_refused(saved, tmp_path, variables):
     with pytest.raises(ValueError, match=f'holds a {NAME}, not a resnet8; set teacher.name={NAME}'):
         Teacher.restore(saved, 'resnet8')
@@ -164,6 +173,27 @@ def test_the_data_is_compared(network, variables):
         fits(dataset(image_shape=(16, 8, 3)))
     # One file system composes letters, another does not: 'é' is one character or two.
     assert fits(dataset(['e\u0301', *'bcde']), class_names=['\u00e9', *'bcde']) == []
+
+
+def test_every_member_of_an_ensemble_is_compared_with_the_data(network, variables):
+    def member(**card):
+        return Teacher(network, variables, {**CARD, 'class_names': NAMES, **card})
+
+    def fits(data_, **card):  # in an ensemble of ensembles
+        inner = Teacher.ensemble([member(), member(**card)])
+        return Teacher.ensemble([inner, member()]).fits(data_)
+
+    assert all('is the mean of' in line for line in fits(dataset()))
+    assert len(fits(dataset())) == 2
+    assert 'the teacher resnet8x0_25 was trained on other, and this is known' in fits(dataset(), dataset='other')
+    assert any('the teacher resnet8x0_25 does not name its classes' in line for line in fits(dataset(), class_names=()))
+    with pytest.raises(ValueError, match='trained on images of 16x16 pixels and known has 8x8 pixels'):
+        fits(dataset(), image_shape=(16, 16, 3))
+    assumed = {'normalization_assumed': True, 'normalization': {'mean': [0.5] * 3, 'std': [0.25] * 3}}
+    with pytest.raises(ValueError, match='the teacher resnet8x0_25 does not say with which mean'):
+        fits(dataset(), **assumed)
+    public = dataset(normalization=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+    assert any('the usual one is used' in line for line in fits(public, **assumed))
 
 
 def test_damaged_files_are_one_line(saved, tmp_path, variables):

@@ -131,6 +131,7 @@ def test_the_macs_of_a_function_are_counted_if_it_says_them(network, digits):
         (lambda x: np.full((len(x), 10), 0.1), 'give logits'),
         (lambda x: {'logits': np.zeros((len(x), 10))}, 'returned dict, which is no array of numbers'),
         (lambda x: (x.sum((1, 2))[:, :1] * np.ones(10), x[:, 0, :2, 0], 3), 'returned 3 arrays'),
+        (lambda x: x @ np.ones(4), 'raised ValueError: matmul'),
     ],
 )
 def test_a_function_that_answers_wrongly_is_refused_when_the_run_is_built(digits, tiny_networks, answer, told):
@@ -147,6 +148,17 @@ def test_an_answer_that_is_not_finite_later_names_the_batch(network, digits, tmp
 
     run = run_of(Teacher.from_callable(answer, classes=10, version='mine'), digits)
     with pytest.raises(ValueError, match=r'the teacher mine, asked about 256 .* from \d+ on, .* in row 5 of the batch'):
+        run.train(tmp_path)
+
+
+def test_what_a_function_raises_later_names_the_batch(network, digits, tmp_path):
+    def answer(images):
+        if len(images) > 8:
+            raise RuntimeError('out of memory')
+        return network[2](images).logits
+
+    run = run_of(Teacher.from_callable(answer, classes=10, version='mine'), digits)
+    with pytest.raises(ValueError, match=r'the teacher mine, asked about 256 .*, raised RuntimeError: out of memory'):
         run.train(tmp_path)
 
 
@@ -187,6 +199,33 @@ def test_logits_alone_do_not_serve_a_method_of_embeddings(network, digits):
     teacher = Teacher.from_callable(lambda x: network[2](x).logits, classes=10, version='mine')
     with pytest.raises(ValueError, match=r'gives logits, and method crd reads its embed; it can serve .*kd'):
         run_of(teacher, digits, method='crd').check(4)
+
+
+def test_embeddings_of_any_teacher_serve_a_policy_that_reads_them(function, network, digits, tmp_path):
+    clean = network[2](np.asarray(digits.train.images).astype(np.float32) / np.float32(255))
+    card = {'network': 'tiny_teacher', 'num_classes': 10}
+    teachers = {
+        'own': Teacher(*network[:2], card),
+        'function': function[0],
+        'stored': Teacher.from_outputs(np.asarray(clean.logits), embed=np.asarray(clean.embed)),
+    }
+    kept = []
+    for name, teacher in teachers.items():
+        run_of(teacher, digits, policy='moderate').train(tmp_path / name)
+        kept.append(np.load(tmp_path / name / 'knowledge' / 'points.npz')['count'] > 0)
+    np.testing.assert_array_equal(kept[0], kept[1])
+    np.testing.assert_array_equal(kept[0], kept[2])
+    assert 0 < kept[0].sum() < len(kept[0])
+
+
+def test_what_cannot_score_points_by_embeddings_is_refused(function, network, digits):
+    ensemble = Teacher.ensemble([function[0], function[0]])
+    with pytest.raises(ValueError, match='gives no embeddings, which policy moderate reads; use a teacher that does'):
+        run_of(ensemble, digits, policy='moderate').check(4)
+    alone = Teacher.from_callable(lambda x: np.asarray(network[2](x).embed), version='embeddings')
+    run = run_of(alone, digits, method='embed', policy='moderate').replace(weights={'gamma': 1.0})
+    with pytest.raises(ValueError, match='gives embeddings alone, and the scores that policy moderate reads are'):
+        run.check(4)
 
 
 # ------------------------------------------------------------------------------------------------------ stored outputs
@@ -249,6 +288,16 @@ def test_stored_outputs_that_do_not_fit_a_run_are_refused(tiny_networks, digits,
     assert told in str(error.value) and '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('with_logits', [True, False])
+def test_stored_embeddings_of_other_test_images_are_refused(tiny_networks, digits, with_logits):
+    draw = np.random.default_rng(0).normal
+    stored = Teacher.from_outputs(
+        draw(size=(120, 10)) if with_logits else None, embed=draw(size=(120, 8)), test_embed=draw(size=(3, 8))
+    )
+    with pytest.raises(ValueError, match=r'holds 3 test images \(test_embed\) and the data evaluates 597'):
+        run_of(stored, digits, method='embed').check(4)
+
+
 def test_stored_outputs_in_another_order_are_refused_by_the_labels(tiny_networks, digits, tmp_path):
     train, test = (5 * np.eye(10, dtype=np.float32)[part.labels] for part in (digits.train, digits.test))
     shuffled = np.random.default_rng(0).permutation(train)
@@ -304,6 +353,15 @@ def test_seeds_that_share_their_views_are_filled_once(function, digits):
     assert len(fill.streams(runs, range(3))) == 3
     shared = [run_of(function[0], digits, augment={'crop': 1, 'seed': 0})]
     assert [run.view_seed for run in fill.streams(shared, range(3))] == [0]
+    other = run_of(function[0], digits, augment={'crop': 2, 'seed': 0})
+    assert len(fill.streams([*shared, other], range(3))) == 2
+
+
+def test_filling_ends_at_the_bound_and_keeps_what_is_there(function, digits, tmp_path):
+    run = run_of(function[0], digits, cache=f'{tmp_path}/c', cache_gb=1e-6)
+    with pytest.raises(ValueError, match=r'[0-9]+ rows are in .*, which takes no more; raise teaching.cache_gb'):
+        fill.fill(run, 4, sharding.make_mesh(), lambda rows: None)
+    assert len(function[1]) < 4  # calls of the function: those of its checks, and of one block
 
 
 @pytest.mark.parametrize(
