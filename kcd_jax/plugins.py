@@ -19,11 +19,13 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from kcd_jax import paths
+
 
 def own_folders(kind: str) -> list[str]:
     """The user's own folders of a kind of file ('methods', ...), to be appended to a package's `__path__`."""
     roots = filter(None, os.environ.get('KCD_JAX_PLUGINS', '').split(os.pathsep))
-    return [str(pathlib.Path(root, kind).expanduser().resolve()) for root in roots]
+    return [str(paths.expand(pathlib.Path(root, kind)).resolve()) for root in roots]
 
 
 def names(package: ModuleType) -> list[str]:

@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / 'kcd_jax'
 
 # From the bottom up: a part imports its own layer and those below.
 LAYERS = (
-    {'contracts', 'trees', 'plugins', 'settings'},
+    {'contracts', 'trees', 'plugins', 'settings', 'paths'},
     {'knowledge', 'objective'},
     {'methods', 'policies', 'networks'},
     {'runtime'},

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from kcd_jax import plugins
+from kcd_jax import paths, plugins
 
 # The kinds of files, with the package that finds them and the module here that checks them.
 KINDS = {'methods': 'method', 'policies': 'policy', 'networks': 'network', 'data': 'dataset'}
@@ -59,7 +59,7 @@ def check_plugin(path: str | os.PathLike[str], *, say: Callable[[str], None] = p
     Raises:
       ValueError: there is no such file, it cannot be loaded, it is none of these, or its name is taken.
     """
-    file = pathlib.Path(path).expanduser().resolve()
+    file = paths.expand(path).resolve()
     if not file.is_file() or file.suffix != '.py':
         raise ValueError(f'{path} is no Python file; give the file of a method, a policy, networks or a data set')
     with _known(file) as (kind, module):

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kcd_jax import paths
 from kcd_jax.commands import launch
 
 if TYPE_CHECKING:
@@ -67,12 +68,12 @@ def export(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     launch.prepare_jax(devices=1)
     from kcd_jax import export as exports
     from kcd_jax.export.writing import output_path
-    from kcd_jax.runtime import exitcodes, files
+    from kcd_jax.runtime import exitcodes
     from kcd_jax.teachers import weights_file
     from kcd_jax.teachers.model import load
 
     path = output_path(arguments.out, arguments.format)
-    source = files.expand(arguments.source)
+    source = paths.expand(arguments.source)
     if path.exists() and any(one.exists() and one.samefile(path) for one in (source, source / weights_file.FILE)):
         raise ValueError(f'--out={arguments.out} is the file that is exported; name another one')
     model = load(arguments.source)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kcd_jax import paths
 from kcd_jax.commands import launch
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
     from kcd_jax.experiments import config as grammar
     from kcd_jax.experiments import grid as grids
     from kcd_jax.experiments import runner as runners
-    from kcd_jax.runtime import canaries, exitcodes, files, sharding
+    from kcd_jax.runtime import canaries, exitcodes, sharding
 
     known, root = grids.read(arguments.file or _usual_file())
     if arguments.name is None:
@@ -110,7 +111,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
                 cell.run.check(mesh.size)
             except ValueError as error:
                 raise ValueError(f'{cell.name}: {error}') from error
-    folders = (files.output_folder(getattr(arguments, flag), f'--{flag}') for flag in ('workdir', 'results'))
+    folders = (paths.output_folder(getattr(arguments, flag), f'--{flag}') for flag in ('workdir', 'results'))
     tasks = runners.by_content(experiment, *folders)
     shared = arguments.jobs > 1 and not arguments.worker
     runner = runners.Runner(

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax import data
+from kcd_jax import data, paths
 from kcd_jax.commands import launch, train
 from kcd_jax.experiments import experiment, schema
 from kcd_jax.networks.layers import NORMALIZATIONS, Normalization
-from kcd_jax.runtime import console, exitcodes, files, sharding
+from kcd_jax.runtime import console, exitcodes, sharding
 from kcd_jax.teachers import Teacher, outputs, weights_file
 from kcd_jax.teachers.teacher import accuracy, refuse_near_chance
 from kcd_jax.training import fill
@@ -249,7 +249,7 @@ def _fill(options: argparse.Namespace, settings: Sequence[tuple[str, str]]) -> i
 
 def _output(path: str | os.PathLike[str]) -> pathlib.Path:
     """The file to write, '~' expanded; ValueError, before any work, where it cannot be one."""
-    out = files.expand(path)
+    out = paths.expand(path)
     if out.is_dir():
         raise ValueError(f'--out={out} is a folder; name a file in it')
     above = next(folder for folder in out.absolute().parents if folder.exists())
@@ -259,7 +259,7 @@ def _output(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _dataset(options: argparse.Namespace) -> data.Dataset:
-    folder = files.expand(options.data_dir) if options.data_dir else None
+    folder = paths.expand(options.data_dir) if options.data_dir else None
     loaded = data.load(options.dataset, folder)
     if not loaded.test_labelled:
         raise ValueError(

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from kcd_jax import paths
 from kcd_jax.commands import launch
 
 _EPILOG = """words and settings:
@@ -88,10 +89,9 @@ def default_workdir(path: str, config: Any) -> pathlib.Path:
 
 def _folders(arguments: argparse.Namespace, config: Any) -> tuple[pathlib.Path, pathlib.Path | None]:
     """The folders of --workdir and --results; ValueError for one that cannot be a folder."""
-    from kcd_jax.runtime import files
 
-    workdir = files.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
-    return workdir, files.output_folder(arguments.results, '--results') if arguments.results else None
+    workdir = paths.output_folder(arguments.workdir or default_workdir(arguments.config, config), '--workdir')
+    return workdir, paths.output_folder(arguments.results, '--results') if arguments.results else None
 
 
 def main(argv: Sequence[str]) -> int:

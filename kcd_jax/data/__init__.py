@@ -11,12 +11,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import pathlib
 import sys
 from types import ModuleType
 from typing import Any
 
-from kcd_jax import plugins
+from kcd_jax import paths, plugins
 from kcd_jax.data import _parts, _prepared, _preparing, _tfds
 from kcd_jax.data import _stream as stream
 from kcd_jax.data._arrays import from_arrays, from_objects
@@ -167,7 +166,7 @@ def _load(module: ModuleType, request: Request) -> Dataset:
     data = module.load(request)
     if not isinstance(data, Dataset):
         raise ValueError(f'data set {name!r}: load returned a {type(data).__name__}; return a kcd_jax.data.Dataset')
-    place = str(pathlib.Path(request.dir).expanduser().absolute()) if request.dir else ''
+    place = str(paths.expand(request.dir).absolute()) if request.dir else ''
     data = dataclasses.replace(data, name=name, source={'name': name, 'dir': place, 'stream': stream})
     return by_index(data) if stream else data
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from kcd_jax import paths
 from kcd_jax.data._dataset import say
 
 Arrays = dict[str, np.ndarray]
@@ -31,14 +32,6 @@ _STALE_SECONDS = 24 * 3600
 # Up to this size, files are read and hashed at every start. Above it, a digest is remembered for as long as a file's
 # path, size, inode and times of change stay the same.
 _ALWAYS_HASHED_BYTES = 256_000_000
-
-
-def folder(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Where entries are: the argument, else KCD_JAX_CACHE, else kcd_jax under XDG_CACHE_HOME or ~/.cache."""
-    if cache or (cache := os.environ.get('KCD_JAX_CACHE')):
-        return pathlib.Path(cache).expanduser()
-    base = os.environ.get('XDG_CACHE_HOME')
-    return (pathlib.Path(base) if base else pathlib.Path.home() / '.cache') / 'kcd_jax'
 
 
 def digests(
@@ -124,7 +117,7 @@ def fetch(
 def _entry(name: str, source: str, cache: str | os.PathLike[str] | None) -> pathlib.Path:
     digest = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     safe = ''.join(letter if letter.isalnum() or letter in '._-' else '_' for letter in name)
-    return folder(cache) / f'{safe}-{digest}'
+    return paths.cache_folder(cache) / f'{safe}-{digest}'
 
 
 def _read(entry: pathlib.Path, wanted: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:

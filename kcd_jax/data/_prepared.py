@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 
+from kcd_jax import paths
 from kcd_jax.data import _records
 
 _FORMATS = ('tfrecord', 'array_record')
@@ -66,7 +67,7 @@ class _UnsupportedError(ValueError):
 
 def data_dir(dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """The argument, else TFDS_DATA_DIR, else TFDS's own default."""
-    return pathlib.Path(dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
+    return paths.expand(dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets')
 
 
 def find(name: str, dir: str | os.PathLike[str] | None = None) -> Prepared | None:

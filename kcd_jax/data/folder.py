@@ -18,6 +18,7 @@ import pathlib
 
 import numpy as np
 
+from kcd_jax import paths
 from kcd_jax.data import _files, _parts, _scan
 from kcd_jax.data._dataset import Dataset, Request, printable
 
@@ -48,7 +49,7 @@ def load(request: Request) -> Dataset:
     size = parse(request)
     if not request.dir:
         raise ValueError(f'{request.name} needs the folder of the images: set --config.data.dir')
-    return _files.read(request, scan(request.name, pathlib.Path(request.dir).expanduser()), size)
+    return _files.read(request, scan(request.name, paths.expand(request.dir)), size)
 
 
 def parse(request: Request) -> int | None:

@@ -28,7 +28,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import kcd_jax
-from kcd_jax import data, methods, networks, plugins, policies
+from kcd_jax import data, methods, networks, paths, plugins, policies
 from kcd_jax.experiments import schema, words
 from kcd_jax.experiments.pairs import PAIRS, lr_for
 from kcd_jax.runtime import sharding
@@ -62,7 +62,7 @@ def find_file(file: str) -> pathlib.Path:
     Raises:
       ValueError: there is none; one line.
     """
-    where = pathlib.Path(file).expanduser()
+    where = paths.expand(file)
     if where.is_file():
         return where
     known = sorted(path.stem for path in shipped().glob('*.py'))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from kcd_jax import paths
 from kcd_jax.export import model_card, onnx_file
 from kcd_jax.export.formats import FORMATS, Predict
 from kcd_jax.runtime import files
@@ -92,13 +93,13 @@ def output_path(out: str | os.PathLike[str], format: str) -> pathlib.Path:
     """
     if format not in FORMATS:
         raise ValueError(f'unknown format {format!r}; use {", ".join(FORMATS)}')
-    path = files.expand(out)
+    path = paths.expand(out)
     if path.is_dir():
         raise ValueError(f'--out={out} is a folder; name a file in it')
     for other in FORMATS.values():
         if path.suffix == other.suffix and other.name != format:
             raise ValueError(f'--out={out} has the suffix of format {other.name}, and --format is {format}')
-    files.output_folder(path.parent, '--out')
+    paths.output_folder(path.parent, '--out')
     return path if path.suffix else path.with_suffix(FORMATS[format].suffix)
 
 

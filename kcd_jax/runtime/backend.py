@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 
-from kcd_jax.runtime import files
+from kcd_jax import paths
 
 
 def add_xla_flags(flags: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def add_xla_flags(flags: Sequence[str]) -> None:
     theirs = os.environ.get('XLA_FLAGS', '').strip()
     if theirs and not theirs.startswith('-'):
         try:
-            theirs = files.expand(theirs).read_text()
+            theirs = paths.expand(theirs).read_text()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, 'strerror', None) or error
             raise ValueError(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 
+from kcd_jax import paths
 from kcd_jax.runtime import files
 
 REMEDY = 'install jax and jaxlib 0.10.1 (Python 3.11) or 0.11.2 (Python 3.12 and later)'
@@ -142,4 +143,4 @@ def _record(version: str, backend: str) -> pathlib.Path:
     machine = (platform.node(), platform.machine(), backend, kind, os.environ.get('XLA_FLAGS', ''))
     source = pathlib.Path(__file__).read_bytes()
     digest = hashlib.sha256('\0'.join(machine).encode() + source).hexdigest()[:16]
-    return files.cache_folder() / 'canaries' / f'jaxlib-{version}-{backend}-{digest}'
+    return paths.cache_folder() / 'canaries' / f'jaxlib-{version}-{backend}-{digest}'

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kcd_jax import paths
 from kcd_jax.runtime import console, files
 
 DTYPES = ('float32', 'float16')
@@ -70,7 +71,7 @@ class Cache:
         self._read_only = False
         self._files: tuple[int, int] | None = None
         if where is not None:
-            self.folder = files.expand(where) / identity
+            self.folder = paths.expand(where) / identity
             self._files = self._open({'size': size, 'width': width, 'dtype': dtype}, about or {})
         if self._files is None:
             # Blocks grow with the rows that are stored; zeros that were never written take no memory.

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+
+from kcd_jax import paths
 
 # Hugging Face's; timm's are ours. The first line of a table is what its checkpoints are recognised by.
 TABLES = {
@@ -107,7 +108,7 @@ def read(source: str | os.PathLike[str] | Mapping[str, str]) -> tuple[Rule, ...]
     if isinstance(source, Mapping):
         return parse('\n'.join(f'{pattern} -> {name}' for pattern, name in source.items()))
     try:
-        return parse(pathlib.Path(source).expanduser().read_text(encoding='utf-8'))
+        return parse(paths.expand(source).read_text(encoding='utf-8'))
     except OSError as error:
         raise ValueError(f'{source} cannot be read: {error.strerror}') from None
     except ValueError as error:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from kcd_jax.runtime import files
+from kcd_jax import paths
 from kcd_jax.teachers import weights_file
 from kcd_jax.teachers.host import Query, class_count, refuse_probabilities
 
@@ -96,7 +96,7 @@ def stored(
             raise ValueError(
                 f'the outputs come from {train}: give no {others[0]}=, but an array {others[0]!r} in that file'
             )
-        source, given = os.fspath(train), _read(files.expand(train))
+        source, given = os.fspath(train), _read(paths.expand(train))
         name = name or pathlib.Path(source).name
     name = name or 'stored outputs'
     train, test, embed, test_embed = (_array(given.get(key), key, name) for key in SHAPES)
@@ -132,7 +132,7 @@ def stored(
 
 def is_outputs(path: str | os.PathLike[str]) -> bool:
     """Whether a file holds outputs, not weights: any .npz, and a .safetensors file with an array 'train' or 'embed'."""
-    path = files.expand(path)
+    path = paths.expand(path)
     if path.suffix != '.safetensors' or not path.is_file():
         return path.suffix == '.npz'
     try:

@@ -7,8 +7,9 @@ import functools
 
 import jax.numpy as jnp
 
+from kcd_jax import paths
 from kcd_jax.networks.layers import Normalization
-from kcd_jax.runtime import distributed, files
+from kcd_jax.runtime import distributed
 from kcd_jax.teachers import outputs
 from kcd_jax.teachers.sharing import on_all_processes
 from kcd_jax.teachers.teacher import Teacher
@@ -22,7 +23,7 @@ def parts(source: str) -> list[str]:
     >>> parts('first.safetensors+outputs.npz')
     ['first.safetensors', 'outputs.npz']
     """
-    return [source] if files.expand(source).exists() else source.split(JOINED)
+    return [source] if paths.expand(source).exists() else source.split(JOINED)
 
 
 def teacher_of(

@@ -20,6 +20,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save as to_bytes
 
+from kcd_jax import paths
 from kcd_jax.contracts import PyTree
 from kcd_jax.runtime import files
 from kcd_jax.teachers import torch_file, torch_weights
@@ -73,7 +74,7 @@ class Weights:
 
 def locate(source: str | os.PathLike[str]) -> pathlib.Path:
     """The file that `source` names: itself, or the student's file in a run's folder; '~' is expanded."""
-    path = files.expand(source)
+    path = paths.expand(source)
     return path / FILE if path.is_dir() else path
 
 
@@ -184,7 +185,7 @@ def save(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, Any
     tensors = {name: np.asarray(leaf, order='C') for name, leaf in leaf_paths(jax.device_get(variables)).items()}
     text = json.dumps({'normalization': normalization(variables), **card}, sort_keys=True, default=str)
     content = to_bytes(tensors, {'card': text, 'crc32': _digest(text, tensors)})
-    files.write_bytes(files.expand(path), content)
+    files.write_bytes(paths.expand(path), content)
 
 
 def export(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, Any]) -> None:
@@ -193,7 +194,7 @@ def export(path: str | os.PathLike[str], variables: PyTree, card: Mapping[str, A
     The card travels with it: in PyTorch, `torch.load(FILE, weights_only=True)._metadata['kcd_jax']`; in safetensors,
     the metadata entry 'kcd_jax' as JSON.
     """
-    path = files.expand(path)
+    path = paths.expand(path)
     text = json.dumps({'normalization': normalization(variables), **card}, sort_keys=True, default=str)
     tensors = torch_weights.to_torch(variables)
     if path.suffix == '.safetensors':

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from kcd_jax import paths
 from kcd_jax.contracts import Network, TrainState
 from kcd_jax.runtime import checkpoint, console, descriptions, distributed, files, runlog, sharding
 from kcd_jax.teachers import teacher as teachers
@@ -87,7 +88,7 @@ def train(
     """
     if run.data.shape_only:
         raise ValueError(f'the data {run.data.name} has shapes only; load it (kcd_jax.data.load) to train on it')
-    workdir = pathlib.Path(workdir).expanduser()
+    workdir = paths.expand(workdir)
     mesh = mesh or sharding.make_mesh()
     start = time.perf_counter()
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import jax
 
-from kcd_jax import data, methods, policies
+from kcd_jax import data, methods, paths, policies
 from kcd_jax.contracts import table_rows
-from kcd_jax.runtime import files, sharding
+from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import serving, unlabelled
 from kcd_jax.training.run import Run
@@ -26,7 +26,7 @@ def refuse(run: Run, device_count: int) -> None:
     sharding.check(batch, device_count)
     data.stream.check_workers(run.recipe.workers)
     if run.recipe.teaching.folder:
-        files.output_folder(run.recipe.teaching.folder, 'teaching.cache')
+        paths.output_folder(run.recipe.teaching.folder, 'teaching.cache')
     crop = run.recipe.augment.crop
     if crop >= min(shape[:2]):
         raise ValueError(f'augment.crop is {crop} for images of {shape[0]}x{shape[1]}; use less than their size')

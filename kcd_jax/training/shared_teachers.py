@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from kcd_jax import paths
 from kcd_jax.runtime import descriptions, environment, files, runlog
 
 OFF = 'off'
@@ -26,7 +27,7 @@ def folder() -> pathlib.Path | None:
     named = os.environ.get('KCD_JAX_TEACHERS', '')
     if named == OFF:
         return None
-    return files.expand(named) if named else files.cache_folder() / 'teachers'
+    return paths.expand(named) if named else paths.cache_folder() / 'teachers'
 
 
 def entry(description: Mapping[str, Any]) -> pathlib.Path | None:

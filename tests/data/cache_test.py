@@ -110,18 +110,6 @@ def test_old_scratch_folders_are_removed_and_new_ones_kept(tmp_path: pathlib.Pat
     assert {path.name for path in tmp_path.glob('.tmp-*')} == {'.tmp-new'}
 
 
-def test_the_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path):
-    monkeypatch.setenv('KCD_JAX_CACHE', '/one')
-    assert cache.folder('/given') == pathlib.Path('/given')
-    assert cache.folder() == pathlib.Path('/one')
-    monkeypatch.delenv('KCD_JAX_CACHE')
-    monkeypatch.setenv('XDG_CACHE_HOME', '/two')
-    assert cache.folder() == pathlib.Path('/two/kcd_jax')
-    monkeypatch.delenv('XDG_CACHE_HOME')
-    monkeypatch.setenv('HOME', '/three')
-    assert cache.folder() == pathlib.Path('/three/.cache/kcd_jax')
-
-
 def _files(root: pathlib.Path) -> list[str]:
     for name in ('a', 'b', 'c'):
         (root / name).write_text(name * 10)

@@ -47,7 +47,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def command(images: pathlib.Path, *flags: str) -> list[str]:
     config = f'--config=configs/digits_kd.py:{WORDS},data.dir={images}'
-    return [sys.executable, '-m', 'tests.tiny.program', config, '--devices=2', *flags]
+    return [sys.executable, '-m', 'tests.tiny.program', config, '--devices=1', *flags]
 
 
 def run(images: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:

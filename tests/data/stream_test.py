@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from kcd_jax import data
-from kcd_jax.data import _cache as cache
 from kcd_jax.data import _pictures, _prepared, stream
 from kcd_jax.data import _records as records
 from tests.data import tiny_tfds
@@ -319,7 +318,7 @@ def test_no_process_and_no_warning_is_left_at_the_end(tmp_path: pathlib.Path, wh
 def test_the_cache_of_a_streamed_set_has_no_images(tmp_path: pathlib.Path):
     tiny_tfds.write(tmp_path / 'data')
     data.load('toy', tmp_path / 'data', cache=tmp_path / 'cache', loading=STREAMED)
-    [entry] = cache.folder(tmp_path / 'cache').iterdir()
+    [entry] = (tmp_path / 'cache').iterdir()
     arrays = json.loads((entry / 'index.json').read_text())['arrays']
     assert not [name for name in arrays if 'images' in name]
 

@@ -1,41 +1,15 @@
-"""Paths, and atomic writes of archives and JSON."""
+"""Atomic writes of archives and JSON."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import os
-import pathlib
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kcd_jax.runtime import files
-
-
-def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
-    monkeypatch.setenv('HOME', str(tmp_path))
-    assert files.expand('~/data') == tmp_path / 'data'
-    assert files.expand('runs/~') == pathlib.Path('runs/~')
-    with pytest.raises(ValueError, match='~nobody_of_that_name/x names a home folder that does not exist'):
-        files.expand('~nobody_of_that_name/x')
-
-
-@pytest.mark.parametrize(
-    ('variables', 'wanted'),
-    [
-        ({'KCD_JAX_CACHE': '~/own', 'XDG_CACHE_HOME': '/xdg'}, '{home}/own'),
-        ({'XDG_CACHE_HOME': '/xdg'}, '/xdg/kcd_jax'),
-        ({}, '{home}/.cache/kcd_jax'),
-    ],
-)
-def test_cache_folder(monkeypatch, tmp_path, variables, wanted):
-    monkeypatch.setenv('HOME', str(tmp_path))
-    for name in ('KCD_JAX_CACHE', 'XDG_CACHE_HOME'):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert str(files.cache_folder()) == wanted.format(home=tmp_path)
 
 
 def test_archives_are_whole_or_absent(tmp_path):
