@@ -14,6 +14,7 @@ from scipy.special import stdtrit
 from kcd_jax.report import style, tables
 from kcd_jax.report.comparisons import Row, Summary, is_teacher, refuse_duplicates, setting_of
 from kcd_jax.report.statistics import bootstrap_errors, holm, two_sided
+from kcd_jax.runtime import descriptions
 
 ALONE, KD, RANDOM = 'Student alone', 'KD', 'Random'
 SIZED = "Random at KCD's sizes"
@@ -21,7 +22,8 @@ SIZED = "Random at KCD's sizes"
 OWN_CONTROL = {'KCD': SIZED, 'Rounds': SIZED, 'Rounds constant': 'Balanced even'}
 TESTED_CONTROL = 'KCD'
 SCHEDULES = (SIZED, 'Static', 'Short')  # they choose at random: only when and how often differs from `RANDOM`
-REGIMES = tuple(f'benchmark_{name}' for name in ('clean', 'hard', 'long', 'noisy', 'redundant'))  # the family of tests
+REGIMES = tuple(f'benchmark_{name}' for name in ('clean', 'hard', 'long', 'noisy', 'redundant'))
+FAMILY = 27 * len(REGIMES)  # tests: 13 policies at 30 %, less InfoBatch, and at 70 %, and KCD's control at both
 DESCRIPTIVE = ('benchmark_cifar100',)  # too few seeds for a test
 FIRST_SEED, SEEDS = 100, 10  # of the table; smaller seeds explore
 MARGIN, LOSS = 0.03, 0.5  # how much dearer "the same cost" may be, of KD's; what "without a loss" allows, in points
@@ -94,11 +96,28 @@ def cells_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Cell]]:
     for sweep, rows in found.items():
         for label, cell in rows.items():
             refuse_duplicates(f'{sweep}, {label}', cell.runs)
-            if len({setting_of(run) for run in cell.runs}) > 1:
-                raise ValueError(
-                    f'{sweep}, {label}: the runs differ in epochs, batch, data or networks; give those of one sweep'
-                )
+            for run in cell.runs[1:]:
+                if how := _differing(cell.runs[0], run):
+                    raise ValueError(f'{sweep}, {label}: runs differ: {how}; give those of one sweep')
+        _refuse_other_teachers(sweep, [run for cell in rows.values() for run in cell.runs])
     return found
+
+
+def _differing(one: Summary, other: Summary) -> str:
+    """How two runs differ in more than their seeds; '' if they do not."""
+    if setting_of(one) != setting_of(other):
+        return 'epochs, batch, data or networks are not the same'
+    there, here = ({**run['run'], 'seed': 0} if run.get('run') else {} for run in (one, other))
+    return descriptions.differences(there, here)
+
+
+def _refuse_other_teachers(sweep: str, runs: Sequence[Summary]) -> None:
+    taught = {run['teacher']['accuracy']: run for run in runs if (run.get('teacher') or {}).get('accuracy') is not None}
+    if len(taught) > 1:
+        shown = ', '.join(
+            f'{100 * accuracy:.2f} % ({run["name"]}, seed {run["seed"]})' for accuracy, run in taught.items()
+        )
+        raise ValueError(f'{sweep}: the runs had teachers of {shown}; give those of one teacher')
 
 
 def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[str, Any]]:
@@ -121,7 +140,7 @@ def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[
     for sweep, cells in found.items():
         if KD not in cells:
             raise ValueError(f'{sweep} has no finished run of {KD}, which costs are relative to')
-        full = cells[KD].macs()
+        full, made_by = cells[KD].macs(), _made_by([run for cell in cells.values() for run in cell.runs])
         wanted = [(label, other) for label, cell in cells.items() for other in _others(cell, cells)]
         compared = _compare(cells, wanted, resamples)
         for label, cell in cells.items():
@@ -131,18 +150,29 @@ def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[
             record |= {'compute': cell.macs() / full, 'amortised': cell.amortised() / full}
             seeds = [run['seed'] for run in cell.runs]
             record |= {'explores': min(seeds) < FIRST_SEED, 'control_of': OWN_CONTROL.get(cell.policy_label, '')}
+            record['made_by'] = made_by
             names = {'kd': KD, 'random': f'{RANDOM}, {cell.group}', 'control': _control(cell)}
             for key, other in names.items():
                 mean, error, n = compared.get((label, other), (None, None, 0))
                 record |= {key: mean, f'{key}_se': error, f'{key}_n': n}
                 asked = key == 'random' or (key == 'control' and cell.policy_label == TESTED_CONTROL)
                 tested = asked and mean is not None and sweep not in DESCRIPTIVE and not record['explores']
-                record[f'{key}_p'] = two_sided(mean, error, n) if tested else None
+                if key != 'kd':
+                    record[f'{key}_p'] = two_sided(mean, error, n) if tested else None
             records.append(record)
     keys = [(place, key) for place in range(len(records)) for key in ('random_p', 'control_p')]
     for (place, key), p in zip(keys, holm(records[place][key] for place, key in keys), strict=True):
         records[place][key] = p
     return records
+
+
+def _made_by(runs: Sequence[Summary]) -> str:
+    """'JAX 0.10.1 on cpu; commits 58c7061, 73afa2e.' of the runs of a sweep."""
+    found = {(f'JAX {run["versions"]["jax"]}', run['device']['kind']) for run in runs if run.get('versions')}
+    made = ', '.join(f'{version} on {device}' for version, device in sorted(found))
+    commits = sorted({run['commit'][:7] for run in runs if run.get('commit')})
+    parts = [made] * bool(made) + [f'commit{"s" * (len(commits) > 1)} {", ".join(commits)}'] * bool(commits)
+    return f'{"; ".join(parts)}.' if parts else ''
 
 
 def _control(cell: Cell) -> str:
@@ -195,10 +225,15 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
             'multiply-accumulates from a cold cache, relative to KD; amortised: without the '
             "teacher's answers that a cache serves. All seeds share the views of a point and one teacher, whose own "
             'variation is in no interval.',
+            own[0]['made_by'],
         ]
         found.append(
             tables.Table(
-                sweep.removeprefix('benchmark_'), headers, rows, [dict(one) for one in own], [*notes, *conclusions(own)]
+                sweep.removeprefix('benchmark_'),
+                headers,
+                rows,
+                [dict(one) for one in own],
+                [note for note in [*notes, *conclusions(own)] if note],
             )
         )
     return found
@@ -216,11 +251,14 @@ def _family(records: Sequence[Mapping[str, Any]]) -> str:
     count = sum(record[key] is not None for record in records for key in ('random_p', 'control_p'))
     if not count:
         return ''
-    text = f", adjusted by Holm's method for {count} tests"
     missing = [name.removeprefix('benchmark_') for name in REGIMES if name not in {one['sweep'] for one in tested}]
-    fewer = any(record['random_n'] < SEEDS for record in tested)
-    lacks = [f'without {", ".join(missing)}'] * bool(missing) + [f'rows with fewer than {SEEDS} seeds'] * fewer
-    return f'{text} (provisional: {"; ".join(lacks)})' if lacks else f'{text} in all regimes'
+    lacks = f'; without {", ".join(missing)}' if missing else ''
+    lacks = f' (provisional: {count} of {FAMILY}{lacks})' if count < FAMILY else ' in all regimes'
+    counts = [
+        record[f'{key}_n'] for record in tested for key in ('random', 'control') if record[f'{key}_p'] is not None
+    ]
+    fewer = f', some with fewer than {SEEDS} seeds' if min(counts) < SEEDS else ''
+    return f", adjusted by Holm's method for {count} tests{lacks}{fewer}"
 
 
 def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -236,7 +274,7 @@ def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
         scheduled, choosing = (
             [record for record in records if (record['policy'] in SCHEDULES) == random] for random in (True, False)
         )
-        notes.append(_of_rows('Selection', choosing, records))
+        notes.append(_of_rows('Policies', choosing, records))
         notes.append(_of_rows('Random points at other times or sizes', scheduled, records))
         claimed = [record for record in records if record['run'] == 'KCD, 70 %' and record['kd_n'] > 1]
         notes += map(_of_claim, claimed)
@@ -265,25 +303,23 @@ def _of_student(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _of_rows(what: str, rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> str:
-    """Which rows differ from the random choice at their budget, if its cost was theirs."""
+    """Which rows differ from the random choice at their budget, where their cost is its own."""
     base = {record['budget']: record['compute'] for record in records if record['policy'] == RANDOM}
     tested = [row for row in rows if row['random_p'] is not None]
     if not tested:
         return ''
+    of_another_cost = f'nothing is concluded where the cost differs by over {100 * MARGIN:.0f} points'
     told: dict[str, list[str]] = {}
     for row in tested:
-        if row['random_p'] >= 0.05:
-            continue
-        apart = row['compute'] - base[row['budget']]
-        sign = 'better' if row['random'] > 0 else 'worse'
-        if abs(apart) > MARGIN + 1e-9:
-            sign += f', and {"dearer" if apart > 0 else "cheaper"} by over {100 * MARGIN:.0f} points'
-        told.setdefault(sign, []).append(row['run'])
-    parts = [f'{words}: {"; ".join(told[words])}' for words in sorted(told)]
+        if abs(row['compute'] - base[row['budget']]) > MARGIN + 1e-9:
+            told.setdefault(of_another_cost, []).append(row['run'])
+        elif row['random_p'] < 0.05:
+            told.setdefault('better' if row['random'] > 0 else 'worse', []).append(row['run'])
+    parts = [f'{words}: {"; ".join(told[words])}' for words in ('better', 'worse', of_another_cost) if words in told]
     rest = len(tested) - sum(map(len, told.values()))
     others = f'the other {rest}' if told else f'any of {rest}'
-    parts += [f'no difference from the random choice was seen in {others}'] * bool(rest)
-    return f'{what}, against chance: {". ".join(part[0].upper() + part[1:] for part in parts)}.'
+    parts += [f'no difference was seen in {others}'] * bool(rest)
+    return f'{what}, against the random choice: {". ".join(part[0].upper() + part[1:] for part in parts)}.'
 
 
 def _of_claim(record: Mapping[str, Any]) -> str:

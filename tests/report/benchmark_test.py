@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 
 import numpy as np
 import pytest
@@ -67,43 +68,67 @@ def _p(record):
 
 def notes_of(summaries):
     (found,) = benchmark.table(benchmark.measure(summaries, resamples=500))
-    return found.notes[1:]
+    return found.notes[2:]
 
 
 def test_the_tables_say_what_is_concluded(summaries):
     (found,) = benchmark.table(benchmark.measure(summaries, resamples=500))
     assert found.title == 'hard' and [row[0] for row in found.rows] == list(LABELS)
-    assert "Holm's method for 4 tests (provisional: without clean, long, noisy, redundant)" in found.notes[0]
-    alone, chosen, scheduled, control = found.notes[1:]
+    assert "Holm's method for 4 tests (provisional: 4 of 135; without clean, long, noisy, redundant)" in found.notes[0]
+    alone, chosen, scheduled, control = found.notes[2:]
     assert alone.startswith(
         'The student alone, on every point, takes 20.0 % of the compute of KD. Its accuracy is -20.'
     )
     assert alone.endswith('above that of 0 of the 4 rows with a budget.')
-    assert chosen == 'Selection, against chance: Better: KCD, 30 %.'
+    assert chosen == 'Policies, against the random choice: Better: KCD, 30 %.'
     assert scheduled == (
-        "Random points at other times or sizes, against chance: Better: Random at KCD's sizes, 30 %. "
-        'No difference from the random choice was seen in the other 1.'
+        "Random points at other times or sizes, against the random choice: Better: Random at KCD's sizes, 30 %. "
+        'No difference was seen in the other 1.'
     )
     assert control.startswith("KCD, 30 % less Random at KCD's sizes: +0.00 [+0.00, +0.00], adjusted p 1.000")
     equal = [run for run in summaries if run['cell']['label'] in ('KD', 'Random, 30 %', 'Static, 30 %')]
     assert notes_of(equal) == [
-        'Random points at other times or sizes, against chance: '
-        'No difference from the random choice was seen in any of 1.'
+        'Random points at other times or sizes, against the random choice: No difference was seen in any of 1.'
     ]
     few = [run for run in equal if run['seed'] == 100]
     assert notes_of(few) == ['Too few seeds for a conclusion.']
 
 
-def test_a_difference_at_another_cost_is_no_selection(summaries):
+@pytest.mark.parametrize('extra', [-40, 40])
+def test_nothing_is_concluded_at_another_cost(summaries, extra):
     """KCD at a cost of four points less, and of four more, than the random choice."""
-    for extra, words in ((-40, 'Better, and cheaper by over 3 points'), (40, 'Better, and dearer by over 3 points')):
-        changed = []
-        for run in summaries:
-            if run['cell']['label'] == 'KCD, 30 %':
-                macs = run['cost']['macs'] | {'teacher_forward': run['cost']['macs']['teacher_forward'] + 10 * extra}
-                run = {**run, 'cost': {**run['cost'], 'macs': macs}}
-            changed.append(run)
-        assert notes_of(changed)[1] == f'Selection, against chance: {words}: KCD, 30 %.'
+    summaries = copy.deepcopy(summaries)
+    for run in summaries:
+        if run['cell']['label'] == 'KCD, 30 %':
+            run['cost']['macs'] = {
+                **run['cost']['macs'],
+                'teacher_forward': run['cost']['macs']['teacher_forward'] + 10 * extra,
+            }
+    assert notes_of(summaries)[1] == (
+        'Policies, against the random choice: Nothing is concluded where the cost differs by over 3 points: KCD, 30 %.'
+    )
+
+
+def test_runs_of_other_settings_or_teachers_are_refused(summaries):
+    summaries = copy.deepcopy(summaries)
+    one, first = summaries[0], {'policy': {'name': 'none'}, 'recipe': {'optim': {'lr': 0.05}}}
+    for run in summaries:
+        run['run'] = first
+    other = {**one, 'seed': 100 + SEEDS, 'run': {'policy': {'name': 'none'}, 'recipe': {'optim': {'lr': 0.1}}}}
+    with pytest.raises(ValueError, match='runs differ: recipe.optim.lr is 0.05 there and 0.1 here; give those of one'):
+        benchmark.measure([*summaries, other])
+    for run, accuracy in zip(summaries, (0.9, 0.8), strict=False):
+        run['teacher'] = {'accuracy': accuracy}
+    with pytest.raises(ValueError, match=r'the runs had teachers of 90.00 % \(.*\), 80.00 % \(.*\); give those of one'):
+        benchmark.measure(summaries)
+
+
+def test_the_table_names_what_made_it(summaries):
+    summaries = copy.deepcopy(summaries)
+    for run in summaries:
+        run |= {'versions': {'jax': '0.10.1'}, 'device': {'kind': 'cpu'}, 'commit': f'{run["seed"] % 2}' * 40}
+    (found,) = benchmark.table(benchmark.measure(summaries, resamples=50))
+    assert found.notes[1] == 'JAX 0.10.1 on cpu; commits 0000000, 1111111.'
 
 
 def test_the_claim_is_judged_at_seventy_per_cent():
@@ -157,7 +182,7 @@ def test_bad_results_are_refused_in_one_line(summaries):
     with pytest.raises(ValueError, match='benchmark_hard, KD has seed 100 twice'):
         benchmark.measure([*summaries, next(run for run in summaries if run['cell']['label'] == 'KD')])
     other = [{**run, 'batch': run['batch'] + run['seed'] % 2} for run in summaries]
-    with pytest.raises(ValueError, match='benchmark_hard, Student alone: the runs differ in epochs, batch'):
+    with pytest.raises(ValueError, match='benchmark_hard, Student alone: runs differ: epochs, batch'):
         benchmark.measure(other)
     with pytest.raises(ValueError, match='does not say which test images'):
         benchmark.measure([{**run, 'right': None} for run in summaries])
