@@ -7,7 +7,7 @@ import pathlib
 import re
 
 from benchmarks import results
-from kcd_jax.report import benchmark, tables
+from kcd_jax.report import benchmark, benchmark_table, tables
 from tests.faults import matrix
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -24,7 +24,7 @@ def content(kind: str, source: str) -> str:
         row than kd; for a benchmark a pattern of folders.
     """
     if kind == 'benchmark':
-        parts = benchmark.table(benchmark.measure(tables.collect(sorted(ROOT.glob(source)))))
+        parts = benchmark_table.table(benchmark.measure(tables.collect(sorted(ROOT.glob(source)))))
         return '\n'.join(part.to_markdown() for part in parts).strip()
     if kind == 'table':
         folder, _, reference = source.partition(' --reference=')

@@ -61,12 +61,12 @@ def _table(arguments: argparse.Namespace) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
-    from kcd_jax.report import benchmark
+    from kcd_jax.report import benchmark, benchmark_table
 
     records = benchmark.measure(_collect(arguments.paths))
-    _write_tables(benchmark.table(records), arguments)
+    _write_tables(benchmark_table.table(records), arguments)
     if arguments.figure:
-        benchmark.figure(records).figure.savefig(arguments.figure, dpi=200)
+        benchmark_table.figure(records).figure.savefig(arguments.figure, dpi=200)
         print(arguments.figure)
 
 

@@ -8,7 +8,7 @@ import copy
 import numpy as np
 import pytest
 
-from kcd_jax.report import benchmark
+from kcd_jax.report import benchmark, benchmark_table
 from tests.report.runs import make_summary
 
 POINTS, DRAWS, SEEDS = 60, 4, 10
@@ -67,12 +67,12 @@ def _p(record):
 
 
 def notes_of(summaries):
-    (found,) = benchmark.table(benchmark.measure(summaries, resamples=500))
+    (found,) = benchmark_table.table(benchmark.measure(summaries, resamples=500))
     return found.notes[2:]
 
 
 def test_the_tables_say_what_is_concluded(summaries):
-    (found,) = benchmark.table(benchmark.measure(summaries, resamples=500))
+    (found,) = benchmark_table.table(benchmark.measure(summaries, resamples=500))
     assert found.title == 'hard' and [row[0] for row in found.rows] == list(LABELS)
     assert "Holm's method for 4 tests (provisional: 4 of 135; without clean, long, noisy, redundant)" in found.notes[0]
     alone, chosen, scheduled, control = found.notes[2:]
@@ -127,7 +127,7 @@ def test_the_table_names_what_made_it(summaries):
     summaries = copy.deepcopy(summaries)
     for run in summaries:
         run |= {'versions': {'jax': '0.10.1'}, 'device': {'kind': 'cpu'}, 'commit': f'{run["seed"] % 2}' * 40}
-    (found,) = benchmark.table(benchmark.measure(summaries, resamples=50))
+    (found,) = benchmark_table.table(benchmark.measure(summaries, resamples=50))
     assert found.notes[1] == 'JAX 0.10.1 on cpu; commits 0000000, 1111111.'
 
 
@@ -170,7 +170,7 @@ def test_seeds_are_paired(summaries):
     record = next(record for record in benchmark.measure(fewer, resamples=100) if record['policy'] == 'KCD')
     assert record['random_n'] == record['n'] == SEEDS - 2
     half = [run for run in summaries if run['cell']['label'] != 'Random, 30 %' or run['seed'] < 104]
-    (found,) = benchmark.table(benchmark.measure(half, resamples=100))
+    (found,) = benchmark_table.table(benchmark.measure(half, resamples=100))
     assert all(row[3].endswith('(4 pairs)') for row in found.rows if row[0] in ('KCD, 30 %', 'Static, 30 %'))
 
 
@@ -189,7 +189,7 @@ def test_bad_results_are_refused_in_one_line(summaries):
 
 
 def test_the_figure_has_every_row(summaries):
-    drawn = benchmark.figure(benchmark.measure(summaries, resamples=100))
+    drawn = benchmark_table.figure(benchmark.measure(summaries, resamples=100))
     compute, amortised = drawn.figure.axes
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == [
         'Random', "Random at KCD's sizes", 'KCD', 'Static', 'Student alone', 'KD'

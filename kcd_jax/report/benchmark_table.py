@@ -1,0 +1,222 @@
+"""The table, the conclusions and the figure of the benchmark of selection policies (docs/benchmark.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+from scipy.special import stdtrit
+
+from kcd_jax.report import style, tables
+from kcd_jax.report.benchmark import (
+    ALONE,
+    DESCRIPTIVE,
+    FAMILY,
+    FIRST_SEED,
+    KD,
+    LOSS,
+    MARGIN,
+    RANDOM,
+    REGIMES,
+    SCHEDULES,
+    SEEDS,
+)
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
+    """The tables of `measure`, one per sweep."""
+    found = []
+    for sweep in dict.fromkeys(record['sweep'] for record in records):
+        own = [record for record in records if record['sweep'] == sweep]
+        headers = ['run', 'accuracy %', 'n', 'vs Random', 'p', 'vs KD', 'compute %', 'amortised %']
+        rows = []
+        for record in own:
+            spread = '' if record['sd'] is None else f' ± {record["sd"]:.2f}'
+            rows.append(
+                [record['run'], f'{record["accuracy"]:.2f}{spread}', str(record['n']), _interval(record, 'random'),
+                 _p_value(record['random_p']), _interval(record, 'kd'),
+                 f'{100 * record["compute"]:.1f}', f'{100 * record["amortised"]:.1f}']
+            )  # fmt: skip
+        notes = [
+            'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds. vs Random and vs KD: mean '
+            'difference from the random choice at the same budget, and from every point [95 % interval over seeds and '
+            f'test points]. p: of the difference from Random, two-sided{_family(records)}. compute: '
+            'multiply-accumulates from a cold cache, relative to KD; amortised: without the '
+            "teacher's answers that a cache serves. All seeds share the views of a point and one teacher, whose own "
+            'variation is in no interval.',
+            own[0]['made_by'],
+        ]
+        found.append(
+            tables.Table(
+                sweep.removeprefix('benchmark_'),
+                headers,
+                rows,
+                [dict(one) for one in own],
+                [note for note in [*notes, *conclusions(own)] if note],
+            )
+        )
+    return found
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return ''
+    return '< 0.001' if p < 0.001 else f'{p:.3f}'
+
+
+def _family(records: Sequence[Mapping[str, Any]]) -> str:
+    """How the p values were adjusted, and what the family of tests lacks."""
+    tested = [record for record in records if record['random_p'] is not None]
+    count = sum(record[key] is not None for record in records for key in ('random_p', 'control_p'))
+    if not count:
+        return ''
+    missing = [name.removeprefix('benchmark_') for name in REGIMES if name not in {one['sweep'] for one in tested}]
+    lacks = f'; without {", ".join(missing)}' if missing else ''
+    lacks = f' (provisional: {count} of {FAMILY}{lacks})' if count < FAMILY else ' in all regimes'
+    counts = [
+        record[f'{key}_n'] for record in tested for key in ('random', 'control') if record[f'{key}_p'] is not None
+    ]
+    fewer = f', some with fewer than {SEEDS} seeds' if min(counts) < SEEDS else ''
+    return f", adjusted by Holm's method for {count} tests{lacks}{fewer}"
+
+
+def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the protocol concludes from the rows of one regime, a sentence each."""
+    notes = [_of_student(records)]
+    if records[0]['sweep'] in DESCRIPTIVE:
+        notes.append('Descriptive: three seeds, no test is made.')
+    elif records[0]['explores']:
+        notes.append(f'Seeds below {FIRST_SEED} explore: nothing is concluded.')
+    elif not any(record['random_p'] is not None for record in records):
+        notes.append('Too few seeds for a conclusion.')
+    else:
+        scheduled, choosing = (
+            [record for record in records if (record['policy'] in SCHEDULES) == random] for random in (True, False)
+        )
+        notes.append(_of_rows('Policies', choosing, records))
+        notes.append(_of_rows('Random points at other times or sizes', scheduled, records))
+        claimed = [record for record in records if record['run'] == 'KCD, 70 %' and record['kd_n'] > 1]
+        notes += map(_of_claim, claimed)
+    notes += [
+        f'{record["run"]} less {record["control_of"]}: {_interval(record, "control")}'
+        + ('' if record['control_p'] is None else f', adjusted p {_p_value(record["control_p"])}')
+        + '.'
+        for record in records
+        if record['control'] is not None
+    ]
+    return [note for note in [*notes, _of_missing(records)] if note]
+
+
+def _of_student(records: Sequence[Mapping[str, Any]]) -> str:
+    """How many of the rows the student alone beats, and for how much less."""
+    alone = next((record for record in records if record['policy'] == ALONE), None)
+    if alone is None:
+        return ''
+    rest = [record for record in records if record['budget']]
+    below = sum(record['accuracy'] < alone['accuracy'] for record in rest)
+    apart, cost = _interval(alone, 'kd'), f'{100 * alone["compute"]:.1f} % of the compute of KD'
+    return (
+        f'The student alone, on every point, takes {cost}. Its accuracy is {apart} points from that of KD, and above '
+        f'that of {below} of the {len(rest)} rows with a budget.'
+    )
+
+
+def _of_rows(what: str, rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> str:
+    """Which rows differ from the random choice at their budget, where their cost is its own."""
+    base = {record['budget']: record['compute'] for record in records if record['policy'] == RANDOM}
+    tested = [row for row in rows if row['random_p'] is not None]
+    if not tested:
+        return ''
+    of_another_cost = f'nothing is concluded where the cost differs by over {100 * MARGIN:.0f} points'
+    told: dict[str, list[str]] = {}
+    for row in tested:
+        if abs(row['compute'] - base[row['budget']]) > MARGIN + 1e-9:
+            told.setdefault(of_another_cost, []).append(row['run'])
+        elif row['random_p'] < 0.05:
+            told.setdefault('better' if row['random'] > 0 else 'worse', []).append(row['run'])
+    parts = [f'{words}: {"; ".join(told[words])}' for words in ('better', 'worse', of_another_cost) if words in told]
+    rest = len(tested) - sum(map(len, told.values()))
+    others = f'the other {rest}' if told else f'any of {rest}'
+    parts += [f'no difference was seen in {others}'] * bool(rest)
+    return f'{what}, against the random choice: {". ".join(part[0].upper() + part[1:] for part in parts)}.'
+
+
+def _of_claim(record: Mapping[str, Any]) -> str:
+    """The paper's claim at 70 %, and what it is due to."""
+    low = record['kd'] - _half(record, 'kd')
+    if low <= -LOSS:
+        return f'Condensing to 70 % without a loss is not shown: the interval of KCD less KD begins at {low:+.2f}.'
+    told = 'Condensing to 70 % costs no accuracy'
+    due = record['control_p'] is not None and record['control_p'] < 0.05 and record['control'] > 0
+    if due:
+        return f'{told}, and KCD owes that to what it ranks and mixes.'
+    return f'{told}; that this is more than its sizes is not shown.'
+
+
+def _of_missing(records: Sequence[Mapping[str, Any]]) -> str:
+    """Rows that others have and this table lacks, in whole or in part."""
+    most = max(record['n'] for record in records)
+    fewer = [f'{record["run"]} ({record["n"]} seeds)' for record in records if record['n'] < most]
+    budgets = list(dict.fromkeys(record['budget'] for record in records if record['budget']))
+    have = {(record['policy'], record['budget']) for record in records}
+    policies = dict.fromkeys(record['policy'] for record in records if record['budget'])
+    absent = [f'{policy}, {budget}' for policy in policies for budget in budgets if (policy, budget) not in have]
+    parts = [f'fewer seeds: {"; ".join(fewer)}'] * bool(fewer)
+    parts += [f'no finished run, or none at this budget: {"; ".join(absent)}'] * bool(absent)
+    return '' if not parts else '. '.join(part[0].upper() + part[1:] for part in parts) + '.'
+
+
+def _half(record: Mapping[str, Any], key: str) -> float:
+    """Half the width of the 95 % interval of a difference, by Student's t."""
+    return float(stdtrit(record[f'{key}_n'] - 1, 0.975)) * record[f'{key}_se']
+
+
+def _interval(record: Mapping[str, Any], key: str) -> str:
+    """'+1.25 [+0.50, +2.00]', with the number of pairs where it is not the row's n."""
+    mean, n = record[key], record[f'{key}_n']
+    if mean is None:
+        return ''
+    pairs = '' if n == record['n'] else f' ({n} pairs)'
+    if n < 2:
+        return f'{_signed(mean)}{pairs}'
+    half = _half(record, key)
+    return f'{_signed(mean)} [{_signed(mean - half)}, {_signed(mean + half)}]{pairs}'
+
+
+def _signed(value: float) -> str:
+    """Two decimals with a sign, without '-0.00'."""
+    return f'{round(value, 2) + 0.0:+.2f}'
+
+
+@style.styled
+def figure(records: Sequence[Mapping[str, Any]]) -> style.Drawing:
+    """Accuracy against compute, with and without the teacher's cached answers, a row of two panels per sweep."""
+    sweeps = list(dict.fromkeys(record['sweep'] for record in records))
+    labels = list(dict.fromkeys(record['policy'] for record in records if record['budget']))
+    height = 2.3 * len(sweeps) + 1.2
+    drawn = Figure(figsize=(9.0, height))
+    panels = drawn.subplots(len(sweeps), 2, squeeze=False, sharey='row')
+    ends = {'compute': 'of KD, from a cold cache', 'amortised': "of KD, without the teacher's cached answers"}
+    for axes, sweep in zip(panels, sweeps, strict=True):
+        shown = [record for record in records if record['sweep'] == sweep]
+        for axis, (key, words) in zip(axes, ends.items(), strict=True):
+            for place, label in enumerate(labels):
+                own = sorted((one for one in shown if one['policy'] == label), key=lambda one: one[key])
+                look = {'color': style.PALETTE[place % 6], 'marker': style.MARKERS[(place + place // 6) % 6]}
+                points = [(100 * one[key], one['accuracy']) for one in own]
+                axis.plot(*zip(*points, strict=True), label=label, linewidth=0.8, markersize=4, **look)
+            for one in (one for one in shown if not one['budget']):
+                look = {'color': style.INK, 'marker': '*', 'markersize': 8} if one['run'] == KD else {}
+                axis.plot(
+                    100 * one[key], one['accuracy'], linestyle='', label=one['run'],
+                    **{'color': style.NEUTRAL, 'marker': 'x', **look},
+                )  # fmt: skip
+            axis.set_xlabel(f'compute, % {words}')
+        axes[0].set_ylabel(f'{sweep.removeprefix("benchmark_")}: accuracy, %')
+    handles = {label: one for axis in panels.flat for one, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles, loc='outside upper center', ncols=5)
+    alt = 'Accuracy against compute of the selection policies: ' + '; '.join(
+        f'{one["sweep"]}, {one["run"]}: {one["accuracy"]:.1f} % at {100 * one["compute"]:.0f} %' for one in records
+    )
+    return style.Drawing('benchmark', 'Accuracy against compute', alt, drawn, [dict(one) for one in records])
