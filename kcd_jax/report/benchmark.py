@@ -1,4 +1,4 @@
-"""The benchmark of selection policies (docs/benchmark.md): costs, differences and p values, from its published results."""
+"""The benchmark of selection policies (docs/benchmark.md): costs, differences and p values of published results."""
 
 from __future__ import annotations
 
