@@ -34,7 +34,8 @@ def test_no_logic_of_its_own(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', notebooks.names())
-def test_runs_and_shows_its_figures(name, tmp_path):
+def test_runs_and_shows_its_figures(name, tmp_path, monkeypatch):
+    monkeypatch.setenv('KCD_JAX_PLUGINS', '')  # which the kernels inherit and `quick` sets
     book = notebooks.execute(name, notebooks.quick(name, str(tmp_path)))
     outputs = [output for cell in book.cells for output in cell.get('outputs', ())]
     shown = [output.data for output in outputs if output.output_type in ('display_data', 'execute_result')]

@@ -13,6 +13,7 @@ from kcd_jax.experiments import experiment, runner
 from kcd_jax.report import page
 from kcd_jax.runtime import files
 from kcd_jax.training import loop, teacher_cache
+from tests.digits import one_device
 
 pytestmark = pytest.mark.fast_compile
 
@@ -27,7 +28,7 @@ def config(tiny_networks):
 
 
 def test_an_experiment_runs_every_name_for_every_seed_and_ends_with_a_table(config, tmp_path, capsys, monkeypatch):
-    results = runner.run(config, tmp_path / 'all')
+    results = runner.run(config, tmp_path / 'all', mesh=one_device())
     assert [(result.name, result.summary['seed']) for result in results] == [
         (name, seed) for seed in (0, 1) for name in ('student', 'kd', 'kcd')
     ]
@@ -56,7 +57,7 @@ def test_an_experiment_runs_every_name_for_every_seed_and_ends_with_a_table(conf
 
     # The same command again trains nothing, and prints the same.
     monkeypatch.setattr(loop.Trainer, '__init__', lambda *args, **kwargs: pytest.fail('a finished run was run again'))
-    again = runner.run(config, tmp_path / 'all')
+    again = runner.run(config, tmp_path / 'all', mesh=one_device())
     assert [result.accuracy for result in again] == [result.accuracy for result in results]
 
     # Results carry no place of the machine; another experiment with the same names overwrites none of them.
@@ -81,7 +82,7 @@ def test_an_experiment_runs_every_name_for_every_seed_and_ends_with_a_table(conf
 def test_a_mistake_in_the_last_compared_run_is_found_before_the_first_trains(config, tmp_path):
     config.policy.stages = 4
     with pytest.raises(ValueError, match='4 stages do not divide 6 epochs'):
-        runner.run(config, tmp_path / 'all')
+        runner.run(config, tmp_path / 'all', mesh=one_device())
     assert not (tmp_path / 'all').exists()
 
 
@@ -96,7 +97,7 @@ def test_each_page_shows_the_images_of_its_run(config, tmp_path, monkeypatch):
             {pathlib.Path(folder).relative_to(tmp_path).as_posix(): None if images is None else len(images)}
         ) or write(folder, images, *args, **more)
     )  # fmt: skip
-    runner.run(config, tmp_path)
+    runner.run(config, tmp_path, mesh=one_device())
     assert shown == {'kd/trial_0': 300, 'fewer/trial_0': 200, '.': None}
 
 
@@ -195,7 +196,7 @@ def test_a_sweep_with_shared_views_asks_the_teacher_once(tiny_networks, tmp_path
         'compare=(kd,random),trials=2,augment.seed=0,epochs=3,num_points=120,teacher.epochs=1,teaching.allow_weak=True'
     )
     config = grammar.load(f'{ROOT}/configs/digits_kd.py:quicktest,tiny_teacher-tiny,{words}')
-    rows = [result.summary['computed']['teacher_rows'] for result in runner.run(config, tmp_path)]
+    rows = [result.summary['computed']['teacher_rows'] for result in runner.run(config, tmp_path, mesh=one_device())]
     assert [row['computed'] > 0 for row in rows] == [True, False, False, False]
     computed, served = (sum(row[key] for row in rows) for key in ('computed', 'served'))
     said = ' '.join(capsys.readouterr().out.split())  # lines are wrapped

@@ -26,6 +26,8 @@ from kcd_jax.training.run import Run
 from kcd_jax.training.trainer import Trainer
 from tests.faults.harness import differences
 
+pytestmark = pytest.mark.fast_compile
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pathlib
 import random
 import shutil
 import signal
 import time
 
-from harness import Bench, Injection, expect, records, steps
+from harness import Bench, Injection, Wrong, expect, records, steps
+
+TRIES = 10
 
 
 def anywhere(bench: Bench, dice: random.Random) -> Injection:
@@ -64,29 +65,34 @@ def condensation(bench: Bench, dice: random.Random) -> Injection:
     whole = records(bench.whole / bench.run / 'metrics.jsonl')
     planned = {record['epoch']: record['number'] for record in whole if record['kind'] == 'condensation'}
     epoch = dice.choice(sorted(planned))
-    workdir = bench.fresh()
-    folder: pathlib.Path = workdir / bench.run
 
     def condensing() -> bool:
+        folder = workdir / bench.run
         last = (records(folder / 'metrics.jsonl') or [{'kind': ''}])[-1]
         file = folder / 'knowledge' / f'stage_{planned[epoch]}.npz'
         return last['kind'] in ('eval', 'condensation') and last['epoch'] == epoch and not file.exists()
 
-    with bench.start(workdir) as program:
-        expect(program.freeze_in(condensing), f'the condensation was not caught: {program.output(1)}')
-        code = program.send(signal.SIGKILL)
-    return bench.go_on(workdir, Injection(f'condensation {planned[epoch]}, after epoch {epoch}', code))
+    for _ in range(TRIES):  # the instant is short: it may pass between two looks
+        workdir = bench.fresh()
+        with bench.start(workdir) as program:
+            if program.freeze_in(condensing):
+                code = program.send(signal.SIGKILL)
+                return bench.go_on(workdir, Injection(f'condensation {planned[epoch]}, after epoch {epoch}', code))
+        shutil.rmtree(workdir)
+    raise Wrong(f'the condensation was not caught in {TRIES} runs')
 
 
 def again_and_again(bench: Bench, dice: random.Random) -> Injection:
     """Five kills of one run, each at a random instant of its training."""
     workdir = bench.fresh()
+    log = records(bench.whole / bench.run / 'metrics.jsonl')
+    seconds = sum(record['time']['seconds'] for record in log if record['kind'] == 'train')
     kills, codes = [], []
     while len(kills) < 5:
         with bench.start(workdir) as program:
             if program.first_new_epoch() is None:
                 break
-            program.live(time.monotonic() - program.began + dice.uniform(0, 0.2) * bench.seconds)
+            program.live(time.monotonic() - program.began + dice.uniform(0, 0.2) * seconds)
             codes.append(program.send(signal.SIGKILL))
         kills.append(str((steps(workdir / bench.run) or [0])[-1]))
     instants = f'{len(kills)} kills, last checkpoints at steps {", ".join(kills)}'

@@ -64,9 +64,10 @@ def test_the_common_tests_hold_for_it(run):
 
 @pytest.mark.slow
 def test_it_trains(run, tmp_path):
+    words = 'method=nearest_words,policy=random,epochs=2,stages=2,num_points=120'
     done = run(
-        'kcd_jax.main', '--config=configs/digits_kd.py:quicktest,method=nearest_words,epochs=2,policy=random,stages=2',
-        '--config.teacher.epochs=6', f'--workdir={tmp_path}/run',
+        'tests.tiny.program', f'--config=configs/digits_kd.py:quicktest,tiny_teacher-tiny,{words}',
+        '--config.teacher.epochs=6', '--devices=1', f'--workdir={tmp_path}/run',
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert 'NEAREST_WORDS' in done.stdout

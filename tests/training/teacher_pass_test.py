@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from kcd_jax import data, methods, policies
+from kcd_jax.runtime import sharding
 from kcd_jax.training import augment, evaluate, teacher_cache, teacher_pass
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
-from tests.digits import assert_same_run, metrics
+from tests.digits import assert_same_run, metrics, one_device
+
+pytestmark = pytest.mark.fast_compile
 
 SETTINGS = {'epochs': 4, 'batch': 20, 'augment': {'crop': 1}, 'eval_every': 4, 'survey': False}
+POOL = {'preset': 'reference', 'stages': 2}
 
 
 @pytest.fixture(scope='module')
@@ -30,7 +34,7 @@ def teacher_dir(tmp_path_factory):
 def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher_cache, '_SHARED', {})
 
-    def train(name, dataset=None, method='kd', policy='kcd', keywords=None, recipe=None, seed=0, **teaching):
+    def train(name, dataset=None, method='kd', policy='kcd', keywords=None, recipe=None, seed=0, devices=4, **teaching):
         taught = Run(student='tiny_teacher', data=digits, recipe=Recipe(**SETTINGS), seed=1000)
         run = Run(
             student='tiny',
@@ -41,9 +45,33 @@ def train(tiny_networks, digits, teacher_dir, tmp_path, monkeypatch):
             recipe=Recipe(**{**SETTINGS, **(recipe or {})}, teaching=teaching),
             seed=seed,
         )
-        return run.train(tmp_path / name, teacher_dir=teacher_dir)
+        mesh = one_device() if devices == 1 else sharding.make_mesh()
+        return run.train(tmp_path / name, teacher_dir=teacher_dir, mesh=mesh)
 
     return train
+
+
+@pytest.fixture(scope='module')
+def uncached_runs():
+    return {}
+
+
+@pytest.fixture
+def cases(digits):
+    """As it is, with a pool that the steps donate, and streamed: keywords of `train`."""
+    return {'plain': {}, 'pool': {'keywords': POOL}, 'streamed': {'dataset': data.by_index(digits)}}
+
+
+@pytest.fixture
+def uncached(train, cases, uncached_runs):
+    """uncached('pool'): the run of a case without a cache, trained once for all tests of this file."""
+
+    def run(case):
+        if case not in uncached_runs:
+            uncached_runs[case] = train(f'uncached {case}', **cases[case], cache='off')
+        return uncached_runs[case]
+
+    return run
 
 
 def test_every_kind_of_cache_gives_the_same_training(train, tmp_path, monkeypatch):
@@ -76,8 +104,8 @@ def test_every_kind_of_cache_gives_the_same_training(train, tmp_path, monkeypatc
     assert off.summary['computed']['teacher_rows']['served'] == 0
 
 
-def test_a_teacher_inside_the_step_gives_the_same_losses_up_to_rounding(train):
-    inside, before = train('inside', in_step=True), train('before')
+def test_a_teacher_inside_the_step_gives_the_same_losses_up_to_rounding(train, uncached):
+    inside, before = train('inside', in_step=True), uncached('plain')
     for one, other in zip(metrics(inside.workdir), metrics(before.workdir), strict=True):
         if one['kind'] == 'train' and one['epoch'] == 1:
             for name in ('loss', 'kd', 'teacher_entropy'):
@@ -87,20 +115,18 @@ def test_a_teacher_inside_the_step_gives_the_same_losses_up_to_rounding(train):
 
 @pytest.mark.parametrize('method', ['sskd', 'crd'])
 def test_views_and_embeddings_come_from_the_cache(train, method):
-    off = train('off', method=method, policy='none', cache='off')
-    assert_same_run(off.workdir, train('memory', method=method, policy='none').workdir)
+    keywords = {'method': method, 'policy': 'none', 'devices': 1}
+    off = train('off', **keywords, cache='off')
+    assert_same_run(off.workdir, train('memory', **keywords).workdir)
 
 
-def test_points_that_a_pool_altered_are_not_cached(train):
-    keywords = {'preset': 'reference', 'stages': 2}
-    off = train('off', keywords=keywords, cache='off')
-    train('cold', keywords=keywords)
-    assert_same_run(off.workdir, train('warm', keywords=keywords).workdir)
+def test_points_that_a_pool_altered_are_not_cached(train, uncached):
+    train('cold', keywords=POOL)
+    assert_same_run(uncached('pool').workdir, train('warm', keywords=POOL).workdir)
 
 
 @pytest.mark.slow
-def test_an_epoch_in_many_slices_is_the_same_training(train, digits, monkeypatch):
-    """As it is, with a pool that the steps donate, and streamed."""
+def test_an_epoch_in_many_slices_is_the_same_training(train, uncached, cases, monkeypatch):
     drawn = []
     views = teacher_pass.TeacherPass._views
     monkeypatch.setattr(
@@ -108,9 +134,7 @@ def test_an_epoch_in_many_slices_is_the_same_training(train, digits, monkeypatch
         '_views',
         lambda self, index, key: drawn.append(len(index)) or views(self, index, key),
     )
-    pool = {'keywords': {'preset': 'reference', 'stages': 2}}
-    cases = {'plain': {}, 'pool': pool, 'streamed': {'dataset': data.by_index(digits)}}
-    whole = {name: train(f'whole {name}', **keywords, cache='off') for name, keywords in cases.items()}
+    whole = {name: uncached(name) for name in cases}
     monkeypatch.setattr(teacher_pass, 'SLICE_BYTES', 1)
     monkeypatch.setattr(teacher_pass, 'ROWS', 20)  # one step
     drawn.clear()
@@ -119,18 +143,17 @@ def test_an_epoch_in_many_slices_is_the_same_training(train, digits, monkeypatch
     assert set(drawn) == {20}
 
 
-def test_streamed_points_are_answered_too(train, digits):
-    streamed = data.by_index(digits)
-    off = train('off', streamed, cache='off')
-    assert_same_run(off.workdir, train('memory', streamed).workdir)
+def test_streamed_points_are_answered_too(train, uncached, digits):
+    assert_same_run(uncached('streamed').workdir, train('memory', data.by_index(digits)).workdir)
 
 
 def test_fixed_views_of_a_random_resized_crop_are_cached_for_all_seeds(train, digits):
     recipe = {'epochs': 2, 'augment': {'crop': 0, 'area': (0.3, 1.0), 'views': 2}}
-    off = train('off', policy='none', recipe=recipe, cache='off')
-    first = train('cold', policy='none', recipe=recipe)
-    again = train('streamed', data.by_index(digits), policy='none', recipe=recipe)
-    other = train('seed', policy='none', recipe=recipe, seed=1)
+    keywords = {'policy': 'none', 'recipe': recipe, 'devices': 1}
+    off = train('off', **keywords, cache='off')
+    first = train('cold', **keywords)
+    again = train('streamed', data.by_index(digits), **keywords)
+    other = train('seed', **keywords, seed=1)
     assert_same_run(off.workdir, first.workdir)
     assert_same_run(off.workdir, again.workdir)
     computed = [run.summary['computed']['teacher_rows']['computed'] for run in (off, first, again, other)]
