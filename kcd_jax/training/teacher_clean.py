@@ -68,36 +68,52 @@ class CleanImages:
             return None
         if not self._host.reads_images:
             return self._host.answer(Query(np.arange(len(split), dtype=np.int32), held_out=True), embed)
+        width = self._host.num_classes + (self._host.embed_dim if embed else 0)
+        cache, known = self._held_out(split, self._rows, width, embed)
+        if known is not None:
+            return known
         batches, found = feed.HeldOut(split, self._rows, self._mesh, self.run.recipe.workers, keep=False), []
         with distributed.together():
             for points, (images, _, valid) in zip(batches.index, batches, strict=True):
                 query = Query(points, np.asarray(augment.to_float(images)), held_out=True)
                 found.append(self._host.answer(query, embed)[np.asarray(valid)])
-        return np.concatenate(found)
+        rows = np.concatenate(found)
+        if cache is not None:
+            cache.put(np.arange(len(split)), rows)
+        return rows
+
+    def _held_out(
+        self, split: data.Split, points: int, width: int, embed: bool = False
+    ) -> tuple[Cache | None, np.ndarray | None]:
+        """The cache of answers to held-out images, asked in calls of `points`, and all of them if it has them.
+
+        Answers are kept if nothing rounds them, and with one process: several evaluate together.
+        """
+        if self.run.recipe.teaching.cache_dtype != 'float32' or jax.process_count() > 1:
+            return None, None
+        key = identity(self.run, self._mesh, points, ['held out', split.digests['images']], embed)
+        if (cache := open_cache(self.run, key, len(split), width)) is None:
+            return None, None
+        known, present = cache.get(np.arange(len(split)))
+        return cache, known if present.all() else None
 
     def evaluated(self, evaluator: Evaluator, variables: PyTree) -> np.ndarray:
         """f32[M, K]: what a network says of the evaluator's images, or said of them in an earlier run.
 
-        The answers are kept if nothing rounds them, and with one process: several evaluate together.
-
         Raises:
           ValueError: they are probabilities, or not finite.
         """
-        run, index = self.run, np.arange(evaluator.count)
-        name, split, cache = run.teacher_network.name, evaluator.batches.split, None
-        if run.recipe.teaching.cache_dtype == 'float32' and jax.process_count() == 1:
-            key = identity(run, self._mesh, evaluator.batch, ['held out', split.digests['images']], False)
-            cache = open_cache(run, key, len(split), run.data.num_classes)
-        if cache is not None:
-            known, present = cache.get(index)
-            if present.all():
-                return known
+        run, split = self.run, evaluator.batches.split
+        name = run.teacher_network.name
+        cache, known = self._held_out(split, evaluator.batch, run.data.num_classes)
+        if known is not None:
+            return known
         logits = evaluator.on_host(evaluator('teacher', run.teacher_network, variables)[1])
         if not np.isfinite(logits).all():
             raise ValueError(f'the teacher {name} answers held-out images with numbers that are not finite')
         host.refuse_probabilities(logits, f'the teacher {name}, asked about held-out images')
         if cache is not None:
-            cache.put(index, logits)
+            cache.put(np.arange(len(split)), logits)
         return logits
 
     def scores(self, names: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:

@@ -88,6 +88,15 @@ def test_a_function_gives_the_same_training_without_a_cache_with_a_cold_and_a_wa
     assert {*calls} <= {8, 256}  # the fixed images, and calls of one size
 
 
+def test_a_second_run_asks_a_function_about_its_fixed_images_alone(function, digits, tmp_path):
+    teacher, calls = function
+    run_of(teacher, digits).train(tmp_path / 'first')
+    assert 256 in calls
+    calls.clear()
+    run_of(teacher, digits).train(tmp_path / 'second')
+    assert {*calls} == {8}
+
+
 def test_a_function_that_wraps_a_network_teaches_as_the_network_does(function, network, digits, tmp_path):
     card = {'network': 'tiny_teacher', 'num_classes': 10}
     own = run_of(Teacher(network[0], network[1], card), digits).train(tmp_path / 'own')

@@ -128,7 +128,7 @@ def test_stored_embeddings_alone(points, tiny_networks, tmp_path):
     for arrays, words in (
         ({}, 'neither logits'),
         ({'embed': embed[:64, 0]}, r'embed of stored outputs has shape \[64\]'),
-        ({'embed': embed[:64], 'test_embed': embed[64:, :3]}, r'use \[16, 4\] as embed'),
+        ({'embed': embed[:64], 'test_embed': embed[64:, :3]}, r'use \[16, 4\]'),
     ):
         with pytest.raises(ValueError, match=words):
             Teacher.from_outputs(**arrays)
