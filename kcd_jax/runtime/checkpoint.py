@@ -272,6 +272,7 @@ def _refuse_other_tree(place: pathlib.Path, arrays: Mapping[str, np.ndarray], st
 @functools.cache
 def _quiet_late_writes() -> None:
     """Silences the late writes of a failed save, whose event loop is closed: each would print a traceback."""
+    logging.getLogger('asyncio').addFilter(lambda record: f'{os.sep}orbax{os.sep}' not in record.getMessage())
     report = sys.unraisablehook
 
     def hook(late: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pathlib
 import resource
@@ -279,7 +280,7 @@ def test_sigkill_leaves_a_whole_checkpoint(tmp_path, delay):
     assert not list(tmp_path.glob('*tmp*'))
 
 
-def test_late_writes_of_a_failed_save_print_nothing(monkeypatch):
+def test_late_writes_of_a_failed_save_print_nothing(monkeypatch, caplog):
     reported = []
     monkeypatch.setattr(sys, 'unraisablehook', reported.append)
     checkpoint._quiet_late_writes.__wrapped__()
@@ -287,3 +288,7 @@ def test_late_writes_of_a_failed_save_print_nothing(monkeypatch):
     sys.unraisablehook(late)
     sys.unraisablehook(other)
     assert reported == [other]
+    logger = logging.getLogger('asyncio')
+    logger.error('Task exception was never retrieved: /site-packages/orbax/checkpoint/type_handlers.py')
+    logger.error('another')
+    assert [record.getMessage() for record in caplog.records] == ['another']
