@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kcd_jax.experiments.runner import Runner
 
 DEFAULT_TRIALS = 3
+POLL_SECONDS = 0.2
 
 _EPILOG = """examples:
   python -m kcd_jax sweep                                        lists the sweeps
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument('--file', help='file of sweeps (default configs/ablations.py here, else the shipped one)')
     made.add_argument('--worker', action='store_true', help=argparse.SUPPRESS)
+    # Seconds of --minutes that had passed before this process started.
+    made.add_argument('--spent', type=float, default=0.0, help=argparse.SUPPRESS)
     return made
 
 
@@ -62,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError('--trials and --jobs must be at least 1, --seed and --minutes 0 or more')
     except ValueError as error:
         return launch.complain(error)
-    return launch.run(lambda: sweep(arguments, argv, start))
+    return launch.run(lambda: sweep(arguments, argv, start - arguments.spent))
 
 
 def devices_of(grid: Grid, arguments: argparse.Namespace) -> int:
@@ -126,7 +129,7 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
     if arguments.dry:
         print('\n'.join(describe(runner)))
         return exitcodes.OK
-    code = supervise(arguments.jobs, argv, devices) if shared else _work(runner, mesh)
+    code = supervise(arguments.jobs, argv, devices, start) if shared else _work(runner, mesh)
     if not arguments.worker:
         finish(runner)
     return code
@@ -144,16 +147,54 @@ def _work(runner: Runner, mesh: object) -> int:
         return exitcodes.OUT_OF_TIME
 
 
-def supervise(jobs: int, argv: Sequence[str], devices: int) -> int:
-    """Runs `jobs` worker processes; returns the first exit code that is not 0."""
+def supervise(jobs: int, argv: Sequence[str], devices: int, start: float) -> int:
+    """Runs `jobs` worker processes, which share the time limit; returns the first exit code of an error, else not 0.
+
+    A worker that ends with an error is reported at once, and the others go on.
+
+    Args:
+      jobs: number of workers.
+      argv: arguments of the command.
+      devices: host devices per worker.
+      start: when the time limit began, by `time.monotonic`.
+    """
+    from kcd_jax.runtime import exitcodes
+
+    usual = (exitcodes.OK, exitcodes.DIVERGED, exitcodes.PREEMPTED, exitcodes.OUT_OF_TIME)
     environment = {'XLA_PYTHON_CLIENT_MEM_FRACTION': f'{0.9 / jobs:.3f}', **os.environ}
-    command = [sys.executable, '-m', 'kcd_jax', 'sweep', *argv, '--worker', f'--devices={devices}']
-    workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: [worker.terminate() for worker in workers])
+    spent = f'--spent={time.monotonic() - start:.3f}'
+    command = [sys.executable, '-m', 'kcd_jax', 'sweep', *argv, '--worker', f'--devices={devices}', spent]
+    running = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: [worker.terminate() for worker in running])
+    codes: list[int] = []
     try:
-        return next((code for code in [worker.wait() for worker in workers] if code), 0)
+        while running:
+            for worker in [worker for worker in running if worker.poll() is not None]:
+                running.remove(worker)
+                codes.append(_exit_code(worker.returncode))
+                if codes[-1] not in usual:
+                    others = f'; {len(running)} of {jobs} still run' if running else ''
+                    print(f'error: a job ended with exit code {codes[-1]}{others}', file=sys.stderr, flush=True)
+            time.sleep(POLL_SECONDS if running else 0)
     finally:
+        for worker in running:  # after Ctrl-C, which a terminal has sent to the workers too
+            try:
+                worker.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                worker.terminate()
+        for worker in running:
+            worker.wait()
         signal.signal(signal.SIGTERM, previous)
+    return next(iter(sorted(filter(None, codes), key=usual.__contains__)), exitcodes.OK)
+
+
+def _exit_code(returned: int) -> int:
+    """The exit code of an ended process as a shell has it; SIGTERM during its set-up is no error."""
+    from kcd_jax.runtime import exitcodes
+
+    if returned == -signal.SIGTERM:
+        return exitcodes.PREEMPTED
+    return returned if returned >= 0 else 128 - returned
 
 
 def describe(runner: Runner) -> list[str]:

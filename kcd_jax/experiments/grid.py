@@ -68,7 +68,8 @@ class Grid:
         of the same budget.
       paper: the printed table (report/paper_tables) that the grid reproduces.
       omitted: {label: reason} of rows of that table that cannot be run.
-      devices: host devices per process on a CPU; 0: one per core.
+      devices: host devices per process on a CPU; 0: one per core. A sweep for one device is refused on several, since
+        its budgets and numbers are those of one.
     """
 
     title: str
@@ -239,8 +240,14 @@ def build(
       load: how the data is loaded; `config.shapes` reads no data.
 
     Raises:
-      ValueError: the grid does not have one of the pairs, or a cell is invalid; one line that names the cell.
+      ValueError: the grid does not have one of the pairs, it is for one device and there are more, or a cell is
+        invalid; one line that names the cell.
     """
+    if grid.devices == 1 < device_count:
+        raise ValueError(
+            f'this sweep is for one device, {device_count} were found; set CUDA_VISIBLE_DEVICES=0, or on a CPU leave '
+            'out --devices'
+        )
     cells: list[Cell] = []
     for entry in expand(grid, pairs):
         words = entry.words

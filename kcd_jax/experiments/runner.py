@@ -272,6 +272,8 @@ class Runner:
         """Trains one run, publishes it and prints the progress of the experiment."""
         source = self._source(task)
         several = len(self.tasks) > 1
+        if self.shared and self._held(task):
+            raise runlog.Busy(f'another process is using {task.folder} or {task.teacher}')
         console.say(f'{task.cell.name}: {task.cell.line}, seed {task.seed}')
         try:
             run = task.cell.resolved(task.seed, source and source.folder)
@@ -296,6 +298,22 @@ class Runner:
         self._took.setdefault(task.cell.name, []).append(took)
         if task.result is not None:
             console.say(f'{self.standing()}: {task.name}, {result.headline} in {took:.1f} s')
+
+    def _held(self, task: Task) -> bool:
+        """Whether another process is using the folder of a run or of the teacher that it would train.
+
+        Each waiting process asks this about each missing run every few seconds, before it says that a run starts.
+        """
+        folders = [task.folder] if runlog.read_summary(task.teacher) else [task.folder, task.teacher]
+        for folder in folders:
+            try:
+                if folder.is_dir():
+                    runlog.lock(folder).close()
+            except runlog.Busy:
+                return True
+            except OSError:
+                pass  # the run itself says what is wrong with its folder
+        return False
 
     def _out_of_time(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline

@@ -164,6 +164,21 @@ def test_next_to_another_process(here, trained, monkeypatch):
     assert not shared.missing() and kd.result.exists()
 
 
+@pytest.mark.parametrize('held_by', ['folder', 'teacher'])
+def test_a_run_that_waits_is_not_announced(here, capsys, held_by):
+    """Neither for its own folder nor for its teacher's, which another process trains."""
+    shared = runner_of('two')
+    _, task = shared.tasks
+    folder = getattr(task, held_by)
+    folder.mkdir(parents=True)
+    with runlog.lock(folder), pytest.raises(runlog.Busy):
+        shared._run(task, sharding.make_mesh())
+    assert capsys.readouterr().out == '' and not shared._held(task)
+    (folder / 'summary.json').write_text('{"accuracy": 1}')
+    with runlog.lock(folder):  # of a finished teacher: another run reads it
+        assert shared._held(task) == (held_by == 'folder')
+
+
 def test_a_run_that_diverges_leaves_the_others_alone(here, monkeypatch, capsys):
     """What starts from it is not trained either; the exit code is that of a divergence."""
     trained = []
@@ -178,6 +193,52 @@ def test_a_run_that_diverges_leaves_the_others_alone(here, monkeypatch, capsys):
     monkeypatch.setattr(runner.Runner, '_run', train)
     assert runner_of('three').work(sharding.make_mesh()) == exitcodes.DIVERGED
     assert sorted(trained) == ['KC-KD', 'KD'], 'and not DS, which starts from KC-KD'
+
+
+class Worker:
+    """A process that ends at once with `returncode`, or with 0 as soon as an error was reported."""
+
+    def __init__(self, capsys, returncode):
+        self.capsys, self.returncode, self.polls, self.said = capsys, returncode, 0, ''
+
+    def poll(self):
+        self.polls += 1
+        self.said += self.capsys.readouterr().err
+        if self.returncode is None and (self.said or self.polls > 50):
+            self.returncode = 0
+        return self.returncode
+
+    def wait(self, timeout=None):
+        return self.returncode
+
+    def terminate(self):
+        self.returncode = -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ('codes', 'ends', 'says'),
+    [
+        ([-9, None], 137, 'error: a job ended with exit code 137; 1 of 2 still run\n'),
+        ([76, 1, None], 1, 'error: a job ended with exit code 1; 1 of 3 still run\n'),
+        ([0, 76, -signal.SIGTERM], 76, ''),
+        ([3, 0], 3, ''),
+    ],
+)
+def test_a_job_that_fails_is_reported_at_once(capsys, monkeypatch, codes, ends, says):
+    workers = [Worker(capsys, code) for code in codes]
+    waiting, commands = iter(workers), []
+    monkeypatch.setattr(sweep, 'POLL_SECONDS', 0.001)
+    monkeypatch.setattr(sweep.subprocess, 'Popen', lambda command, env: commands.append(command) or next(waiting))
+    start = time.monotonic() - 100
+    assert sweep.supervise(len(codes), ['two', '--minutes=5'], 1, start) == ends
+    assert (workers[-1].said or capsys.readouterr().err) == says
+    spent = [float(word.removeprefix('--spent=')) for word in commands[0] if word.startswith('--spent=')]
+    assert 100 <= spent[0] < 200, 'what the set-up took of the time limit'
+
+
+def test_the_time_limit_counts_what_was_spent_before(here, capsys):
+    assert sweep.main(['two', '--trials=1', '--minutes=5', '--spent=300']) == exitcodes.OUT_OF_TIME
+    assert 'out of time: 0 of 2 runs, 05:0' in capsys.readouterr().err
 
 
 def test_sigterm_between_two_runs(here, capsys, monkeypatch):

@@ -159,6 +159,14 @@ def test_seeds_and_words_of_a_sweep():
     assert (found.cells[0].run.recipe.epochs, found.cells[0].run.recipe.batch) == (12, 30)
 
 
+def test_a_sweep_for_one_device_is_refused_on_several():
+    """Before a budget is solved for rows that several devices could share."""
+    with pytest.raises(ValueError, match='for one device, 4 were found; set CUDA_VISIBLE_DEVICES=0, or on a CPU leave'):
+        build('benchmark_hard', device_count=4)
+    with pytest.raises(ValueError, match='no row of kr_table3'):  # for any number of devices
+        build('kr_table3', device_count=4)
+
+
 @pytest.mark.parametrize('name', SWEEPS)
 def test_results_have_distinct_names(name):
     entries = [(entry.label, entry.pair) for entry in grid.expand(SWEEPS[name])]
