@@ -115,10 +115,12 @@ def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:
     cache = _SHARED.pop(name, None)
     if cache is None:
         about = {'teacher': run.teacher_network.name, 'data': run.data.name}
-        cache = Cache(where, key, size=size, width=width, dtype=teaching.cache_dtype, about=about)
+        sizes = {'size': size, 'width': width, 'dtype': teaching.cache_dtype, 'limit_bytes': limit}
+        cache = Cache(where, key, **sizes, about=about)
+    else:
+        cache.bound(limit)
     in_memory = [other for other in _SHARED if _SHARED[other].memory]
     while in_memory and cache.memory + sum(_SHARED[other].memory for other in in_memory) > limit:
         del _SHARED[in_memory.pop(0)]  # the one that was opened longest ago; a run that uses it keeps it
-    cache.bound(limit)
     _SHARED[name] = cache
     return cache
