@@ -60,8 +60,8 @@ def _regime(name: str, words: str) -> Grid:
     )
 
 
-# The teacher is a file of the user's: --words=teacher.checkpoint=FILE; without it, one is trained first. The policies are
-# those of hours on two cores; the digits have all of them.
+# The teacher is a file of the user's: --words=teacher.checkpoint=FILE; without it, one is trained first. The policies
+# are those of hours on two cores; the digits have all of them.
 CIFAR100_POLICIES = ('Random', 'Static', 'Short', 'Learnability', 'KCD', 'UNIX', 'SeTa', 'InfoBatch')
 CIFAR100 = Grid(
     'Selection at equal compute, CIFAR-100 (10,000 points; descriptive)',
