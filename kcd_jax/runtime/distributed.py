@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kcd_jax.contracts import PyTree
-from kcd_jax.runtime import exitcodes
+from kcd_jax.runtime import exitcodes, sharding
 
 AUTO = 'auto'
 CONNECT_SECONDS = 120  # all processes end if one of them has not connected by then
@@ -157,18 +157,47 @@ def lost(error: Exception) -> str:
 # ---------------------------------------------------------------------------------------------------------- agreement
 
 
+def _collected(mine: np.ndarray, how: Callable[[jax.Array], jax.Array]) -> np.ndarray:
+    """how([processes, ...]) of every process's array; all of them call it with the same shape and dtype.
+
+    It waits for the result on every device, not on the first alone as JAX's `multihost_utils` does: a process that goes
+    on, ends and takes its connection down while another of its devices still connects to its peers hangs, or they do.
+    """
+    row_each, whole = sharding.of_processes()
+    rows = jax.make_array_from_process_local_data(row_each, mine[None])
+    result = jax.jit(how, out_shardings=whole)(rows)
+    return np.asarray(jax.block_until_ready(result).addressable_data(0))
+
+
+def _gathered(mine: np.ndarray) -> np.ndarray:
+    return _collected(mine, _same)
+
+
+def _broadcast(mine: np.ndarray) -> np.ndarray:
+    """The first process's array of integers."""
+    return _collected(mine if is_first() else np.zeros_like(mine), _total)
+
+
+def _same(rows: jax.Array) -> jax.Array:
+    return rows
+
+
+def _total(rows: jax.Array) -> jax.Array:
+    return rows.sum(0, dtype=rows.dtype)
+
+
 def from_first(content: bytes) -> bytes:
     """Broadcasts the first process's `content`. All processes call it."""
     if jax.process_count() == 1:
         return content
-    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    size = int(_broadcast(np.array(len(content), np.int32)))
     if not size:
         return b''
     room = max(256, 1 << (size - 1).bit_length())  # few different sizes, to compile less
     if not is_first():
         content = b''
     padded = np.frombuffer(content.ljust(room, b'\0'), np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(padded))[:size].tobytes()
+    return _broadcast(padded)[:size].tobytes()
 
 
 def arrays_from_first(tree: PyTree) -> PyTree:
@@ -177,7 +206,7 @@ def arrays_from_first(tree: PyTree) -> PyTree:
         return tree
     leaves, structure = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     parts = [np.ascontiguousarray(leaf).reshape(-1).view(np.uint8) for leaf in leaves]
-    everything = np.asarray(multihost_utils.broadcast_one_to_all(np.concatenate([np.zeros(0, np.uint8), *parts])))
+    everything = _broadcast(np.concatenate([np.zeros(0, np.uint8), *parts]))
     ends = np.cumsum([part.size for part in parts])
     pieces = [everything[end - part.size : end].copy() for part, end in zip(parts, ends, strict=True)]
     return jax.tree.unflatten(
@@ -187,7 +216,7 @@ def arrays_from_first(tree: PyTree) -> PyTree:
 
 def concatenated(rows: np.ndarray) -> np.ndarray:
     """Every process's rows [M, ...], one after the other; M is the same on all. All processes call it."""
-    return rows if jax.process_count() == 1 else np.asarray(multihost_utils.process_allgather(rows, tiled=True))
+    return rows if jax.process_count() == 1 else np.concatenate(_gathered(rows))
 
 
 def summed(counts: Mapping[str, int]) -> dict[str, int]:
@@ -201,7 +230,7 @@ def from_all(text: str) -> list[str]:
     if jax.process_count() == 1:
         return [text]
     content = text.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b'\0')
-    rows = np.asarray(multihost_utils.process_allgather(np.frombuffer(content, np.uint8)))
+    rows = _gathered(np.frombuffer(content, np.uint8))
     return [row.tobytes().rstrip(b'\0').decode(errors='ignore') for row in rows]
 
 
@@ -346,6 +375,6 @@ class Timer:
             return False
         left = self.seconds - elapsed
         wait = 0 if left <= 0 else int(min(max(left * self._calls / (2 * max(elapsed, 1e-3)), 1), 1000))
-        wait = int(multihost_utils.broadcast_one_to_all(np.int32(wait)))
+        wait = int(_broadcast(np.array(wait, np.int32)))
         self._ask_at = self._calls + wait
         return wait == 0

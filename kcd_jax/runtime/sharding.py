@@ -1,4 +1,4 @@
-"""Meshes and partition specs, used in this module only. There is one mesh axis, `data`.
+"""Meshes and partition specs, used in this module only. Training has one mesh axis, `data`.
 
 The batch and the value table are split over it; everything else is replicated. One process and several work the same.
 """
@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from kcd_jax.contracts import ROW_MULTIPLE, PyTree, TrainState
@@ -44,6 +43,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
+
+
+def of_processes() -> tuple[NamedSharding, NamedSharding]:
+    """For what processes tell each other: (one row on all devices of each process, the whole array on every device)."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    mesh = Mesh(np.array(devices).reshape(jax.process_count(), -1), ('process', 'device'))
+    return NamedSharding(mesh, PartitionSpec('process')), replicated(mesh)
 
 
 def check(rows: int, devices: int, what: str = 'batch') -> None:
@@ -124,7 +130,8 @@ def to_host(tree: PyTree, copy: bool = True) -> PyTree:
 
     def fetch(x: jax.Array | np.ndarray) -> np.ndarray:
         if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
-            return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+            whole = jax.block_until_ready(replicate(x.sharding.mesh, x))  # on every device before this process goes on
+            return np.asarray(whole)
         return np.array(x, copy=True) if copy else np.asarray(x)
 
     return jax.tree.map(fetch, tree)

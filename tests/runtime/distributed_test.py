@@ -7,6 +7,7 @@ import os
 import pathlib
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -83,7 +84,7 @@ def test_the_first_processs_clock_decides_and_is_read_rarely(monkeypatch):
 
     monkeypatch.setattr(time, 'monotonic', lambda: now[0])
     monkeypatch.setattr(jax, 'process_count', lambda: 2)
-    monkeypatch.setattr(distributed.multihost_utils, 'broadcast_one_to_all', first_says)
+    monkeypatch.setattr(distributed, '_broadcast', first_says)
     timer, due = distributed.Timer(100.0), []
     for _ in range(1100):
         now[0] += 0.1
@@ -92,7 +93,7 @@ def test_the_first_processs_clock_decides_and_is_read_rarely(monkeypatch):
             timer.restart()
     assert len(due) == 1 and 100 < due[0] < 101
     assert len(asked) < 20
-    monkeypatch.setattr(distributed.multihost_utils, 'broadcast_one_to_all', lambda mine: 1)
+    monkeypatch.setattr(distributed, '_broadcast', lambda mine: 1)
     assert not distributed.Timer(0.0).due()
 
 
@@ -160,6 +161,22 @@ def test_the_launcher_knows_gloos_lines(line, of_gloo, after_one):
     """Two that connect at once cut each other's line; a number or nothing is gloo's behind such a line alone."""
     launcher = runpy.run_path(LAUNCHER[-1])
     assert launcher['is_of_gloo'](f'{line}\n', after_one) is (after_one if of_gloo is None else of_gloo)
+
+
+def test_processes_agree_when_all_of_their_devices_have():
+    """A process that ends while its second device still connects would leave the other one waiting."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        address = f'--coordinator=127.0.0.1:{probe.getsockname()[1]}'
+    command = [sys.executable, '-m', 'tests.tiny.late', address, '--processes=2', '--devices=2']
+    started = [
+        subprocess.Popen([*command, f'--process={number}'], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    for process in started:
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0 and "['0', '1']" in out
+        assert out.count('[Gloo]') == 2, 'one line for each device'
 
 
 def test_sigterm_reaches_every_process(tmp_path):
