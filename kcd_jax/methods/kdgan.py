@@ -83,7 +83,8 @@ def make(*, adversarial: float = 0.5, mimic: float = 0.5, teacher_share: float =
     """Builds the method.
 
     Args:
-      adversarial, mimic: weights of the student's two terms.
+      adversarial: weight of the student's term that the discriminator judges.
+      mimic: weight of half the squared distance of the student's logits to the teacher's.
       teacher_share: fraction of the discriminator's false pairs that come from the teacher, in [0, 1].
     """
 

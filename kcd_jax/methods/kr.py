@@ -233,7 +233,10 @@ def make(
       posterior: the method of the posterior knowledge, with its default keywords; a config also takes its weights.
       prior_lr: learning rate of B divided by that of A: 0.1 for CIFAR, 0.05 for ImageNet.
       sparse: 'recode', 'drop', 'penalty' (second derivatives), 'l1', 'l2', or 'none', the paper's Proposed-Dense.
-      strength, floor, threshold_lr: keywords of `kcd_jax.methods._recoding.recode`.
+      strength: lambda of 'recode', 'drop' and 'penalty', divided by a tensor's first threshold; 0 does not boost.
+      floor: smallest fraction of a gradient's nonzero entries that 'recode', 'drop' and 'penalty' treat as dominant, in
+        (0, 1].
+      threshold_lr: learning rate of the thresholds of 'recode', 'drop' and 'penalty'; 0 keeps the first ones.
       decay: factor of 'l1' and 'l2'.
 
     Raises:

@@ -73,7 +73,8 @@ def make(*, distance: float = 25.0, angle: float = 50.0, group: int = 64) -> Met
     """Builds the method.
 
     Args:
-      distance, angle: weights of the two terms.
+      distance: weight of the term of two points, their distances.
+      angle: weight of the term of three points, their angles.
       group: rows per group; relations are computed within a group.
     """
 

@@ -127,8 +127,10 @@ def make(
     """Builds the method.
 
     Args:
-      transformed, similarity: weights of the two terms.
-      transformed_temperature, similarity_temperature: temperatures of the two terms.
+      transformed: weight of the KD term of the rotated images.
+      similarity: weight of the KL of the similarities S.
+      transformed_temperature: temperature of the KD term of the rotated images.
+      similarity_temperature: temperature of the KL of the similarities S.
       keep: fraction of the wrongly ranked rows of S that is kept, in [0, 1].
       head_fraction: epochs of the teacher's head divided by those of the student.
       head_lr: initial learning rate of the teacher's head.

@@ -119,8 +119,12 @@ def make(
 
     Args:
       objective: the global term, 'nce' or 'dual'.
-      global_weight, local_weight: weights of the two terms.
-      num_negatives, score_temperature, bank_momentum, size: as for `crd`.
+      global_weight: weight of the global term, over the negatives of the banks.
+      local_weight: weight of the local term, the transport within a group of the batch.
+      num_negatives: K, negatives per point and step, as in `crd`.
+      score_temperature: tau, by which the critic's inner products are divided; the KD term has its own.
+      bank_momentum: weight of a bank's old row when it is updated, as in `crd`.
+      size: width of the embedding.
       regulariser: entropic regulariser of Sinkhorn.
       iterations: Sinkhorn iterations.
       group: rows per group; mass is transported within a group.

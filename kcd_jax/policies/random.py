@@ -43,7 +43,13 @@ def make(
     """Builds the policy.
 
     Args:
-      preset, ratio, stages, schedule, first: as for the policy `kcd`; they decide the sizes.
+      preset: whose sizes: 'paper', or 'reference' (those of the public code); `schedule` and `first` override parts of
+        it unless ''.
+      ratio: fraction of the points kept at the end, in (0, 1].
+      stages: number of shrinking steps, of equal length; it must divide the epochs.
+      schedule: how the sizes shrink, 'exponential' | 'linear'.
+      first: when the first choice is made, after one epoch ('epoch'), after one stage ('stage'), or before training
+        ('none').
       drawn: 'stage': one choice per stage; 'epoch': a new choice of the same size every epoch.
     """
     schedule, first = schedule or PRESETS[preset]['schedule'], first or PRESETS[preset]['first']

@@ -1,4 +1,4 @@
-"""Random points in rounds: the least visited ones first, of each class, and none that the teacher contradicts.
+"""Random points in rounds: of each class the least visited ones first; with `doubt`, those the teacher doubts last.
 
 A baseline of our own: a random choice with inexpensive refinements. It redraws before every epoch, but visits all
 points of a class equally often instead of leaving that to chance; it controls the classes; its sizes can shrink as
