@@ -26,6 +26,12 @@ CONTENT = {
     'teacher': 'the teacher (its file)',
     'teacher.run.data': "the teacher's data (points, labels or files)",
 }
+# Keys that hold 'VERSION of JAX:DIGEST' of code that was written in Python; another version writes it otherwise.
+CODE = {
+    'student_code': 'the code of the student',
+    'teacher.code': 'the code of the teacher',
+    'teacher.run.student_code': 'the code of the teacher',
+}
 _SHOWN = 4
 
 
@@ -86,6 +92,9 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[
     keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key, old, new)]
     settings, parts = [], {}
     for key in keys:
+        if key in CODE:
+            parts.setdefault(key, [])
+            continue
         prefix = next((p for p in CONTENT if key == f'{p}.identity' or key.startswith(f'{p}.digests.')), None)
         if prefix is None:
             settings.append(key)
@@ -95,13 +104,16 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[
         return settings, ''
     prefix, changed = next(iter(parts.items()))  # the data first: the teacher's data is often the same
     details = f': {", ".join(changed)} differ' if changed else ''
-    return settings, f'{CONTENT[prefix]} is not that of the run in the folder{details}'
+    return settings, f'{(CONTENT | CODE)[prefix]} is not that of the run in the folder{details}'
 
 
 def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     identity = PLACES.get(key)
     if identity is not None:
         return bool(old.get(identity) and new.get(identity))
+    if key in CODE:
+        versions = [str(one.get(key, '')).partition(':')[0] for one in (old, new)]
+        return '' in versions or versions[0] != versions[1]
     own = key.removeprefix('teacher.run.')
     return any(fnmatch.fnmatchcase(own, pattern) for pattern in FREE_KEYS)
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import weakref
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from kcd_jax.runtime import console, files
 
 DTYPES = ('float32', 'float16')
 _BLOCK = 4096  # rows that a cache in memory grows by
+_SHARE = 16  # of the room that is left: what is written before the rows of other processes are counted again
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -33,7 +35,10 @@ class Cache:
       stored, served, damaged: rows written, read, and found damaged by this object so far.
       present: rows that are there.
       full: whether no more rows are stored: the bound is reached, or the disk takes no more.
+      owner: whose rows they are, for those who keep several caches in memory.
     """
+
+    owner = ''
 
     def __init__(
         self,
@@ -45,6 +50,7 @@ class Cache:
         dtype: str = 'float32',
         limit_bytes: float = float('inf'),
         about: Mapping[str, Any] | None = None,
+        room: Callable[[Cache], bool] | None = None,
     ):
         """Opens the cache of `identity`, made if it does not exist.
 
@@ -56,6 +62,7 @@ class Cache:
           dtype: of the stored numbers, 'float32' (exact) or 'float16'.
           limit_bytes: bound on the rows that are stored.
           about: JSON values for people, kept in meta.json.
+          room: whether a cache in memory may keep another row, besides the bound; asked before each.
 
         A folder that cannot be written is read only; where there is nothing to read, one line says so, and the rows are
         kept in memory.
@@ -68,7 +75,7 @@ class Cache:
         self.size, self.width, self.dtype = size, width, np.dtype(dtype)
         self.row_bytes = width * self.dtype.itemsize
         self.stored = self.served = self.damaged = self.present = 0
-        self._read_only = False
+        self._read_only, self._room = False, room
         self._files: tuple[int, int] | None = None
         if where is not None:
             self.folder = paths.expand(where) / identity
@@ -77,6 +84,7 @@ class Cache:
             # Blocks grow with the rows that are stored; zeros that were never written take no memory.
             self._place = np.zeros(size, np.int32)  # 0: absent, else the row's number in the blocks, from 1
             self._blocks: list[np.ndarray] = []
+        self._closing = weakref.finalize(self, _close, self._files or ())
         self.bound(limit_bytes)
 
     def _open(self, layout: dict[str, Any], about: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -97,16 +105,27 @@ class Cache:
         return tuple(os.open(place, os.O_RDONLY) for place in places) if self._read_only else None
 
     def bound(self, limit_bytes: float) -> None:
-        """Bounds the rows that are stored from now on, in this object or by others; a higher bound lets more in."""
+        """Bounds the rows that are stored from now on; a higher bound lets more in."""
+        self.limit_bytes = limit_bytes
         self.limit_rows = min(float(self.size), limit_bytes / (self.row_bytes + 4))
-        if self._files is not None:
-            self.present = self._count()
         self.full = self._read_only
+        self._recount()
 
     @property
     def memory(self) -> int:
         """Bytes of the rows that it keeps in memory."""
-        return 0 if self._files is not None else self.present * self.row_bytes
+        return 0 if self._files is not None else self.present * (self.row_bytes + 4)
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether what is stored goes to its folder."""
+        return self._files is not None and not self._read_only
+
+    def _recount(self) -> None:
+        """Counts the rows on disk, others' too, and when to do it again: all writers together keep to the bound."""
+        if self._files is not None:
+            self.present = self._count()
+        self._recount_at = self.stored + (self.limit_rows - self.present) // _SHARE
 
     def _count(self) -> int:
         """Rows that are there, by their tags."""
@@ -154,9 +173,11 @@ class Cache:
         """Stores rows f32[M, width] at the positions i64[M], as far as the bound and the disk allow."""
         if self.full:
             return
+        if self._files is not None and self.stored >= self._recount_at:
+            self._recount()
         for position, row in zip(positions.tolist(), np.ascontiguousarray(rows, self.dtype), strict=True):
             known = self._knows(position)  # a damaged row is written again, and counted once
-            if not known and self.present >= self.limit_rows:
+            if not known and not self._has_room():
                 self._stop(f'the cache of teacher outputs reached its bound ({self.present:,} rows)')
                 return
             if self._files is None:
@@ -173,6 +194,11 @@ class Cache:
                 return
             self.present += not known
             self.stored += 1
+
+    def _has_room(self) -> bool:
+        if self.present + 1 > self.limit_rows:
+            return False
+        return self._files is not None or self._room is None or self._room(self)
 
     def _knows(self, position: int) -> bool:
         """Whether there is a row at a position, whole or damaged."""
@@ -210,9 +236,8 @@ class Cache:
             os.fsync(file)
 
     def close(self) -> None:
-        """Closes the files."""
-        for file in self._files or ():
-            os.close(file)
+        """Closes the files; they are closed with the object too."""
+        self._closing()
         self._files = None
 
 
@@ -237,6 +262,11 @@ def rounded(rows: np.ndarray, dtype: str) -> np.ndarray:
 def _tag(position: int, content: bytes) -> int:
     """CRC-32 of a row at a position, never 0 (absent)."""
     return zlib.crc32(content, zlib.crc32(position.to_bytes(8, 'little'))) or 1
+
+
+def _close(descriptors: tuple[int, ...]) -> None:
+    for file in descriptors:
+        os.close(file)
 
 
 def _pwrite(file: int, content: bytes, start: int) -> None:

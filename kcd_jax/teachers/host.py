@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -24,6 +24,7 @@ NO_VARIABLES: Mapping[str, Any] = {'params': {}, 'batch_stats': {}, 'constants':
 PROBES = 8  # fixed images whose answers are part of a function's identity
 MEANS = ('probabilities', 'logits')
 _SUM = 1e-2  # by which probabilities, also of 16 bits, may miss a sum of 1
+_SHOWN = 3  # points that a line names
 _REASON = 300  # characters of a function's error in a line
 _NEIGHBOURS = 1e-2  # by which answers may depend on the batch, as a share of the largest: rounding of 16 bits
 
@@ -85,11 +86,13 @@ class Host(Protocol):
 def placeholder(host: Host) -> Network:
     """A network with the shapes of the host's answers. It answers NaN: nothing may compute with it."""
 
+    classes, width = host.num_classes, host.embed_dim  # shapes are kept by network: that must not keep the host
+
     def apply(variables: PyTree, image: jax.Array, train: bool) -> tuple[Outputs, PyTree]:
         del train
         rows = image.shape[0]
-        embed = jnp.full((rows, host.embed_dim), jnp.nan) if host.embed_dim else None
-        return Outputs(jnp.full((rows, host.num_classes), jnp.nan), embed=embed), variables
+        embed = jnp.full((rows, width), jnp.nan) if width else None
+        return Outputs(jnp.full((rows, classes), jnp.nan), embed=embed), variables
 
     return Network(host.name, lambda *_: dict(NO_VARIABLES), apply)
 
@@ -188,12 +191,15 @@ class HostFunction:
     def answer(self, query: Query, embed: bool = False) -> np.ndarray:
         """As `Host.answer`."""
         images = 'held-out images' if query.held_out else 'points'
-        what = f'the teacher {self.version}, asked about {len(query.index)} {images} from {query.index[0]} on'
-        logits, found = self._called(query.images, what)
+        first = ', '.join(map(str, query.index[:_SHOWN])) + (', ...' if len(query.index) > _SHOWN else '')
+        what = f'the teacher {self.version}, asked about {len(query.index)} {images} ({first})'
+        logits, found = self._called(query.images, what, query.index)
         return np.concatenate([logits, found], axis=1) if embed else logits
 
-    def _called(self, images: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """(f32[P, K], f32[P, D] or None) of images, which the function may keep or change."""
+    def _called(
+        self, images: np.ndarray, what: str, index: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(f32[P, K], f32[P, D] or None) of images, which the function may keep or change; `index`: their numbers."""
         try:
             found = self.function(np.array(images, np.float32))
         except Exception as error:
@@ -218,7 +224,8 @@ class HostFunction:
                 raise ValueError(f'{what}, returned {name} of shape {list(array.shape)} instead of {rows}')
             if not np.isfinite(array).all():
                 row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-                raise ValueError(f'{what}, returned {name} that are not finite, first in row {row} of the batch')
+                where = 'in ' if index is None else f'for {index[row]}, '
+                raise ValueError(f'{what}, returned {name} that are not finite, first {where}row {row} of the batch')
         if self.embed_dim and len(arrays) == 1:
             raise ValueError(f'{what}, returned logits alone; return (logits, embeddings), or leave out embed_dim')
         return arrays[0], arrays[1] if len(arrays) == 2 else None
@@ -279,6 +286,11 @@ class Ensemble:
         text = json.dumps([known, self.weights, self.mean])
         return hashlib.sha256(text.encode()).hexdigest() if all(known) else ''
 
+    @functools.cached_property
+    def _variables(self) -> dict[Any, PyTree]:
+        """{member: its variables on the device}, put there once."""
+        return {member: jax.device_put(member.variables) for member in self.members if member.host is None}
+
     def bound(self, image_shape: tuple[int, int, int]) -> Ensemble:
         """As `Host.bound`."""
         return dataclasses.replace(self, members=tuple(member.for_images(image_shape) for member in self.members))
@@ -297,7 +309,7 @@ class Ensemble:
             if member.host is not None:
                 logits = member.host.answer(query)
             else:
-                logits = np.asarray(_forward(member.network)(member.variables, query.images))
+                logits = np.asarray(_forward(member.network)(self._variables[member], query.images))
             total += weight * (_softmax(logits) if self.mean == 'probabilities' else logits.astype(np.float64))
         if self.mean == 'probabilities':
             total = np.log(np.maximum(total, np.finfo(np.float32).tiny))
@@ -310,13 +322,17 @@ def of_members(members: Sequence[Any], weights: Sequence[float] | None, mean: st
     Raises:
       ValueError: no two teachers, other classes, a weight that is not positive, an unknown mean.
     """
+    members = list(members) if isinstance(members, Iterable) else [members]
     if not all(hasattr(member, 'card') for member in members):
         raise ValueError(f'the teachers of an ensemble are {members!r:.60}; give a list of Teachers')
     if len(members) < 2:
         raise ValueError(f'an ensemble of {len(members)} teachers; give at least two')
     if mean not in MEANS:
         raise ValueError(f'mean is {mean!r}; use one of {", ".join(MEANS)}')
-    shares = np.ones(len(members)) if weights is None else np.asarray(weights, np.float64)
+    try:
+        shares = np.ones(len(members)) if weights is None else np.array(weights, np.float64)
+    except (TypeError, ValueError):
+        shares = np.zeros(0)
     if shares.shape != (len(members),) or not np.isfinite(shares).all() or (shares <= 0).any():
         raise ValueError(f'weights is {weights!r}; use one positive number for each of the {len(members)} teachers')
     counts = [member.card['num_classes'] for member in members]

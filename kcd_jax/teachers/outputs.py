@@ -70,7 +70,7 @@ class StoredOutputs:
         return self
 
     def recheck(self) -> None:
-        """As `Host.recheck`: stored numbers do not change."""
+        """As `Host.recheck`: nobody else holds these arrays."""
 
     def answer(self, query: Query, embed: bool = False) -> np.ndarray:
         """As `Host.answer`."""
@@ -99,7 +99,7 @@ def stored(
         source, given = os.fspath(train), _read(paths.expand(train))
         name = name or pathlib.Path(source).name
     name = name or 'stored outputs'
-    train, test, embed, test_embed = (_array(given.get(key), key, name) for key in SHAPES)
+    train, test, embed, test_embed = (_array(given.get(key), key, name, copy=not source) for key in SHAPES)
     if train is None and embed is None:
         raise ValueError(f'{name} has neither logits (train=) nor embeddings (embed=)')
     for held_out, key, training in ((test, 'test', train), (test_embed, 'test_embed', embed)):
@@ -161,14 +161,17 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return content
 
 
-def _array(value: Any, key: str, name: str) -> np.ndarray | None:
-    """The array that is called `key`, of floating point numbers that are finite; None for None."""
+def _array(value: Any, key: str, name: str, copy: bool) -> np.ndarray | None:
+    """The array that is called `key`, of floating point numbers that are finite; None for None.
+
+    `copy`: whether it is another's, who may use its memory again; one that is mapped from a file stays there.
+    """
     if value is None:
         return None
     what, shapes = f'{key} of {name}', SHAPES[key]
     usable = ' or '.join(shapes)
     try:
-        array = np.asarray(value)
+        array = np.array(value, copy=True if copy and not isinstance(value, np.memmap) else None)
     except Exception as error:  # ragged lists; tensors on an accelerator or with gradients
         usable = '.detach().cpu().float().numpy() of it' if hasattr(value, 'detach') else f'an array {usable}'
         raise ValueError(f'{what} is a {type(value).__name__} that is no array of numbers; use {usable}') from error

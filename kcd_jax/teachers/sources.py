@@ -47,11 +47,11 @@ def teacher_of(
     Raises:
       ValueError: in one line, what cannot be read, or does not fit together.
     """
-    named = parts(source)
+    named = distributed.first(lambda: parts(source))  # what a name means must not differ between processes
     if len(named) > 1:
         members = [teacher_of(part, '', num_classes, image_shape, normalization, dtype) for part in named]
         return dataclasses.replace(Teacher.ensemble(members), source=source)
-    if outputs.is_outputs(source):
+    if distributed.first(lambda: outputs.is_outputs(source)):
         with distributed.together():
             found = Teacher.from_outputs(source)
         return found

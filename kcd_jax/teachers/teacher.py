@@ -146,7 +146,7 @@ class Teacher:
         network: Network,
         image_shape: tuple[int, int, int],
         *,
-        classes: Sequence[str] = (),
+        classes: int | Sequence[str] = (),
         variables: PyTree | None = None,
     ) -> Teacher:
         """A network that was built in Python, with the weights that it holds.
@@ -154,22 +154,25 @@ class Teacher:
         Args:
           network: of `networks.from_nnx` or the like.
           image_shape: (H, W, 3) of the images.
-          classes: the class names in the order of the logits; (): not known.
+          classes: the class names in the order of the logits, or their number; (): not known.
           variables: other ones than those that `network.init` returns; needed where that draws them at random, as for a
             linen module that was given without its own.
 
         Raises:
-          ValueError: another number of class names than outputs.
+          ValueError: another number of class names than outputs; variables without a part that the network has.
         """
         if variables is None:
             variables = network.init(jax.random.key(0), tuple(image_shape))
+        if lacking := sorted({*network.variable_shapes(tuple(image_shape))} - {*variables}):
+            raise ValueError(f'variables of {network.name} have no {lacking[0]!r}; give what network.init returns')
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         outputs = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, image)
         count = outputs.logits.shape[1]
-        if classes and len(classes) != count:
-            raise ValueError(f'{network.name} has {count} outputs and there are {len(classes)} class names')
+        known, names = (count, ()) if isinstance(classes, tuple) and not classes else hosts.class_count(classes)
+        if known != count:
+            raise ValueError(f'{network.name} has {count} outputs and there are {known} classes')
         card: dict[str, Any] = {'network': network.name, 'num_classes': count, 'image_shape': list(image_shape)}
-        card |= {'class_names': list(classes)} if classes else {}
+        card |= {'class_names': list(names)} if names else {}
         return cls(network, variables, {**card, 'normalization': weights_file.normalization(variables)})
 
     @classmethod
@@ -242,6 +245,11 @@ class Teacher:
         return _of_host(found, next((t.card['class_names'] for t in teachers if t.card.get('class_names')), ()))
 
     @property
+    def members(self) -> tuple[Teacher, ...]:
+        """Those of an ensemble."""
+        return getattr(self.host, 'members', ())
+
+    @property
     def serves(self) -> frozenset[str]:
         """What it can give, from `contracts.NEEDS`."""
         if self.host is None:
@@ -271,7 +279,7 @@ class Teacher:
           ValueError: another number of classes, other class names or another order, another image size, or a
             normalization that is only assumed where the data has its own; of any member, for an ensemble.
         """
-        of_members = [line for member in getattr(self.host, 'members', ()) for line in member.fits(dataset)]
+        of_members = [line for member in self.members for line in member.fits(dataset)]
         own = [*fit.compare_classes(self, dataset), *fit.compare_images(self, dataset)]
         return list(dict.fromkeys([*own, *of_members]))
 

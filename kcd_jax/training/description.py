@@ -1,6 +1,7 @@
 """A run as JSON values, and the run that such values describe.
 
 {'student': 'resnet8', 'teacher': None | {'network', 'checkpoint', 'identity'} | {'run': of the run that trains it},
+ 'student_code', 'teacher.code': of networks that were built in Python, 'VERSION of JAX:DIGEST',
  'data': {'name', 'dir', 'stream', 'validation', 'seed', 'num_points', 'identity', 'digests'},
  'method': {'name', **keywords}, 'policy': {'name', **keywords}, 'weights': {...}, 'recipe': {...}, 'seed': 0}
 """
@@ -17,6 +18,7 @@ from kcd_jax.contracts import Network, Weights
 from kcd_jax.runtime import files, sharding
 from kcd_jax.teachers.sources import teacher_of
 from kcd_jax.teachers.teacher import Teacher
+from kcd_jax.training import code
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 
@@ -34,6 +36,8 @@ def describe(run: Run) -> dict[str, Any]:
         'recipe': run.recipe.to_dict(),
         'seed': run.seed,
     }
+    if run.own_network is not None:
+        described['student_code'] = code.of_student(run.own_network, dataset.image_shape)
     return json.loads(files.dumps(described))  # tuples become lists, as they are when it is read back
 
 
@@ -46,6 +50,8 @@ def _describe_teacher(run: Run) -> dict[str, Any] | None:
     described = {'network': teacher.network.name, 'checkpoint': teacher.source, 'identity': teacher.identity}
     if teacher.card.get('source') and not teacher.card.get('normalization_assumed'):
         described['normalization'] = teacher.card['normalization']  # a PyTorch file rarely says it
+    if own := code.of_own(teacher, run.data.image_shape):
+        described['code'] = own
     if teacher.host is not None:
         classes = teacher.card.get('class_names') or teacher.card['num_classes']
         described |= {'kind': teacher.host.kind, 'classes': classes}

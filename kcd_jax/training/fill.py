@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from kcd_jax.contracts import run_key
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import feed, serving, step
+from kcd_jax.training import code, feed, serving, step
 from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_cache import views_of
 from kcd_jax.training.teacher_pass import ROWS, TeacherPass, TeacherQuery
@@ -50,7 +50,8 @@ def streams(runs: Sequence[Run], seeds: Sequence[int]) -> list[Run]:
         for seed in seeds:
             one = run.with_seed(seed)
             kept = one.recipe.teaching.folder, one.recipe.teaching.cache_dtype, one.recipe.dtype
-            key = one.teacher.identity, one.data.identity, views_of(one), one.recipe.augment, one.view_seed
+            teacher = one.teacher.identity, code.of_teacher(one.teacher, one.data.image_shape)
+            key = *teacher, one.data.identity, views_of(one), one.recipe.augment, one.view_seed
             found.setdefault(repr((*key, 'embed' in one.needs, *kept)), one)
     return list(found.values())
 
@@ -73,9 +74,11 @@ def fill(run: Run, epochs: int, mesh: Mesh, told: Callable[[int], None]) -> dict
       {'computed', 'served', ...: rows}, as `TeacherPass.counts`.
 
     Raises:
-      ValueError: the cache took no more; what it holds stays.
+      ValueError: the cache cannot be written, or took no more; what it holds stays.
     """
     asking = TeacherPass(run, sharding.put(run.teacher.variables, sharding.replicated(mesh)), mesh)
+    if not asking.cache.on_disk:
+        raise ValueError(f'nothing can be stored in {asking.cache.folder}; name another folder: teaching.cache=DIR')
     for points, pixels, slot in _points(run, mesh):
         share = np.zeros(len(points), np.float32)
         asked = TeacherQuery(points, pixels, pixels, slot, slot, share, np.ones(len(points), bool))

@@ -285,7 +285,7 @@ def teacher_macs(teacher: Teacher, image_shape: tuple[int, int, int]) -> int | N
     """Multiply-accumulates per image; None where a teacher on the host does not say, or cannot know."""
     if teacher.host is None:
         return network_macs(teacher.network, image_shape)
-    counts = [teacher_macs(member, image_shape) for member in getattr(teacher.host, 'members', ())]
+    counts = [teacher_macs(member, image_shape) for member in teacher.members]
     if not counts:
         return teacher.host.macs
     return None if None in counts else sum(counts)

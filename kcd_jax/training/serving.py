@@ -82,7 +82,7 @@ def stored_outputs(teacher: Teacher | Run) -> list[Any]:
         return []
     if teacher.host.kind == 'outputs':
         return [teacher.host]
-    return [outputs for member in teacher.host.members for outputs in stored_outputs(member)]
+    return [outputs for member in teacher.members for outputs in stored_outputs(member)]
 
 
 def _refuse_stored(outputs: Any, run: Run) -> None:

@@ -25,7 +25,7 @@ from kcd_jax.training.evaluate import Evaluator
 from kcd_jax.training.program import Program
 from kcd_jax.training.run import Run
 from kcd_jax.training.teacher_cache import identity, open_cache
-from kcd_jax.training.teacher_pass import ROWS, no_rows, padded
+from kcd_jax.training.teacher_pass import ROWS, answered, no_rows, padded
 
 
 class CleanImages:
@@ -205,9 +205,7 @@ class CleanImages:
         return np.full(len(index), crop * (2 * crop + 1) + crop, np.int64)
 
     def _compute(self, variables: PyTree, images: Array, embed: bool) -> Array:
-        outputs, _ = self.run.teacher_network.apply(variables, augment.to_float(images), False)
-        parts = [outputs.logits, outputs.embed] if embed else [outputs.logits]
-        return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+        return answered(self.run.teacher_network, variables, augment.to_float(images), embed)
 
 
 def _reduced(logits: Array, labels: Array) -> dict[str, Array]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from kcd_jax.contracts import Array, Plan, PyTree, TrainState
+from kcd_jax.contracts import Array, Network, Plan, PyTree, TrainState
 from kcd_jax.runtime import distributed, sharding
 from kcd_jax.teachers.cache import Cache, rounded
 from kcd_jax.teachers.host import Query
@@ -96,11 +96,7 @@ class TeacherPass:
         self.counts = no_rows() if counts is None else counts
         per_call = max(ROWS // self.num_views, 1)
         self._points = -(-per_call // mesh.size) * mesh.size
-        self._spec = spec = run.step_spec()
-        self._draws = {'num_views': self.num_views, 'pad': spec.crop, 'flip': spec.flip, 'resized': bool(spec.area)}
-        self._area = spec.area
-        if fixed := spec.fixed_views:
-            self._draws['fixed'] = fixed
+        self._spec = run.step_spec()
         # A crop whose size is random has no finite set of views; a reader that crops gives no image twice.
         count = serving.view_count(run)
         self._finite = count is not None
@@ -111,16 +107,16 @@ class TeacherPass:
         # What a call of the devices gives: the network's answers, or the images that the host is asked about.
         seconds = {'compile': 0.0} if seconds is None else seconds
         self._call = Program(self._compute if self._host is None else self._images, seconds, out_shardings=rows)
-        self._draw = Program(spec.draw_view, seconds)
+        self._draw = Program(self._spec.draw_view, seconds)
 
     # -- the cache ------------------------------------------------------------------------------------------------
 
     def _open(self) -> Cache | None:
         if not isinstance(self.run.teacher, Teacher):  # it is yet to be trained: its programs alone are looked at
             return None
-        views = [*views_of(self.run), self._draws]
-        if self._draws.get('fixed'):
-            views += [self.run.recipe.augment.area, self.run.data.train.draws_crops]
+        spec, crops = self._spec, self.run.data.train.draws_crops
+        area = list(self.run.recipe.augment.area)
+        views = [*views_of(self.run), spec.crop, spec.flip, spec.fixed_views, area, crops]
         key = identity(self.run, self.mesh, self._points, views, self._embeds)
         return open_cache(self.run, key, self.run.num_points * self.num_views * self.views_per_row, self.width)
 
@@ -223,10 +219,7 @@ class TeacherPass:
 
     def _compute(self, variables: PyTree, *asked: Array) -> Array:
         """f32[P, V, width]: a network's answers for one call's points; `asked` as for `_images`."""
-        image = self._images({}, *asked)
-        outputs, _ = self.run.teacher_network.apply(variables, image, False)
-        parts = [outputs.logits, outputs.embed] if self._embeds else [outputs.logits]
-        row = jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
+        row = answered(self.run.teacher_network, variables, self._images({}, *asked), self._embeds)
         return row.reshape(-1, self.num_views, self.width)
 
     def _images(
@@ -251,7 +244,7 @@ class TeacherPass:
             epsilon,
             pad=self._crop,
             views=self.run.method.views,
-            area=self._area,
+            area=self._spec.area,
         )
         return constrain(image)
 
@@ -346,6 +339,13 @@ class TeacherFeed:
         whole[: len(rows) // batch] = rows.reshape(-1, batch * asking.num_views, asking.width)
         placed = sharding.put_columns(whole, self._mesh)
         return step.TeacherOutputs(placed, sharding.put(np.int32(first), sharding.replicated(self._mesh)))
+
+
+def answered(network: Network, variables: PyTree, image: Array, embed: bool) -> Array:
+    """f32[B, K]: a network's logits for f32[B, H, W, 3]; with `embed`, the embeddings follow."""
+    outputs, _ = network.apply(variables, image, False)
+    parts = [outputs.logits, outputs.embed] if embed else [outputs.logits]
+    return jnp.concatenate([part.astype(jnp.float32) for part in parts], axis=-1)
 
 
 @jax.jit

@@ -61,7 +61,7 @@ def test_a_folder_that_cannot_be_made_leaves_the_rows_in_memory(tmp_path, capsys
     cache, positions = open_cache(tmp_path), np.arange(5)
     assert 'cannot be written (' in capsys.readouterr().out
     cache.put(positions, rows_of(positions))
-    assert cache.memory == 5 * 4 * WIDTH and cache.get(positions)[1].all()
+    assert cache.memory == 5 * (4 * WIDTH + 4) and cache.get(positions)[1].all()
 
 
 def test_a_folder_that_cannot_be_written_is_read(tmp_path, monkeypatch, capsys):
@@ -85,9 +85,16 @@ def test_a_bound_counts_the_rows_of_other_processes(tmp_path):
     limit = 10 * (4 * WIDTH + 4)
     first, second = (open_cache(tmp_path, limit_bytes=limit) for _ in range(2))
     first.put(np.arange(10), rows_of(range(10)))
-    second.bound(limit)
     second.put(np.arange(10, 20), rows_of(range(10, 20)))
     assert second.present == 10 and second.full
+
+
+def test_writers_that_take_turns_keep_to_the_bound_together(tmp_path):
+    writers = [open_cache(tmp_path, limit_bytes=320 * (4 * WIDTH + 4)) for _ in range(4)]
+    for start in range(0, SIZE, 10):
+        writers[start // 10 % 4].put(np.arange(start, start + 10), rows_of(range(start, start + 10)))
+    found = open_cache(tmp_path).present
+    assert 300 <= found <= 320 + 4 * 10  # each counts the rows of the others between two calls
 
 
 def test_the_bound_is_kept_and_told(where, capsys):

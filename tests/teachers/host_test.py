@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -44,6 +46,27 @@ def test_an_ensemble_is_the_mean_that_it_says(mean):
         np.testing.assert_allclose(found, 0.25 * LOGITS + 0.75 * LOGITS[::-1], rtol=1e-5)
     else:
         np.testing.assert_allclose(softmax(found), 0.25 * softmax(LOGITS) + 0.75 * softmax(LOGITS[::-1]), rtol=1e-5)
+
+
+def test_stored_outputs_do_not_share_the_memory_they_were_given_in():
+    memory = LOGITS.copy()
+    teacher = Teacher.from_outputs(memory)
+    memory[:] = 0
+    np.testing.assert_array_equal(teacher.host.answer(host.Query(np.arange(6))), LOGITS)
+
+
+def test_a_teacher_on_the_host_is_let_go():
+    teacher = Teacher.from_outputs(LOGITS)
+    teacher.network.output_shapes((8, 8, 3))  # kept by network
+    found = weakref.ref(teacher.host)
+    del teacher
+    gc.collect()
+    assert found() is None
+
+
+def test_an_ensemble_takes_any_list_of_teachers():
+    found = Teacher.ensemble(Teacher.from_outputs(LOGITS * scale) for scale in (1, 2))
+    assert len(found.members) == 2 and not found.members[0].members
 
 
 def test_the_identity_of_an_ensemble_is_that_of_its_parts():
@@ -89,6 +112,9 @@ def test_the_identity_of_an_ensemble_is_that_of_its_parts():
         (lambda t: Teacher.from_callable(abs, classes=['a', 'a'], version='v'), "classes is ['a', 'a']"),
         (lambda t: Teacher.from_callable(abs, classes=2.5, version='v'), 'classes is 2.5'),
         (lambda t: Teacher.ensemble(['a.npz', 'b.npz']), 'give a list of Teachers'),
+        (lambda t: Teacher.ensemble(t), 'at least two'),
+        (lambda t: Teacher.ensemble([t, t], 'ab'), "weights is 'ab'; use one positive number for each of the 2"),
+        (lambda t: Teacher.ensemble([t, t], {'a': 1}), 'one positive number for each of the 2'),
         (lambda t: t.save('x.safetensors'), 'cannot be saved'),
     ],
 )

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from kcd_jax import data, networks
 from kcd_jax.commands import teacher as command
+from kcd_jax.runtime import distributed
 from kcd_jax.teachers import Teacher, torch_file, torch_weights, weights_file
 from kcd_jax.teachers.sources import teacher_of
 from tests.digits import run_for
@@ -29,6 +30,14 @@ def files(tiny_networks, tmp_path):
     np.savez(tmp_path / 'outputs.npz', **arrays)
     safetensors.numpy.save_file(arrays, tmp_path / 'outputs.safetensors')
     return {path.name: str(path) for path in tmp_path.iterdir()}, arrays
+
+
+def test_what_a_name_means_is_what_the_first_process_sees(tmp_path, monkeypatch):
+    """A file that is seen by the first process alone is missed in one line, and by all processes at the same place."""
+    seen = iter([[f'{tmp_path}/outputs.safetensors'], True])
+    monkeypatch.setattr(distributed, 'first', lambda function: next(seen))
+    with pytest.raises(ValueError, match='there are no outputs at .*outputs.safetensors'):
+        teacher_of(f'{tmp_path}/outputs.safetensors')
 
 
 def test_a_file_is_recognised_by_its_content(files):

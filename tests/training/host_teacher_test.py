@@ -156,7 +156,7 @@ def test_an_answer_that_is_not_finite_later_names_the_batch(network, digits, tmp
         return logits
 
     run = run_of(Teacher.from_callable(answer, classes=10, version='mine'), digits)
-    with pytest.raises(ValueError, match=r'the teacher mine, asked about 256 .* from \d+ on, .* in row 5 of the batch'):
+    with pytest.raises(ValueError, match=r'teacher mine, asked about 256 .* first for \d+, row 5 of the batch'):
         run.train(tmp_path)
 
 

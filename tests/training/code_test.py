@@ -1,0 +1,175 @@
+"""What decides a teacher's answers besides names and weights: code, the arrays in it, flags; and what keeps them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kcd_jax import Run, Teacher, data, methods, networks
+from kcd_jax.runtime import sharding
+from kcd_jax.teachers.cache import Cache
+from kcd_jax.training import code, fill, teacher_cache
+from kcd_jax.training.description import describe
+
+pytestmark = pytest.mark.fast_compile
+
+SETTINGS = {'epochs': 2, 'batch': 20, 'augment': {'crop': 1}, 'eval_every': 2, 'survey': False}
+
+
+@pytest.fixture(scope='module')
+def digits():
+    return data.load('digits', num_points=60)
+
+
+@pytest.fixture(autouse=True)
+def own_caches(monkeypatch):
+    monkeypatch.setattr(teacher_cache, '_SHARED', {})
+
+
+def linear(seed=0, name='linear'):
+    """A network without weights: its code holds them."""
+    held = np.random.RandomState(seed).standard_normal((16 * 16 * 3, 10)).astype(np.float32)
+    return networks.from_functions(lambda key, shape: {}, lambda _, x: x.reshape(len(x), -1) @ held, name=name)
+
+
+def student(factor=1.0):
+    def init(key, shape):
+        return {'kernel': jnp.zeros((16 * 16 * 3, 10))}
+
+    def apply(params, x):
+        return x.reshape(len(x), -1) @ params['kernel'] * factor
+
+    return networks.from_functions(init, apply, name='own')
+
+
+def calling():
+    """A network that leaves JAX."""
+
+    def apply(_, x):
+        shape = jax.ShapeDtypeStruct((len(x), 10), jnp.float32)
+        return jax.pure_callback(lambda images: np.asarray(images)[:, 0, :10, 0], shape, x)
+
+    return networks.from_functions(lambda key, shape: {}, apply, name='calling')
+
+
+def run_of(dataset, teacher, own=None, **teaching):
+    recipe = {**SETTINGS, 'teaching': {'allow_weak': True, **teaching}}
+    made = Teacher.from_network(teacher, dataset.image_shape)
+    return Run(own or student(), dataset, made, method=methods.get('kd').make(), recipe=recipe)
+
+
+def key_of(run):
+    return teacher_cache.identity(run, sharding.make_mesh(), 256, [], False)
+
+
+def test_a_folder_is_refused_when_the_code_of_a_network_changed(digits, tmp_path):
+    run_of(digits, linear()).train(tmp_path)
+    assert run_of(digits, linear()).train(tmp_path).summary['accuracy'] is not None  # read back
+    with pytest.raises(ValueError, match='holds another run: the code of the teacher is not that of the run'):
+        run_of(digits, linear(seed=1)).train(tmp_path)
+    with pytest.raises(ValueError, match='holds another run: the code of the student is not that of the run'):
+        run_of(digits, linear(), student(2.0)).train(tmp_path)
+
+
+def test_answers_are_those_of_the_code_that_asks(digits, tmp_path):
+    first, second = (run_of(digits, linear(seed)).train(tmp_path / str(seed)) for seed in range(2))
+    rows = [one.summary['computed']['teacher_rows'] for one in (first, second)]
+    assert rows[0] == rows[1] and rows[0]['computed'] > 100
+
+
+def test_code_is_described_of_networks_that_were_built_in_python_alone(digits):
+    described = describe(run_of(digits, linear()))
+    assert described['student_code'].startswith(f'{jax.__version__}:')
+    assert described['teacher']['code'] == describe(run_of(digits, linear()))['teacher']['code']
+    shipped = networks.get('resnet8x0_25')(10)
+    variables = shipped.init(jax.random.key(0), (16, 16, 3))
+    own = describe(Run('resnet8x0_25', digits, Teacher(shipped, variables, {'num_classes': 10}), recipe=SETTINGS))
+    assert 'student_code' not in own and 'code' not in own['teacher']
+
+
+def test_the_code_of_every_member_of_an_ensemble_counts(digits):
+    one, same, other = (Teacher.from_network(linear(seed), digits.image_shape) for seed in (0, 0, 1))
+    found = [code.of_own(Teacher.ensemble([one, last]), digits.image_shape) for last in (same, other)]
+    assert found[0] and found[0] != found[1]
+    stored = Teacher.from_outputs(np.random.RandomState(0).standard_normal((60, 10)).astype(np.float32))
+    assert code.of_own(Teacher.ensemble([stored, stored]), digits.image_shape) == ''
+
+
+def test_a_teacher_that_calls_python_is_refused_in_one_line(digits):
+    with pytest.raises(ValueError, match=r'the teacher calling calls Python \(pure_callback\).*Teacher.from_callable'):
+        describe(run_of(digits, calling()))
+    assert code.of_student(calling(), digits.image_shape)  # as a student it is trained
+
+
+@pytest.mark.parametrize(
+    ('keywords', 'told'),
+    [
+        ({'classes': 5}, 'linear has 10 outputs and there are 5 classes'),
+        ({'classes': np.array(list('abcde'))}, 'linear has 10 outputs and there are 5 classes'),
+        ({'classes': ['a'] * 10}, 'use at least two different class names'),
+        ({'variables': {'params': {}}}, "variables of linear have no 'constants'; give what network.init returns"),
+    ],
+)
+def test_what_does_not_fit_a_network_is_refused_in_one_line(digits, keywords, told):
+    with pytest.raises(ValueError, match=told):
+        Teacher.from_network(linear(), digits.image_shape, **keywords)
+    assert Teacher.from_network(linear(), digits.image_shape, classes=10).card['num_classes'] == 10
+
+
+def test_flags_of_xla_that_decide_numbers_are_part_of_the_key(digits, monkeypatch):
+    run = run_of(digits, linear())
+    monkeypatch.setenv('XLA_FLAGS', '')
+    plain = key_of(run)
+    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
+    assert key_of(run) == plain
+    monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_enable_fast_math=true')
+    assert key_of(run) != plain
+
+
+def test_caches_in_memory_share_one_bound(digits):
+    rows, runs = 30 * 44, [run_of(digits, linear(seed), cache_gb=30 * 44 / 2**30) for seed in range(2)]
+    positions, numbers = np.arange(30), np.ones((30, 10), np.float32)
+    first = teacher_cache.open_cache(runs[0], 'first', 60, 10)
+    first.put(positions, numbers)
+    beside = teacher_cache.open_cache(runs[0], 'beside', 60, 10)
+    beside.put(positions, numbers)
+    assert beside.full and beside.present == 0, 'caches of one teacher do not push each other out'
+    other = teacher_cache.open_cache(runs[1], 'other', 60, 10)
+    other.put(positions, numbers)
+    assert other.present == 30 and sum(one.memory for one in teacher_cache._SHARED.values()) <= rows
+    assert teacher_cache.open_cache(runs[0], 'first', 60, 10) is not first
+
+
+def test_files_are_closed_with_the_runs_that_opened_them(digits, tmp_path):
+    def descriptors():
+        gc.collect()
+        return sum('rows.bin' in os.readlink(f'/proc/self/fd/{name}') for name in _listed())
+
+    for seed in range(3):
+        run_of(digits, linear(seed), cache=f'{tmp_path}/c').train(tmp_path / str(seed))
+    assert descriptors() == 0
+
+
+def _listed():
+    return [name for name in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{name}')]
+
+
+def test_nothing_is_filled_where_nothing_can_be_stored(digits, tmp_path):
+    run = run_of(digits, linear(), cache=f'{tmp_path}/c')
+    opened = Cache._open
+
+    def closed(self, *arguments):
+        files = opened(self, *arguments)
+        self._read_only = True
+        return files
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Cache, '_open', closed)
+        with pytest.raises(ValueError, match=rf'nothing can be stored in {re.escape(str(tmp_path))}/c/\w+; name'):
+            fill.fill(run, 1, sharding.make_mesh(), lambda rows: None)
