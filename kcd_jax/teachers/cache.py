@@ -117,9 +117,14 @@ class Cache:
         return 0 if self._files is not None else self.present * (self.row_bytes + 4)
 
     @property
+    def in_memory(self) -> bool:
+        """Whether rows stay in memory, for want of a folder or because it can be neither written nor read."""
+        return self._files is None
+
+    @property
     def on_disk(self) -> bool:
         """Whether what is stored goes to its folder."""
-        return self._files is not None and not self._read_only
+        return not self.in_memory and not self._read_only
 
     def _recount(self) -> None:
         """Counts the rows on disk, others' too, and when to do it again: all writers together keep to the bound."""

@@ -78,7 +78,7 @@ def fill(run: Run, epochs: int, mesh: Mesh, told: Callable[[int], None]) -> dict
     """
     asking = TeacherPass(run, sharding.put(run.teacher.variables, sharding.replicated(mesh)), mesh)
     if not asking.cache.on_disk:
-        raise ValueError(f'nothing can be stored in {asking.cache.folder}; name another folder: teaching.cache=DIR')
+        raise ValueError(f'nothing can be stored in {run.recipe.teaching.folder}; name another: teaching.cache=DIR')
     for points, pixels, slot in _points(run, mesh):
         share = np.zeros(len(points), np.float32)
         asked = TeacherQuery(points, pixels, pixels, slot, slot, share, np.ones(len(points), bool))

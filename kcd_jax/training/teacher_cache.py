@@ -79,7 +79,9 @@ def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:
     sizes = {'size': size, 'width': width, 'dtype': teaching.cache_dtype, 'limit_bytes': limit}
     if teaching.folder:
         about = {'teacher': run.teacher_network.name, 'data': run.data.name}
-        return Cache(teaching.folder, key, **sizes, about=about)
+        cache = Cache(teaching.folder, key, **sizes, about=about)
+        if not cache.in_memory:
+            return cache
     cache = _SHARED.pop(key, None) or Cache(None, key, **sizes, room=_room)
     cache.bound(limit)
     cache.owner = f'{run.teacher.identity} {code.of_teacher(run.teacher, run.data.image_shape)} {run.data.identity}'

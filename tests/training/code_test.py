@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
+import pathlib
 import re
 
 import jax
@@ -13,7 +15,6 @@ import pytest
 
 from kcd_jax import Run, Teacher, data, methods, networks
 from kcd_jax.runtime import sharding
-from kcd_jax.teachers.cache import Cache
 from kcd_jax.training import code, fill, teacher_cache
 from kcd_jax.training.description import describe
 
@@ -160,16 +161,22 @@ def _listed():
     return [name for name in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{name}')]
 
 
-def test_nothing_is_filled_where_nothing_can_be_stored(digits, tmp_path):
-    run = run_of(digits, linear(), cache=f'{tmp_path}/c')
-    opened = Cache._open
+@pytest.mark.parametrize('flags', [os.O_RDWR, os.O_RDONLY])
+def test_nothing_is_filled_where_nothing_can_be_stored(digits, tmp_path, monkeypatch, flags):
+    """The folder can be read alone, or not at all."""
+    run, opened = run_of(digits, linear(), cache=f'{tmp_path}/c'), os.open
+    fill.fill(run, 1, sharding.make_mesh(), lambda rows: None)
 
-    def closed(self, *arguments):
-        files = opened(self, *arguments)
-        self._read_only = True
-        return files
+    def refuse(path, given, *mode):
+        if given & 3 >= flags & 3 and pathlib.Path(path).suffix in ('.bin', '.u32'):
+            raise PermissionError(errno.EACCES, 'Permission denied')
+        return opened(path, given, *mode)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Cache, '_open', closed)
-        with pytest.raises(ValueError, match=rf'nothing can be stored in {re.escape(str(tmp_path))}/c/\w+; name'):
-            fill.fill(run, 1, sharding.make_mesh(), lambda rows: None)
+    monkeypatch.setattr(os, 'open', refuse)
+    if flags == os.O_RDONLY:
+        monkeypatch.setattr(os, 'access', lambda *_: False)
+    with pytest.raises(ValueError, match=rf'nothing can be stored in {re.escape(str(tmp_path))}/c; name another'):
+        fill.fill(run, 1, sharding.make_mesh(), lambda rows: None)
+    if flags == os.O_RDONLY:
+        first, second = (teacher_cache.open_cache(run, 'key', 60, 10) for _ in range(2))
+        assert first.in_memory and first is second, 'shared by the runs of this process'
