@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 
 from configs import benchmark, paper_figures
+from configs.benchmark import DIGITS, WHOLE
 from kcd_jax.experiments.experiment import Reuse
 from kcd_jax.experiments.grid import Budgeted, Grid, of_paper
 from kcd_jax.report.papers import TABLES
 
 CIFAR100, KR = 'configs/cifar100_kd.py', 'configs/kr.py'
 IMAGENET, TINY_IMAGENET = 'configs/imagenet_kd.py', 'configs/tiny_imagenet_kd.py'
-DIGITS = 'configs/digits_kd.py'
 
 # UNIX uses lambda ~ Beta(0.2, 0.2) and batches of 256 on ImageNet and Tiny ImageNet.
 _LARGE = {label: 'policy.beta=0.2' for label in ('UNIXKD, k = 192', 'UNIXKD+label')}
@@ -36,7 +36,6 @@ _DIGITS_EQUAL = {
     **EQUAL,
     'InfoBatch KD': dataclasses.replace(EQUAL['InfoBatch KD'], words='policy=infobatch,well_learned=0.68'),
 }
-_WHOLE = {'Student alone': 'method=none,policy=none', 'KD': 'method=kd,policy=none'}
 _RATIOS = (0.9, 0.7, 0.5, 0.3)
 _FIG3A = {
     'KD': 'method=kd,policy=none',
@@ -61,7 +60,7 @@ def _digits(name: str, references: tuple[str, ...]) -> Grid:
     paper = of_paper(name, DIGITS)
     title = TABLES[name].title.split(',')[0].replace(' at k = 48', ' at k = 15')
     rows = {label: words.replace('policy.k=48', 'policy.k=15') for label, words in paper.rows.items()}
-    return Grid(f'{title}, on the digits', DIGITS, {**_WHOLE, **rows}, references=references, devices=1)
+    return Grid(f'{title}, on the digits', DIGITS, {**WHOLE, **rows}, references=references, devices=1)
 
 
 SWEEPS: dict[str, Grid] = {
@@ -111,7 +110,7 @@ SWEEPS: dict[str, Grid] = {
     'equal_compute': Grid(
         'Selection policies at equal compute',
         CIFAR100,
-        _WHOLE,
+        WHOLE,
         ('wrn_40_2-wrn_16_2', 'vgg13-mobilenetv2', 'resnet32x4-shufflev2'),
         equal=EQUAL,
         budgets=(0.6, 0.8),
@@ -140,7 +139,7 @@ SWEEPS: dict[str, Grid] = {
     'digits_equal_compute': Grid(
         'Selection policies at equal compute, on the digits',
         f'{DIGITS}:data.num_points=600,batch=30',
-        _WHOLE,
+        WHOLE,
         equal=_DIGITS_EQUAL,
         budgets=(0.6, 0.8),
         references=('KD', 'Random KD'),

@@ -43,7 +43,7 @@ POLICIES = {
     'Rounds': Budgeted('policy=rounds', 'ratio', 0.001, 1.0, 0.001),
     'Rounds constant': Budgeted('policy=rounds,sizes=constant', 'ratio', 0.001, 1.0, 0.001),
 }
-_WHOLE = {'Student alone': 'method=none,policy=none', 'KD': 'method=kd,policy=none'}
+WHOLE = {'Student alone': 'method=none,policy=none', 'KD': 'method=kd,policy=none'}
 
 
 def _regime(name: str, words: str) -> Grid:
@@ -52,7 +52,7 @@ def _regime(name: str, words: str) -> Grid:
     return Grid(
         f'Selection at equal compute, digits:{name}',
         f'{DIGITS}:dataset=digits:{name},{words},{shared}',
-        _WHOLE,
+        WHOLE,
         equal=POLICIES,
         budgets=BUDGETS,
         references=('KD', 'Random'),
@@ -61,18 +61,19 @@ def _regime(name: str, words: str) -> Grid:
 
 
 # The teacher is a file of the user's: --words=teacher.checkpoint=FILE; without it, one is trained first. The policies
-# are those of hours on two cores; the digits have all of them.
+# are those that two cores train in hours; the digits have all of them.
 CIFAR100_POLICIES = ('Random', 'Static', 'Short', 'Learnability', 'KCD', 'UNIX', 'SeTa', 'InfoBatch')
 CIFAR100 = Grid(
     'Selection at equal compute, CIFAR-100 (10,000 points; descriptive)',
     'configs/cifar100_kd.py:resnet20-resnet8,num_points=10000,epochs=24,augment.seed=1,eval_every=24',
-    _WHOLE,
+    WHOLE,
     equal={
         **{name: POLICIES[name] for name in CIFAR100_POLICIES},
         'KCD reference': Budgeted('policy=kcd,preset=reference', 'ratio', 0.001, 1.0, 0.001, least=0.6),
     },
     budgets=(0.5, 0.7),
     references=('KD', 'Random'),
+    devices=1,
 )
 SWEEPS = {f'benchmark_{name}': _regime(name, words) for name, words in REGIMES.items()} | {
     'benchmark_cifar100': CIFAR100

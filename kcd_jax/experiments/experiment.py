@@ -178,7 +178,8 @@ def shape(description: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache  # a sweep compares each of its runs with each stored one
 def _decides(key: str) -> bool:
     own = key.removeprefix('teacher.run.')
-    free = (*descriptions.FREE_KEYS, *descriptions.PLACES, 'data.identity', 'policy.run', 'recipe.survey')
+    free = (*descriptions.FREE_KEYS, *descriptions.PLACES, *descriptions.CODE)
+    free += ('data.identity', 'policy.run', 'recipe.survey')
     return key != 'seed' and not any(fnmatch.fnmatchcase(own, pattern) for pattern in free)
 
 
@@ -224,10 +225,14 @@ def digest(description: Mapping[str, Any]) -> str:
 
 
 def public(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """A summary without paths of this machine."""
+    """A summary without paths of this machine; relative ones stay in its commands."""
 
     def cleaned(description: Mapping[str, Any]) -> dict[str, Any]:
         result = {**description, 'data': {**description['data'], 'dir': ''}}
+        recipe = description['recipe']
+        if teaching := recipe.get('teaching'):
+            kept = {**teaching, 'cache': pathlib.PurePath(teaching['cache']).name}
+            result['recipe'] = {**recipe, 'teaching': kept}
         teacher = description.get('teacher')
         if teacher and 'run' in teacher:
             result['teacher'] = {'run': cleaned(teacher['run'])}
@@ -235,8 +240,22 @@ def public(summary: Mapping[str, Any]) -> dict[str, Any]:
             result['teacher'] = {**teacher, 'checkpoint': pathlib.PurePath(teacher['checkpoint']).name}
         return result
 
-    result = {**summary, 'run': cleaned(summary['run'])}
-    taught_by = summary.get('teacher') or {}
-    if taught_by.get('run'):
-        result['teacher'] = {**taught_by, 'run': cleaned(taught_by['run'])}
-    return result
+    def without(part: Mapping[str, Any]) -> dict[str, Any]:
+        cleaners = {'run': cleaned, 'command': without_places}
+        return {key: cleaners[key](value) if value and key in cleaners else value for key, value in part.items()}
+
+    taught_by = summary.get('teacher')
+    return without(summary) | ({'teacher': without(taught_by)} if taught_by else {})
+
+
+def without_places(command: str) -> str:
+    """A command with the last names of files and folders that it names by whole paths.
+
+    >>> without_places('--config=x.py:teacher.checkpoint=/home/me/a.pth+b.npz,teaching.cache=~/answers')
+    '--config=x.py:teacher.checkpoint=a.pth+b.npz,teaching.cache=answers'
+    """
+
+    def named(match: re.Match[str]) -> str:
+        return match[1] + '+'.join(pathlib.PurePath(part).name for part in match[2].split('+'))
+
+    return re.sub(r"\b((?:checkpoint|cache|dir)=)([~/][^,\s']*)", named, command)

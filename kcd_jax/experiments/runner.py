@@ -16,7 +16,16 @@ from typing import Any
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from kcd_jax.experiments.experiment import Cell, Experiment, digest, folder_name, of_config, public, same_run
+from kcd_jax.experiments.experiment import (
+    Cell,
+    Experiment,
+    digest,
+    folder_name,
+    of_config,
+    public,
+    same_run,
+    without_places,
+)
 from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
 from kcd_jax.training.loop import Diverged, Result
 
@@ -96,6 +105,17 @@ def by_content(experiment: Experiment, workdir: str | os.PathLike[str], results:
     ]
 
 
+def _without_content(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without the content of its data and teacher, of which `--dry` knows only shapes."""
+    data = {key: value for key, value in description['data'].items() if key not in ('identity', 'digests')}
+    teacher = description['teacher']
+    if teacher and 'run' in teacher:
+        teacher = {'run': _without_content(teacher['run'])}
+    elif teacher:
+        teacher = {key: value for key, value in teacher.items() if key != 'identity'}
+    return {**description, 'data': data, 'teacher': teacher}
+
+
 class Runner:
     """Trains the runs of an experiment that have not finished, and collects their results."""
 
@@ -148,7 +168,8 @@ class Runner:
 
     def _describe(self, cell: Cell) -> dict[str, Any]:
         if cell not in self._descriptions:
-            self._descriptions[cell] = cell.describe()
+            described = cell.describe()
+            self._descriptions[cell] = _without_content(described) if self.dry else described
         return self._descriptions[cell]
 
     def _stored(self, task: Task) -> dict[str, Any] | None:
@@ -194,7 +215,7 @@ class Runner:
         words += f',policy=reuse,run={source},mode={reuse.mode}' if reuse else ''
         result = public(summary) | {
             'cell': self.experiment.card(task.cell),
-            'command': shlex.join(['python', '-m', 'kcd_jax.main', f'--config={words}']),
+            'command': without_places(shlex.join(['python', '-m', 'kcd_jax.main', f'--config={words}'])),
         }
         if reuse is not None:
             result['run']['policy']['run'] = source

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kcd_jax.report.comparisons import Row, Summary, is_teacher, refuse_duplicates, setting_of
+from kcd_jax.report.comparisons import FILE, Row, Summary, is_teacher, refuse_duplicates, setting_of
 from kcd_jax.report.statistics import bootstrap_errors, holm, two_sided
 from kcd_jax.runtime import descriptions
 
@@ -78,13 +78,15 @@ def cells_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Cell]]:
     Teachers are left out, and seeds of the exploration if the sweep has others.
 
     Raises:
-      ValueError: two runs of a row have the same seed, or their settings differ.
+      ValueError: two runs of a row have the same seed, or their settings differ; a file lacks something.
     """
     found: dict[str, dict[str, Cell]] = {}
     chosen = [run for run in summaries if isinstance(run.get('cell'), Mapping) and not is_teacher(run)]
+    for run in chosen:
+        _refuse_unreadable(run)
     published = {run['cell']['sweep'] for run in chosen if run['seed'] >= FIRST_SEED}
     chosen = [run for run in chosen if run['seed'] >= FIRST_SEED or run['cell']['sweep'] not in published]
-    for run in sorted(chosen, key=lambda run: (run['cell']['sweep'], run['cell']['place'], run['seed'])):
+    for run in sorted(chosen, key=_place):
         card = run['cell']
         rows = found.setdefault(card['sweep'], {})
         cell = rows.setdefault(card['label'], Cell(card['label'], card['label'], [], run['method'], run['policy']))
@@ -100,6 +102,26 @@ def cells_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Cell]]:
     return found
 
 
+def _refuse_unreadable(run: Summary) -> None:
+    """ValueError, in one line, for a run that lacks what the report reads, or whose answers are not whole."""
+    name = run.get(FILE) or run.get('name')
+    try:
+        _place(run), run['cell']['label'], run['cell']['group'], float(run['accuracy']), _amortised(run)
+        _made_by([run]), _taught_by([run])
+        whole = not run.get('right') or abs(_right(run).mean() - run['accuracy']) < 1e-4
+        usable = whole and isinstance(run['seed'], int)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{name} is not a whole result of a sweep ({type(error).__name__}: {error})') from error
+    if not usable:
+        raise ValueError(f'{name} is damaged: its answers by test image do not give its accuracy; train this run again')
+
+
+def _place(run: Summary) -> tuple[Any, ...]:
+    """Sweeps by name, those that are only described at the end; rows as in their tables."""
+    card = run['cell']
+    return card['sweep'] in DESCRIPTIVE, card['sweep'], card['place'], run['seed']
+
+
 def _differing(one: Summary, other: Summary) -> str:
     """How two runs differ in more than their seeds; '' if they do not."""
     if setting_of(one) != setting_of(other):
@@ -109,10 +131,14 @@ def _differing(one: Summary, other: Summary) -> str:
 
 
 def _refuse_other_teachers(sweep: str, runs: Sequence[Summary]) -> None:
-    taught = {run['teacher']['accuracy']: run for run in runs if (run.get('teacher') or {}).get('accuracy') is not None}
+    taught = {}
+    for run in runs:
+        if (run.get('teacher') or {}).get('accuracy') is not None:
+            identity = ((run.get('run') or {}).get('teacher') or {}).get('identity')
+            taught.setdefault(identity or run['teacher']['accuracy'], run)
     if len(taught) > 1:
         shown = ', '.join(
-            f'{100 * accuracy:.2f} % ({run["name"]}, seed {run["seed"]})' for accuracy, run in taught.items()
+            f'{100 * run["teacher"]["accuracy"]:.2f} % ({run["name"]}, seed {run["seed"]})' for run in taught.values()
         )
         raise ValueError(f'{sweep}: the runs had teachers of {shown}; give those of one teacher')
 
@@ -137,7 +163,8 @@ def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[
     for sweep, cells in found.items():
         if KD not in cells:
             raise ValueError(f'{sweep} has no finished run of {KD}, which costs are relative to')
-        full, made_by = cells[KD].macs(), _made_by([run for cell in cells.values() for run in cell.runs])
+        full, runs = cells[KD].macs(), [run for cell in cells.values() for run in cell.runs]
+        origin = {'made_by': _made_by(runs), 'taught_by': _taught_by(runs)}
         wanted = [(label, other) for label, cell in cells.items() for other in _others(cell, cells)]
         compared = _compare(cells, wanted, resamples)
         for label, cell in cells.items():
@@ -147,11 +174,11 @@ def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[
             record |= {'compute': cell.macs() / full, 'amortised': cell.amortised() / full}
             seeds = [run['seed'] for run in cell.runs]
             record |= {'explores': min(seeds) < FIRST_SEED, 'control_of': OWN_CONTROL.get(cell.policy_label, '')}
-            record['made_by'] = made_by
+            record |= origin
             names = {'kd': KD, 'random': f'{RANDOM}, {cell.group}', 'control': _control(cell)}
             for key, other in names.items():
-                mean, error, n = compared.get((label, other), (None, None, 0))
-                record |= {key: mean, f'{key}_se': error, f'{key}_n': n}
+                mean, error, n, ends = compared.get((label, other), (None, None, 0, None))
+                record |= {key: mean, f'{key}_se': error, f'{key}_n': n, f'{key}_range': ends}
                 asked = key == 'random' or (key == 'control' and cell.policy_label == TESTED_CONTROL)
                 tested = asked and mean is not None and sweep not in DESCRIPTIVE and not record['explores']
                 if key != 'kd':
@@ -167,9 +194,19 @@ def _made_by(runs: Sequence[Summary]) -> str:
     """'JAX 0.10.1 on cpu; commits 58c7061, 73afa2e.' of the runs of a sweep."""
     found = {(f'JAX {run["versions"]["jax"]}', run['device']['kind']) for run in runs if run.get('versions')}
     made = ', '.join(f'{version} on {device}' for version, device in sorted(found))
-    commits = sorted({run['commit'][:7] for run in runs if run.get('commit')})
+    whole = (run['commit'].partition('-') for run in runs if run.get('commit'))
+    commits = sorted({f'{digits[:7]}{dash}{dirty}' for digits, dash, dirty in whole})
     parts = [made] * bool(made) + [f'commit{"s" * (len(commits) > 1)} {", ".join(commits)}'] * bool(commits)
     return f'{"; ".join(parts)}.' if parts else ''
+
+
+def _taught_by(runs: Sequence[Summary]) -> str:
+    """'resnet14, 99.33 %' of the teacher of a sweep; '' if its accuracy is not known."""
+    teacher = next((run['teacher'] for run in runs if (run.get('teacher') or {}).get('accuracy') is not None), None)
+    if teacher is None:
+        return ''
+    source = f'the file {teacher["source"]}, ' if teacher.get('sha256') else ''
+    return f'{teacher.get("network", "")}, {source}{100 * teacher["accuracy"]:.2f} %'
 
 
 def _control(cell: Cell) -> str:
@@ -184,8 +221,8 @@ def _others(cell: Cell, cells: Mapping[str, Cell]) -> list[str]:
 
 def _compare(
     cells: Mapping[str, Cell], wanted: Sequence[tuple[str, str]], resamples: int
-) -> dict[tuple[str, str], tuple[float, float, int]]:
-    """{(label, other): (mean difference, its standard error, seeds)} in percentage points."""
+) -> dict[tuple[str, str], tuple[float, float, int, tuple[float, float]]]:
+    """{(label, other): (mean difference, its standard error, seeds, its ends over seeds)} in percentage points."""
     by_seeds: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for label, other in wanted:
         have = [{run['seed'] for run in cells[name].runs} for name in (label, other)]
@@ -197,5 +234,6 @@ def _compare(
         differences = 100 * np.stack([right[label] - right[other] for label, other in pairs])
         errors = bootstrap_errors(differences, resamples)
         for pair, one, error in zip(pairs, differences, errors, strict=True):
-            found[pair] = (float(one.mean()), float(error), len(seeds))
+            by_seed = one.mean(axis=1)
+            found[pair] = (float(one.mean()), float(error), len(seeds), (float(by_seed.min()), float(by_seed.max())))
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from scipy.special import stdtrit
 
 from kcd_jax.report import style, tables
 from kcd_jax.report.benchmark import (
@@ -22,6 +22,7 @@ from kcd_jax.report.benchmark import (
     SCHEDULES,
     SEEDS,
 )
+from kcd_jax.report.statistics import Sample
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
@@ -29,22 +30,27 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
     found = []
     for sweep in dict.fromkeys(record['sweep'] for record in records):
         own = [record for record in records if record['sweep'] == sweep]
-        headers = ['run', 'accuracy %', 'n', 'vs Random', 'p', 'vs KD', 'compute %', 'amortised %']
+        tested = any(record['random_p'] is not None for record in own)
+        headers = ['run', 'accuracy %', 'n', 'vs Random', *['p'] * tested, 'vs KD', 'compute %', 'amortised %']
         rows = []
         for record in own:
             spread = '' if record['sd'] is None else f' ± {record["sd"]:.2f}'
             rows.append(
                 [record['run'], f'{record["accuracy"]:.2f}{spread}', str(record['n']), _interval(record, 'random'),
-                 _p_value(record['random_p']), _interval(record, 'kd'),
+                 *[_p_value(record['random_p'])] * tested, _interval(record, 'kd'),
                  f'{100 * record["compute"]:.1f}', f'{100 * record["amortised"]:.1f}']
             )  # fmt: skip
+        shown = '[95 % interval over seeds and test points]'
+        if sweep in DESCRIPTIVE:
+            shown = '(smallest to largest over the seeds)'
+        p = f'p: of the difference from Random, two-sided{_family(records)}. ' if tested else ''
+        taught_by = own[0]['taught_by'] and f' ({own[0]["taught_by"]})'
         notes = [
             'accuracy: last epoch, test set; mean ± sample standard deviation over n seeds. vs Random and vs KD: mean '
-            'difference from the random choice at the same budget, and from every point [95 % interval over seeds and '
-            f'test points]. p: of the difference from Random, two-sided{_family(records)}. compute: '
+            f'difference from the random choice at the same budget, and from every point {shown}. {p}compute: '
             'multiply-accumulates from a cold cache, relative to KD; amortised: without the '
-            "teacher's answers that a cache serves. All seeds share the views of a point and one teacher, whose own "
-            'variation is in no interval.',
+            f"teacher's answers that a cache serves. All seeds share the views of a point and one teacher{taught_by}, "
+            'whose own variation is not seen here.',
             own[0]['made_by'],
         ]
         found.append(
@@ -85,9 +91,12 @@ def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the protocol concludes from the rows of one regime, a sentence each."""
     notes = [_of_student(records)]
     if records[0]['sweep'] in DESCRIPTIVE:
-        notes.append('Descriptive: three seeds, no test is made.')
-    elif records[0]['explores']:
+        most = max(record['n'] for record in records)
+        notes.append(f'Descriptive, with {_count(most, "seed")}: no test is made, and nothing is concluded.')
+    if records[0]['explores']:
         notes.append(f'Seeds below {FIRST_SEED} explore: nothing is concluded.')
+    elif records[0]['sweep'] in DESCRIPTIVE:
+        pass
     elif not any(record['random_p'] is not None for record in records):
         notes.append('Too few seeds for a conclusion.')
     else:
@@ -114,12 +123,14 @@ def _of_student(records: Sequence[Mapping[str, Any]]) -> str:
     if alone is None:
         return ''
     rest = [record for record in records if record['budget']]
-    below = sum(record['accuracy'] < alone['accuracy'] for record in rest)
-    apart, cost = _interval(alone, 'kd'), f'{100 * alone["compute"]:.1f} % of the compute of KD'
-    return (
-        f'The student alone, on every point, takes {cost}. Its accuracy is {apart} points from that of KD, and above '
-        f'that of {below} of the {len(rest)} rows with a budget.'
-    )
+    told = f'The student alone, on every point, takes {100 * alone["compute"]:.1f} % of the compute of KD.'
+    if apart := _interval(alone, 'kd'):
+        told += f' Its accuracy is {apart} points from that of KD'
+        if rest and all(record['n'] == alone['n'] for record in rest):
+            below = sum(record['accuracy'] < alone['accuracy'] for record in rest)
+            told += f', and above that of {below} of the {len(rest)} rows with a budget'
+        told += '.'
+    return told
 
 
 def _of_rows(what: str, rows: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]]) -> str:
@@ -137,17 +148,17 @@ def _of_rows(what: str, rows: Sequence[Mapping[str, Any]], records: Sequence[Map
             told.setdefault('better' if row['random'] > 0 else 'worse', []).append(row['run'])
     parts = [f'{words}: {"; ".join(told[words])}' for words in ('better', 'worse', of_another_cost) if words in told]
     rest = len(tested) - sum(map(len, told.values()))
-    others = f'the other {rest}' if told else f'any of {rest}'
+    others = ('the other one' if rest == 1 else f'the other {rest}') if told else f'any of {rest}'
     parts += [f'no difference was seen in {others}'] * bool(rest)
     return f'{what}, against the random choice: {". ".join(part[0].upper() + part[1:] for part in parts)}.'
 
 
 def _of_claim(record: Mapping[str, Any]) -> str:
     """The paper's claim at 70 %, and what it is due to."""
-    low = record['kd'] - _half(record, 'kd')
+    low = _sample(record, 'kd').interval()[0]
     if low <= -LOSS:
         return f'Condensing to 70 % without a loss is not shown: the interval of KCD less KD begins at {low:+.2f}.'
-    told = 'Condensing to 70 % costs no accuracy'
+    told = f'Condensing to 70 % costs less than {LOSS} points'
     due = record['control_p'] is not None and record['control_p'] < 0.05 and record['control'] > 0
     if due:
         return f'{told}, and KCD owes that to what it ranks and mixes.'
@@ -157,7 +168,7 @@ def _of_claim(record: Mapping[str, Any]) -> str:
 def _of_missing(records: Sequence[Mapping[str, Any]]) -> str:
     """Rows that others have and this table lacks, in whole or in part."""
     most = max(record['n'] for record in records)
-    fewer = [f'{record["run"]} ({record["n"]} seeds)' for record in records if record['n'] < most]
+    fewer = [f'{record["run"]} ({_count(record["n"], "seed")})' for record in records if record['n'] < most]
     budgets = list(dict.fromkeys(record['budget'] for record in records if record['budget']))
     have = {(record['policy'], record['budget']) for record in records}
     policies = dict.fromkeys(record['policy'] for record in records if record['budget'])
@@ -167,26 +178,25 @@ def _of_missing(records: Sequence[Mapping[str, Any]]) -> str:
     return '' if not parts else '. '.join(part[0].upper() + part[1:] for part in parts) + '.'
 
 
-def _half(record: Mapping[str, Any], key: str) -> float:
-    """Half the width of the 95 % interval of a difference, by Student's t."""
-    return float(stdtrit(record[f'{key}_n'] - 1, 0.975)) * record[f'{key}_se']
+def _sample(record: Mapping[str, Any], key: str) -> Sample:
+    """A difference; its standard error is that of the bootstrap."""
+    error, n = record[f'{key}_se'], record[f'{key}_n']
+    return Sample(record[key], None if n < 2 else error * math.sqrt(n), n)
 
 
 def _interval(record: Mapping[str, Any], key: str) -> str:
-    """'+1.25 [+0.50, +2.00]', with the number of pairs where it is not the row's n."""
-    mean, n = record[key], record[f'{key}_n']
-    if mean is None:
-        return ''
-    pairs = '' if n == record['n'] else f' ({n} pairs)'
-    if n < 2:
-        return f'{_signed(mean)}{pairs}'
-    half = _half(record, key)
-    return f'{_signed(mean)} [{_signed(mean - half)}, {_signed(mean + half)}]{pairs}'
+    """'+1.25 [+0.50, +2.00]', or its ends over few seeds, with the number of pairs where it is not the row's n."""
+    n = record[f'{key}_n']
+    if record['sweep'] in DESCRIPTIVE and n > 1:
+        low, high = (tables.signed(end) for end in record[f'{key}_range'])
+        told = f'{tables.signed(record[key])} ({low} to {high})'
+    else:
+        told = tables.difference(_sample(record, key), factor=1)
+    return f'{told} ({_count(n, "pair")})' if told and n != record['n'] else told
 
 
-def _signed(value: float) -> str:
-    """Two decimals with a sign, without '-0.00'."""
-    return f'{round(value, 2) + 0.0:+.2f}'
+def _count(number: int, what: str) -> str:
+    return f'{number} {what}{"s" * (number != 1)}'
 
 
 @style.styled

@@ -97,7 +97,7 @@ def bootstrap_errors(differences: np.ndarray, resamples: int = 10_000, seed: int
             return np.bincount(drawn.reshape(-1), minlength=count * size).reshape(count, size).astype(np.float64)
 
         of_seeds, of_points = weights(seeds), weights(points)
-        means.append([np.sum((of_seeds @ one) * of_points, axis=1) / (seeds * points) for one in differences])
+        means.append([np.sum((of_points @ one.T) * of_seeds, axis=1) / (seeds * points) for one in differences])
     return np.std(np.concatenate(means, axis=1), axis=1) if quantities else np.zeros(0)
 
 

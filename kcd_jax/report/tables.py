@@ -121,6 +121,11 @@ def with_sd(sample: Sample) -> str:
     return percent(sample.mean) if sample.sd is None else f'{percent(sample.mean)} ± {percent(sample.sd)}'
 
 
+def signed(value: float) -> str:
+    """Two decimals with a sign: '+1.00', '+0.00' for -0.0."""
+    return f'{round(value, 2) + 0.0:+.2f}'
+
+
 def difference(sample: Sample, factor: float = 100.0) -> str:
     """A mean paired difference in percentage points (of fractions; `factor` 1: of percentages) and its 95 % interval.
 
@@ -131,8 +136,7 @@ def difference(sample: Sample, factor: float = 100.0) -> str:
     """
     if sample.mean is None:
         return ''
-    # Adding zero after rounding turns -0.0 into 0.0.
-    numbers = [f'{round(factor * value, 2) + 0.0:+.2f}' for value in (sample.mean, *(sample.interval() or ()))]
+    numbers = [signed(factor * value) for value in (sample.mean, *(sample.interval() or ()))]
     return numbers[0] + (f' [{numbers[1]}, {numbers[2]}]' if numbers[1:] else '')
 
 

@@ -26,12 +26,15 @@ CONTENT = {
     'teacher': 'the teacher (its file)',
     'teacher.run.data': "the teacher's data (points, labels or files)",
 }
-# Keys that hold 'VERSION of JAX:DIGEST' of code that was written in Python; another version writes it otherwise.
+# Keys that hold 'VERSIONS:DIGEST' of networks that were built in Python; other versions write the same otherwise.
 CODE = {
     'student_code': 'the code of the student',
     'teacher.code': 'the code of the teacher',
     'teacher.run.student_code': 'the code of the teacher',
+    'student_start': 'what the student begins with',
+    'teacher.run.student_start': 'what the teacher begins with',
 }
+_START = ('student_start', 'teacher.run.student_start')
 _SHOWN = 4
 
 
@@ -52,18 +55,23 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     return ', '.join(shown) + more or content
 
 
-def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Refuses the folder of another run.
+
+    Another start is no other run: a model may draw its weights anew whenever a script is started.
 
     Args:
       workdir: folder of a run.
       there: description of the run in it.
       here: description of the requested run.
 
+    Returns:
+      A line that names another start; '' if it is the same.
+
     Raises:
       ValueError: they differ, in keys, which are listed, or only in the content of the data or of the teacher.
     """
-    keys, content = _differing(there, here)
+    keys, content = _differing(there, here, free=_START)
     if keys:
         raise ValueError(
             f'{workdir} holds a run of another configuration: {differences(there, here)}; '
@@ -73,6 +81,9 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
         raise ValueError(
             f'{workdir} holds another run: {content}; use another --workdir, or restore what the run was started with'
         )
+    if there.get(_START[0]) != here.get(_START[0]) and not _is_free(_START[0], there, here):
+        return f'{workdir}: the run there began with other weights than those of the given network, and keeps its own'
+    return ''
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -86,10 +97,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return result
 
 
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> tuple[list[str], str]:
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any], free: tuple[str, ...] = ()) -> tuple[list[str], str]:
     """(keys with different values, a phrase that names different content or '')."""
     old, new = flatten(_plain(there)), flatten(_plain(here))
-    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _is_free(key, old, new)]
+    keys = [key for key in sorted({*old, *new}) if key not in free]
+    keys = [key for key in keys if old.get(key) != new.get(key) and not _is_free(key, old, new)]
     settings, parts = [], {}
     for key in keys:
         if key in CODE:

@@ -73,7 +73,8 @@ class RunLog:
                 content = {'run': self.description, **environment.describe()}
                 files.write_text(self.workdir / CONFIG, files.dumps(content, indent=2) + '\n')
             else:
-                descriptions.refuse_other(self.workdir, saved.get('run', {}), self.description)
+                if note := descriptions.refuse_other(self.workdir, saved.get('run', {}), self.description):
+                    console.say(note)
         except OSError as error:
             self._unlock()
             reason = error.strerror or error

@@ -24,7 +24,7 @@ from kcd_jax.runtime import console, files
 
 DTYPES = ('float32', 'float16')
 _BLOCK = 4096  # rows that a cache in memory grows by
-_SHARE = 16  # of the room that is left: what is written before the rows of other processes are counted again
+_SHARE = 16  # the rows of other processes are counted again when a sixteenth of the room that was left is written
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -35,10 +35,10 @@ class Cache:
       stored, served, damaged: rows written, read, and found damaged by this object so far.
       present: rows that are there.
       full: whether no more rows are stored: the bound is reached, or the disk takes no more.
-      owner: whose rows they are, for those who keep several caches in memory.
+      user: what uses it now, a weak reference, for those who keep several caches in memory.
     """
 
-    owner = ''
+    user: Callable[[], Any] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Cache:
         return not self.in_memory and not self._read_only
 
     def _recount(self) -> None:
-        """Counts the rows on disk, others' too, and when to do it again: all writers together keep to the bound."""
+        """Counts the rows on disk, others' too, and says when to do it again: 16 writers together keep to the bound."""
         if self._files is not None:
             self.present = self._count()
         self._recount_at = self.stored + (self.limit_rows - self.present) // _SHARE
@@ -182,8 +182,11 @@ class Cache:
             self._recount()
         for position, row in zip(positions.tolist(), np.ascontiguousarray(rows, self.dtype), strict=True):
             known = self._knows(position)  # a damaged row is written again, and counted once
-            if not known and not self._has_room():
+            if not known and self.present + 1 > self.limit_rows:
                 self._stop(f'the cache of teacher outputs reached its bound ({self.present:,} rows)')
+                return
+            if not known and self._room is not None and not self._room(self):
+                self._stop('the caches of teacher outputs in memory reached their bound')
                 return
             if self._files is None:
                 if not known:
@@ -199,11 +202,6 @@ class Cache:
                 return
             self.present += not known
             self.stored += 1
-
-    def _has_room(self) -> bool:
-        if self.present + 1 > self.limit_rows:
-            return False
-        return self._files is not None or self._room is None or self._room(self)
 
     def _knows(self, position: int) -> bool:
         """Whether there is a row at a position, whole or damaged."""

@@ -191,7 +191,8 @@ class HostFunction:
     def answer(self, query: Query, embed: bool = False) -> np.ndarray:
         """As `Host.answer`."""
         images = 'held-out images' if query.held_out else 'points'
-        first = ', '.join(map(str, query.index[:_SHOWN])) + (', ...' if len(query.index) > _SHOWN else '')
+        asked = list(dict.fromkeys(query.index.tolist()))
+        first = ', '.join(map(str, asked[:_SHOWN])) + (', ...' if len(asked) > _SHOWN else '')
         what = f'the teacher {self.version}, asked about {len(query.index)} {images} ({first})'
         logits, found = self._called(query.images, what, query.index)
         return np.concatenate([logits, found], axis=1) if embed else logits

@@ -70,7 +70,7 @@ class StoredOutputs:
         return self
 
     def recheck(self) -> None:
-        """As `Host.recheck`: nobody else holds these arrays."""
+        """As `Host.recheck`: nobody else holds these arrays, but for those that are mapped from files."""
 
     def answer(self, query: Query, embed: bool = False) -> np.ndarray:
         """As `Host.answer`."""
@@ -171,7 +171,8 @@ def _array(value: Any, key: str, name: str, copy: bool) -> np.ndarray | None:
     what, shapes = f'{key} of {name}', SHAPES[key]
     usable = ' or '.join(shapes)
     try:
-        array = np.array(value, copy=True if copy and not isinstance(value, np.memmap) else None)
+        array = np.asarray(value)
+        array = array.copy() if copy and not isinstance(value, np.memmap) else array
     except Exception as error:  # ragged lists; tensors on an accelerator or with gradients
         usable = '.detach().cpu().float().numpy() of it' if hasattr(value, 'detach') else f'an array {usable}'
         raise ValueError(f'{what} is a {type(value).__name__} that is no array of numbers; use {usable}') from error

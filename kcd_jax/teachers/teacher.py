@@ -17,6 +17,7 @@ import numpy as np
 
 from kcd_jax import data, networks
 from kcd_jax.contracts import NEEDS, Network, PyTree
+from kcd_jax.networks._foreign import NOISE
 from kcd_jax.networks.layers import Normalization, constants
 from kcd_jax.teachers import fit, name_maps, torch_weights, weights_file
 from kcd_jax.teachers import host as hosts
@@ -146,7 +147,7 @@ class Teacher:
         network: Network,
         image_shape: tuple[int, int, int],
         *,
-        classes: int | Sequence[str] = (),
+        classes: int | Sequence[str] | None = None,
         variables: PyTree | None = None,
     ) -> Teacher:
         """A network that was built in Python, with the weights that it holds.
@@ -154,7 +155,7 @@ class Teacher:
         Args:
           network: of `networks.from_nnx` or the like.
           image_shape: (H, W, 3) of the images.
-          classes: the class names in the order of the logits, or their number; (): not known.
+          classes: the class names in the order of the logits, or their number; None: not known.
           variables: other ones than those that `network.init` returns; needed where that draws them at random, as for a
             linen module that was given without its own.
 
@@ -163,12 +164,13 @@ class Teacher:
         """
         if variables is None:
             variables = network.init(jax.random.key(0), tuple(image_shape))
-        if lacking := sorted({*network.variable_shapes(tuple(image_shape))} - {*variables}):
+        if lacking := sorted({*network.variable_shapes(tuple(image_shape))} - {*variables, NOISE}):
             raise ValueError(f'variables of {network.name} have no {lacking[0]!r}; give what network.init returns')
         image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         outputs = jax.eval_shape(lambda v, x: network.apply(v, x, False)[0], variables, image)
         count = outputs.logits.shape[1]
-        known, names = (count, ()) if isinstance(classes, tuple) and not classes else hosts.class_count(classes)
+        unknown = classes is None or (np.ndim(classes) == 1 and not len(classes))
+        known, names = (count, ()) if unknown else hosts.class_count(classes)
         if known != count:
             raise ValueError(f'{network.name} has {count} outputs and there are {known} classes')
         card: dict[str, Any] = {'network': network.name, 'num_classes': count, 'image_shape': list(image_shape)}

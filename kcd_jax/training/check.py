@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from kcd_jax.teachers.teacher import Teacher
-from kcd_jax.training import ledger, serving, state
+from kcd_jax.training import code, ledger, serving, state
 from kcd_jax.training.run import Run
 
 
@@ -68,6 +68,8 @@ def _teacher_line(run: Run) -> str:
         named = run.recipe.augment.endless
         cache = f'none, since no view is shown twice{named and f" (augment.{named})"}'
         cache += '; augment.views=V gives each point V views' if named == 'area' else ''
+    elif isinstance(run.teacher, Teacher) and code.calls_python(run.teacher, run.data.image_shape):
+        cache = 'none, since the network calls Python and its code does not tell what it answers'
     return f'{line}; answers before the steps, cache: {cache}'
 
 

@@ -1,4 +1,7 @@
-"""Digests of what functions compute, which neither their names nor any weights tell."""
+"""Digests of what functions compute, which neither their names nor any weights tell.
+
+They are taken of the program that JAX traces and of the arrays in it. The backward rule of a `custom_vjp` is not seen.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,62 +21,75 @@ from kcd_jax import networks
 from kcd_jax.contracts import Network, PyTree
 from kcd_jax.teachers.teacher import Teacher
 
+_WRITERS = ('jax', 'flax', 'equinox', 'keras')  # packages whose versions may write the same code otherwise
 _PYTHON = ('pure_callback', 'io_callback')  # calls of Python, whose code no program holds
+_PLACES = re.compile(r'0x[0-9a-f]+|\w*Device\(id=\d+[^)]*\)')  # what a program names of a process or a machine
 
 
-def of_student(network: Network, image_shape: tuple[int, int, int]) -> str:
-    """'VERSION of JAX:DIGEST' of a network, in training and not; another version may write the same code otherwise."""
-    return _version([_program(network, image_shape, train)[0] for train in (True, False)])
+def of_student(network: Network, image_shape: tuple[int, int, int], batch: int) -> str:
+    """'VERSIONS:DIGEST' of a network that was built in Python, in training and not."""
+    return _versioned([_program(network, image_shape, *mode)[0] for mode in ((batch, True), (1, False))])
+
+
+def of_start(network: Network, image_shape: tuple[int, int, int]) -> str:
+    """In the same way, of the weights that its training begins with, or of how they are drawn."""
+    return _versioned(digest(lambda key: network.init(key, image_shape), jax.random.key(0)))
 
 
 def of_own(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:
-    """In the same way, of a teacher that holds a network that was built in Python; '' of all others."""
-    own = teacher.host is None and teacher.network.name not in networks.names()
-    if own or any(of_own(member, image_shape) for member in teacher.members):
-        return _version(of_teacher(teacher, image_shape))
-    return ''
+    """In the same way, of the networks of a teacher that were built in Python; '' if there are none."""
+    if teacher.members:
+        found = [of_own(member, image_shape) for member in teacher.members]
+        return _versioned(found) if any(found) else ''
+    if teacher.host is not None or teacher.network.name in networks.names():
+        return ''
+    return _versioned(of_teacher(teacher, image_shape))
 
 
 def of_teacher(teacher: Teacher, image_shape: tuple[int, int, int]) -> str | list[Any]:
-    """The digest of a teacher's network, or of those of its members; [] for functions and stored outputs.
-
-    Raises:
-      ValueError: a network calls Python.
-    """
+    """The digest of a teacher's network, or of those of its members; [] for functions and stored outputs."""
     if teacher.host is not None:
         return [of_teacher(member, image_shape) for member in teacher.members]
-    found, calls = _program(teacher.network, image_shape)
-    if calls:
-        raise ValueError(
-            f'the teacher {teacher.network.name} calls Python ({calls}), so that its answers cannot be known by its '
-            'code; give the function itself: Teacher.from_callable(...)'
-        )
-    return found
+    return _program(teacher.network, image_shape)[0]
+
+
+def calls_python(teacher: Teacher, image_shape: tuple[int, int, int]) -> bool:
+    """Whether a network of the teacher calls Python: what it answers is then not known by its code."""
+    if teacher.host is not None:
+        return any(calls_python(member, image_shape) for member in teacher.members)
+    return _program(teacher.network, image_shape)[1]
 
 
 def digest(function: Callable[..., Any], *arguments: Any) -> str:
     """A digest of what a function computes of arguments of these shapes."""
-    return _digest(jax.make_jaxpr(function)(*arguments))
+    return _digest(_traced(function, *arguments))
 
 
 @functools.lru_cache(maxsize=16)
-def _program(network: Network, image_shape: tuple[int, int, int], train: bool = False) -> tuple[str, str]:
-    """(a digest of a network's operations and of the arrays that its code holds, the operation that calls Python)."""
+def _program(
+    network: Network, image_shape: tuple[int, int, int], batch: int = 1, train: bool = False
+) -> tuple[str, bool]:
+    """(a digest of a network's operations and of the arrays that its code holds, whether it calls Python)."""
 
     def answer(variables: PyTree, image: jax.Array) -> Any:
         outputs, _ = network.apply(variables, image, train)
         return outputs.logits, outputs.embed
 
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    closed = jax.make_jaxpr(answer)(network.variable_shapes(image_shape), image)
-    names = (equation.primitive.name for jaxpr in _inside(closed) for equation in jaxpr.eqns)
-    return _digest(closed), next((name for name in names if name in _PYTHON), '')
+    image = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    closed = _traced(answer, network.variable_shapes(image_shape), image)
+    return _digest(closed), any(step.primitive.name in _PYTHON for part in _inside(closed) for step in part.eqns)
+
+
+def _traced(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The program of a function, whatever the process's settings are: they are no part of its code."""
+    with jax.disable_jit(False), jax.default_matmul_precision(None):
+        return jax.make_jaxpr(function)(*arguments)
 
 
 def _digest(closed: Any) -> str:
-    found = hashlib.sha256(re.sub('0x[0-9a-f]+', '', str(closed.jaxpr)).encode())  # without addresses of functions
-    for jaxpr in _inside(closed):
-        for constant in getattr(jaxpr, 'consts', ()):
+    found = hashlib.sha256(_PLACES.sub('', str(closed.jaxpr)).encode())
+    for part in _inside(closed):
+        for constant in getattr(part, 'consts', ()):
             key = jax.dtypes.issubdtype(getattr(constant, 'dtype', np.float32), jax.dtypes.prng_key)
             found.update(np.ascontiguousarray(jax.random.key_data(constant) if key else constant).tobytes())
     return found.hexdigest()
@@ -88,5 +105,6 @@ def _inside(jaxpr: Any) -> Iterator[Any]:
                     yield from _inside(part)
 
 
-def _version(digests: Any) -> str:
-    return f'{jax.__version__}:{hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:32]}'
+def _versioned(digests: Any) -> str:
+    versions = ' '.join(f'{name} {sys.modules[name].__version__}' for name in _WRITERS if name in sys.modules)
+    return f'{versions}:{hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:32]}'

@@ -1,7 +1,7 @@
 """A run as JSON values, and the run that such values describe.
 
 {'student': 'resnet8', 'teacher': None | {'network', 'checkpoint', 'identity'} | {'run': of the run that trains it},
- 'student_code', 'teacher.code': of networks that were built in Python, 'VERSION of JAX:DIGEST',
+ 'student_code', 'student_start', 'teacher.code': of networks that were built in Python, 'VERSIONS:DIGEST',
  'data': {'name', 'dir', 'stream', 'validation', 'seed', 'num_points', 'identity', 'digests'},
  'method': {'name', **keywords}, 'policy': {'name', **keywords}, 'weights': {...}, 'recipe': {...}, 'seed': 0}
 """
@@ -37,7 +37,8 @@ def describe(run: Run) -> dict[str, Any]:
         'seed': run.seed,
     }
     if run.own_network is not None:
-        described['student_code'] = code.of_student(run.own_network, dataset.image_shape)
+        described['student_code'] = code.of_student(run.own_network, dataset.image_shape, run.recipe.batch)
+        described['student_start'] = code.of_start(run.own_network, dataset.image_shape)
     return json.loads(files.dumps(described))  # tuples become lists, as they are when it is read back
 
 

@@ -39,6 +39,8 @@ def refuse(run: Run, device_count: int) -> None:
                 'set augment.views for a few per point'
             )
         raise ValueError(f'{run.name} has views by augment.{named}, which are not finite; they cannot be kept')
+    if code.calls_python(run.teacher, run.data.image_shape):
+        raise ValueError(f'the teacher {run.teacher_network.name} calls Python, so that its answers cannot be kept')
     if run.data.train.draws_crops:
         raise ValueError(f'{run.name} crops images while it reads them; run it once, which fills the cache')
 

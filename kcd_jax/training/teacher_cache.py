@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from kcd_jax.training import code
 from kcd_jax.training.run import Run
 
 _SHARED: dict[str, Cache] = {}  # the caches in this process's memory, the one opened last at the end
-_NOT_NUMBERS = ('device_count', 'timeout')  # in the names of flags of XLA that change no answer
+_NOT_NUMBERS = ('device_count', 'timeout', 'xla_dump')  # in the names of flags of XLA that change no answer
 
 
 def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
@@ -58,8 +59,9 @@ def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
 
 
 def _flags() -> list[str]:
-    flags = os.environ.get('XLA_FLAGS', '').split()
-    return sorted(flag for flag in flags if not any(part in flag for part in _NOT_NUMBERS))
+    given = (flag.partition('=') for flag in os.environ.get('XLA_FLAGS', '').split())
+    last = {name: value for name, _, value in given if not any(part in name for part in _NOT_NUMBERS)}
+    return sorted(f'{name}={value}' for name, value in last.items())
 
 
 def views_of(run: Run) -> list[Any]:
@@ -75,6 +77,8 @@ def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:
     teaching = run.recipe.teaching
     if teaching.cache == 'off' or not isinstance(run.teacher, Teacher):
         return None
+    if code.calls_python(run.teacher, run.data.image_shape):
+        return None
     limit = teaching.cache_gb * 2**30
     sizes = {'size': size, 'width': width, 'dtype': teaching.cache_dtype, 'limit_bytes': limit}
     if teaching.folder:
@@ -84,15 +88,16 @@ def open_cache(run: Run, key: str, size: int, width: int) -> Cache | None:
             return cache
     cache = _SHARED.pop(key, None) or Cache(None, key, **sizes, room=_room)
     cache.bound(limit)
-    cache.owner = f'{run.teacher.identity} {code.of_teacher(run.teacher, run.data.image_shape)} {run.data.identity}'
+    cache.user = weakref.ref(run)
     _SHARED[key] = cache
     return cache
 
 
 def _room(cache: Cache) -> bool:
-    """Whether the caches in memory may hold another row of this one; those of other teachers go, the oldest first."""
+    """Whether the caches in memory may hold another row of this one; those of other runs go, the oldest first."""
+    run = cache.user()
     while sum(one.memory for one in {*_SHARED.values(), cache}) + cache.row_bytes + 4 > cache.limit_bytes:
-        oldest = next((key for key, one in _SHARED.items() if one.owner != cache.owner), None)
+        oldest = next((key for key, one in _SHARED.items() if one is not cache and one.user() is not run), None)
         if oldest is None:
             return False
         del _SHARED[oldest]  # a run that uses it keeps it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_the_tables_say_what_is_concluded(summaries):
     assert chosen == 'Policies, against the random choice: Better: KCD, 30 %.'
     assert scheduled == (
         "Random points at other times or sizes, against the random choice: Better: Random at KCD's sizes, 30 %. "
-        'No difference was seen in the other 1.'
+        'No difference was seen in the other one.'
     )
     assert control.startswith("KCD, 30 % less Random at KCD's sizes: +0.00 [+0.00, +0.00], adjusted p 1.000")
     equal = [run for run in summaries if run['cell']['label'] in ('KD', 'Random, 30 %', 'Static, 30 %')]
@@ -118,7 +119,7 @@ def test_runs_of_other_settings_or_teachers_are_refused(summaries):
     with pytest.raises(ValueError, match='runs differ: recipe.optim.lr is 0.05 there and 0.1 here; give those of one'):
         benchmark.measure([*summaries, other])
     for run, accuracy in zip(summaries, (0.9, 0.8), strict=False):
-        run['teacher'] = {'accuracy': accuracy}
+        run['teacher'] = {'network': 'resnet20', 'accuracy': accuracy}
     with pytest.raises(ValueError, match=r'the runs had teachers of 90.00 % \(.*\), 80.00 % \(.*\); give those of one'):
         benchmark.measure(summaries)
 
@@ -129,6 +130,7 @@ def test_the_table_names_what_made_it(summaries):
         run |= {'versions': {'jax': '0.10.1'}, 'device': {'kind': 'cpu'}, 'commit': f'{run["seed"] % 2}' * 40}
     (found,) = benchmark_table.table(benchmark.measure(summaries, resamples=50))
     assert found.notes[1] == 'JAX 0.10.1 on cpu; commits 0000000, 1111111.'
+    assert 'one teacher (resnet20, the file trained, 93.12 %), whose own variation' in found.notes[0]
 
 
 def test_the_claim_is_judged_at_seventy_per_cent():
@@ -146,7 +148,7 @@ def test_the_claim_is_judged_at_seventy_per_cent():
 
     one = [run for run in runs(0.8, 0.7, 0.7, 0.8) if run['cell']['label'] != labels[3] or run['seed'] == 100]
     assert not any(note.startswith('Condensing') for note in notes_of(one)), 'one seed has no interval'
-    assert said(0.8, 0.7, 0.7, 0.8).endswith('costs no accuracy, and KCD owes that to what it ranks and mixes.')
+    assert said(0.8, 0.7, 0.7, 0.8).endswith('less than 0.5 points, and KCD owes that to what it ranks and mixes.')
     assert said(0.8, 0.7, 0.8, 0.8).endswith('that this is more than its sizes is not shown.')
     assert said(0.8, 0.7, 0.7, 0.75).startswith('Condensing to 70 % without a loss is not shown: the interval')
 
@@ -160,8 +162,14 @@ def test_what_is_missing_is_said(summaries):
     assert 'Seeds below 100 explore: nothing is concluded.' in notes_of(explored)
     assert benchmark.measure(explored + summaries, 100) == benchmark.measure(summaries, 100)
     described = [{**run, 'cell': {**run['cell'], 'sweep': 'benchmark_cifar100'}} for run in summaries]
-    assert 'Descriptive: three seeds, no test is made.' in notes_of(described)
+    assert 'Descriptive, with 10 seeds: no test is made, and nothing is concluded.' in notes_of(described)
     assert all(record['random_p'] is None for record in benchmark.measure(described, 100))
+    tables = benchmark_table.table(benchmark.measure([*described, *summaries], 100))
+    assert [found.title for found in tables] == ['hard', 'cifar100'], 'what is only described comes last'
+    hard, cifar100 = tables
+    assert 'p' in hard.headers and 'p' not in cifar100.headers and 'p: of' not in cifar100.notes[0]
+    assert '95 %' not in ' '.join(cifar100.notes) and '(smallest to largest over the seeds)' in cifar100.notes[0]
+    assert re.fullmatch(r'[+-]\d\.\d\d \([+-]\d\.\d\d to [+-]\d\.\d\d\)', cifar100.rows[4][3])
 
 
 def test_seeds_are_paired(summaries):
@@ -186,6 +194,29 @@ def test_bad_results_are_refused_in_one_line(summaries):
         benchmark.measure(other)
     with pytest.raises(ValueError, match='does not say which test images'):
         benchmark.measure([{**run, 'right': None} for run in summaries])
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        {'cell': {}},
+        {'cost': None},
+        {'versions': {'flax': '1'}},
+        {'right': [1]},
+        {'right': {'points': 7, 'images': 240, 'bits': ''}},
+    ],
+)
+def test_a_file_that_is_not_whole_is_named(summaries, damage):
+    broken = {**summaries[0], 'versions': {'jax': '1'}, 'device': {'kind': 'cpu'}, '_file': 'results/x.json', **damage}
+    with pytest.raises(ValueError, match=r'results/x.json is (not a whole result of a sweep|damaged)') as caught:
+        benchmark.measure([broken, *summaries[1:]])
+    assert '\n' not in str(caught.value)
+
+
+def test_answers_that_do_not_give_the_accuracy_are_refused(summaries):
+    short = {**summaries[0]['right'], 'bits': summaries[0]['right']['bits'][:8]}
+    with pytest.raises(ValueError, match='is damaged: its answers by test image do not give its accuracy'):
+        benchmark.measure([{**summaries[0], 'right': short}, *summaries[1:]])
 
 
 def test_the_figure_has_every_row(summaries):

@@ -23,6 +23,7 @@ RUN = {
     'teacher': {'run': copy.deepcopy(NESTED)},
     'recipe': {'epochs': 4, 'workers': 0, 'checkpoint': {'seconds': 60.0, 'keep': 2}, 'optim': {'drops': (0.5, 0.75)}},
 }
+CODE = {**RUN, 'student_code': 'jax 1:aa', 'student_start': 'jax 1:aa'}
 RESTORED = {**RUN, 'teacher': {'network': 'resnet56', 'checkpoint': '/here/t.safetensors', 'identity': 'bb'}}
 
 
@@ -48,12 +49,26 @@ def changed(run: dict, **changes) -> dict:
         {'recipe__checkpoint__seconds': 1.0, 'recipe__checkpoint__keep': 5},
         {'teacher__run__data__dir': '/there', 'teacher__run__recipe__workers': 4},
         {'recipe__optim__drops': [0.5, 0.75]},
+        {'student_code': 'jax 2:bb'},
+        {'teacher__run__student_code': 'jax 2:bb'},
     ],
 )
 def test_what_changes_no_number_is_free(changes):
     other = changed(RUN, **changes)
     assert descriptions.differences(RUN, other) == ''
-    descriptions.refuse_other(FOLDER, RUN, other)
+    assert descriptions.refuse_other(FOLDER, RUN, other) == ''
+
+
+def test_code_is_compared_as_the_same_versions_write_it():
+    for versions in ('jax 2', 'jax 1 flax 1'):
+        assert descriptions.differences(CODE, changed(CODE, student_code=f'{versions}:bb')) == ''
+
+
+def test_another_start_is_told_where_a_run_goes_on_and_refused_between_processes():
+    other = changed(CODE, student_start='jax 1:bb')
+    assert descriptions.refuse_other(FOLDER, CODE, other).startswith('runs/one: the run there began with other weights')
+    assert descriptions.differences(CODE, other)
+    assert descriptions.refuse_other(FOLDER, RUN, other) == ''
 
 
 @pytest.mark.parametrize(
@@ -89,6 +104,7 @@ def test_many_differences_are_cut_short():
             'the data .* of the run in the folder: class names, test labels differ',
         ),
         (RESTORED, {'teacher__identity': 'cc'}, r'the teacher \(its file\) is not that of the run in the folder'),
+        (CODE, {'student_code': 'jax 1:cc'}, 'the code of the student is not that of the run in the folder'),
         (RUN, {'teacher__run__data__identity': 'cc'}, "the teacher's data .* is not that of the run in the folder"),
     ],
 )

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kcd_jax import Run, Teacher, data, methods, networks
-from kcd_jax.runtime import sharding
+from kcd_jax.runtime import descriptions, sharding
 from kcd_jax.training import code, fill, teacher_cache
 from kcd_jax.training.description import describe
 
@@ -39,9 +39,9 @@ def linear(seed=0, name='linear'):
     return networks.from_functions(lambda key, shape: {}, lambda _, x: x.reshape(len(x), -1) @ held, name=name)
 
 
-def student(factor=1.0):
+def student(factor=1.0, start=0.0):
     def init(key, shape):
-        return {'kernel': jnp.zeros((16 * 16 * 3, 10))}
+        return {'kernel': jnp.full((16 * 16 * 3, 10), start)}
 
     def apply(params, x):
         return x.reshape(len(x), -1) @ params['kernel'] * factor
@@ -78,6 +78,39 @@ def test_a_folder_is_refused_when_the_code_of_a_network_changed(digits, tmp_path
         run_of(digits, linear(), student(2.0)).train(tmp_path)
 
 
+def test_another_start_is_told_and_keeps_the_run(digits, tmp_path, capsys):
+    """A model may draw its weights anew whenever its script is started."""
+    first = run_of(digits, linear()).train(tmp_path)
+    capsys.readouterr()
+    again = run_of(digits, linear(), student(start=0.01)).train(tmp_path)
+    assert again.summary['accuracy'] == first.summary['accuracy']
+    assert 'the run there began with other weights than those of the given network' in capsys.readouterr().out
+    described = [describe(run_of(digits, linear(), student(start=start))) for start in (0.0, 0.01)]
+    assert 'what the student begins with' in descriptions.differences(*described), 'processes must begin alike'
+
+
+def test_settings_of_the_process_are_no_part_of_the_code(digits):
+    def network():
+        apply = lambda _, x: jax.nn.relu(x.mean((1, 2)) @ jnp.ones((3, 9)))  # noqa: E731
+        return networks.from_functions(lambda key, shape: {}, apply, name='plain')
+
+    found = {code.of_student(network(), digits.image_shape, 20)}
+    with jax.disable_jit(), jax.default_matmul_precision('float32'):
+        found.add(code.of_student(network(), digits.image_shape, 20))
+    assert len(found) == 1
+
+
+def test_a_student_is_traced_at_its_batch(digits):
+    shapes = []
+
+    def apply(params, x):
+        shapes.append(len(x))
+        return x.mean((1, 2)) @ jnp.ones((3, 10))
+
+    describe(run_of(digits, linear(), networks.from_functions(lambda key, shape: {}, apply, name='seen')))
+    assert {*shapes} == {1, 20}
+
+
 def test_answers_are_those_of_the_code_that_asks(digits, tmp_path):
     first, second = (run_of(digits, linear(seed)).train(tmp_path / str(seed)) for seed in range(2))
     rows = [one.summary['computed']['teacher_rows'] for one in (first, second)]
@@ -86,7 +119,7 @@ def test_answers_are_those_of_the_code_that_asks(digits, tmp_path):
 
 def test_code_is_described_of_networks_that_were_built_in_python_alone(digits):
     described = describe(run_of(digits, linear()))
-    assert described['student_code'].startswith(f'{jax.__version__}:')
+    assert described['student_code'].startswith(f'jax {jax.__version__} flax')
     assert described['teacher']['code'] == describe(run_of(digits, linear()))['teacher']['code']
     shipped = networks.get('resnet8x0_25')(10)
     variables = shipped.init(jax.random.key(0), (16, 16, 3))
@@ -102,10 +135,13 @@ def test_the_code_of_every_member_of_an_ensemble_counts(digits):
     assert code.of_own(Teacher.ensemble([stored, stored]), digits.image_shape) == ''
 
 
-def test_a_teacher_that_calls_python_is_refused_in_one_line(digits):
-    with pytest.raises(ValueError, match=r'the teacher calling calls Python \(pure_callback\).*Teacher.from_callable'):
-        describe(run_of(digits, calling()))
-    assert code.of_student(calling(), digits.image_shape)  # as a student it is trained
+def test_nothing_is_kept_of_a_teacher_that_calls_python(digits, tmp_path):
+    run = run_of(digits, calling(), cache=f'{tmp_path}/c')
+    assert any('cache: none, since the network calls Python' in line for line in run.check(4))
+    assert teacher_cache.open_cache(run, 'key', 60, 10) is None and not (tmp_path / 'c').exists()
+    with pytest.raises(ValueError, match='the teacher calling calls Python, so that its answers cannot be kept'):
+        fill.refuse(run, 4)
+    assert describe(run)['teacher']['code']
 
 
 @pytest.mark.parametrize(
@@ -120,17 +156,22 @@ def test_a_teacher_that_calls_python_is_refused_in_one_line(digits):
 def test_what_does_not_fit_a_network_is_refused_in_one_line(digits, keywords, told):
     with pytest.raises(ValueError, match=told):
         Teacher.from_network(linear(), digits.image_shape, **keywords)
-    assert Teacher.from_network(linear(), digits.image_shape, classes=10).card['num_classes'] == 10
+    for classes in (10, None, (), []):
+        card = Teacher.from_network(linear(), digits.image_shape, classes=classes).card
+        assert card['num_classes'] == 10 and 'class_names' not in card
 
 
 def test_flags_of_xla_that_decide_numbers_are_part_of_the_key(digits, monkeypatch):
     run = run_of(digits, linear())
     monkeypatch.setenv('XLA_FLAGS', '')
     plain = key_of(run)
-    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=4')
+    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=4 --xla_dump_to=/tmp/x')
     assert key_of(run) == plain
-    monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_enable_fast_math=true')
-    assert key_of(run) != plain
+    keys = set()
+    for flags in ('a=true', 'a=false --xla_a=true', 'a=false'):
+        monkeypatch.setenv('XLA_FLAGS', f'--xla_{flags}')
+        keys.add(key_of(run))
+    assert len(keys) == 2 and plain not in keys, 'the last one counts'
 
 
 def test_caches_in_memory_share_one_bound(digits):
@@ -140,7 +181,7 @@ def test_caches_in_memory_share_one_bound(digits):
     first.put(positions, numbers)
     beside = teacher_cache.open_cache(runs[0], 'beside', 60, 10)
     beside.put(positions, numbers)
-    assert beside.full and beside.present == 0, 'caches of one teacher do not push each other out'
+    assert beside.full and beside.present == 0, 'caches of one run do not push each other out'
     other = teacher_cache.open_cache(runs[1], 'other', 60, 10)
     other.put(positions, numbers)
     assert other.present == 30 and sum(one.memory for one in teacher_cache._SHARED.values()) <= rows
