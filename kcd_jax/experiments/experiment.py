@@ -224,6 +224,17 @@ def digest(description: Mapping[str, Any]) -> str:
     return hashlib.sha256(files.dumps(content).encode()).hexdigest()[:8]
 
 
+def without_content(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description without the content of its data and teacher, of which `--dry` knows only shapes."""
+    data = {key: value for key, value in description['data'].items() if key not in ('identity', 'digests')}
+    teacher = description['teacher']
+    if teacher and 'run' in teacher:
+        teacher = {'run': without_content(teacher['run'])}
+    elif teacher:
+        teacher = {key: value for key, value in teacher.items() if key != 'identity'}
+    return {**description, 'data': data, 'teacher': teacher}
+
+
 def public(summary: Mapping[str, Any]) -> dict[str, Any]:
     """A summary without paths of this machine; relative ones stay in its commands."""
 

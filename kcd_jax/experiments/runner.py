@@ -24,6 +24,7 @@ from kcd_jax.experiments.experiment import (
     of_config,
     public,
     same_run,
+    without_content,
     without_places,
 )
 from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
@@ -105,17 +106,6 @@ def by_content(experiment: Experiment, workdir: str | os.PathLike[str], results:
     ]
 
 
-def _without_content(description: Mapping[str, Any]) -> dict[str, Any]:
-    """A description without the content of its data and teacher, of which `--dry` knows only shapes."""
-    data = {key: value for key, value in description['data'].items() if key not in ('identity', 'digests')}
-    teacher = description['teacher']
-    if teacher and 'run' in teacher:
-        teacher = {'run': _without_content(teacher['run'])}
-    elif teacher:
-        teacher = {key: value for key, value in teacher.items() if key != 'identity'}
-    return {**description, 'data': data, 'teacher': teacher}
-
-
 class Runner:
     """Trains the runs of an experiment that have not finished, and collects their results."""
 
@@ -169,7 +159,7 @@ class Runner:
     def _describe(self, cell: Cell) -> dict[str, Any]:
         if cell not in self._descriptions:
             described = cell.describe()
-            self._descriptions[cell] = _without_content(described) if self.dry else described
+            self._descriptions[cell] = without_content(described) if self.dry else described
         return self._descriptions[cell]
 
     def _stored(self, task: Task) -> dict[str, Any] | None:

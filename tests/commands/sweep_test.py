@@ -285,3 +285,11 @@ def test_dry_needs_no_data(tmp_path):
     row, words = (line for line in done.stdout.splitlines() if line.startswith('UNIX-KD, its own runs on'))
     assert row.split()[-1] == '82.18' and 'policy.k=40' in words
     assert not (tmp_path / 'results').exists()
+
+
+def test_dry_knows_published_results(tmp_path):
+    """What a dry run knows of data and teachers is their shapes: the results of real ones are still recognised."""
+    command = [sys.executable, '-m', 'kcd_jax', 'sweep', 'digits_kcd_table4', '--dry', '--trials=5']
+    done = subprocess.run([*command, '--workdir', str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('5 of 5') == 8 and 'all 40 runs are done' in done.stdout
