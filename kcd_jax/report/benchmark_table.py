@@ -90,16 +90,13 @@ def _family(records: Sequence[Mapping[str, Any]]) -> str:
 def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the protocol concludes from the rows of one regime, a sentence each."""
     notes = [_of_student(records)]
-    if records[0]['sweep'] in DESCRIPTIVE:
+    descriptive = records[0]['sweep'] in DESCRIPTIVE
+    if descriptive:
         most = max(record['n'] for record in records)
         notes.append(f'Descriptive, with {_count(most, "seed")}: no test is made, and nothing is concluded.')
     if records[0]['explores']:
         notes.append(f'Seeds below {FIRST_SEED} explore: nothing is concluded.')
-    elif records[0]['sweep'] in DESCRIPTIVE:
-        pass
-    elif not any(record['random_p'] is not None for record in records):
-        notes.append('Too few seeds for a conclusion.')
-    else:
+    elif any(record['random_p'] is not None for record in records):
         scheduled, choosing = (
             [record for record in records if (record['policy'] in SCHEDULES) == random] for random in (True, False)
         )
@@ -107,6 +104,8 @@ def conclusions(records: Sequence[Mapping[str, Any]]) -> list[str]:
         notes.append(_of_rows('Random points at other times or sizes', scheduled, records))
         claimed = [record for record in records if record['run'] == 'KCD, 70 %' and record['kd_n'] > 1]
         notes += map(_of_claim, claimed)
+    elif not descriptive:
+        notes.append('Too few seeds for a conclusion.')
     notes += [
         f'{record["run"]} less {record["control_of"]}: {_interval(record, "control")}'
         + ('' if record['control_p'] is None else f', adjusted p {_p_value(record["control_p"])}')

@@ -31,6 +31,7 @@ def of_student(network: Network, image_shape: tuple[int, int, int], batch: int) 
     return _versioned([_program(network, image_shape, *mode)[0] for mode in ((batch, True), (1, False))])
 
 
+@functools.lru_cache(maxsize=16)
 def of_start(network: Network, image_shape: tuple[int, int, int]) -> str:
     """In the same way, of the weights that its training begins with, or of how they are drawn."""
     return _versioned(digest(lambda key: network.init(key, image_shape), jax.random.key(0)))
