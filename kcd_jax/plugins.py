@@ -6,20 +6,25 @@ under each folder that the environment variable KCD_JAX_PLUGINS lists, separated
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
 import os
 import pathlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from kcd_jax import paths
+
+_sources: dict[str, tuple[Any, str]] = {}  # {module: (its spec, its text when it was loaded)}
 
 
 def own_folders(kind: str) -> list[str]:
@@ -47,7 +52,9 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
       ValueError: the file cannot be imported: its place, the error and the line, in one line.
     """
     try:
-        return importlib.import_module(f'{package.__name__}.{name}')
+        module = importlib.import_module(f'{package.__name__}.{name}')
+        _source(module)
+        return module
     except Exception as error:
         spec = importlib.util.find_spec(f'{package.__name__}.{name}')
         place = spec.origin if spec is not None else name
@@ -84,6 +91,54 @@ def _describing(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
 
     described.described = True
     return described
+
+
+def code(module: ModuleType) -> str:
+    """A digest of the statements of a file, and of the files of its package that it imports, as they were loaded.
+
+    Comments, docstrings and layout do not count. Helpers in other places are not seen.
+    """
+    package, found, waiting = module.__name__.rpartition('.')[0], {}, [module.__name__]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in sys.modules:
+            continue
+        found[name], imported = _statements(_source(sys.modules[name]), package)
+        waiting += [other for other in imported if other.startswith(f'{package}.')]
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:32]
+
+
+class _Bare(ast.NodeTransformer):
+    """Removes docstrings, and other statements that are only a text."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
+
+
+@functools.lru_cache(maxsize=256)
+def _statements(text: str, package: str) -> tuple[str, tuple[str, ...]]:
+    """(what a file says, what it imports: absolute names; of `from a import b` also 'a.b', which may be a module)."""
+    tree, imported = _Bare().visit(ast.parse(text)), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = '.'.join(filter(None, (package if node.level == 1 else '', node.module)))
+            imported += [origin, *(f'{origin}.{alias.name}' for alias in node.names)]
+    return ast.dump(tree), tuple(imported)
+
+
+def _source(module: ModuleType) -> str:
+    """The text of a module when it was last loaded, or at the first call."""
+    spec, text = _sources.get(module.__name__, (None, ''))
+    if spec is None or spec is not module.__spec__:  # a reload sets another one
+        try:
+            text = inspect.getsource(module)
+        except (OSError, TypeError):  # no file, or an empty one
+            text = ''
+        _sources[module.__name__] = (module.__spec__, text)
+    return text
 
 
 def hyper_parameters(module: ModuleType) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
+from kcd_jax import networks
 from kcd_jax.checks import require
 from kcd_jax.contracts import Network, Outputs
 from kcd_jax.trees import leaf_paths, matches
@@ -50,7 +51,7 @@ def cases(module: ModuleType, name: str) -> Iterator[tuple[str, Callable[[], Cas
     """(title, what builds the case) of each network of a file."""
     del name
     for member in module.NAMES:
-        yield f'network {member}', functools.cache(lambda member=member: Case(module.make(str(member), CLASSES)))
+        yield f'network {member}', functools.cache(lambda member=member: Case(networks.get(str(member))(CLASSES)))
 
 
 def shapes(case: Case) -> None:

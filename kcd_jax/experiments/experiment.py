@@ -192,7 +192,7 @@ def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     """Whether two descriptions are of the same run, whatever the seed: their common keys have equal values.
 
     Keys that only one of them has are from another version of the program; those of the recipe had their defaults. The
-    identity of the data is compared only if both have it.
+    identity of the data is compared only if both have it, the code of their files as `descriptions` compares it.
     """
     students = {description['student'] for description in (stored, wanted) if 'student' in description}
     if len(students) > 1:  # most of them differ in this, found without comparing the rest
@@ -201,7 +201,7 @@ def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     if any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys()):
         return False
     identities = [description.get('data', {}).get('identity') for description in (stored, wanted)]
-    return not all(identities) or identities[0] == identities[1]
+    return (not all(identities) or identities[0] == identities[1]) and not descriptions.other_code(stored, wanted)
 
 
 def _plain(value: Any) -> Any:

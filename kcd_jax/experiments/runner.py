@@ -179,7 +179,10 @@ class Runner:
                 summary['cell'] = card
                 self._write(task.result, summary)
             return summary
-        summary = runlog.read_summary(task.folder) or self._elsewhere(task)
+        summary = runlog.read_summary(task.folder)
+        if summary is not None and not same_run(summary['run'], wanted):
+            raise ValueError(f'{task.folder} holds a run that differs from {task.name}; use another --workdir')
+        summary = summary or self._elsewhere(task)
         return None if summary is None else self._publish(task, summary)
 
     def _elsewhere(self, task: Task) -> dict[str, Any] | None:

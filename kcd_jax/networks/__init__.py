@@ -7,10 +7,12 @@ Models of other frameworks become networks by `from_linen`, `from_nnx`, `from_eq
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +30,8 @@ _ADAPTERS = {
     'from_linen': '_linen',
     'from_nnx': '_nnx',
 }
+
+_making: contextvars.ContextVar[str] = contextvars.ContextVar('making', default='')  # the network that `get` builds
 
 
 def __getattr__(name: str) -> Any:
@@ -87,13 +91,24 @@ def get(name: str) -> Callable[..., Network]:
     >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
     83892
     """
+    return functools.partial(_made, file_of(name).make, name)
+
+
+def file_of(name: str) -> ModuleType:
+    """The module that defines a network. Raises what `get` does."""
     known, failed = families()
     if name not in known:
         raise ValueError('; '.join([plugins.unknown('network', name, sorted(known)), *failed]))
     if len(known[name]) > 1:
         files = ' and '.join(str(module.__file__) for module in known[name])
         raise ValueError(f'the network {name!r} is defined in {files}; give one of them another name')
-    return functools.partial(_made, known[name][0].make, name)
+    return known[name][0]
+
+
+def refuse_name(name: str) -> None:
+    """ValueError for the name of another file's network: a file of weights with that name is read as that one."""
+    if name in names() and name != _making.get():
+        raise ValueError(f'{name} is the name of another network (kcd_jax.networks.names()); give another name')
 
 
 def _made(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
@@ -101,11 +116,21 @@ def _made(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Net
     try:
         hash((*arguments, *keywords.values()))
     except TypeError:  # a normalization in lists
-        return make(*arguments, **keywords)
+        with _builds(arguments[0]):
+            return make(*arguments, **keywords)
     return _one(make, *arguments, **keywords)
 
 
 @functools.lru_cache(maxsize=64)
 def _one(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
-    with jax.ensure_compile_time_eval():  # it may be asked for first inside of a trace
+    with jax.ensure_compile_time_eval(), _builds(arguments[0]):  # it may be asked for first inside of a trace
         return make(*arguments, **keywords)
+
+
+@contextlib.contextmanager
+def _builds(name: str) -> Iterator[None]:
+    token = _making.set(name)
+    try:
+        yield
+    finally:
+        _making.reset(token)

@@ -54,10 +54,7 @@ class Reading:
     embed: Embed
 
     def __post_init__(self) -> None:
-        if self.name in networks.names():  # a file of weights with this name is read as that network
-            raise ValueError(
-                f'{self.name} is the name of another network (kcd_jax.networks.names()); give another name'
-            )
+        networks.refuse_name(self.name)
         for field in ('taps', 'preacts'):
             value = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(path, str) and path for path in value):

@@ -26,11 +26,15 @@ CONTENT = {
     'teacher': 'the teacher (its file)',
     'teacher.run.data': "the teacher's data (points, labels or files)",
 }
-# Keys that hold 'VERSIONS:DIGEST' of networks that were built in Python; other versions write the same otherwise.
+# Keys that hold 'VERSIONS:DIGEST' of code; digests of other versions are not compared, since they may compute the same.
 CODE = {
     'student_code': 'the code of the student',
+    'method_code': 'the code of the method',
+    'policy_code': 'the code of the policy',
     'teacher.code': 'the code of the teacher',
     'teacher.run.student_code': 'the code of the teacher',
+    'teacher.run.method_code': "the code of the teacher's method",
+    'teacher.run.policy_code': "the code of the teacher's policy",
     'student_start': 'what the student begins with',
     'teacher.run.student_start': 'what the teacher begins with',
 }
@@ -84,6 +88,12 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
     if there.get(_START[0]) != here.get(_START[0]) and not _is_free(_START[0], there, here):
         return f'{workdir}: the run there began with other weights than those of the given network, and keeps its own'
     return ''
+
+
+def other_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether two descriptions differ in code that can be compared."""
+    old, new = flatten(there), flatten(here)
+    return any(old.get(key) != new.get(key) and not _is_free(key, old, new) for key in CODE)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -27,7 +27,7 @@ def describe() -> dict[str, Any]:
     """
     devices = jax.devices()
     return {
-        'commit': _commit(),
+        'commit': commit(),
         'python': platform.python_version(),
         'versions': dict(_versions()),
         'precision': jax.config.jax_default_matmul_precision or 'default',
@@ -57,7 +57,7 @@ def command(argv: Sequence[str]) -> str:
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the checkout that holds the package, with '-dirty' appended when tracked files differ."""
     folder = pathlib.Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,7 @@
 """Digests of what functions compute, which neither their names nor any weights tell.
 
-They are taken of the program that JAX traces and of the arrays in it. The backward rule of a `custom_vjp` is not seen.
+Those of networks built in Python are taken of the program that JAX traces and of the arrays in it; the backward rule of
+a `custom_vjp` is not seen. Those of methods, policies and networks with a config name are taken of their files.
 """
 
 from __future__ import annotations
@@ -8,17 +9,21 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kcd_jax import networks
+import kcd_jax
+from kcd_jax import networks, plugins
 from kcd_jax.contracts import Network, PyTree
+from kcd_jax.runtime import environment
 from kcd_jax.teachers.teacher import Teacher
 
 _WRITERS = ('jax', 'flax', 'equinox', 'keras')  # packages whose versions may write the same code otherwise
@@ -35,6 +40,19 @@ def of_student(network: Network, image_shape: tuple[int, int, int], batch: int) 
 def of_start(network: Network, image_shape: tuple[int, int, int]) -> str:
     """In the same way, of the weights that its training begins with, or of how they are drawn."""
     return _versioned(digest(lambda key: network.init(key, image_shape), jax.random.key(0)))
+
+
+def of_file(module: ModuleType) -> str:
+    """'ORIGIN:DIGEST' of the file of a method, a policy or a network.
+
+    ORIGIN is equal for a user's own file, as long as Python's version is; for one of the package only within one commit
+    of its checkout, or one release: other versions may compute the same.
+    """
+    origin = 'own file'
+    if pathlib.Path(module.__file__ or '').is_relative_to(pathlib.Path(networks.__file__).parents[1]):
+        commit = environment.commit() or kcd_jax.__version__
+        origin = f'kcd_jax {commit.removesuffix("-dirty")}'
+    return f'python {sys.version_info.major}.{sys.version_info.minor} {origin}:{plugins.code(module)}'
 
 
 def of_own(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:

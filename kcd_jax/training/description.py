@@ -1,7 +1,8 @@
 """A run as JSON values, and the run that such values describe.
 
 {'student': 'resnet8', 'teacher': None | {'network', 'checkpoint', 'identity'} | {'run': of the run that trains it},
- 'student_code', 'student_start', 'teacher.code': of networks that were built in Python, 'VERSIONS:DIGEST',
+ 'student_code', 'method_code', 'policy_code', 'teacher.code': 'ORIGIN:DIGEST' of their files (`code.of_file`), or
+ 'VERSIONS:DIGEST' of networks that were built in Python, which also have a 'student_start',
  'data': {'name', 'dir', 'stream', 'validation', 'seed', 'num_points', 'identity', 'digests'},
  'method': {'name', **keywords}, 'policy': {'name', **keywords}, 'weights': {...}, 'recipe': {...}, 'seed': 0}
 """
@@ -39,6 +40,11 @@ def describe(run: Run) -> dict[str, Any]:
     if run.own_network is not None:
         described['student_code'] = code.of_student(run.own_network, dataset.image_shape, run.recipe.batch)
         described['student_start'] = code.of_start(run.own_network, dataset.image_shape)
+    else:
+        described['student_code'] = code.of_file(networks.file_of(run.student))
+    for kind, package, part in (('method', methods, method), ('policy', policies, policy)):
+        if part.name:
+            described[f'{kind}_code'] = code.of_file(package.get(part.name))
     return json.loads(files.dumps(described))  # tuples become lists, as they are when it is read back
 
 
@@ -53,6 +59,8 @@ def _describe_teacher(run: Run) -> dict[str, Any] | None:
         described['normalization'] = teacher.card['normalization']  # a PyTorch file rarely says it
     if own := code.of_own(teacher, run.data.image_shape):
         described['code'] = own
+    elif teacher.host is None:
+        described['code'] = code.of_file(networks.file_of(teacher.network.name))
     if teacher.host is not None:
         classes = teacher.card.get('class_names') or teacher.card['num_classes']
         described |= {'kind': teacher.host.kind, 'classes': classes}

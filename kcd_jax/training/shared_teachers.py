@@ -36,7 +36,7 @@ def entry(description: Mapping[str, Any]) -> pathlib.Path | None:
     if root is None:
         return None
     keys = {
-        key: value
+        key: str(value).rpartition(':')[2] if key in descriptions.CODE else value
         for key, value in descriptions.flatten(description).items()
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in descriptions.FREE_KEYS)
     }

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from kcd_jax import networks
+from kcd_jax import check_plugin, networks
 from kcd_jax.commands.networks import describe, summarise
 
 pytestmark = pytest.mark.fast_compile
@@ -150,11 +150,25 @@ def test_a_new_file_is_a_new_network(own_folder):
     assert summarise('mine_16', 10, 32).taps == ((16, 32), (16, 16), (32, 8))
 
 
-def test_the_example_of_the_documentation(own_folder):
+def example(number):
     page = (pathlib.Path(__file__).parents[2] / 'docs' / 'adding_a_network.md').read_text()
-    (own_folder / 'tiny_example.py').write_text(page.split('```python\n')[1].split('```')[0])
+    return page.split('```python\n')[number].split('```')[0]
+
+
+def test_the_example_of_the_documentation(own_folder):
+    (own_folder / 'tiny_example.py').write_text(example(1))
     assert {'tiny_4', 'tiny_24'} <= set(networks.names()) and networks.unusable() == []
     assert summarise('tiny_4', 10, 16).taps == ((4, 16), (8, 8))
+
+
+def test_a_file_may_name_a_model_of_another_framework(own_folder):
+    (own_folder / 'nnx_example.py').write_text(example(2))
+    built = networks.get('mine_nnx')(10)
+    assert built.name == 'mine_nnx' and networks.get('mine_nnx')(10) is built
+    assert networks.get('mine_nnx')(10, normalization=[[0.5] * 3, [0.2] * 3]).name == 'mine_nnx'
+    with pytest.raises(ValueError, match='mine_nnx is the name of another network'):
+        networks.from_functions(lambda key, shape: {}, lambda _, x: x, name='mine_nnx')
+    assert all(not found.error for found in check_plugin(own_folder / 'nnx_example.py', say=lambda line: None))
 
 
 @pytest.mark.parametrize(

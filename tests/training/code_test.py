@@ -117,14 +117,15 @@ def test_answers_are_those_of_the_code_that_asks(digits, tmp_path):
     assert rows[0] == rows[1] and rows[0]['computed'] > 100
 
 
-def test_code_is_described_of_networks_that_were_built_in_python_alone(digits):
+def test_a_network_built_in_python_is_described_by_its_program_and_one_of_a_file_by_that(digits):
     described = describe(run_of(digits, linear()))
     assert described['student_code'].startswith(f'jax {jax.__version__} flax')
     assert described['teacher']['code'] == describe(run_of(digits, linear()))['teacher']['code']
     shipped = networks.get('resnet8x0_25')(10)
     variables = shipped.init(jax.random.key(0), (16, 16, 3))
     own = describe(Run('resnet8x0_25', digits, Teacher(shipped, variables, {'num_classes': 10}), recipe=SETTINGS))
-    assert 'student_code' not in own and 'code' not in own['teacher']
+    assert own['student_code'] == own['teacher']['code'] == code.of_file(networks.file_of('resnet8x0_25'))
+    assert 'student_start' in described and 'student_start' not in own
 
 
 def test_the_code_of_every_member_of_an_ensemble_counts(digits):
