@@ -18,6 +18,7 @@ from kcd_jax import policies
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import schema
 from kcd_jax.runtime import descriptions, files
+from kcd_jax.training import code
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
 
@@ -85,6 +86,7 @@ class Cell:
         description = json.loads(files.dumps(self.run.describe()))
         if self.reuse is not None:
             description['policy'] = {'name': 'reuse', 'run': '', 'mode': self.reuse.mode}
+            description['policy_code'] = code.of_file(policies.get('reuse'))
         return description
 
     @property

@@ -107,6 +107,15 @@ def test_from_the_list_to_the_table(here, trained, capsys):
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and 'kd_0.json holds a run that differs from KD, seed 0; move it' in error
     assert json.loads((here / 'results' / 'two' / 'kd_0.json').read_text()) == taken
+    # Nor is the run of its own folder, if its data was another.
+    (here / 'results' / 'three' / 'kd_0.json').unlink()
+    (found,) = (path for path in (here / 'elsewhere').glob('*/seed_0/summary.json'))
+    summary = json.loads(found.read_text())
+    summary['run']['data']['identity'] = 'other'
+    found.write_text(json.dumps(summary))
+    assert sweep.main(['three', '--trials=1', '--workdir=elsewhere']) == exitcodes.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and 'holds a run that differs from KD, seed 0; use another --workdir' in error
 
 
 @pytest.mark.slow
