@@ -24,7 +24,8 @@ def content(kind: str, source: str) -> str:
         row than kd; for a benchmark a pattern of folders.
     """
     if kind == 'benchmark':
-        parts = benchmark_table.table(benchmark.measure(tables.collect(sorted(ROOT.glob(source)))))
+        own_cache = benchmark.read_own_cache(ROOT / 'results/own_cache.json')
+        parts = benchmark_table.table(benchmark.measure(tables.collect(sorted(ROOT.glob(source))), own_cache=own_cache))
         return '\n'.join(part.to_markdown() for part in parts).strip()
     if kind == 'table':
         folder, _, reference = source.partition(' --reference=')

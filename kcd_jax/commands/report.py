@@ -63,10 +63,10 @@ def _table(arguments: argparse.Namespace) -> None:
 def _benchmark(arguments: argparse.Namespace) -> None:
     from kcd_jax.report import benchmark, benchmark_table
 
-    records = benchmark.measure(_collect(arguments.paths))
+    records = benchmark.measure(_collect(arguments.paths), own_cache=benchmark.read_own_cache(arguments.own_cache))
     _write_tables(benchmark_table.table(records), arguments)
     if arguments.figure:
-        benchmark_table.figure(records).figure.savefig(arguments.figure, dpi=200)
+        benchmark_table.figure(records).save(arguments.figure)
         print(arguments.figure)
 
 
@@ -121,7 +121,7 @@ def _figures(arguments: argparse.Namespace) -> None:
         prefix = '' if len(comparisons) == 1 else f'{comparison.sweep or f"experiment_{place + 1}"}_'
         for one in of(shown, files, pictures):
             path = folder / f'{prefix}{one.name}.{arguments.format}'
-            one.figure.savefig(path, dpi=200)
+            one.save(path)
             if one.data:
                 path.with_suffix('.csv').write_text(to_csv(one.data), encoding='utf-8')
             print(f'{path}: {one.alt}')
@@ -168,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     benchmark = command('benchmark', _benchmark, 'the benchmark of selection policies: tables, p values, figure')
     benchmark.add_argument(
         '--figure', metavar='FILE', type=os.path.expanduser, help='accuracy against compute, as .svg, .png or .pdf'
+    )
+    benchmark.add_argument(
+        '--own-cache', metavar='FILE', type=os.path.expanduser, help='written by python -m benchmarks.own_cache'
     )
     for one in (table, papers, benchmark):
         one.add_argument(

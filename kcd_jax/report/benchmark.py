@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kcd_jax.report.comparisons import FILE, Row, Summary, is_teacher, refuse_duplicates, setting_of
-from kcd_jax.report.statistics import bootstrap_errors, holm, two_sided
-from kcd_jax.runtime import descriptions
+from kcd_jax.report.statistics import bootstrap_errors, crossed_errors, holm, two_sided
+from kcd_jax.runtime import descriptions, files
 
 ALONE, KD, RANDOM = 'Student alone', 'KD', 'Random'
 SIZED = "Random at KCD's sizes"
@@ -50,6 +52,13 @@ class Cell(Row):
         """Mean multiply-accumulates without the teacher's answers that a cache serves to a later run."""
         return float(np.mean([_amortised(run) for run in self.runs]))
 
+    def own_cache(self, rows: Mapping[str, int] | None) -> float | None:
+        """Mean multiply-accumulates with a cache that starts empty, by the answers that one of the runs computed so."""
+        if rows is None:
+            return None
+        served = rows.get('served', 0) / max(rows['asked'], 1)
+        return float(np.mean([_spent(run) - served * run['cost']['macs']['teacher_forward'] for run in self.runs]))
+
 
 def _right(run: Summary) -> np.ndarray:
     stored = run.get('right')
@@ -63,13 +72,17 @@ def _right(run: Summary) -> np.ndarray:
     return right.reshape(-1, stored['points']).mean(axis=0)
 
 
+def _spent(run: Summary) -> float:
+    return sum(run['cost']['macs'].values())
+
+
 def _amortised(run: Summary) -> float:
     spent, images = run['cost']['macs'], run['cost']['samples']['teacher_forward']
-    total, rows = sum(spent.values()), (run.get('computed') or {}).get('teacher_rows') or {}
+    rows = (run.get('computed') or {}).get('teacher_rows') or {}
     if not images:
-        return total
+        return _spent(run)
     kept = rows.get('computed', 0) + rows.get('served', 0) - rows.get('mixed', 0)
-    return total - spent['teacher_forward'] * min(kept, images) / images  # a restart asks for scores again
+    return _spent(run) - spent['teacher_forward'] * min(kept, images) / images  # a restart asks for scores again
 
 
 def cells_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Cell]]:
@@ -143,15 +156,20 @@ def _refuse_other_teachers(sweep: str, runs: Sequence[Summary]) -> None:
         raise ValueError(f'{sweep}: the runs had teachers of {shown}; give those of one teacher')
 
 
-def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[str, Any]]:
+def measure(
+    summaries: Sequence[Summary], resamples: int = 10_000, own_cache: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """One record per row of every sweep, with its differences and the p values of the protocol.
 
     Args:
       summaries: of finished runs of the benchmark's sweeps.
       resamples: of the bootstrap.
+      own_cache: 'sweeps' of a file of `benchmarks.own_cache`; None: not counted.
 
     Returns:
-      Mappings with equal keys. Accuracies and differences are in percentage points, costs are fractions of KD's.
+      Mappings with equal keys. Accuracies and differences are in percentage points, costs are fractions of KD's without
+      a cache. Keys that end in '_se' and '_p' are the protocol's, those in '_unbiased' and '_unbiased_p' the same with
+      `statistics.crossed_errors`.
 
     Raises:
       ValueError: there is no such run, a sweep lacks KD, or a run has no answers by test point.
@@ -172,22 +190,42 @@ def measure(summaries: Sequence[Summary], resamples: int = 10_000) -> list[dict[
             record = {'sweep': sweep, 'run': label, 'policy': cell.policy_label, 'budget': cell.group, 'n': accuracy.n}
             record |= {'accuracy': 100 * accuracy.mean, 'sd': accuracy.sd and 100 * accuracy.sd}
             record |= {'compute': cell.macs() / full, 'amortised': cell.amortised() / full}
+            own = cell.own_cache(((own_cache or {}).get(sweep) or {}).get(label))
+            record['own_cache'] = None if own is None else own / full
             seeds = [run['seed'] for run in cell.runs]
             record |= {'explores': min(seeds) < FIRST_SEED, 'control_of': OWN_CONTROL.get(cell.policy_label, '')}
             record |= origin
             names = {'kd': KD, 'random': f'{RANDOM}, {cell.group}', 'control': _control(cell)}
             for key, other in names.items():
-                mean, error, n, ends = compared.get((label, other), (None, None, 0, None))
-                record |= {key: mean, f'{key}_se': error, f'{key}_n': n, f'{key}_range': ends}
+                mean, error, unbiased, n, ends = compared.get((label, other), (None, None, None, 0, None))
+                record |= {key: mean, f'{key}_se': error, f'{key}_unbiased': unbiased, f'{key}_n': n}
+                record[f'{key}_range'] = ends
                 asked = key == 'random' or (key == 'control' and cell.policy_label == TESTED_CONTROL)
                 tested = asked and mean is not None and sweep not in DESCRIPTIVE and not record['explores']
                 if key != 'kd':
                     record[f'{key}_p'] = two_sided(mean, error, n) if tested else None
+                    record[f'{key}_unbiased_p'] = two_sided(mean, unbiased, n) if tested else None
             records.append(record)
-    keys = [(place, key) for place in range(len(records)) for key in ('random_p', 'control_p')]
-    for (place, key), p in zip(keys, holm(records[place][key] for place, key in keys), strict=True):
-        records[place][key] = p
+    for kind in ('p', 'unbiased_p'):
+        keys = [(record, f'{key}_{kind}') for record in records for key in ('random', 'control')]
+        for (record, key), p in zip(keys, holm(record[key] for record, key in keys), strict=True):
+            record[key] = p
     return records
+
+
+def read_own_cache(path: str | os.PathLike[str] | None) -> dict[str, Any] | None:
+    """'sweeps' of a file of `benchmarks.own_cache`.
+
+    Raises:
+      ValueError: it is no such file.
+    """
+    if path is None:
+        return None
+    sweeps = (files.read_json(pathlib.Path(path)) or {}).get('sweeps')
+    rows = [row for found in sweeps.values() for row in found.values()] if isinstance(sweeps, dict) else []
+    if not rows or not all(isinstance(row.get('asked'), int) for row in rows):
+        raise ValueError(f'{path} is no file of python -m benchmarks.own_cache; give one')
+    return sweeps
 
 
 def _made_by(runs: Sequence[Summary]) -> str:
@@ -221,8 +259,8 @@ def _others(cell: Cell, cells: Mapping[str, Cell]) -> list[str]:
 
 def _compare(
     cells: Mapping[str, Cell], wanted: Sequence[tuple[str, str]], resamples: int
-) -> dict[tuple[str, str], tuple[float, float, int, tuple[float, float]]]:
-    """{(label, other): (mean difference, its standard error, seeds, its ends over seeds)} in percentage points."""
+) -> dict[tuple[str, str], tuple[float, float, float | None, int, tuple[float, float]]]:
+    """{(label, other): (mean difference, its standard errors, seeds, its ends over seeds)} in percentage points."""
     by_seeds: dict[tuple[int, ...], list[tuple[str, str]]] = {}
     for label, other in wanted:
         have = [{run['seed'] for run in cells[name].runs} for name in (label, other)]
@@ -233,7 +271,9 @@ def _compare(
         right = {name: cells[name].right(seeds) for name in {name for pair in pairs for name in pair}}
         differences = 100 * np.stack([right[label] - right[other] for label, other in pairs])
         errors = bootstrap_errors(differences, resamples)
-        for pair, one, error in zip(pairs, differences, errors, strict=True):
+        unbiased = crossed_errors(differences).tolist() if len(seeds) > 1 else [None] * len(pairs)
+        for pair, one, error, other in zip(pairs, differences, errors, unbiased, strict=True):
             by_seed = one.mean(axis=1)
-            found[pair] = (float(one.mean()), float(error), len(seeds), (float(by_seed.min()), float(by_seed.max())))
+            ends = (float(by_seed.min()), float(by_seed.max()))
+            found[pair] = (float(one.mean()), float(error), other, len(seeds), ends)
     return found

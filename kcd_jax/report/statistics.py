@@ -101,6 +101,26 @@ def bootstrap_errors(differences: np.ndarray, resamples: int = 10_000, seed: int
     return np.std(np.concatenate(means, axis=1), axis=1) if quantities else np.zeros(0)
 
 
+def crossed_errors(differences: np.ndarray) -> np.ndarray:
+    """Standard errors of means over seeds and test points from an unbiased estimate of their variance.
+
+    For two crossed random factors the variance of the mean is that of the seeds' means over S, plus that of the points'
+    means over P, less that of what remains over S P, which both contain.
+
+    Args:
+      differences: f64[R, S, P], as for `bootstrap_errors`; S and P at least 2.
+
+    Returns:
+      f64[R]; 0 where the estimate is negative.
+    """
+    _, seeds, points = differences.shape
+    of_seeds, of_points = differences.mean(axis=2), differences.mean(axis=1)
+    rest = differences - of_seeds[:, :, None] - of_points[:, None, :] + differences.mean(axis=(1, 2))[:, None, None]
+    variance = (rest**2).sum(axis=(1, 2)) / ((seeds - 1) * (points - 1))
+    total = of_seeds.var(axis=1, ddof=1) / seeds + of_points.var(axis=1, ddof=1) / points - variance / (seeds * points)
+    return np.sqrt(np.maximum(total, 0.0))
+
+
 def two_sided(mean: float, standard_error: float, n: int) -> float | None:
     """p of a mean that is 0 in truth, by Student's t with n - 1 degrees of freedom; None if n < 2.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import re
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_the_tables_say_what_is_concluded(summaries):
     (found,) = benchmark_table.table(benchmark.measure(summaries, resamples=500))
     assert found.title == 'hard' and [row[0] for row in found.rows] == list(LABELS)
     assert "Holm's method for 4 tests (provisional: 4 of 135; without clean, long, noisy, redundant)" in found.notes[0]
-    alone, chosen, scheduled, control = found.notes[2:]
+    alone, chosen, scheduled, errors, control = found.notes[2:]
     assert alone.startswith(
         'The student alone, on every point, takes 20.0 % of the compute of KD. Its accuracy is -20.'
     )
@@ -86,11 +87,15 @@ def test_the_tables_say_what_is_concluded(summaries):
         "Random points at other times or sizes, against the random choice: Better: Random at KCD's sizes, 30 %. "
         'No difference was seen in the other one.'
     )
-    assert control.startswith("KCD, 30 % less Random at KCD's sizes: +0.00 [+0.00, +0.00], adjusted p 1.000")
+    assert control.startswith("KCD, 30 % minus Random at KCD's sizes: +0.00 [+0.00, +0.00], adjusted p 1.000")
+    assert re.fullmatch(
+        r"Not in the protocol: the bootstrap's standard errors are \d\.\d\d times the unbiased ones \(median\)\. "
+        r'With these every test decides the same\.', errors
+    )  # fmt: skip
     equal = [run for run in summaries if run['cell']['label'] in ('KD', 'Random, 30 %', 'Static, 30 %')]
-    assert notes_of(equal) == [
-        'Random points at other times or sizes, against the random choice: No difference was seen in any of 1.'
-    ]
+    scheduled, errors = notes_of(equal)
+    assert scheduled.endswith('at other times or sizes, against the random choice: No difference was seen in any of 1.')
+    assert errors.endswith('every test decides the same.')
     few = [run for run in equal if run['seed'] == 100]
     assert notes_of(few) == ['Too few seeds for a conclusion.']
 
@@ -130,7 +135,7 @@ def test_the_table_names_what_made_it(summaries):
         run |= {'versions': {'jax': '0.10.1'}, 'device': {'kind': 'cpu'}, 'commit': f'{run["seed"] % 2}' * 40}
     (found,) = benchmark_table.table(benchmark.measure(summaries, resamples=50))
     assert found.notes[1] == 'JAX 0.10.1 on cpu; commits 0000000, 1111111.'
-    assert 'one teacher (resnet20, the file trained, 93.12 %), whose own variation' in found.notes[0]
+    assert 'one teacher (resnet20, the file trained, 93.12 %), whose variation' in found.notes[0]
 
 
 def test_the_claim_is_judged_at_seventy_per_cent():
@@ -225,5 +230,44 @@ def test_the_figure_has_every_row(summaries):
     assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == [
         'Random', "Random at KCD's sizes", 'KCD', 'Static', 'Student alone', 'KD'
     ]  # fmt: skip
-    assert 'cold cache' in compute.get_xlabel() and 'without' in amortised.get_xlabel()
+    assert 'without a cache' in compute.get_xlabel() and 'without' in amortised.get_xlabel()
     assert len(drawn.data) == len(LABELS) and 'KCD, 30 %: 75.0 % at 30 %' in drawn.alt
+
+
+def test_the_figure_is_the_same_file_for_the_same_results(summaries, tmp_path):
+    records = benchmark.measure(summaries, resamples=50)
+    for form in ('svg', 'pdf', 'png'):
+        for name in ('one', 'two'):
+            benchmark_table.figure(records).save(tmp_path / f'{name}.{form}')
+        assert (tmp_path / f'one.{form}').read_bytes() == (tmp_path / f'two.{form}').read_bytes()
+
+
+def test_the_unbiased_error_is_told_where_it_decides_otherwise(summaries):
+    """A difference that only the unbiased error tells from chance."""
+    records = benchmark.measure(summaries, resamples=500)
+    for record in records:
+        if record['run'] == 'KCD, 30 %':
+            record |= {'random_p': 0.06, 'random_unbiased_p': 0.04}
+    (found,) = benchmark_table.table(records)
+    assert any(note.endswith('With these the test decides otherwise for KCD, 30 %.') for note in found.notes)
+
+
+def test_the_cost_with_an_own_cache_is_that_of_the_answers_it_computes(summaries, tmp_path):
+    rows = {'KD': {'asked': 1000, 'served': 750}, 'Random, 30 %': {'asked': 300, 'served': 30}}
+    rows['Student alone'] = {'asked': 0}
+    (tmp_path / 'own.json').write_text(json.dumps({'sweeps': {'benchmark_hard': rows}}))
+    own = benchmark.read_own_cache(tmp_path / 'own.json')
+    records = {record['run']: record for record in benchmark.measure(summaries, 50, own)}
+    full = 8000 + 2000
+    assert records['KD']['own_cache'] == pytest.approx((2000 + 8 * 250) / full)
+    assert records['Random, 30 %']['own_cache'] == pytest.approx((600 + 8 * 270) / full)
+    assert records['Student alone']['own_cache'] == pytest.approx(0.2) and records['KCD, 30 %']['own_cache'] is None
+    (found,) = benchmark_table.table([*records.values()])
+    assert found.headers[-3:] == ['compute %', 'own cache %', 'amortised %'] and found.rows[1][-2] == '40.0'
+    assert 'own cache: the same for one seed with a cache that starts empty' in found.notes[0]
+    (plain,) = benchmark_table.table(benchmark.measure(summaries, 50))
+    assert 'own cache' not in ' '.join([*plain.headers, *plain.notes])
+    for damaged in ('{', '{"sweeps": {}}', '{"sweeps": {"a": {"b": {}}}}', '[]'):
+        (tmp_path / 'bad.json').write_text(damaged)
+        with pytest.raises(ValueError, match=r'bad.json is no file of python -m benchmarks.own_cache; give one'):
+            benchmark.read_own_cache(tmp_path / 'bad.json')

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kcd_jax.report.statistics import Sample, bootstrap_errors, describe, holm, paired_difference
+from kcd_jax.report.statistics import Sample, bootstrap_errors, crossed_errors, describe, holm, paired_difference
 
 
 def test_describe_matches_hand_computed_values():
@@ -77,6 +77,19 @@ def test_the_bootstrap_resamples_seeds_and_points():
     assert by_point == pytest.approx(of_point.std() / math.sqrt(300), rel=0.05)
     assert both == pytest.approx(math.hypot(by_seed, by_point), rel=0.05) and none == 0
     np.testing.assert_array_equal(bootstrap_errors(differences[:1]), [by_seed])
+
+
+def test_the_unbiased_error_is_right_on_average_where_the_bootstrap_is_too_large():
+    """Three mixtures of what varies with the seed, with the point and with both; 2,000 tables of 6 x 20."""
+    rng, tables = np.random.default_rng(0), 2000
+    for of_seed, of_point, of_both in ((1.0, 0.0, 0.0), (0.0, 1.0, 2.0), (0.5, 2.0, 1.0)):
+        parts = [(of_seed, (tables, 6, 1)), (of_point, (tables, 1, 20)), (of_both, (tables, 6, 20))]
+        drawn = sum(scale * rng.normal(size=shape) for scale, shape in parts)
+        true = of_seed**2 / 6 + of_point**2 / 20 + of_both**2 / 120
+        assert np.mean(crossed_errors(drawn) ** 2) == pytest.approx(true, rel=0.06)
+        if of_both > of_point:
+            assert np.mean(bootstrap_errors(drawn[:100], 400) ** 2) > 1.5 * np.mean(crossed_errors(drawn[:100]) ** 2)
+    assert crossed_errors(np.ones((1, 3, 4))) == 0
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))
