@@ -64,7 +64,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     from kcd_jax.report import benchmark, benchmark_table
 
     records = benchmark.measure(_collect(arguments.paths), own_cache=benchmark.read_own_cache(arguments.own_cache))
-    _write_tables(benchmark_table.table(records), arguments)
+    found = [benchmark_table.summary(records)] if arguments.summary else benchmark_table.table(records)
+    _write_tables(found, arguments)
     if arguments.figure:
         benchmark_table.figure(records).save(arguments.figure)
         print(arguments.figure)
@@ -169,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument(
         '--figure', metavar='FILE', type=os.path.expanduser, help='accuracy against compute, as .svg, .png or .pdf'
     )
+    benchmark.add_argument('--summary', action='store_true', help='one table of differences in place of all rows')
     benchmark.add_argument(
         '--own-cache', metavar='FILE', type=os.path.expanduser, help='written by python -m benchmarks.own_cache'
     )

@@ -69,6 +69,49 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
     return found
 
 
+def summary(records: Sequence[Mapping[str, Any]]) -> tables.Table:
+    """What choosing points gains at the lower budget of each sweep, and what 70 % of the points and no teacher cost.
+
+    Args:
+      records: of `benchmark.measure`.
+    """
+    sweeps = list(dict.fromkeys(record['sweep'] for record in records))
+    rows = {(record['sweep'], record['run']): record for record in records}
+    budgets = {sweep: [one['budget'] for one in records if one['sweep'] == sweep and one['budget']] for sweep in sweeps}
+    lower = {sweep: min(found, default='') for sweep, found in budgets.items()}
+    policies = dict.fromkeys(record['policy'] for record in records if record['budget'])
+    wanted = [
+        (policy, 'random', {sweep: f'{policy}, {lower[sweep]}' for sweep in sweeps})
+        for policy in policies
+        if policy not in (RANDOM, *SCHEDULES)
+    ]
+    wanted += [
+        (f'{policy}, 70 %, minus KD', 'kd', dict.fromkeys(sweeps, f'{policy}, 70 %')) for policy in (RANDOM, 'KCD')
+    ]
+    wanted.append((f'{ALONE} minus KD', 'kd', dict.fromkeys(sweeps, ALONE)))
+    cells = [
+        [title, *(_brief(rows.get((sweep, runs[sweep])), key, rows) for sweep in sweeps)] for title, key, runs in wanted
+    ]
+    titles = [', '.join(filter(None, (sweep.removeprefix('benchmark_'), lower[sweep]))) for sweep in sweeps]
+    described = [sweep.removeprefix('benchmark_') for sweep in sweeps if sweep in DESCRIPTIVE]
+    notes = [
+        'Percentage points of accuracy. The first rows: minus the random choice at the same compute; *: different with '
+        "an adjusted p below 0.05 and a cost within 3 points of the random choice's; empty: no such row."
+        + (f' {", ".join(described)}: no tests.' if described else '')
+    ]
+    return tables.Table('Benchmark', ['', *titles], [row for row in cells if any(row[1:])], [], notes)
+
+
+def _brief(record: Mapping[str, Any] | None, key: str, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
+    if record is None or record[key] is None:
+        return ''
+    told = f'{round(record[key], 1) + 0.0:+.1f}'
+    if key != 'random' or record['random_p'] is None or record['random_p'] >= 0.05:
+        return told
+    base = rows[record['sweep'], f'{RANDOM}, {record["budget"]}']
+    return f'{told}*' if abs(record['compute'] - base['compute']) <= MARGIN + 1e-9 else told
+
+
 def _percent(share: float | None) -> str:
     return '' if share is None else f'{100 * share:.1f}'
 

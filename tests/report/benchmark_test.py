@@ -271,3 +271,14 @@ def test_the_cost_with_an_own_cache_is_that_of_the_answers_it_computes(summaries
         (tmp_path / 'bad.json').write_text(damaged)
         with pytest.raises(ValueError, match=r'bad.json is no file of python -m benchmarks.own_cache; give one'):
             benchmark.read_own_cache(tmp_path / 'bad.json')
+
+
+def test_the_summary_has_a_column_per_sweep(summaries):
+    described = [{**run, 'cell': {**run['cell'], 'sweep': 'benchmark_cifar100'}} for run in summaries]
+    records = benchmark.measure([*summaries, *described], 200)
+    found = benchmark_table.summary(records)
+    assert found.headers == ['', 'hard, 30 %', 'cifar100, 30 %']
+    assert found.rows == [['KCD', '+5.0*', '+5.0'], ['Student alone minus KD', '-20.0', '-20.0']]
+    assert found.notes[0].endswith('cifar100: no tests.')
+    dearer = [{**one, 'compute': one['compute'] + 0.04 * (one['policy'] == 'KCD')} for one in records]
+    assert benchmark_table.summary(dearer).rows[0][1] == '+5.0', 'nothing is concluded at another cost'
