@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> int:
         options = parse(sys.argv[1:] if argv is None else argv)
-        launch.prepare_jax()
+        launch.prepare_jax(devices=1)  # as the sweeps
         for sweep in options.sweeps:
             count(sweep, options.seed, options.words, pathlib.Path(options.json))
         return 0
