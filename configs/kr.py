@@ -5,7 +5,7 @@ student with KR 90.65, without recoding (KR-Dense) 89.11, with KDGAN 91.35.
   python -m kcd_jax.main --config=configs/kr.py                                        # KR
   python -m kcd_jax.main --config=configs/kr.py:posterior=kdgan                        # KR + KDGAN
   python -m kcd_jax.main --config='configs/kr.py:compare=(student,fitnet,fsp,nst,kdgan,kr,kr-dense,kr+kdgan),trials=5'
-  python -m kcd_jax.main --config='configs/kr.py:compare=(kr,kr-adam,kr-rmsprop)'          # other optimisers, Sec. 4
+  python -m kcd_jax sweep kr_optimisers                                                   # Adam and RMSprop, Sec. 4.3
   python -m kcd_jax.main --config=configs/kr.py:resnet32-resnet14_kr,dataset=cifar100     # Table 2
   python -m kcd_jax.main --config=configs/kr.py:resnet32-resnet14_kr,dataset=tcifar100    # Table 4
 
@@ -38,7 +38,7 @@ def get_config(arg=None):
             **{name: {'run': name, **wide} for name in others},
             'kr-dense': {'run': 'kr', 'method': {'sparse': 'none'}},
             'kr+kdgan': {'run': 'kr', 'method': {'posterior': 'kdgan'}},
-            # Sec. 4, "Joint Optimization": less than 1 % apart. The paper gives no learning rates for these two.
+            # Sec. 4.3, "Joint Optimization". The paper gives no learning rates for these two.
             'kr-adam': {'run': 'kr', 'optim': {'name': 'adam', 'lr': 0.001}},
             'kr-rmsprop': {'run': 'kr', 'optim': {'name': 'rmsprop', 'lr': 0.001, 'momentum': 0.0}},
         }

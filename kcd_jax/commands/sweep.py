@@ -91,6 +91,9 @@ def sweep(arguments: argparse.Namespace, argv: Sequence[str], start: float) -> i
         print('\n'.join(f'{name:22} {grid.title}' for name, grid in known.items()))
         return exitcodes.OK
     grid = grids.with_words(grids.find(known, arguments.name), arguments.words)
+    if arguments.dry and not grids.expand(grid):
+        print(grids.why_empty(arguments.name, grid))
+        return exitcodes.OK
     devices = devices_of(grid, arguments)
     launch.prepare_jax(devices)
     if not arguments.dry:

@@ -1,7 +1,7 @@
 """Grids: experiments as data, config words by row and pairs of networks by column; see `configs/ablations.py`.
 
-A row is a string of words of the config grammar, `Reuse` of another row, or a `Budgeted` policy with a keyword solved
-for a relative cost. `build` turns a grid into an `Experiment`.
+A row is a string of words of the config grammar (`compare=NAME` is a named run of the file), `Reuse` of another row, or
+a `Budgeted` policy with a keyword solved for a relative cost. `build` turns a grid into an `Experiment`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-
-from ml_collections import ConfigDict
 
 from kcd_jax import plugins
 from kcd_jax.experiments import config as grammar
@@ -255,13 +253,12 @@ def build(
         try:
             if entry.budgeted is not None:
                 words = _joined(words, _solved(entry, root, device_count, load))
-            run = grammar.run_of(_config(words, root), load)
+            run = run_of(words, root, load)
             cells.append(Cell(entry.label, run, entry.pair, entry.group, entry.reuse, words))
         except ValueError as error:
             raise ValueError(f'{place}: {error}') from error
     if not cells:
-        reasons = '; '.join(f'{label}: {reason}' for label, reason in grid.omitted.items())
-        raise ValueError(f'no row of {name} can be run: {reasons or "its student is not a network of kcd_jax"}')
+        raise ValueError(why_empty(name, grid))
     known = {(cell.label, cell.column) for cell in cells}
     for cell in cells:
         source = cell.reuse
@@ -273,8 +270,21 @@ def build(
     )
 
 
-def _config(words: str, root: pathlib.Path) -> ConfigDict:
-    return grammar.alone(grammar.load(str(root / words)))
+def why_empty(name: str, grid: Grid) -> str:
+    """One line on a grid of which no row can be run."""
+    reasons = '; '.join(f'{label}: {reason}' for label, reason in grid.omitted.items())
+    return f'no row of {name} can be run' + (f': {reasons}' if reasons else '')
+
+
+def run_of(words: str, root: pathlib.Path, load: grammar.Loader = grammar.load_data) -> Run:
+    """The run of a cell: the one that `compare` names, otherwise that of the words.
+
+    A named run may have another optimiser; a teacher that is trained first keeps the file's.
+    """
+    config = grammar.load(str(root / words))
+    named = len(config.compare) == 1
+    one = grammar.variant(config, config.compare[0]) if named else grammar.alone(config)
+    return grammar.run_of(one, load, teacher_optim=config.optim.to_dict())
 
 
 def _solved(entry: Entry, root: pathlib.Path, device_count: int, load: grammar.Loader) -> str:
@@ -283,14 +293,14 @@ def _solved(entry: Entry, root: pathlib.Path, device_count: int, load: grammar.L
 
     def relative(value: float) -> float | None:
         try:
-            run = grammar.run_of(_config(_joined(entry.words, f'{policy.key}={value}'), root), load)
+            run = run_of(_joined(entry.words, f'{policy.key}={value}'), root, load)
             if min(run.sizes) < run.recipe.batch:
                 return None
             return _expected_share(run) if policy.expected else cost_of(run).relative
         except ValueError:
             return None
 
-    values = policy.values(_config(entry.words, root).batch)
+    values = policy.values(grammar.load(str(root / entry.words)).batch)
     if policy.high is None:  # rows per step, which are split over the devices
         values = [rows for rows in values if rows % device_count == 0]
     value, _ = solve(relative, values, entry.budget, f'{policy.words} with its {policy.key}')

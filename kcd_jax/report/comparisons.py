@@ -163,8 +163,29 @@ class Comparison:
             return row.sample('cost', 'relative_processed').mean
         return None if own is None else own / full
 
+    def whole(self) -> tuple[str, float] | None:
+        """(name, multiply-accumulates) of a method on every point that all rows are relative to, KD if a row has it.
+
+        None unless some rows ask a teacher and others do not: then each row is relative to its own method. None in a
+        sweep, whose costs are relative to its first reference, and if those of the teacher were not counted.
+        """
+        taught = [row for row in self.rows if any(map(teacher_network, row.runs))]
+        if self.sweep or len(taught) == len(self.rows):
+            return None
+        for row in sorted(taught, key=lambda row: row.method != 'kd'):
+            full = row.sample('cost', 'macs_full').mean
+            if full and row.sample('cost', 'macs', 'teacher_forward').mean:
+                return names.display_name(row.method, 'none'), full
+        return None
+
     def relative_macs(self, row: Row) -> float | None:
-        """Multiply-accumulates over those of the same method on every point; if unknown, over those of the base row."""
+        """Multiply-accumulates over those of `whole`.
+
+        Without it, over those of the same method on every point; if these are unknown, over those of the base row.
+        """
+        if (whole := self.whole()) is not None:
+            own = row.macs()
+            return own / whole[1] if own else None
         relative = row.sample('cost', 'relative_macs').mean
         if relative is not None:
             return relative

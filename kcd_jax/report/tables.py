@@ -39,7 +39,7 @@ class Table:
     def to_text(self, width: int = 100) -> str:
         """Aligned columns in ASCII, at most `width` characters wide.
 
-        Long names and headers are wrapped. Columns that do not fit next to each other continue in blocks below.
+        Long names and headers are wrapped, and columns move closer; those that do not fit continue in blocks below.
         """
         headers, *rows = [[_ascii(cell) for cell in row] for row in (self.headers, *self.rows)]
         gap = 2
@@ -47,6 +47,8 @@ class Table:
         body = [max(size, len(header)) for size, header in zip(cells, headers, strict=True)]
         if sum(body) + gap * (len(body) - 1) > width:
             body = [max(size, *map(len, header.split())) for size, header in zip(cells, headers, strict=True)]
+            if sum(body) + len(body) - 1 <= width < sum(body) + gap * (len(body) - 1):
+                gap = 1
         # The names take what the other columns leave, and at least a fifth.
         body[0] = min(body[0], max(width // 5, width - sum(body[1:]) - gap * (len(body) - 1)))
         blocks: list[list[int]] = [[]]
@@ -204,7 +206,7 @@ def comparison_table(comparison: Comparison) -> Table:
     references, measure = shown_references(comparison), comparison.measure
     rows, records = [], []
     everything = [*([comparison.teacher] if comparison.teacher else []), *comparison.rows]
-    with_macs = not comparison.sweep and comparison.samples_are_not_all()
+    with_macs = not comparison.sweep and (comparison.samples_are_not_all() or comparison.whole() is not None)
     paired = {
         (id(row), name): row.difference(comparison.base(row, name), measure)
         for row in everything
@@ -269,8 +271,11 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
         notes.append('cost: samples processed, relative to training on every point.')
     notes[-1] += _computed(runs)
     if with_macs:
-        own = any(number(run, 'cost', 'relative_macs') for run in runs)
-        base = 'the same method on every point' if own else next(iter(references.values()))
+        whole = comparison.whole()
+        if whole or any(number(run, 'cost', 'relative_macs') for run in runs):
+            base = f'{whole[0] if whole else "the same method"} on every point'
+        else:
+            base = next(iter(references.values()), 'the row itself')
         notes.append(f'MAC: multiply-accumulates of every pass, including scoring, relative to {base}.')
     if (with_macs or comparison.full_macs()) and any(_hides_its_teacher(run) for run in runs):
         notes.append('The multiply-accumulates of a teacher that does not say them are unknown and not counted.')
@@ -282,6 +287,8 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
         elif any(row.label.startswith(f'{name}, ') for row in comparison.rows for name in references):
             same = ' (at the same budget if there is one)'
         notes.append(f'vs {titles}{same}: mean paired difference in points over shared seeds [95 % interval, t].')
+    if _is_all_chance(comparison):
+        notes.append('No policy differs from the random choice by more than two standard errors (paired over seeds).')
     if sizes and sizes[0] == 1:
         notes.append('n = 1: a single run has no standard deviation and supports no claim.')
     teachers = {number(run, 'teacher', 'accuracy') for run in runs if teacher_network(run)} - {None}  # not measured
@@ -291,6 +298,22 @@ def _notes(comparison: Comparison, references: Mapping[str, str], with_macs: boo
     if any(not row.runs for row in comparison.rows):
         notes.append('Empty: not finished.')
     return notes
+
+
+def _is_all_chance(comparison: Comparison) -> bool:
+    """Whether no policy is more than two standard errors from a random choice that is a reference of the table.
+
+    False if there is no such reference, or no policy shares two seeds with it.
+    """
+    gaps = [
+        row.difference(comparison.base(row, reference), comparison.measure)
+        for reference in comparison.references
+        if 'random' in reference.lower()
+        for row in comparison.rows
+        if row.policy != 'none'
+    ]
+    known = [(abs(gap.mean), gap.standard_error) for gap in gaps if gap.standard_error is not None]
+    return bool(known) and all(mean <= 2 * error for mean, error in known)
 
 
 def _computed(runs: Sequence[Summary]) -> str:

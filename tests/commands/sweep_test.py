@@ -296,6 +296,16 @@ def test_dry_needs_no_data(tmp_path):
     assert not (tmp_path / 'results').exists()
 
 
+def test_a_table_of_which_no_row_can_run(here, capsys):
+    """A dry run says so, which is no error; training it is."""
+    words = ['kr_table3', f'--file={ROOT}/configs/ablations.py']
+    assert sweep.main([*words, '--dry']) == exitcodes.OK
+    said = capsys.readouterr()
+    assert said.out.startswith('no row of kr_table3 can be run: ') and said.out.count('\n') == 1 and not said.err
+    assert sweep.main(words) == exitcodes.BAD_INPUT
+    assert capsys.readouterr().err == f'error: {said.out}'
+
+
 def test_dry_knows_published_results(tmp_path):
     """What a dry run knows of data and teachers is their shapes: the results of real ones are still recognised."""
     command = [sys.executable, '-m', 'kcd_jax', 'sweep', 'digits_kcd_table4', '--dry', '--trials=5']

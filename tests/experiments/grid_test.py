@@ -77,11 +77,22 @@ def test_every_table_is_a_sweep():
 
 
 def test_kr_takes_other_optimisers():
-    config = grammar.load(f'{ROOT}/configs/kr.py:compare=(kr,kr-adam,kr-rmsprop)')
-    runs = {cell.label: cell.run for cell in of_config(config, grammar.shapes).cells}
-    optims = {label: (run.recipe.optim.name, run.recipe.optim.lr) for label, run in runs.items()}
-    assert optims == {'kr': ('sgd', 0.1), 'kr-adam': ('adam', 0.001), 'kr-rmsprop': ('rmsprop', 0.001)}
-    assert {run.teacher.recipe.optim.name for run in runs.values()} == {'sgd'}, 'one teacher for all'
+    cells = {cell.label: cell for cell in build('kr_optimisers').cells}
+    optims = {label: cell.run.recipe.optim for label, cell in cells.items()}
+    assert {label: (optim.name, optim.lr) for label, optim in optims.items()} == {
+        'SGD': ('sgd', 0.1), 'Adam': ('adam', 0.001), 'RMSprop': ('rmsprop', 0.001)
+    }  # fmt: skip
+    teachers = [cell.describe()['teacher'] for cell in cells.values()]
+    assert teachers[0]['run']['recipe']['optim']['name'] == 'sgd' and teachers[1:] == teachers[:1] * 2
+    (same,) = [cell for cell in build('kr_table1').cells if cell.label == 'KR']
+    assert cells['SGD'].describe() == same.describe(), 'trained once for both'
+
+
+def test_a_row_may_be_a_named_run_of_its_file():
+    """Its words, as published, train the same run alone."""
+    cell = build('kr_optimisers').cells[1]
+    (alone,) = of_config(grammar.load(f'{ROOT}/{cell.words},seed=3'), grammar.shapes).cells
+    assert {**alone.describe(), 'name': '', 'seed': 0} == {**cell.describe(), 'name': '', 'seed': 0}
 
 
 @pytest.mark.parametrize('name', PLAIN)
@@ -139,7 +150,7 @@ def test_every_policy_of_the_benchmark_is_a_row_at_the_budgets_that_it_can_meet(
         budgets = [entry.budget for entry in entries if entry.label.startswith(f'{label}, ')]
         assert budgets == [budget for budget in sweep.budgets if budget >= policy.least]
     for entry in {entry.words: entry for entry in entries}.values():
-        run = grammar.run_of(grid._config(entry.words, ROOT), grammar.shapes)
+        run = grid.run_of(entry.words, ROOT, grammar.shapes)
         assert run.recipe.augment.seed == 1 and run.recipe.eval_every == run.recipe.epochs
         assert run.data.name in (f'digits:{name.removeprefix("benchmark_")}', 'cifar100')
 

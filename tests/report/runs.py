@@ -24,6 +24,13 @@ def make_summary(
     taught = (
         None if method == 'none' else {'network': teacher, 'accuracy': 0.9312, 'source': 'trained', 'sha256': '0' * 64}
     )
+    macs = {
+        'teacher_forward': 0 if taught is None else 4000,
+        'student_forward': 1000,
+        'student_backward': 2000,
+        'scoring_forward': 0,
+        'method': 0,
+    }
     summary = {
         'name': name,
         'method': method,
@@ -58,13 +65,8 @@ def make_summary(
             'relative_scheduled': relative,
             'relative_processed': relative,
             'steps': 54,
-            'macs': {
-                'teacher_forward': 4000,
-                'student_forward': 1000,
-                'student_backward': 2000,
-                'scoring_forward': 0,
-                'method': 0,
-            },
+            'macs': {part: round(count * relative) for part, count in macs.items()},
+            'macs_full': sum(macs.values()),
         },
         'seconds': {
             'compile': 5.0,

@@ -48,6 +48,8 @@ def test_table_matches_hand_computed_values(experiment):
     assert list(column(table, 'n').values()) == ['', '3', '3', '3', '3']
     assert list(column(table, 'best %').values()) == ['94.12', '72.00', '76.00', '75.00', '77.00']
     assert list(column(table, 'cost %').values()) == ['', '100.00', '100.00', '81.71', '81.71']
+    # 3,000 of KD's 7,000 without a teacher; 5,719 of 7,000.
+    assert list(column(table, 'MAC %').values()) == ['', '42.86', '100.00', '81.70', '81.70']
     assert list(column(table, 'samples').values()) == ['1,728', '1,728', '1,728', '1,412', '1,412']
     assert list(column(table, 'seconds').values()) == ['16.0', '17.0', '17.0', '17.0', '17.0']
     assert column(table, 'agree %')['KC-KD'] == '88.00'
@@ -158,8 +160,8 @@ def test_markdown_and_csv(experiment):
     table = table_of(tables.collect([experiment]))
     lines = table.to_markdown().splitlines()
     assert lines[0] == '**digits: resnet20 -> resnet8, 6 epochs**'
-    assert {line.count('|') for line in lines if line.startswith('|')} == {10}
-    assert '| KC-KD | 76.00 ± 1.00 | 3 | +1.00 [-1.48, +3.48] | 77.00 | 81.71 | 1,412 | 17.0 | 88.00 |' in lines
+    assert {line.count('|') for line in lines if line.startswith('|')} == {11}
+    assert '| KC-KD | 76.00 ± 1.00 | 3 | +1.00 [-1.48, +3.48] | 77.00 | 81.71 | 81.70 | 1,412 | 17.0 | 88.00 |' in lines
     row = list(csv.DictReader(io.StringIO(table.to_csv())))[-1]
     assert (
         row['run'] == 'KC-KD'
@@ -170,7 +172,7 @@ def test_markdown_and_csv(experiment):
         and row['vs KD low'] == '-1.48414'
         and row['vs KD n'] == '3'
     )
-    assert row['relative_processed'] == '0.8171' and row['macs'] == '7000' and row['seeds'] == '0 1 2'
+    assert row['relative_processed'] == '0.8171' and row['macs'] == '5719' and row['seeds'] == '0 1 2'
 
 
 def test_collect_reads_folders_files_and_copies(experiment, tmp_path):
@@ -259,6 +261,87 @@ def test_counted_cost_is_of_the_same_method_on_every_point():
     table = table_of([sskd])
     assert list(column(table, 'MAC %').values())[-1] == '85.37'
     assert any('relative to the same method on every point' in note for note in table.notes)
+
+
+def macs_of(*runs):
+    """(the column of multiply-accumulates, its note) of a table; (None, None) without one."""
+    table = table_of(runs)
+    notes = [note for note in table.notes if note.startswith('MAC: ')]
+    return (column(table, 'MAC %'), notes[0]) if 'MAC %' in table.headers else (None, None)
+
+
+def test_counted_cost_is_of_kd_if_only_some_rows_ask_a_teacher():
+    student, kd, kcd, crd = (
+        make_summary('student', 0, 0.7), make_summary('kd', 0, 0.75), make_summary('kcd', 0, 0.75),
+        make_summary('crd', 0, 0.75, method='crd', policy='none'),
+    )  # fmt: skip
+    crd['cost'] |= {'macs': {**crd['cost']['macs'], 'method': 1400}, 'macs_full': 8400, 'relative_macs': 1.0}
+    found, note = macs_of(student, crd, kd)
+    assert found == {'Teacher': '', 'Student alone': '42.86', 'KD': '100.00', 'CRD': '120.00'}
+    assert note.endswith('relative to KD on every point.')
+    found, note = macs_of(student, kcd)
+    assert found['KC-KD'] == '81.70' and note.endswith('relative to KD on every point.'), 'which was not run'
+    found, note = macs_of(student, crd)
+    assert found['Student alone'] == '35.71' and note.endswith('relative to CRD on every point.')
+    kd['cost']['macs']['teacher_forward'] = 0
+    assert macs_of(student, kd) == (None, None), 'the teacher does not say what it computes'
+    assert macs_of(kd, kcd, crd) == macs_of(student) == (None, None), 'all ask a teacher, or none does'
+
+
+def test_summaries_without_counted_costs_still_make_a_table():
+    runs = [make_summary('student', 0, 0.7), make_summary('kd', 0, 0.75)]
+    unix = make_summary('unix', 0, 0.8)
+    unix['cost']['macs']['scoring_forward'] = 1000
+    assert column(table_of([unix]), 'MAC %')['UNIX-KD'] == '100.00', 'there is nothing that it is relative to'
+    for missing in ('macs_full', 'macs'):
+        for run in runs:
+            del run['cost'][missing]
+        table = table_of(runs)
+        assert 'MAC %' not in table.headers and column(table, 'cost %')['Student alone'] == '100.00'
+
+
+CHANCE = 'No policy differs from the random choice by more than two standard errors (paired over seeds).'
+
+
+def against_random(*differences, policy='kcd', reference='random'):
+    """The notes of a table of a random choice, KD, which is far better, and another row; a difference per seed."""
+    runs = []
+    for seed, gap in enumerate(differences):
+        row = make_summary(policy, seed, 0.7 + gap / 100, method='kd', policy=policy)
+        runs += [make_summary('random', seed, 0.7), make_summary('kd', seed, 0.9), row]
+    return table_of(runs, reference).notes
+
+
+def test_a_table_says_that_no_policy_differs_from_the_random_choice():
+    # Mean 2, standard error 1/sqrt(3); mean 1, standard error 1; mean -2, standard error 1/sqrt(3).
+    assert CHANCE not in against_random(1, 2, 3)
+    assert CHANCE in against_random(0, 2)
+    assert CHANCE not in against_random(-1, -2, -3)
+    assert CHANCE not in against_random(0, 2, reference='kd'), 'it is not compared with a random choice'
+    (single,) = [note for note in against_random(0) if 'claim' in note or note == CHANCE]
+    assert single.startswith('n = 1:')
+    two_rows = [make_summary(name, seed, 0.7 + seed / 10) for name in ('random', 'kd') for seed in (0, 1)]
+    assert CHANCE not in table_of(two_rows, 'random').notes, 'there is no policy'
+
+
+def test_a_sweep_says_that_no_policy_differs_from_the_random_choice_of_its_budget():
+    def notes(*accuracies):
+        card = {'sweep': 's', 'title': 'S', 'pair': '', 'group': '', 'references': ['KD', 'Random KD']}
+        runs = []
+        for seed in (0, 1):
+            rows = {'KD': ('kd', 0.9), 'Random KD, 60 %': ('random', 0.7), 'KC-KD, 60 %': ('kcd', accuracies[seed])}
+            for place, (label, (name, accuracy)) in enumerate(rows.items()):
+                runs.append(make_summary(name, seed, accuracy, cell={**card, 'label': label, 'place': place}))
+        return table_of(runs).notes
+
+    assert CHANCE in notes(0.7, 0.72) and CHANCE not in notes(0.72, 0.73)
+
+
+def test_columns_move_closer_before_they_continue_below():
+    table = tables.Table('t', ['run', 'a', 'b', 'c'], [['Row', *3 * ['xxxxxxxx']]])
+    assert table.to_text(33).splitlines()[-1] == 'Row  xxxxxxxx  xxxxxxxx  xxxxxxxx'
+    assert table.to_text(32).splitlines()[-1] == 'Row xxxxxxxx xxxxxxxx xxxxxxxx'
+    assert table.to_text(29).splitlines()[-1] == 'Row  xxxxxxxx'
 
 
 def test_shorter_runs_belong_to_the_same_experiment():
