@@ -76,16 +76,21 @@ def get(package: ModuleType, name: str, kind: str) -> ModuleType:
     if not hasattr(module, 'make'):
         raise ValueError(f'{kind} {name!r} has no function make in {module.__file__}; see _template.py')
     if not getattr(module.make, 'described', False):
-        module.make = _describing(name, module.make)
+        module.make = _describing(kind, name, module.make)
     return module
 
 
-def _describing(name: str, make: Callable[..., Any]) -> Callable[..., Any]:
+def _describing(kind: str, name: str, make: Callable[..., Any]) -> Callable[..., Any]:
     """`make`, whose result says how to make it again: fields `name` and `keywords`."""
 
     @functools.wraps(make)
     def described(**keywords: Any) -> Any:
-        bound = inspect.signature(make).bind(**keywords)
+        signature = inspect.signature(make)
+        try:
+            bound = signature.bind(**keywords)
+        except TypeError as error:
+            known = ', '.join(signature.parameters) or 'no keywords'
+            raise TypeError(f'{kind} {name} {error}; it takes {known}') from None
         bound.apply_defaults()
         return dataclasses.replace(make(**keywords), name=name, keywords=dict(bound.arguments))
 

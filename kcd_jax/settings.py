@@ -86,7 +86,7 @@ def check(key: str, value: Any, setting: Setting) -> Any:
     Raises:
       ValueError: another type, not finite, or outside the range: the key, the value and the range in one line.
     """
-    refused = ValueError(f'{key} is {value!r}; use {setting.range}')
+    refused = ValueError(f'{key} is {shown(value)}; use {setting.range}')
     if setting.type is tuple:
         if isinstance(value, list):
             value = tuple(value)
@@ -161,7 +161,7 @@ def nested(instance: Any, name: str, cls: type) -> None:
     if isinstance(value, cls):
         return
     if not isinstance(value, Mapping):
-        raise ValueError(f'{name} is {value!r}; use {cls.__name__}(...) or a mapping of its fields')
+        raise ValueError(f'{name} is {shown(value)}; use {cls.__name__}(...) or a mapping of its fields')
     known = [field.name for field in dataclasses.fields(cls)]
     unknown = sorted(set(value) - set(known))
     if unknown:
@@ -185,6 +185,15 @@ def _inside(value: float, setting: Setting) -> bool:
         and (setting.above is None or value > setting.above)
         and (setting.below is None or value < setting.below)
     )
+
+
+def shown(value: Any) -> str:
+    """The value as Python writes it, a long one by its two ends."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f'too long to write ({type(value).__name__})'
+    return text if len(text) <= 100 else f'{text[:30]}...{text[-30:]}'
 
 
 def _number(value: float) -> str:

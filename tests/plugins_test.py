@@ -68,8 +68,12 @@ def test_what_a_shipped_file_builds_can_be_built_again_from_what_it_carries(pack
 
 def test_a_keyword_that_a_file_does_not_have_is_refused(folder):
     write(folder, 'of_mine', METHOD)
-    with pytest.raises(TypeError, match='scael'):
+    with pytest.raises(TypeError, match="^method of_mine .* 'scael'; it takes scale, taps$"):
         methods.get('of_mine').make(scael=3.0)
+    with pytest.raises(TypeError, match="^policy seta .* 'bogus'; it takes ratio, groups, window, until, inside$"):
+        policies.get('seta').make(bogus=1)
+    with pytest.raises(TypeError, match="^policy none .* 'ratio'; it takes no keywords$"):
+        policies.get('none').make(ratio=0.5)
 
 
 def test_a_file_is_known_as_soon_as_it_is_there_and_private_ones_never(folder):

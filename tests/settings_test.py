@@ -23,7 +23,9 @@ def refused(value, declared):
     with pytest.raises(ValueError) as caught:
         check('part.key', value, declared)
     line = str(caught.value)
-    assert line == f'part.key is {value!r}; use {declared.range}' and '\n' not in line
+    text = repr(value)
+    shown = text if len(text) <= 100 else f'{text[:30]}...{text[-30:]}'
+    assert line == f'part.key is {shown}; use {declared.range}' and '\n' not in line
 
 
 def test_each_bound_holds_at_its_edge():
@@ -45,6 +47,16 @@ def test_what_is_not_finite_is_refused_in_every_kind_of_setting(value):
     refused(value, Setting(0.5, 'without bounds'))
     refused(value, Setting(3, 'without bounds'))
     refused((0.5, value), Setting((0.5,), 'without bounds'))
+
+
+@pytest.mark.parametrize('value', [10**400, 10**5000, (10**5000,), 'a' * 5000], ids=['int', 'huge', 'tuple', 'text'])
+def test_a_long_value_is_not_written_whole(value):
+    with pytest.raises(ValueError, match=f'use {COUNT.range}') as caught:
+        check('part.key', value, COUNT)
+    assert len(str(caught.value)) < 130
+    with pytest.raises(ValueError, match='use Inner') as caught:
+        Outer(inner=value)
+    assert len(str(caught.value)) < 130
 
 
 @pytest.mark.parametrize('value', [True, '1', None, [1], 1.0])

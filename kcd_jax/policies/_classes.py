@@ -18,7 +18,8 @@ def spread(order: Array, labels: Array, num_points: int, how: str) -> Array:
       order: i32[N], the preferred order, padding last; within a class it is kept.
       labels: i32[N] by point.
       num_points: points without the padding, static.
-      how: 'proportional': every first part holds each class in its proportion, to less than one point above or below;
+      how: 'proportional': every first part holds each class in its proportion p, with at most 1/2 + p (K - 2) / 2
+        points more or fewer of K classes: less than one if they are equal, several of a large class among small ones;
         'even': it holds equally many points of each class, as far as a class has them. Static.
 
     Returns:

@@ -13,6 +13,7 @@ import jax
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Plan, Policy, ValueTable
 from kcd_jax.policies._classes import SPREADS, spread
+from kcd_jax.policies._sizes import kept
 from kcd_jax.settings import ranges
 
 
@@ -33,11 +34,10 @@ def make(*, ratio: float = 0.7, classes: str = 'proportional') -> Policy:
     """
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        return [max(1, round(ratio * num_points))] * epochs
+        return [kept(ratio, num_points)] * epochs
 
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int, *, labels: Array):
         del plan, epoch, epochs
-        num_keep = max(1, round(ratio * table.num_points))
-        return _draw(key, labels, table.num_points, classes, num_keep), state
+        return _draw(key, labels, table.num_points, classes, kept(ratio, table.num_points)), state
 
     return Policy(when=lambda epoch, epochs: epoch < epochs, replan=replan, keep_counts=keep_counts, reads_labels=True)

@@ -18,6 +18,7 @@ import jax
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Batch, Outputs, Plan, Policy, ValueTable
 from kcd_jax.objective import cross_entropy_per_point
+from kcd_jax.policies._sizes import kept
 from kcd_jax.settings import ranges
 
 
@@ -27,6 +28,8 @@ def _observe_cross_entropy(student: Outputs, teacher: Outputs | None, batch: Bat
     views = student.logits.shape[0] // per_point.shape[0]
     return cross_entropy_per_point(student.logits[::views], batch.label, batch.label_b, batch.lam)
 
+
+READS_PREDICTIONS = True  # of the student, which a method without any does not train
 
 _OBSERVE = {'cross_entropy': _observe_cross_entropy, 'entropy': None}
 
@@ -46,15 +49,12 @@ def make(*, ratio: float = 0.7, score: str = 'cross_entropy') -> Policy:
       score: 'cross_entropy' with the label; 'entropy' of the prediction, which needs no labels.
     """
 
-    def num_keep(num_points: int) -> int:
-        return max(1, round(ratio * num_points))
-
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        return [num_points if epoch == 0 else num_keep(num_points) for epoch in range(epochs)]
+        return [num_points if epoch == 0 else kept(ratio, num_points) for epoch in range(epochs)]
 
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int, *, teacher: Mapping[str, Array]):
         del key, plan, epoch, epochs
-        return _plan(table, score, teacher, num_keep(table.num_points)), state
+        return _plan(table, score, teacher, kept(ratio, table.num_points)), state
 
     return Policy(
         when=lambda epoch, epochs: 0 < epoch < epochs,

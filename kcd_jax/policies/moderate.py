@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Plan, Policy, ValueTable
+from kcd_jax.policies._sizes import kept
 from kcd_jax.settings import ranges
 
 
@@ -41,15 +42,12 @@ def make(*, ratio: float = 0.7) -> Policy:
       ratio: fraction of the points that is kept, in (0, 1].
     """
 
-    def num_keep(num_points: int) -> int:
-        return max(1, round(ratio * num_points))
-
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        return [num_keep(num_points)] * epochs
+        return [kept(ratio, num_points)] * epochs
 
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int, *, teacher: Mapping[str, Array]):
         del key, plan, epoch, epochs
-        return _plan(teacher['distance'], table.num_points, num_keep(table.num_points)), state
+        return _plan(teacher['distance'], table.num_points, kept(ratio, table.num_points)), state
 
     return Policy(
         when=lambda epoch, epochs: epoch == 0 < epochs,

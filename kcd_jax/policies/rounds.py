@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from kcd_jax import knowledge
 from kcd_jax.contracts import Array, Plan, Policy, ValueTable
 from kcd_jax.policies._classes import SPREADS, spread
+from kcd_jax.policies._sizes import kept
 from kcd_jax.settings import ranges
 
 
@@ -62,7 +63,7 @@ def make(
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
         if sizes == 'constant':
-            return [max(1, round(ratio * num_points))] * epochs
+            return [kept(ratio, num_points)] * epochs
         return knowledge.epoch_sizes(num_points, ratio, stages, epochs)
 
     def replan(

@@ -12,6 +12,7 @@ import jax
 
 from kcd_jax import knowledge
 from kcd_jax.contracts import Plan, Policy, ValueTable
+from kcd_jax.policies._sizes import kept
 from kcd_jax.settings import ranges
 
 
@@ -29,11 +30,10 @@ def make(*, ratio: float = 0.7) -> Policy:
     """
 
     def keep_counts(num_points: int, epochs: int) -> list[int]:
-        return [max(1, round(ratio * num_points))] * epochs
+        return [kept(ratio, num_points)] * epochs
 
     def replan(key, table: ValueTable, plan: Plan, state, epoch: int, epochs: int):
         del epoch, epochs
-        num_keep = max(1, round(ratio * table.num_points))
-        return _draw(key, plan.order.shape[0], table.num_points, num_keep), state
+        return _draw(key, plan.order.shape[0], table.num_points, kept(ratio, table.num_points)), state
 
     return Policy(when=lambda epoch, epochs: epoch == 0 < epochs, replan=replan, keep_counts=keep_counts)

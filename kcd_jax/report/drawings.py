@@ -194,8 +194,8 @@ def costs(comparison: Comparison) -> list[Drawing]:
     base = next((base for row in rows if (base := comparison.base(row))), None)
     cost = [comparison.cost(row) for row in rows]
     counts_macs = comparison.full_macs() is not None
-    if not comparison.sweep and comparison.samples_are_not_all():
-        relative = [row.sample('cost', 'relative_macs').mean for row in rows]
+    if not comparison.sweep and (comparison.samples_are_not_all() or comparison.whole() is not None):
+        relative = [comparison.relative_macs(row) for row in rows]
         counts_macs = None not in relative
         cost = relative if counts_macs else cost
     marks = [(row.label, x, row.sample('accuracy')) for row, x in zip(rows, cost, strict=True)]

@@ -43,8 +43,11 @@ def refuse(run: Run, device_count: int) -> None:
         )
     if run.data.train.streamed:  # a policy that keeps a copy of the images says so here
         jax.eval_shape(lambda: run.policy.init(run.num_points, table_rows(run.num_points), None))
-    if (fewest := min(run.policy.keep_counts(run.num_points, epochs))) < batch:
-        raise ValueError(f'{fewest} kept points are fewer than one batch of {batch}; raise policy.ratio or lower batch')
+    if (fewest := policies.fewest(run.policy, run.num_points, epochs)) < batch:
+        raise ValueError(
+            f'policy {run.policy.name or "custom"} can leave an epoch {fewest} of {run.num_points} points, fewer than '
+            f'one batch of {batch}; {_more_points(run)}'
+        )
     if run.policy.in_batch is not None:
         if run.method.num_views > 1:
             raise ValueError(
@@ -68,6 +71,15 @@ def refuse(run: Run, device_count: int) -> None:
     jax.eval_shape(lambda key: run.method.init(key, setup), jax.random.PRNGKey(0))
     if sum(run.steps) == 0:
         raise ValueError('the run has no step; raise epochs or lower batch')
+
+
+def _more_points(run: Run) -> str:
+    """What makes an epoch hold a batch, in words."""
+    if run.num_points < run.recipe.batch:
+        return 'lower batch'
+    lower = [f'policy.{key}' for key in ('fraction',) if key in run.policy.keywords] + ['batch']
+    higher = [f'policy.{key}' for key in ('ratio', 'window') if key in run.policy.keywords]
+    return (f'raise {" or ".join(higher)}, or ' if higher else '') + f'lower {" or ".join(lower)}'
 
 
 def _refuse_recipe(run: Run, device_count: int) -> None:

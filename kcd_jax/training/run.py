@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 
 from kcd_jax import data, methods, networks, policies
 from kcd_jax.contracts import Method, Network, Phase, Policy, PyTree, Setup, Weights, default_phases, table_rows
-from kcd_jax.settings import nested
+from kcd_jax.settings import nested, shown
 from kcd_jax.teachers.host import Host
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import step, unlabelled
@@ -78,7 +78,7 @@ class Run:
             raise ValueError('the run that trains the teacher has a teacher itself; train that one first')
         self._set('data', unlabelled.with_classes(self.data, self.teacher))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
-            raise ValueError(f'seed is {self.seed!r}; use an integer from 0 to 2**63 - 1')
+            raise ValueError(f'seed is {shown(self.seed)}; use an integer from 0 to 2**63 - 1')
         nested(self, 'recipe', Recipe)
         if self.method is None:
             self._set('method', methods.get('none' if self.teacher is None else 'kd').make())

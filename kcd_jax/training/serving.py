@@ -65,7 +65,7 @@ def refuse_unserved(run: Run) -> None:
             f'{what} gives {" and ".join(sorted(teacher.serves, reverse=True))}, and method '
             f'{run.method.name or "custom"} reads its {", ".join(lacking)}; it can serve the methods {can}'
         )
-    if run.policy.teacher_scores and 'logits' not in teacher.serves:
+    if {*run.policy.teacher_scores} - {'distance'} and 'logits' not in teacher.serves:
         raise ValueError(
             f'{what} gives embeddings alone, and the scores that policy {run.policy.name} reads are computed with '
             'logits; use a teacher that gives these as well, or another policy'

@@ -141,6 +141,8 @@ class CleanImages:
         with distributed.together():
             for points, rows in self._answers(index, counts, with_embed):
                 logits, embed[points - first] = np.split(rows, [classes], axis=1)
+                if not by_logits:
+                    continue
                 labels = train.labels[points].astype(np.int32)
                 scores = self._reduced(padded(logits, self._rows), padded(labels, self._rows))
                 columns = [np.asarray(scores[name])[: len(points)] for name in by_logits]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kcd_jax import policies
 from kcd_jax.contracts import LABEL_SCORES, Method, Policy
 from kcd_jax.data import Dataset
 from kcd_jax.teachers.teacher import Teacher
@@ -41,6 +42,15 @@ def lacking(method: Method, policy: Policy) -> str:
     return ''
 
 
+def _label_free(method: Method, policy: Policy) -> str:
+    """What to use in place of what `lacking` names."""
+    if method.needs_labels:
+        return 'a method that needs none, such as kd'
+    if policy.keywords.get('score') == 'cross_entropy':
+        return 'policy.score=entropy, which needs none'
+    return 'a policy that needs none (none, random, kcd)'
+
+
 def _has_held_out(teacher: Teacher | Run | None) -> bool:
     """Whether the teacher answers for the held-out images."""
     return teacher is not None and all(outputs.test is not None for outputs in serving.stored_outputs(teacher))
@@ -67,7 +77,7 @@ def refuse(run: Run) -> None:
             f'method {run.method.name or "custom"} compares with, so nothing can be measured; give labels of the test '
             'images, or test_embed'
         )
-    if not run.predicts and (run.policy.scores or run.policy.teacher_scores):
+    if not run.predicts and policies.reads_predictions(run.policy):
         raise ValueError(
             f'policy {run.policy.name or "custom"} selects by predictions, and method {run.method.name or "custom"} '
             'trains none; use kcd, random or none, or weights.alpha above 0'
@@ -75,7 +85,7 @@ def refuse(run: Run) -> None:
     if run.data.labelled:
         return
     if what := lacking(run.method, run.policy):
-        raise ValueError(f'{what}, and {run.data.name} has none; use a method and a policy that need none, such as kd')
+        raise ValueError(f'{what}, and {run.data.name} has none; use {_label_free(run.method, run.policy)}')
     for phase in run.phases:
         for update in phase.updates:
             weights = run.weights if update.weights is None else update.weights

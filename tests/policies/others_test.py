@@ -1,4 +1,4 @@
-"""The policies none, random, infobatch, short and reuse."""
+"""The policies none, random, infobatch, short and reuse; rules that several policies share."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kcd_jax import policies
 from kcd_jax.commands import report
 from kcd_jax.contracts import ValueTable, full_plan, table_rows
-from kcd_jax.policies import infobatch, kcd, none, random, reuse, short
+from kcd_jax.policies import infobatch, kcd, none, random, reuse, seta, short
 
 POINTS = 200
 ROWS = table_rows(POINTS)
@@ -85,6 +86,25 @@ def test_infobatch_starts_and_ends_with_all_points():
     assert policy.keep_counts(100, 8) == [100, *[68] * 6, 100]
 
 
+@pytest.mark.parametrize(('until', 'epochs', 'up', 'down'), [(0.875, 72, 63, 63), (0.875, 60, 53, 52), (1.0, 5, 5, 5)])
+def test_the_last_pruned_epoch(until, epochs, up, down):
+    """InfoBatch rounds until * epochs up, which published results depend on; SeTa, as the authors of both, down."""
+    for module, last in ((infobatch, up), (seta, down)):
+        counts = module.make(until=until).keep_counts(1000, epochs)
+        assert [epoch for epoch in range(epochs) if counts[epoch] < counts[0]] == list(range(1, last))
+
+
+def test_infobatch_keeps_the_points_that_it_promises():
+    """All losses but one are below the mean."""
+    for fraction in (0.5, 0.9, 0.999):
+        fewest = policies.fewest(policies.get('infobatch').make(fraction=fraction), POINTS, 8)
+        table = make_table(np.r_[np.zeros(POINTS - 1), 9.0])
+        plan, _ = infobatch.make(fraction=fraction).replan(jax.random.key(0), table, full_plan(POINTS), {}, 1, 8)
+        assert len(kept(plan)) == fewest < 2 + POINTS * (1 - fraction)
+    assert policies.fewest(policies.get('infobatch').make(fraction=0.9, until=0.0), POINTS, 8) == POINTS
+    assert infobatch.make(well_learned=1.0).keep_counts(1, 8) == [1] * 8
+
+
 @pytest.mark.parametrize(
     ('keywords', 'message'), [({'fraction': 1.0}, 'fraction is 1.0'), ({'until': 1.5}, 'until is 1.5')]
 )
@@ -99,6 +119,17 @@ def test_short():
     assert short.make().keep_counts(10, 196) == [10] * 196
     with pytest.raises(ValueError, match='cost is 0'):
         short.make(cost=0)
+
+
+@pytest.mark.parametrize(
+    'name', ['balanced', 'kcd', 'learnability', 'moderate', 'random', 'rounds', 'rounds,constant', 'seta', 'static']
+)
+def test_a_ratio_that_keeps_no_point_is_refused(name):
+    name, _, sizes = name.partition(',')
+    policy = policies.get(name).make(ratio=1e-9, **({'sizes': sizes} if sizes else {}))
+    with pytest.raises(ValueError, match='ratio 1e-09 keeps none of 200 points; use at least 0.005') as caught:
+        policy.keep_counts(POINTS, 6)
+    assert '\n' not in str(caught.value)
 
 
 @pytest.fixture

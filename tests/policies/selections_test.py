@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
 
+from kcd_jax import policies
 from kcd_jax.contracts import Batch, Outputs, ValueTable, full_plan, table_rows
 from kcd_jax.policies import _classes, balanced, kcd, learnability, moderate, rounds, seta, static
 from kcd_jax.training.teacher_clean import centre_distances
@@ -54,6 +58,19 @@ def test_every_first_part_is_spread_over_the_classes(how):
         assert [point for point in found[:POINTS] if LABELS[point] == label] == inside
 
 
+@pytest.mark.parametrize('sizes', [(180, *[1] * 20), (63, 58, 56, 23), (100, 99, 1), (50, 50, 50, 50), (190, 10)])
+def test_the_proportions_are_kept_within_the_stated_bound(sizes):
+    """1/2 + p (K - 2) / 2 points; of a large class among single points this is several."""
+    labels = np.zeros(ROWS, np.int32)
+    labels[:POINTS] = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))[:POINTS]
+    share = np.bincount(labels[:POINTS], minlength=len(sizes)) / POINTS
+    found = np.asarray(_classes.spread(jnp.arange(ROWS), jnp.asarray(labels), POINTS, 'proportional'))[:POINTS]
+    have = np.cumsum(labels[found][:, None] == np.arange(len(sizes)), axis=0)
+    off = np.abs(have - np.arange(1, POINTS + 1)[:, None] * share)
+    assert (off <= 0.5 + share * (len(sizes) - 2) / 2 + 1e-9).all()
+    assert (off.max() > 1) == (sizes[1] == 1)
+
+
 def test_balanced_redraws_in_every_epoch():
     policy, labels = balanced.make(ratio=0.2, classes='even'), jnp.asarray(LABELS)
     assert all(policy.when(epoch, EPOCHS) for epoch in range(EPOCHS))
@@ -86,8 +103,47 @@ def test_seta_slides_from_easy_to_hard():
     part = seta.make(ratio=0.5, groups=4, window=0.5)
     assert len(kept(part, 15, table_of(value))) == 100
     assert 30 <= len(kept(part, 3, table_of(value))) <= 70
-    assert part.keep_counts(POINTS, EPOCHS) == [100, *[80] * 13, 100, 100]
+    assert part.keep_counts(POINTS, EPOCHS) == [100, *[50] * 13, 100, 100]
     assert len(kept(policy, 3, table_of(1.0))) == POINTS, 'equal losses are one cluster'
+
+
+def test_the_expected_sizes_follow_the_window():
+    for groups, window, expected in ((5, 0.9, 160), (5, 0.8, 160), (10, 0.5, 100), (50, 0.02, 4), (20, 0.05, 10)):
+        assert seta.make(ratio=1.0, groups=groups, window=window).keep_counts(POINTS, EPOCHS)[1] == expected
+    assert seta.make(ratio=1.0, inside=0.7).keep_counts(POINTS, EPOCHS)[1] == 140
+
+
+@pytest.mark.parametrize(('groups', 'window'), [(5, 0.2), (10, 0.5), (50, 0.02), (50, 0.3)])
+def test_a_window_of_few_points_is_widened(groups, window):
+    """A few losses are large, so that most clusters hold a point or two."""
+    policy = policies.get('seta').make(groups=groups, window=window)
+    value = np.r_[np.random.default_rng(0).gamma(1.0, 0.01, POINTS - 20), np.linspace(1, 9, 20)]
+    sizes = [len(kept(policy, epoch, table_of(value))) for epoch in range(EPOCHS)]
+    least = policies.fewest(policy, POINTS, EPOCHS)
+    assert least == max(1, int(180 * round(groups * window) / groups / 3)) <= min(sizes)
+    assert policies.fewest(policies.get('seta').make(window=1.0), POINTS, EPOCHS) == 180, 'no window'
+
+
+def test_a_window_is_widened_by_the_fewest_clusters():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        groups, drawn = int(rng.integers(2, 8)), rng.random(60) < 0.8
+        cluster = rng.choice(groups, 60, p=rng.dirichlet(np.full(groups, 0.4)))
+        first = int(rng.integers(0, groups))
+        end, least = int(rng.integers(first + 1, groups + 1)), int(rng.integers(1, drawn.sum() + 1))
+        low, high = first, end
+        while (drawn & (cluster >= low) & (cluster < high)).sum() < least:
+            low, high = max(low - 1, 0), min(high + 1, groups)
+        found = seta.widened(jnp.asarray(cluster), jnp.asarray(drawn), first, end, least, groups)
+        assert tuple(map(int, found)) == (low, high)
+
+
+def test_no_published_window_would_be_widened():
+    for path in (pathlib.Path(__file__).parents[2] / 'results').glob('benchmark_*/seta_*.json'):
+        run = json.loads(path.read_text())
+        policy = policies.get('seta').make(**{k: v for k, v in run['run']['policy'].items() if k != 'name'})
+        least = policies.fewest(policy, run['num_points'], run['epochs'])
+        assert least < min(plan['kept'] for plan in run['condensations']), path.name
 
 
 def test_points_never_visited_have_the_initial_loss():

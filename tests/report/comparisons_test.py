@@ -203,6 +203,12 @@ def test_costs_are_in_macs_if_samples_are_not_all():
     assert axes.get_xlabel().startswith('multiply-accumulates') and 'UNIX-KD 80.00 % at 90.0 %' in drawn.alt
 
 
+def test_costs_are_in_macs_if_only_some_rows_ask_a_teacher():
+    (drawn,) = drawings.costs(split([make_summary(name, 0, 0.75) for name in ('student', 'kd', 'kcd')])[0])
+    assert 'Student alone 75.00 % at 42.9 %' in drawn.alt and 'KD 75.00 % at 100.0 %' in drawn.alt
+    assert drawn.figure.axes[0].get_xlabel().startswith('multiply-accumulates')
+
+
 def test_the_page_of_a_sweep_has_its_rows(tmp_path):
     for place, run in enumerate(results()):
         (tmp_path / f'{place}.json').write_text(json.dumps(run))

@@ -114,6 +114,23 @@ def test_a_teacher_without_logits_is_refused_where_they_are_read(points, tiny_ne
         flat.for_images((8, 8, 3))
 
 
+@pytest.mark.parametrize(('policy', 'keywords'), [('moderate', {}), ('rounds', {'doubt': 0.2, 'sizes': 'constant'})])
+def test_policies_that_read_the_teacher_alone_work_without_predictions(
+    points, tiny_networks, policy, keywords, tmp_path
+):
+    network = networks.get('tiny_teacher')(3)
+    teacher = Teacher(
+        network, network.init(jax.random.key(0), (8, 8, 3)), {'network': 'tiny_teacher', 'num_classes': 3}
+    )
+    chosen = policies.get(policy).make(ratio=0.5, **keywords)
+    run = run_of(points, points[1], teacher=teacher, policy='none').replace(policy=chosen)
+    result = run.train(tmp_path, mesh=one_device())
+    assert {plan['kept'] for plan in result.summary['condensations']} == {run.num_points // 2}
+    for name in ('learnability', 'unix'):
+        with pytest.raises(ValueError, match=f'policy {name} selects by predictions, and method embed trains none'):
+            run.replace(policy=policies.get(name).make()).validate()
+
+
 def test_stored_embeddings_alone(points, tiny_networks, tmp_path):
     embed = embedding(points[0] / np.float32(255))
     np.savez(tmp_path / 'embed.npz', embed=embed[:64], test_embed=embed[64:])

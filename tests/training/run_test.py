@@ -148,6 +148,10 @@ def unix(k):
     return policies.get('unix').make(k=k)
 
 
+def changed(name, **keywords):
+    return lambda run: run.replace(policy=policies.get(name).make(**keywords))
+
+
 CANNOT_WORK = [
     (lambda run: run.replace(student='tinny'), "unknown network 'tinny' .did you mean 'tiny"),
     (lambda run: run.replace(student=networks.get('tiny')(7)), 'student tiny has 7 classes and the data 10'),
@@ -157,12 +161,16 @@ CANNOT_WORK = [
     (lambda run: run.replace(recipe=run.recipe.replace(batch=22)), 'use 20 or 24'),
     (lambda run: run.replace(recipe=run.recipe.replace(augment={'crop': 16})), 'augment.crop is 16 for images'),
     (lambda run: run.replace(policy=policies.get('kcd').make(ratio=0.05, stages=3)), 'fewer than one batch of 20'),
+    (changed('static', ratio=1e-9), 'ratio 1e-09 keeps none of 300 points'),
+    (changed('seta', groups=50, window=0.02), '1 of 300 .* raise policy.ratio or policy.window, or lower batch'),
+    (changed('seta', window=0.2), 'policy seta can leave an epoch 18 of 300 points, fewer than one batch of 20'),
+    (changed('infobatch', fraction=0.95), '15 of 300 points, .*; lower policy.fraction or batch'),
     (lambda run: run.replace(policy=policies.get('kcd').make(stages=4)), 'use 3 or 6 stages'),
     (lambda run: run.replace(policy=unix(k=15)), 'policy unix with rows .* 15'),
     (lambda run: run.replace(policy=unix(k=12), method=methods.get('sskd').make()), 'chooses inside the batch'),
     (lambda run: run.replace(method=methods.get('one').make()), 'branches'),
     (lambda run: run.replace(method=methods.get('fsp').make()), 'fsp'),
-    (lambda run: run.replace(recipe=run.recipe.replace(batch=512)), 'fewer than one batch of 512'),
+    (lambda run: run.replace(recipe=run.recipe.replace(batch=512)), 'fewer than one batch of 512; lower batch'),
 ]  # fmt: skip
 
 
@@ -216,7 +224,8 @@ def test_a_description_is_json_and_complete():
     run = run_for('method=dkd,policy=kcd,optim.nesterov=True,drops=(0.5,0.75)')
     described = run.describe()
     assert json.loads(json.dumps(described)) == described == as_read(run)
-    assert set(described) == {'student', 'teacher', 'data', 'method', 'policy', 'weights', 'recipe', 'seed'}
+    known = {'student', 'teacher', 'data', 'method', 'policy', 'weights', 'recipe', 'seed'}
+    assert set(described) == known | {'student_code', 'method_code', 'policy_code'}
     assert described['method'] == {'name': 'dkd', **run.method.keywords} and len(described['method']) == 5
     assert described['recipe']['optim']['drops'] == [0.5, 0.75] and described['recipe']['optim']['nesterov'] is True
     assert described['teacher']['run']['student'] == 'tiny_teacher'

@@ -37,7 +37,8 @@ def teacher(tiny_networks):
 
 def run_of(images, teacher, labels=None, test=None, method='kd', policy='none', **fields) -> Run:
     dataset = data.from_arrays(images, labels, test=test)
-    made = {'method': methods.get(method).make(), 'policy': policies.get(policy).make(), 'recipe': SETTINGS}
+    policy = policies.get(policy).make() if isinstance(policy, str) else policy
+    made = {'method': methods.get(method).make(), 'policy': policy, 'recipe': SETTINGS}
     return Run(student='tiny', teacher=teacher, data=dataset, **{**made, **fields})
 
 
@@ -71,8 +72,27 @@ def test_labels_of_the_test_images_alone_give_an_accuracy(images, teacher, tmp_p
 
 @pytest.mark.parametrize('method', [name for name in methods.names() if methods.get(name).make().needs_labels])
 def test_methods_that_need_labels_are_refused_by_name(images, teacher, method):
-    with pytest.raises(ValueError, match=f'method {method} reads the labels'):
+    with pytest.raises(
+        ValueError, match=f'method {method} reads the labels .* use a method that needs none, such as kd'
+    ):
         run_of(images, teacher, method=method).validate()
+
+
+@pytest.mark.parametrize(
+    ('policy', 'remedy'),
+    [
+        ('balanced', 'a policy that needs none (none, random, kcd)'),
+        ('moderate', 'a policy that needs none (none, random, kcd)'),
+        ('learnability', 'policy.score=entropy, which needs none'),
+    ],
+)
+def test_policies_that_need_labels_are_refused_with_what_works(images, teacher, policy, remedy):
+    with pytest.raises(ValueError) as error:
+        run_of(images, teacher, policy=policy).validate()
+    said = str(error.value)
+    assert said == f'policy {policy} reads the labels of the training points, and arrays has none; use {remedy}'
+    for name, keywords in {'learnability': {'score': 'entropy'}, 'kcd': {'stages': 2}}.items():
+        run_of(images, teacher, policy=policies.get(name).make(**keywords)).validate()
 
 
 def test_what_else_is_refused(images, teacher):
