@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from kcd_jax.report import style, tables
 from kcd_jax.report.benchmark import (
@@ -89,9 +90,14 @@ def summary(records: Sequence[Mapping[str, Any]]) -> tables.Table:
         (f'{policy}, 70 %, minus KD', 'kd', dict.fromkeys(sweeps, f'{policy}, 70 %')) for policy in (RANDOM, 'KCD')
     ]
     wanted.append((f'{ALONE} minus KD', 'kd', dict.fromkeys(sweeps, ALONE)))
-    cells = [
-        [title, *(_brief(rows.get((sweep, runs[sweep])), key, rows) for sweep in sweeps)] for title, key, runs in wanted
-    ]
+    cells, numbers = [], []
+    for title, key, runs in wanted:
+        found = [rows.get((sweep, runs[sweep])) for sweep in sweeps]
+        brief = [_brief(record, key, rows) for record in found]
+        if any(brief):
+            cells.append([title, *brief])
+            values = (None if record is None else record[key] for record in found)
+            numbers.append({'difference': title, **dict(zip(sweeps, values, strict=True))})
     titles = [', '.join(filter(None, (sweep.removeprefix('benchmark_'), lower[sweep]))) for sweep in sweeps]
     described = [sweep.removeprefix('benchmark_') for sweep in sweeps if sweep in DESCRIPTIVE]
     notes = [
@@ -99,7 +105,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> tables.Table:
         "an adjusted p below 0.05 and a cost within 3 points of the random choice's; empty: no such row."
         + (f' {", ".join(described)}: no tests.' if described else '')
     ]
-    return tables.Table('Benchmark', ['', *titles], [row for row in cells if any(row[1:])], [], notes)
+    return tables.Table('Benchmark', ['difference', *titles], cells, numbers, notes)
 
 
 def _brief(record: Mapping[str, Any] | None, key: str, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
@@ -298,6 +304,10 @@ def figure(records: Sequence[Mapping[str, Any]]) -> style.Drawing:
                     **{'color': style.NEUTRAL, 'marker': 'x', **look},
                 )  # fmt: skip
             axis.set_xlabel(f'compute, % {words}')
+        axes[1].set_xscale('log')
+        axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes[1].xaxis.set_major_formatter(ScalarFormatter())
+        axes[1].xaxis.set_minor_locator(NullLocator())
         axes[0].set_ylabel(f'{sweep.removeprefix("benchmark_")}: accuracy, %')
     handles = {label: one for axis in panels.flat for one, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     drawn.legend(handles.values(), handles, loc='outside upper center', ncols=5)

@@ -46,7 +46,7 @@ class Table:
         cells = [max((len(row[i]) for row in rows), default=0) for i in range(len(headers))]
         body = [max(size, len(header)) for size, header in zip(cells, headers, strict=True)]
         if sum(body) + gap * (len(body) - 1) > width:
-            body = [max(size, *map(len, header.split())) for size, header in zip(cells, headers, strict=True)]
+            body = [max([size, *map(len, header.split())]) for size, header in zip(cells, headers, strict=True)]
             if sum(body) + len(body) - 1 <= width < sum(body) + gap * (len(body) - 1):
                 gap = 1
         # The names take what the other columns leave, and at least a fifth.

@@ -231,6 +231,7 @@ def test_the_figure_has_every_row(summaries):
         'Random', "Random at KCD's sizes", 'KCD', 'Static', 'Student alone', 'KD'
     ]  # fmt: skip
     assert 'without a cache' in compute.get_xlabel() and 'without' in amortised.get_xlabel()
+    assert amortised.get_xscale() == 'log', 'rows without a teacher cost a fraction of the others'
     assert len(drawn.data) == len(LABELS) and 'KCD, 30 %: 75.0 % at 30 %' in drawn.alt
 
 
@@ -277,7 +278,8 @@ def test_the_summary_has_a_column_per_sweep(summaries):
     described = [{**run, 'cell': {**run['cell'], 'sweep': 'benchmark_cifar100'}} for run in summaries]
     records = benchmark.measure([*summaries, *described], 200)
     found = benchmark_table.summary(records)
-    assert found.headers == ['', 'hard, 30 %', 'cifar100, 30 %']
+    assert found.headers == ['difference', 'hard, 30 %', 'cifar100, 30 %']
+    assert 'Student alone minus KD' in found.to_text() and found.to_csv().startswith('difference,benchmark_hard,')
     assert found.rows == [['KCD', '+5.0*', '+5.0'], ['Student alone minus KD', '-20.0', '-20.0']]
     assert found.notes[0].endswith('cifar100: no tests.')
     dearer = [{**one, 'compute': one['compute'] + 0.04 * (one['policy'] == 'KCD')} for one in records]
