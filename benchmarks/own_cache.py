@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from kcd_jax.commands import launch
 from kcd_jax.runtime import environment, files
@@ -49,7 +51,7 @@ def count(sweep: str, seed: int, words: str, output: pathlib.Path) -> None:
     known, root = grid.read('configs/benchmark.py')
     experiment = grid.build(sweep, grid.with_words(grid.find(known, sweep), words), root, seed=seed)
     for cell in experiment.cells:
-        found = files.read_json(output) or {'seed': seed, **environment.describe(), 'sweeps': {}}
+        found = continued(output, {'seed': seed, 'words': words, **environment.describe()})
         rows = found['sweeps'].setdefault(sweep, {})
         if cell.label in rows:
             continue
@@ -64,6 +66,19 @@ def count(sweep: str, seed: int, words: str, output: pathlib.Path) -> None:
         }
         files.write_text(output, files.dumps(found, indent=1) + '\n')
         print(f'{sweep}, {cell.label}: {rows[cell.label]}', flush=True)
+
+
+def continued(output: pathlib.Path, header: dict[str, Any]) -> dict[str, Any]:
+    """The content of the file so far; ValueError if it is of other runs, or damaged."""
+    found = files.read_json(output)
+    if found is None and output.exists():
+        raise ValueError(f'{output} is damaged; remove it, or use another --json')
+    header = json.loads(files.dumps(header))
+    if found is None:
+        return {**header, 'sweeps': {}}
+    if differ := [key for key, value in header.items() if found.get(key) != value]:
+        raise ValueError(f'{output} was made with another {", ".join(differ)}; use another --json')
+    return found
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ def table_rows(num_points: int) -> int:
     return -(-num_points // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
-# --------------------------------------------------------------------------------------------------- network outputs
+# --------------------------------------- network outputs
 
 
 @struct.dataclass
@@ -90,7 +90,7 @@ class Network:
         return jax.eval_shape(lambda v, x: self.apply(v, x, True)[0], self.variable_shapes(image_shape), image)
 
 
-# ------------------------------------------------------------------------------------------------ batches and points
+# ------------------------------------ batches and points
 
 
 @struct.dataclass
@@ -221,7 +221,7 @@ class TrainState:
     ema: PyTree = struct.field(default_factory=dict)
 
 
-# ------------------------------------------------------------------------------------------------------- randomness
+# ------------------------------------------- randomness
 
 # Each stream is `fold_in(fold_in(key, PURPOSE[...]), counter)` of one base key.
 PURPOSE = {name: number for number, name in enumerate('student method step order replan data policy view'.split())}
@@ -238,7 +238,7 @@ def stream(key: Array, purpose: str, counter: int | Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, PURPOSE[purpose]), counter)
 
 
-# ---------------------------------------------------------------------------------------------------------- methods
+# ---------------------------------------------- methods
 
 
 @struct.dataclass
@@ -405,7 +405,7 @@ def default_phases(method: Method, epochs: int, main: Optimiser) -> tuple[Phase,
     return (Phase('main', epochs, ('student/*',), {'main': main}, (update,)),)
 
 
-# --------------------------------------------------------------------------------------------------------- policies
+# --------------------------------------------- policies
 
 
 def _no_policy_state(num_points: int, rows: int, images: Any) -> PyTree:
@@ -445,6 +445,7 @@ class Policy:
         policy has no plan of its own.
       keep_counts: (num_points, epochs) -> points of each epoch, list of int: the cost, known before training. Sizes
         that depend on the data (InfoBatch's) are expectations.
+      min_keep: (num_points, epochs) -> points of the smallest possible epoch, if `keep_counts` are expectations.
       epochs: epochs -> the epochs that this policy trains instead.
       init: (num_points, rows, images u8[num_points, H, W, 3] or None) -> policy_state; copies what it keeps.
       records: 'mean' (Eq. 12) or 'last'. Static.
@@ -455,16 +456,17 @@ class Policy:
       observe: (student, teacher, batch, per_point f32[B] unweighted loss) -> f32[B], the value to record; None: the
         student's prediction entropy (Eq. 7).
       needs: what `observe` reads of the teacher, from `NEEDS`.
+      reads_predictions: whether `replan` needs values of the student's predictions; some methods train none.
       reads_labels: whether `replan` gets one more keyword, `labels`, i32[N] by point, 0 in padded rows.
       teacher_scores: scores that `replan` reads, from `SCORES`; if there are any, it is called with one more keyword,
-        teacher={name: f32[N]}, 0 in padding rows: the frozen teacher's scores of the training images as they are, made
-        once per run.
+        teacher={name: f32[N]}, 0 in padding rows: those of the training images as they are, made once per run.
       name, keywords: how it was made; filled in by `policies.get(name).make(**keywords)`.
     """
 
     when: Callable[[int, int], bool] = _never
     replan: Callable[..., tuple[Plan, PyTree]] | None = None
     keep_counts: Callable[[int, int], list[int]] = _all_points
+    min_keep: Callable[[int, int], int] | None = None
     epochs: Callable[[int], int] = _same
     init: Callable[[int, int, Any], PyTree] = _no_policy_state
     records: str = 'mean'
@@ -474,6 +476,7 @@ class Policy:
     in_batch: Callable[[Array, Batch, Array], Batch] | None = None
     observe: Callable[[Outputs, Outputs | None, Batch, Array], Array] | None = None
     needs: tuple[str, ...] = ()
+    reads_predictions: bool = False
     reads_labels: bool = False
     teacher_scores: tuple[str, ...] = ()
     name: str = ''

@@ -7,13 +7,16 @@ under each folder that the environment variable KCD_JAX_PLUGINS lists, separated
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
+import linecache
 import os
 import pathlib
 import pkgutil
@@ -24,7 +27,7 @@ from typing import Any
 
 from kcd_jax import paths
 
-_sources: dict[str, tuple[Any, str]] = {}  # {module: (its spec, its text when it was loaded)}
+_loaded: dict[str, tuple[Any, str | None]] = {}  # {module: (its spec, its text when it was loaded)}
 
 
 def own_folders(kind: str) -> list[str]:
@@ -53,7 +56,7 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
     """
     try:
         module = importlib.import_module(f'{package.__name__}.{name}')
-        _source(module)
+        _remember(package)
         return module
     except Exception as error:
         spec = importlib.util.find_spec(f'{package.__name__}.{name}')
@@ -98,19 +101,29 @@ def _describing(kind: str, name: str, make: Callable[..., Any]) -> Callable[...,
     return described
 
 
-def code(module: ModuleType) -> str:
-    """A digest of the statements of a file, and of the files of its package that it imports, as they were loaded.
+def is_own(module: ModuleType) -> bool:
+    """Whether a module is a user's own file and not one of the package."""
+    return _is_own(module.__spec__)
 
-    Comments, docstrings and layout do not count. Helpers in other places are not seen.
+
+def code(module: ModuleType) -> str:
+    """A digest of the statements of a file, as it was loaded, and of its helpers; '' if it has no text.
+
+    Comments, docstrings and layout do not count. Helpers are modules that the file imports, at any place in it: of a
+    user's own file those in the folders of KCD_JAX_PLUGINS, of one of the package those of the same folder.
     """
-    package, found, waiting = module.__name__.rpartition('.')[0], {}, [module.__name__]
+    own, root = is_own(module), 'kcd_jax.' if is_own(module) else f'{module.__name__.rpartition(".")[0]}.'
+    found: dict[str, str] = {}
+    waiting = [module.__name__]
     while waiting:
         name = waiting.pop()
-        if name in found or name not in sys.modules:
-            continue
-        found[name], imported = _statements(_source(sys.modules[name]), package)
-        waiting += [other for other in imported if other.startswith(f'{package}.')]
-    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()[:32]
+        spec = None if name in found else _spec(name)
+        text = None if spec is None or _is_own(spec) != own else _text(name, spec)
+        if text is not None:
+            package = name if spec.submodule_search_locations is not None else spec.parent
+            found[name], imported = _statements(text, package)
+            waiting += [other for other in imported if other.startswith(root)]
+    return _sha(repr(sorted(found.items()))) if module.__name__ in found else ''
 
 
 class _Bare(ast.NodeTransformer):
@@ -123,27 +136,59 @@ class _Bare(ast.NodeTransformer):
 
 @functools.lru_cache(maxsize=256)
 def _statements(text: str, package: str) -> tuple[str, tuple[str, ...]]:
-    """(what a file says, what it imports: absolute names; of `from a import b` also 'a.b', which may be a module)."""
-    tree, imported = _Bare().visit(ast.parse(text)), []
+    """(a digest of what a file says, what it imports: absolute names; of `from a import b` also 'a.b')."""
+    try:
+        tree, imported = _Bare().visit(ast.parse(text)), []
+    except (SyntaxError, ValueError):  # a helper that cannot be loaded
+        return _sha(text), ()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            origin = '.'.join(filter(None, (package if node.level == 1 else '', node.module)))
-            imported += [origin, *(f'{origin}.{alias.name}' for alias in node.names)]
-    return ast.dump(tree), tuple(imported)
+            with contextlib.suppress(ImportError):  # beyond the outermost package
+                origin = importlib.util.resolve_name('.' * node.level + (node.module or ''), package)
+                imported += [origin, *(f'{origin}.{alias.name}' for alias in node.names)]
+    return _sha(ast.dump(tree)), tuple(imported)
 
 
-def _source(module: ModuleType) -> str:
-    """The text of a module when it was last loaded, or at the first call."""
-    spec, text = _sources.get(module.__name__, (None, ''))
-    if spec is None or spec is not module.__spec__:  # a reload sets another one
-        try:
-            text = inspect.getsource(module)
-        except (OSError, TypeError):  # no file, or an empty one
-            text = ''
-        _sources[module.__name__] = (module.__spec__, text)
+def _sha(text: str) -> str:
+    return hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:32]
+
+
+def _is_own(spec: Any) -> bool:
+    return not pathlib.Path(spec.origin or '').is_relative_to(pathlib.Path(__file__).parent)
+
+
+def _spec(name: str) -> Any:
+    """The spec of a module, which is not loaded for it; None if there is no such module."""
+    if name in sys.modules:
+        return sys.modules[name].__spec__
+    parent = name.rpartition('.')[0]
+    outer = _spec(parent) if parent else None
+    places = None if outer is None else getattr(sys.modules.get(parent), '__path__', outer.submodule_search_locations)
+    return None if places is None else importlib.machinery.PathFinder.find_spec(name, list(places))
+
+
+def _text(name: str, spec: Any) -> str | None:
+    """The text of a module when it was last loaded, or now if it is not loaded; None if it has none."""
+    known, text = _loaded.get(name, (None, None))
+    if known is spec:  # a reload sets another one
+        return text
+    if (spec.origin or '').endswith('.py'):
+        linecache.checkcache(spec.origin)
+        text = ''.join(linecache.getlines(spec.origin)) or None
+    else:
+        text = None  # a compiled one
+    if name in sys.modules:
+        _loaded[name] = (spec, text)
     return text
+
+
+def _remember(package: ModuleType) -> None:
+    """Keeps the texts of a package's modules that were loaded since the last call."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(f'{package.__name__}.') and getattr(module, '__spec__', None) is not None:
+            _text(name, module.__spec__)
 
 
 def hyper_parameters(module: ModuleType) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import dataclasses
 import fnmatch
 import functools
 import hashlib
+import itertools
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from ml_collections import ConfigDict
 from kcd_jax import policies
 from kcd_jax.experiments import config as grammar
 from kcd_jax.experiments import schema
-from kcd_jax.runtime import descriptions, files
+from kcd_jax.runtime import descriptions, files, runlog
 from kcd_jax.training import code
 from kcd_jax.training.recipe import Recipe
 from kcd_jax.training.run import Run
@@ -272,3 +274,38 @@ def without_places(command: str) -> str:
         return match[1] + '+'.join(pathlib.PurePath(part).name for part in match[2].split('+'))
 
     return re.sub(r"\b((?:checkpoint|cache|dir)=)([~/][^,\s']*)", named, command)
+
+
+def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """Copies the summaries under `folder` to <results>/<run>_<seed>.json, without paths of this machine.
+
+    Files of other runs, and files that are no results, are not overwritten; a digest of the settings is appended to the
+    new name instead, and, if that name is taken too, one of the data, and then a number.
+
+    Returns:
+      The files.
+    """
+    paths: list[pathlib.Path] = []
+    for path in sorted(folder.rglob(runlog.SUMMARY)):
+        summary = public(files.read_json(path))
+        target = _place(pathlib.Path(results), summary)
+        files.write_text(target, files.dumps(summary, indent=1) + '\n')
+        paths.append(target)
+    return paths
+
+
+def _place(results: pathlib.Path, summary: Mapping[str, Any]) -> pathlib.Path:
+    """The file of a published run: the first of its names that is free or holds the same run."""
+    run = summary['run']
+    stem = f'{summary["name"]}_{summary["seed"]}'
+    by_settings = f'{stem}_{digest(run)}'
+    by_data = f'{by_settings}_{str(run["data"].get("identity") or "")[:8]}'
+    numbered = (f'{by_data}_{number}' for number in itertools.count(2))
+    for name in itertools.chain((stem, by_settings, by_data), numbered):
+        path = results / f'{name}.json'
+        if not path.exists():
+            break
+        stored = (files.read_json(path) or {}).get('run')
+        if isinstance(stored, Mapping) and stored and same_run(stored, run):
+            break
+    return path

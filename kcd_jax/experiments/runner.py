@@ -27,7 +27,7 @@ from kcd_jax.experiments.experiment import (
     without_content,
     without_places,
 )
-from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
+from kcd_jax.runtime import console, descriptions, distributed, exitcodes, files, runlog, sharding
 from kcd_jax.training.loop import Diverged, Result
 
 POLL_SECONDS = 2.0
@@ -106,6 +106,13 @@ def by_content(experiment: Experiment, workdir: str | os.PathLike[str], results:
     ]
 
 
+def _how(summary: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """': recipe.epochs is 3 there and 4 here', in which settings or content a stored run differs."""
+    there, here = ({**description, 'seed': 0} for description in (summary['run'], wanted))
+    how = descriptions.differences(there, here)
+    return f': {how}' if how else ''
+
+
 class Runner:
     """Trains the runs of an experiment that have not finished, and collects their results."""
 
@@ -173,7 +180,8 @@ class Runner:
         if summary is not None:
             if not same_run(summary['run'], wanted):
                 raise ValueError(
-                    f'{task.result} holds a run that differs from {task.name}; move it, or use another --results'
+                    f'{task.result} holds a run that differs from {task.name}{_how(summary, wanted)}; move it, or use '
+                    'another --results'
                 )
             if summary['cell'] != card:  # the table was renamed, or its references changed
                 summary['cell'] = card
@@ -181,7 +189,8 @@ class Runner:
             return summary
         summary = runlog.read_summary(task.folder)
         if summary is not None and not same_run(summary['run'], wanted):
-            raise ValueError(f'{task.folder} holds a run that differs from {task.name}; use another --workdir')
+            how = _how(summary, wanted)
+            raise ValueError(f'{task.folder} holds a run that differs from {task.name}{how}; use another --workdir')
         summary = summary or self._elsewhere(task)
         return None if summary is None else self._publish(task, summary)
 
@@ -376,40 +385,6 @@ class Runner:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, ring)
             signal.signal(signal.SIGTERM, previous)
-
-
-def publish(folder: pathlib.Path, results: str | os.PathLike[str]) -> list[pathlib.Path]:
-    """Copies the summaries under `folder` to <results>/<run>_<seed>.json, without paths of this machine.
-
-    Files of other runs, and files that are no results, are not overwritten; a digest of the settings is appended to the
-    new name instead, and, if that name is taken too, one of the data.
-
-    Returns:
-      The files.
-    """
-    paths: list[pathlib.Path] = []
-    for path in sorted(folder.rglob(runlog.SUMMARY)):
-        summary = public(files.read_json(path))
-        target = _place(pathlib.Path(results), summary)
-        files.write_text(target, files.dumps(summary, indent=1) + '\n')
-        paths.append(target)
-    return paths
-
-
-def _place(results: pathlib.Path, summary: Mapping[str, Any]) -> pathlib.Path:
-    """The file of a published run: the first of its names that is free or holds the same run."""
-    run = summary['run']
-    stem = f'{summary["name"]}_{summary["seed"]}'
-    by_settings = f'{stem}_{digest(run)}'
-    by_data = f'{by_settings}_{str(run["data"].get("identity") or "")[:8]}'
-    for name in (stem, by_settings, by_data):
-        path = results / f'{name}.json'
-        if not path.exists():
-            break
-        stored = (files.read_json(path) or {}).get('run')
-        if isinstance(stored, Mapping) and stored and same_run(stored, run):
-            break
-    return path
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike[str], *, mesh: sharding.Mesh | None = None) -> list[Result]:

@@ -7,12 +7,12 @@ Models of other frameworks become networks by `from_linen`, `from_nnx`, `from_eq
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import functools
 import importlib
+import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -106,31 +106,33 @@ def file_of(name: str) -> ModuleType:
 
 
 def refuse_name(name: str) -> None:
-    """ValueError for the name of another file's network: a file of weights with that name is read as that one."""
+    """ValueError for the name of a file's network: a file of weights with that name is read as that one."""
     if name in names() and name != _making.get():
-        raise ValueError(f'{name} is the name of another network (kcd_jax.networks.names()); give another name')
+        raise ValueError(
+            f'{name} is the name of another network (kcd_jax.networks.names()); give another name, or build that one '
+            f'by kcd_jax.networks.get({name!r})'
+        )
 
 
-def _made(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
+def _made(make: Callable[..., Network], name: str, *arguments: Any, **keywords: Any) -> Network:
     """One object for equal arguments: what is traced of a network is traced once."""
+    build = _one
     try:
         hash((*arguments, *keywords.values()))
     except TypeError:  # a normalization in lists
-        with _builds(arguments[0]):
-            return make(*arguments, **keywords)
-    return _one(make, *arguments, **keywords)
+        build = _one.__wrapped__
+    token = _making.set(name)
+    try:
+        network = build(make, name, *arguments, **keywords)
+    finally:
+        _making.reset(token)
+    if network.name != name:
+        file = inspect.getfile(make)
+        raise ValueError(f'make({name!r}, ...) of {file} returns a network named {network.name!r}; name it {name!r}')
+    return network
 
 
 @functools.lru_cache(maxsize=64)
 def _one(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
-    with jax.ensure_compile_time_eval(), _builds(arguments[0]):  # it may be asked for first inside of a trace
+    with jax.ensure_compile_time_eval():  # it may be asked for first inside of a trace
         return make(*arguments, **keywords)
-
-
-@contextlib.contextmanager
-def _builds(name: str) -> Iterator[None]:
-    token = _making.set(name)
-    try:
-        yield
-    finally:
-        _making.reset(token)

@@ -28,27 +28,6 @@ def get(name: str) -> ModuleType:
     return plugins.get(sys.modules[__name__], name, 'policy')
 
 
-def fewest(policy: Policy, num_points: int, epochs: int) -> int:
-    """Points of the smallest epoch: that of `Policy.keep_counts`, which may give expectations.
-
-    The file of a policy whose sizes depend on the data can say how small an epoch can be, in a function
-    `fewest(num_points, epochs, **keywords)`.
-    """
-    if (bound := _said(policy, 'fewest')) is not None:
-        return bound(num_points, epochs, **policy.keywords)
-    return min(policy.keep_counts(num_points, epochs))
-
-
-def reads_predictions(policy: Policy) -> bool:
-    """Whether a policy selects by the student's predictions: in the batch, or with READS_PREDICTIONS in its file."""
-    return policy.scores or bool(_said(policy, 'READS_PREDICTIONS'))
-
-
-def _said(policy: Policy, name: str) -> Any:
-    """What the file of a policy says under a name; None if it does not, or the policy has no file."""
-    return getattr(get(policy.name), name, None) if policy.name in names() else None
-
-
 def refuse_other_data(policy: Policy, source: Mapping[str, Any]) -> None:
     """Raises ValueError if a policy takes its set from a run on other data (`reuse`).
 

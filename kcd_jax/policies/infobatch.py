@@ -56,14 +56,6 @@ def _full(num_points: int, rows: int) -> Plan:
     return knowledge.unmixed_plan(jnp.arange(rows, dtype=jnp.int32), num_points)
 
 
-def fewest(num_points: int, epochs: int, *, fraction: float, until: float, well_learned: float) -> int:
-    """Points of the smallest epoch that can happen: all losses but one are below the mean."""
-    del well_learned
-    if until * epochs <= 1:  # before the first epoch no point has a loss
-        return num_points
-    return 1 + math.floor((1.0 - fraction) * (num_points - 1))
-
-
 @ranges(
     fraction={'low': 0, 'below': 1},
     until={'low': 0, 'high': 1},
@@ -93,4 +85,16 @@ def make(*, fraction: float = 0.5, until: float = 0.875, well_learned: float = E
         pruned = max(1, round(num_points * (1.0 - fraction * well_learned)))  # the largest loss is never skipped
         return [pruned if 1 <= epoch < until * epochs else num_points for epoch in range(epochs)]
 
-    return Policy(when=when, replan=replan, keep_counts=keep_counts, records='last', observe=observe_loss)
+    def min_keep(num_points: int, epochs: int) -> int:
+        if until * epochs <= 1:  # before the first epoch no point has a loss
+            return num_points
+        return 1 + math.floor((1.0 - fraction) * (num_points - 1))  # all losses but one are below the mean
+
+    return Policy(
+        when=when,
+        replan=replan,
+        keep_counts=keep_counts,
+        min_keep=min_keep,
+        records='last',
+        observe=observe_loss,
+    )

@@ -29,8 +29,6 @@ def _observe_cross_entropy(student: Outputs, teacher: Outputs | None, batch: Bat
     return cross_entropy_per_point(student.logits[::views], batch.label, batch.label_b, batch.lam)
 
 
-READS_PREDICTIONS = True  # of the student, which a method without any does not train
-
 _OBSERVE = {'cross_entropy': _observe_cross_entropy, 'entropy': None}
 
 
@@ -63,4 +61,5 @@ def make(*, ratio: float = 0.7, score: str = 'cross_entropy') -> Policy:
         records='last',
         observe=_OBSERVE[score],
         teacher_scores=(score,),
+        reads_predictions=True,
     )

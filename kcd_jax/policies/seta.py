@@ -10,7 +10,7 @@ against its equations. Where it differs from the authors' code:
 
 - k-means starts from the quantiles of the losses and is iterated `_ITERATIONS` times, instead of scikit-learn's random
   start until convergence; equal losses are one cluster, which they split into equal random ones.
-- A window that shows less than a third of its part of the points (`smallest_window`) is widened on both sides, so that
+- A window that shows less than a third of its part of the points (`min_window`) is widened on both sides, so that
   every epoch has a step; they take any window as it is, and one random point for an empty one.
 - `ratio` may be any value, theirs is at least 0.1; the number drawn is rounded, theirs truncated.
 - The loss is that of the method, which with distillation includes the teacher's term.
@@ -66,7 +66,7 @@ def clusters(score: Array, drawn: Array, groups: int) -> Array:
     return nearest(jax.lax.fori_loop(0, _ITERATIONS, move, start))
 
 
-def smallest_window(num_drawn: int, width: int, groups: int) -> int:
+def min_window(num_drawn: int, width: int, groups: int) -> int:
     """The fewest points that a window of `width` of `groups` clusters shows: a third of its part, at least one."""
     return max(1, num_drawn * width // (3 * groups))
 
@@ -110,16 +110,6 @@ def _width(groups: int, window: float) -> int:
     return max(1, round(groups * window))
 
 
-def fewest(
-    num_points: int, epochs: int, *, ratio: float, groups: int, window: float, until: float, inside: float
-) -> int:
-    """Points of the smallest epoch that can happen."""
-    del inside
-    drawn, width = kept(ratio, num_points), _width(groups, window)
-    slides = width < groups and until * epochs >= 2
-    return smallest_window(drawn, width, groups) if slides else drawn
-
-
 @ranges(
     ratio={'above': 0, 'high': 1},
     groups={'low': 1, 'high': 1000},
@@ -157,13 +147,18 @@ def make(
         if not slides(epoch, epochs):
             return _unmixed_plan(_random_order(key, plan.order.shape[0], table.num_points), drawn), state
         first = epoch % (groups - width + 1)
-        least = smallest_window(drawn, width, groups)
+        least = min_window(drawn, width, groups)
         return _window(key, table, drawn, first, first + width, least, groups=groups), state
+
+    def min_keep(num_points: int, epochs: int) -> int:
+        drawn = kept(ratio, num_points)
+        return min_window(drawn, width, groups) if any(slides(epoch, epochs) for epoch in range(epochs)) else drawn
 
     return Policy(
         when=lambda epoch, epochs: epoch < epochs,
         replan=replan,
         keep_counts=keep_counts,
+        min_keep=min_keep,
         records='last',
         observe=observe_loss,
     )

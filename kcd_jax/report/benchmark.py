@@ -177,6 +177,10 @@ def measure(
     found = cells_of(summaries)
     if not found:
         raise ValueError('no finished run of a sweep was found; run python -m kcd_jax sweep benchmark_hard first')
+    if own_cache and not {*own_cache} & {*found}:
+        raise ValueError(
+            f'the own caches are of {", ".join(own_cache)}, the runs of {", ".join(found)}; give those of one'
+        )
     records = []
     for sweep, cells in found.items():
         if KD not in cells:
@@ -204,7 +208,8 @@ def measure(
                 tested = asked and mean is not None and sweep not in DESCRIPTIVE and not record['explores']
                 if key != 'kd':
                     record[f'{key}_p'] = two_sided(mean, error, n) if tested else None
-                    record[f'{key}_unbiased_p'] = two_sided(mean, unbiased, n) if tested else None
+                    known = tested and unbiased is not None
+                    record[f'{key}_unbiased_p'] = two_sided(mean, unbiased, n) if known else None
             records.append(record)
     for kind in ('p', 'unbiased_p'):
         keys = [(record, f'{key}_{kind}') for record in records for key in ('random', 'control')]
@@ -222,10 +227,13 @@ def read_own_cache(path: str | os.PathLike[str] | None) -> dict[str, Any] | None
     if path is None:
         return None
     sweeps = (files.read_json(pathlib.Path(path)) or {}).get('sweeps')
-    rows = [row for found in sweeps.values() for row in found.values()] if isinstance(sweeps, dict) else []
-    if not rows or not all(isinstance(row.get('asked'), int) for row in rows):
-        raise ValueError(f'{path} is no file of python -m benchmarks.own_cache; give one')
-    return sweeps
+    try:
+        rows = [row for found in sweeps.values() for row in found.values()]
+        if rows and all(isinstance(row['asked'], int) and isinstance(row.get('served', 0), int) for row in rows):
+            return sweeps
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise ValueError(f'{path} is no file of python -m benchmarks.own_cache; give one')
 
 
 def _made_by(runs: Sequence[Summary]) -> str:
@@ -271,9 +279,10 @@ def _compare(
         right = {name: cells[name].right(seeds) for name in {name for pair in pairs for name in pair}}
         differences = 100 * np.stack([right[label] - right[other] for label, other in pairs])
         errors = bootstrap_errors(differences, resamples)
-        unbiased = crossed_errors(differences).tolist() if len(seeds) > 1 else [None] * len(pairs)
-        for pair, one, error, other in zip(pairs, differences, errors, unbiased, strict=True):
+        unbiased = crossed_errors(differences) if len(seeds) > 1 else np.full(len(pairs), np.nan)
+        for pair, one, error, crossed in zip(pairs, differences, errors, unbiased, strict=True):
             by_seed = one.mean(axis=1)
             ends = (float(by_seed.min()), float(by_seed.max()))
-            found[pair] = (float(one.mean()), float(error), other, len(seeds), ends)
+            known = None if np.isnan(crossed) else float(crossed)
+            found[pair] = (float(one.mean()), float(error), known, len(seeds), ends)
     return found

@@ -79,7 +79,7 @@ def summary(records: Sequence[Mapping[str, Any]]) -> tables.Table:
     sweeps = list(dict.fromkeys(record['sweep'] for record in records))
     rows = {(record['sweep'], record['run']): record for record in records}
     budgets = {sweep: [one['budget'] for one in records if one['sweep'] == sweep and one['budget']] for sweep in sweeps}
-    lower = {sweep: min(found, default='') for sweep, found in budgets.items()}
+    lower = {sweep: min(found, default='', key=_percentage) for sweep, found in budgets.items()}
     policies = dict.fromkeys(record['policy'] for record in records if record['budget'])
     wanted = [
         (policy, 'random', {sweep: f'{policy}, {lower[sweep]}' for sweep in sweeps})
@@ -98,14 +98,20 @@ def summary(records: Sequence[Mapping[str, Any]]) -> tables.Table:
             cells.append([title, *brief])
             values = (None if record is None else record[key] for record in found)
             numbers.append({'difference': title, **dict(zip(sweeps, values, strict=True))})
-    titles = [', '.join(filter(None, (sweep.removeprefix('benchmark_'), lower[sweep]))) for sweep in sweeps]
+    titles = [sweep.removeprefix('benchmark_') for sweep in sweeps]
+    at = ', '.join(f'{title} {lower[sweep]}' for title, sweep in zip(titles, sweeps, strict=True) if lower[sweep])
     described = [sweep.removeprefix('benchmark_') for sweep in sweeps if sweep in DESCRIPTIVE]
     notes = [
-        'Percentage points of accuracy. The first rows: minus the random choice at the same compute; *: different with '
-        "an adjusted p below 0.05 and a cost within 3 points of the random choice's; empty: no such row."
+        f'Percentage points of accuracy. The first rows: minus the random choice at the same compute ({at}); *: '
+        "different with an adjusted p below 0.05 and a cost within 3 points of the random choice's; empty: no such row."
         + (f' {", ".join(described)}: no tests.' if described else '')
     ]
     return tables.Table('Benchmark', ['difference', *titles], cells, numbers, notes)
+
+
+def _percentage(budget: str) -> float:
+    """30.0 of '30 %'."""
+    return float(budget.removesuffix(' %'))
 
 
 def _brief(record: Mapping[str, Any] | None, key: str, rows: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
@@ -236,11 +242,13 @@ def _of_errors(records: Sequence[Mapping[str, Any]]) -> str:
         record['run'] if key == 'random' else f'{record["run"]} minus {record["control_of"]}'
         for record in records
         for key in ('random', 'control')
-        if record[f'{key}_p'] is not None and (record[f'{key}_p'] < 0.05) != (record[f'{key}_unbiased_p'] < 0.05)
+        if record[f'{key}_p'] is not None
+        and record[f'{key}_unbiased_p'] is not None
+        and (record[f'{key}_p'] < 0.05) != (record[f'{key}_unbiased_p'] < 0.05)
     ]
     told += f'the test decides otherwise for {"; ".join(changed)}' if changed else 'every test decides the same'
     for record in records:
-        if record['run'] == 'KCD, 70 %' and record['kd_n'] > 1:
+        if record['run'] == 'KCD, 70 %' and record['kd_unbiased'] is not None:
             low = _sample(record, 'kd', unbiased=True).interval()[0]
             told += f', and the interval of KCD, 70 %, minus KD begins at {low:+.2f}'
     return f'{told}.'

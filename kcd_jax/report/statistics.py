@@ -102,7 +102,20 @@ def bootstrap_errors(differences: np.ndarray, resamples: int = 10_000, seed: int
 
 
 def crossed_errors(differences: np.ndarray) -> np.ndarray:
-    """Standard errors of means over seeds and test points from an unbiased estimate of their variance.
+    """Standard errors of means over seeds and test points, the roots of `crossed_variances`.
+
+    Args:
+      differences: f64[R, S, P], as for `bootstrap_errors`; S and P at least 2.
+
+    Returns:
+      f64[R]; NaN where the estimate is not positive, unless all differences are equal.
+    """
+    variance, equal = crossed_variances(differences), np.ptp(differences, axis=(1, 2)) == 0
+    return np.sqrt(np.where(variance > 0, variance, np.where(equal, 0.0, np.nan)))
+
+
+def crossed_variances(differences: np.ndarray) -> np.ndarray:
+    """Unbiased estimates of the variances of means over seeds and test points.
 
     For two crossed random factors the variance of the mean is that of the seeds' means over S, plus that of the points'
     means over P, less that of what remains over S P, which both contain.
@@ -111,14 +124,13 @@ def crossed_errors(differences: np.ndarray) -> np.ndarray:
       differences: f64[R, S, P], as for `bootstrap_errors`; S and P at least 2.
 
     Returns:
-      f64[R]; 0 where the estimate is negative.
+      f64[R], some of which may be negative.
     """
     _, seeds, points = differences.shape
     of_seeds, of_points = differences.mean(axis=2), differences.mean(axis=1)
     rest = differences - of_seeds[:, :, None] - of_points[:, None, :] + differences.mean(axis=(1, 2))[:, None, None]
     variance = (rest**2).sum(axis=(1, 2)) / ((seeds - 1) * (points - 1))
-    total = of_seeds.var(axis=1, ddof=1) / seeds + of_points.var(axis=1, ddof=1) / points - variance / (seeds * points)
-    return np.sqrt(np.maximum(total, 0.0))
+    return of_seeds.var(axis=1, ddof=1) / seeds + of_points.var(axis=1, ddof=1) / points - variance / (seeds * points)
 
 
 def two_sided(mean: float, standard_error: float, n: int) -> float | None:

@@ -42,17 +42,18 @@ _START = ('student_start', 'teacher.run.student_start')
 _SHOWN = 4
 
 
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+def differences(there: Mapping[str, Any], here: Mapping[str, Any], *, at_once: bool = False) -> str:
     """How two descriptions differ.
 
     Args:
       there: of the run in a folder, or on another process.
       here: of the requested run.
+      at_once: whether they are of processes of one run, so that code of other versions differs.
 
     Returns:
       'optim.lr is 0.1 there and 0.2 here, ...'; '' if both compute the same.
     """
-    keys, content = _differing(there, here)
+    keys, content = _differing(there, here, at_once=at_once)
     old, new = flatten(_plain(there)), flatten(_plain(here))
     shown = [f'{key} is {old.get(key)!r} there and {new.get(key)!r} here' for key in keys[:_SHOWN]]
     more = f' and {len(keys) - _SHOWN} more' if len(keys) > _SHOWN else ''
@@ -91,9 +92,9 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
 
 
 def other_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether two descriptions differ in code that can be compared."""
+    """Whether two descriptions differ in code that can be compared; another start is no other run (`refuse_other`)."""
     old, new = flatten(there), flatten(here)
-    return any(old.get(key) != new.get(key) and not _is_free(key, old, new) for key in CODE)
+    return any(old.get(key) != new.get(key) and not _is_free(key, old, new) for key in CODE if key not in _START)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -107,11 +108,14 @@ def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
     return result
 
 
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any], free: tuple[str, ...] = ()) -> tuple[list[str], str]:
+def _differing(
+    there: Mapping[str, Any], here: Mapping[str, Any], free: tuple[str, ...] = (), at_once: bool = False
+) -> tuple[list[str], str]:
     """(keys with different values, a phrase that names different content or '')."""
     old, new = flatten(_plain(there)), flatten(_plain(here))
     keys = [key for key in sorted({*old, *new}) if key not in free]
-    keys = [key for key in keys if old.get(key) != new.get(key) and not _is_free(key, old, new)]
+    keys = [key for key in keys if old.get(key) != new.get(key)]
+    keys = [key for key in keys if (at_once and key in CODE) or not _is_free(key, old, new)]
     settings, parts = [], {}
     for key in keys:
         if key in CODE:
@@ -126,7 +130,8 @@ def _differing(there: Mapping[str, Any], here: Mapping[str, Any], free: tuple[st
         return settings, ''
     prefix, changed = next(iter(parts.items()))  # the data first: the teacher's data is often the same
     details = f': {", ".join(changed)} differ' if changed else ''
-    return settings, f'{(CONTENT | CODE)[prefix]} is not that of the run in the folder{details}'
+    other = 'that of process 0' if at_once else 'that of the run in the folder'
+    return settings, f'{(CONTENT | CODE)[prefix]} is not {other}{details}'
 
 
 def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

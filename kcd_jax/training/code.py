@@ -1,7 +1,8 @@
 """Digests of what functions compute, which neither their names nor any weights tell.
 
-Those of networks built in Python are taken of the program that JAX traces and of the arrays in it; the backward rule of
-a `custom_vjp` is not seen. Those of methods, policies and networks with a config name are taken of their files.
+Those of networks built in Python, or by a user's own file, are taken of the program that JAX traces and of the arrays
+in it; the backward rule of a `custom_vjp` is not seen. Those of methods, policies and the package's networks are taken
+of their files.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ _PLACES = re.compile(r'0x[0-9a-f]+|\w*Device\(id=\d+[^)]*\)')  # what a program 
 
 
 def of_student(network: Network, image_shape: tuple[int, int, int], batch: int) -> str:
-    """'VERSIONS:DIGEST' of a network that was built in Python, in training and not."""
+    """'VERSIONS:DIGEST' of the program of a network, in training and not."""
     return _versioned([_program(network, image_shape, *mode)[0] for mode in ((batch, True), (1, False))])
 
 
@@ -43,26 +43,35 @@ def of_start(network: Network, image_shape: tuple[int, int, int]) -> str:
 
 
 def of_file(module: ModuleType) -> str:
-    """'ORIGIN:DIGEST' of the file of a method, a policy or a network.
+    """'ORIGIN:DIGEST' of the file of a method, a policy or a network; '' if it has no text.
 
     ORIGIN is equal for a user's own file, as long as Python's version is; for one of the package only within one commit
     of its checkout, or one release: other versions may compute the same.
     """
     origin = 'own file'
-    if pathlib.Path(module.__file__ or '').is_relative_to(pathlib.Path(networks.__file__).parents[1]):
+    if not plugins.is_own(module):
         commit = environment.commit() or kcd_jax.__version__
         origin = f'kcd_jax {commit.removesuffix("-dirty")}'
-    return f'python {sys.version_info.major}.{sys.version_info.minor} {origin}:{plugins.code(module)}'
+    digest = plugins.code(module)
+    return digest and f'python {sys.version_info.major}.{sys.version_info.minor} {origin}:{digest}'
 
 
-def of_own(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:
-    """In the same way, of the networks of a teacher that were built in Python; '' if there are none."""
+def is_own(network: Network) -> bool:
+    """Whether a network was built in Python or by a user's own file."""
+    return network.name not in networks.names() or plugins.is_own(networks.file_of(network.name))
+
+
+def of_networks(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:
+    """'ORIGIN:DIGEST' of a teacher's networks, by program or file; '' for functions and stored outputs."""
     if teacher.members:
-        found = [of_own(member, image_shape) for member in teacher.members]
-        return _versioned(found) if any(found) else ''
-    if teacher.host is not None or teacher.network.name in networks.names():
+        found = [one.rpartition(':') for member in teacher.members if (one := of_networks(member, image_shape))]
+        origins = ' '.join(sorted({origin for origin, _, _ in found}))
+        return f'{origins}:{_short([digest for _, _, digest in found])}' if found else ''
+    if teacher.host is not None:
         return ''
-    return _versioned(of_teacher(teacher, image_shape))
+    if is_own(teacher.network):
+        return _versioned(of_teacher(teacher, image_shape))
+    return of_file(networks.file_of(teacher.network.name))
 
 
 def of_teacher(teacher: Teacher, image_shape: tuple[int, int, int]) -> str | list[Any]:
@@ -126,4 +135,8 @@ def _inside(jaxpr: Any) -> Iterator[Any]:
 
 def _versioned(digests: Any) -> str:
     versions = ' '.join(f'{name} {sys.modules[name].__version__}' for name in _WRITERS if name in sys.modules)
-    return f'{versions}:{hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:32]}'
+    return f'{versions}:{_short(digests)}'
+
+
+def _short(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 {'student': 'resnet8', 'teacher': None | {'network', 'checkpoint', 'identity'} | {'run': of the run that trains it},
  'student_code', 'method_code', 'policy_code', 'teacher.code': 'ORIGIN:DIGEST' of their files (`code.of_file`), or
- 'VERSIONS:DIGEST' of networks that were built in Python, which also have a 'student_start',
+ 'VERSIONS:DIGEST' of the programs of networks of a user's own; of a student's also 'student_start',
  'data': {'name', 'dir', 'stream', 'validation', 'seed', 'num_points', 'identity', 'digests'},
  'method': {'name', **keywords}, 'policy': {'name', **keywords}, 'weights': {...}, 'recipe': {...}, 'seed': 0}
 """
@@ -37,13 +37,14 @@ def describe(run: Run) -> dict[str, Any]:
         'recipe': run.recipe.to_dict(),
         'seed': run.seed,
     }
-    if run.own_network is not None:
-        described['student_code'] = code.of_student(run.own_network, dataset.image_shape, run.recipe.batch)
-        described['student_start'] = code.of_start(run.own_network, dataset.image_shape)
+    network = run.student_network
+    if code.is_own(network):
+        described['student_code'] = code.of_student(network, dataset.image_shape, run.recipe.batch)
+        described['student_start'] = code.of_start(network, dataset.image_shape)
     else:
-        described['student_code'] = code.of_file(networks.file_of(run.student))
+        described['student_code'] = code.of_file(networks.file_of(network.name))
     for kind, package, part in (('method', methods, method), ('policy', policies, policy)):
-        if part.name:
+        if part.name in package.names():  # not one that was built in Python
             described[f'{kind}_code'] = code.of_file(package.get(part.name))
     return json.loads(files.dumps(described))  # tuples become lists, as they are when it is read back
 
@@ -57,10 +58,8 @@ def _describe_teacher(run: Run) -> dict[str, Any] | None:
     described = {'network': teacher.network.name, 'checkpoint': teacher.source, 'identity': teacher.identity}
     if teacher.card.get('source') and not teacher.card.get('normalization_assumed'):
         described['normalization'] = teacher.card['normalization']  # a PyTorch file rarely says it
-    if own := code.of_own(teacher, run.data.image_shape):
-        described['code'] = own
-    elif teacher.host is None:
-        described['code'] = code.of_file(networks.file_of(teacher.network.name))
+    if found := code.of_networks(teacher, run.data.image_shape):
+        described['code'] = found
     if teacher.host is not None:
         classes = teacher.card.get('class_names') or teacher.card['num_classes']
         described |= {'kind': teacher.host.kind, 'classes': classes}

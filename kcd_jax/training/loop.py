@@ -98,7 +98,8 @@ def train(
         if isinstance(run.teacher, Run) and run.uses_teacher:
             run.teacher.validate(mesh.size)
         description = json.loads(files.dumps(run.describe()))
-    distributed.refuse_difference('configuration', description, descriptions.differences)
+    compare = functools.partial(descriptions.differences, at_once=True)
+    distributed.refuse_difference('configuration', description, compare)
 
     with contextlib.ExitStack() as stack:
         with distributed.together():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from kcd_jax import data, methods, paths, policies
-from kcd_jax.contracts import table_rows
+from kcd_jax.contracts import Policy, table_rows
 from kcd_jax.runtime import sharding
 from kcd_jax.teachers.teacher import Teacher
 from kcd_jax.training import serving, unlabelled
@@ -43,10 +43,13 @@ def refuse(run: Run, device_count: int) -> None:
         )
     if run.data.train.streamed:  # a policy that keeps a copy of the images says so here
         jax.eval_shape(lambda: run.policy.init(run.num_points, table_rows(run.num_points), None))
-    if (fewest := policies.fewest(run.policy, run.num_points, epochs)) < batch:
+    if run.num_points < batch:
+        raise ValueError(f'the {run.num_points} training points are fewer than one batch of {batch}; lower batch')
+    smallest = run.policy.min_keep or (lambda num_points, epochs: min(run.policy.keep_counts(num_points, epochs)))
+    if (num_keep := smallest(run.num_points, epochs)) < batch:
         raise ValueError(
-            f'policy {run.policy.name or "custom"} can leave an epoch {fewest} of {run.num_points} points, fewer than '
-            f'one batch of {batch}; {_more_points(run)}'
+            f'policy {run.policy.name or "custom"} can leave an epoch {num_keep} of {run.num_points} points, fewer '
+            f'than one batch of {batch}; {_more_points(run.policy)}'
         )
     if run.policy.in_batch is not None:
         if run.method.num_views > 1:
@@ -73,12 +76,10 @@ def refuse(run: Run, device_count: int) -> None:
         raise ValueError('the run has no step; raise epochs or lower batch')
 
 
-def _more_points(run: Run) -> str:
+def _more_points(policy: Policy) -> str:
     """What makes an epoch hold a batch, in words."""
-    if run.num_points < run.recipe.batch:
-        return 'lower batch'
-    lower = [f'policy.{key}' for key in ('fraction',) if key in run.policy.keywords] + ['batch']
-    higher = [f'policy.{key}' for key in ('ratio', 'window') if key in run.policy.keywords]
+    higher = [f'policy.{key}' for key in ('ratio', 'window') if key in policy.keywords]
+    lower = ['policy.fraction'] * ('fraction' in policy.keywords) + ['batch']
     return (f'raise {" or ".join(higher)}, or ' if higher else '') + f'lower {" or ".join(lower)}'
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kcd_jax import policies
 from kcd_jax.contracts import LABEL_SCORES, Method, Policy
 from kcd_jax.data import Dataset
 from kcd_jax.teachers.teacher import Teacher
@@ -77,7 +76,7 @@ def refuse(run: Run) -> None:
             f'method {run.method.name or "custom"} compares with, so nothing can be measured; give labels of the test '
             'images, or test_embed'
         )
-    if not run.predicts and policies.reads_predictions(run.policy):
+    if not run.predicts and (run.policy.scores or run.policy.reads_predictions):
         raise ValueError(
             f'policy {run.policy.name or "custom"} selects by predictions, and method {run.method.name or "custom"} '
             'trains none; use kcd, random or none, or weights.alpha above 0'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import types
@@ -16,6 +17,7 @@ from benchmarks import (
     index_space,
     methods,
     networks,
+    own_cache,
     results,
     steps,
     streaming,
@@ -254,3 +256,15 @@ def test_the_index_space_of_a_run(tmp_path):
 
 def test_the_program_of_the_first_step_is_python():
     compile(steps.FIRST_STEP.format(pair='a-b'), 'FIRST_STEP', 'exec')
+
+
+def test_counts_with_an_own_cache_are_continued_only_for_the_same_runs(tmp_path):
+    output, header = tmp_path / 'own.json', {'seed': 100, 'versions': {'jax': '1'}}
+    assert own_cache.continued(output, header) == {**header, 'sweeps': {}}
+    output.write_text(json.dumps({**header, 'sweeps': {'a': {}}}))
+    assert own_cache.continued(output, header)['sweeps'] == {'a': {}}
+    with pytest.raises(ValueError, match='own.json was made with another seed; use another --json'):
+        own_cache.continued(output, {**header, 'seed': 101})
+    output.write_text('{')
+    with pytest.raises(ValueError, match='own.json is damaged; remove it, or use another --json'):
+        own_cache.continued(output, header)

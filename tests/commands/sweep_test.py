@@ -105,7 +105,7 @@ def test_from_the_list_to_the_table(here, trained, capsys):
     capsys.readouterr()
     assert sweep.main(['two', '--trials=1', '--workdir=third']) == exitcodes.BAD_INPUT
     error = capsys.readouterr().err
-    assert error.count('\n') == 1 and 'kd_0.json holds a run that differs from KD, seed 0; move it' in error
+    assert error.count('\n') == 1 and 'KD, seed 0: recipe.epochs is 7 there and 6 here; move it' in error
     assert json.loads((here / 'results' / 'two' / 'kd_0.json').read_text()) == taken
     # Nor is the run of its own folder, if its data was another.
     (here / 'results' / 'three' / 'kd_0.json').unlink()
@@ -115,7 +115,11 @@ def test_from_the_list_to_the_table(here, trained, capsys):
     found.write_text(json.dumps(summary))
     assert sweep.main(['three', '--trials=1', '--workdir=elsewhere']) == exitcodes.BAD_INPUT
     error = capsys.readouterr().err
-    assert error.count('\n') == 1 and 'holds a run that differs from KD, seed 0; use another --workdir' in error
+    assert (
+        error.count('\n') == 1
+        and 'holds a run that differs from KD, seed 0: the data' in error
+        and 'use another --workdir' in error
+    )
 
 
 @pytest.mark.slow

@@ -61,19 +61,19 @@ def test_an_experiment_runs_every_name_for_every_seed_and_ends_with_a_table(conf
     assert [result.accuracy for result in again] == [result.accuracy for result in results]
 
     # Results carry no place of the machine; another experiment with the same names overwrites none of them.
-    published = runner.publish(tmp_path / 'all', tmp_path / 'results')
+    published = experiment.publish(tmp_path / 'all', tmp_path / 'results')
     assert {path.name for path in published} == {
         'teacher_1000.json',
         *(f'{name}_{seed}.json' for name in ('student', 'kd', 'kcd') for seed in (0, 1)),
     }
     assert not any(str(tmp_path) in path.read_text() for path in published)
     assert files.read_json(tmp_path / 'results' / 'kd_0.json')['accuracy'] == results[1].accuracy
-    assert runner.publish(tmp_path / 'all', tmp_path / 'results') == published
+    assert experiment.publish(tmp_path / 'all', tmp_path / 'results') == published
     for path in (tmp_path / 'all').rglob('summary.json'):
         summary = files.read_json(path)
         summary['run']['recipe']['epochs'] = 7
         path.write_text(json.dumps({**summary, 'accuracy': 0.125}))
-    other = runner.publish(tmp_path / 'all', tmp_path / 'results')
+    other = experiment.publish(tmp_path / 'all', tmp_path / 'results')
     assert not set(other) & set(published) and len(set(other)) == len(published)
     assert files.read_json(tmp_path / 'results' / 'kd_0.json')['accuracy'] == results[1].accuracy
     assert all(files.read_json(path)['accuracy'] == 0.125 for path in other)
@@ -166,22 +166,25 @@ def test_the_same_run(tiny_networks):
 def test_published_results_of_other_runs_and_other_files_are_never_overwritten(tmp_path):
     """Equal names: another configuration, other data under the same settings, and files that are no results."""
 
-    def publish(epochs, identity, accuracy):
+    def publish(epochs, identity, accuracy, code=''):
         run = {
             'student': 'tiny', 'seed': 0, 'teacher': None, 'recipe': {'epochs': epochs},
             'data': {'name': 'folder', 'dir': '', 'identity': identity},
-            'method': {'name': 'none'}, 'policy': {'name': 'none'},
+            'method': {'name': 'none'}, 'policy': {'name': 'none'}, 'policy_code': code and f'own file:{code}',
         }  # fmt: skip
-        folder = tmp_path / f'{epochs}{identity}'
+        folder = tmp_path / f'{epochs}{identity}{code}'
         folder.mkdir(exist_ok=True)
         summary = {'name': 'kd', 'seed': 0, 'accuracy': accuracy, 'run': run}
         (folder / 'summary.json').write_text(json.dumps(summary))
-        return runner.publish(folder, tmp_path / 'results')[0]
+        return experiment.publish(folder, tmp_path / 'results')[0]
 
     own = [publish(3, 'first', 0.1), publish(4, 'first', 0.2), publish(4, 'other', 0.3), publish(4, 'third', 0.4)]
     assert len(set(own)) == 4
     assert [files.read_json(path)['accuracy'] for path in own] == [0.1, 0.2, 0.3, 0.4]
     assert publish(4, 'third', 0.4) == own[3] and publish(3, 'first', 0.1) == own[0]  # the same run has the same file
+
+    coded = [publish(5, 'first', accuracy, code) for accuracy, code in ((0.5, 'a'), (0.6, 'b'), (0.7, 'c'), (0.8, 'd'))]
+    assert [files.read_json(path)['accuracy'] for path in coded] == [0.5, 0.6, 0.7, 0.8], 'other code, one each'
 
     for content in ('{"mine": 1}', '[1]', 'not JSON'):
         own[0].write_text(content)

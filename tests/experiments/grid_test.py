@@ -91,6 +91,13 @@ def test_kr_takes_other_optimisers():
 def test_a_row_may_be_a_named_run_of_its_file():
     """Its words, as published, train the same run alone."""
     cell = build('kr_optimisers').cells[1]
+    refused = {
+        'compare=(kr-adam,kr-rmsprop)': 'names 2 runs; name one',
+        'compare=kr-adam,policy=kcd': 'names the run kr-adam and a method or policy; give one of them',
+    }
+    for words, reason in refused.items():
+        with pytest.raises(ValueError, match=reason):
+            grid.run_of(f'configs/kr.py:{words}', ROOT)
     (alone,) = of_config(grammar.load(f'{ROOT}/{cell.words},seed=3'), grammar.shapes).cells
     assert {**alone.describe(), 'name': '', 'seed': 0} == {**cell.describe(), 'name': '', 'seed': 0}
 

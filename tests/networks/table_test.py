@@ -168,6 +168,13 @@ def test_a_file_may_name_a_model_of_another_framework(own_folder):
     assert networks.get('mine_nnx')(10, normalization=[[0.5] * 3, [0.2] * 3]).name == 'mine_nnx'
     with pytest.raises(ValueError, match='mine_nnx is the name of another network'):
         networks.from_functions(lambda key, shape: {}, lambda _, x: x, name='mine_nnx')
+    (own_folder / 'wrong.py').write_text(
+        example(2).replace("'mine_nnx'", "'other_nnx'").replace('name=name', "name='x'")
+    )
+    with pytest.raises(
+        ValueError, match=r"make\('other_nnx', ...\) of .*wrong.py returns a network named 'x'; name it"
+    ):
+        networks.get('other_nnx')(10)
     assert all(not found.error for found in check_plugin(own_folder / 'nnx_example.py', say=lambda line: None))
 
 

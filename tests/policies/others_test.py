@@ -97,11 +97,11 @@ def test_the_last_pruned_epoch(until, epochs, up, down):
 def test_infobatch_keeps_the_points_that_it_promises():
     """All losses but one are below the mean."""
     for fraction in (0.5, 0.9, 0.999):
-        fewest = policies.fewest(policies.get('infobatch').make(fraction=fraction), POINTS, 8)
+        fewest = policies.get('infobatch').make(fraction=fraction).min_keep(POINTS, 8)
         table = make_table(np.r_[np.zeros(POINTS - 1), 9.0])
         plan, _ = infobatch.make(fraction=fraction).replan(jax.random.key(0), table, full_plan(POINTS), {}, 1, 8)
         assert len(kept(plan)) == fewest < 2 + POINTS * (1 - fraction)
-    assert policies.fewest(policies.get('infobatch').make(fraction=0.9, until=0.0), POINTS, 8) == POINTS
+    assert policies.get('infobatch').make(fraction=0.9, until=0.0).min_keep(POINTS, 8) == POINTS
     assert infobatch.make(well_learned=1.0).keep_counts(1, 8) == [1] * 8
 
 

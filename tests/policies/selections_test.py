@@ -119,9 +119,9 @@ def test_a_window_of_few_points_is_widened(groups, window):
     policy = policies.get('seta').make(groups=groups, window=window)
     value = np.r_[np.random.default_rng(0).gamma(1.0, 0.01, POINTS - 20), np.linspace(1, 9, 20)]
     sizes = [len(kept(policy, epoch, table_of(value))) for epoch in range(EPOCHS)]
-    least = policies.fewest(policy, POINTS, EPOCHS)
+    least = policy.min_keep(POINTS, EPOCHS)
     assert least == max(1, int(180 * round(groups * window) / groups / 3)) <= min(sizes)
-    assert policies.fewest(policies.get('seta').make(window=1.0), POINTS, EPOCHS) == 180, 'no window'
+    assert policies.get('seta').make(window=1.0).min_keep(POINTS, EPOCHS) == 180, 'no window'
 
 
 def test_a_window_is_widened_by_the_fewest_clusters():
@@ -142,7 +142,7 @@ def test_no_published_window_would_be_widened():
     for path in (pathlib.Path(__file__).parents[2] / 'results').glob('benchmark_*/seta_*.json'):
         run = json.loads(path.read_text())
         policy = policies.get('seta').make(**{k: v for k, v in run['run']['policy'].items() if k != 'name'})
-        least = policies.fewest(policy, run['num_points'], run['epochs'])
+        least = policy.min_keep(run['num_points'], run['epochs'])
         assert least < min(plan['kept'] for plan in run['condensations']), path.name
 
 

@@ -268,7 +268,16 @@ def test_the_cost_with_an_own_cache_is_that_of_the_answers_it_computes(summaries
     assert 'own cache: the same for one seed with a cache that starts empty' in found.notes[0]
     (plain,) = benchmark_table.table(benchmark.measure(summaries, 50))
     assert 'own cache' not in ' '.join([*plain.headers, *plain.notes])
-    for damaged in ('{', '{"sweeps": {}}', '{"sweeps": {"a": {"b": {}}}}', '[]'):
+    with pytest.raises(ValueError, match='the own caches are of benchmark_cleen, the runs of benchmark_hard; '):
+        benchmark.measure(summaries, 50, {'benchmark_cleen': rows})
+    for damaged in (
+        '{',
+        '{"sweeps": {}}',
+        '{"sweeps": {"a": {"b": {}}}}',
+        '{"sweeps": {"a": {"b": 3}}}',
+        '{"sweeps": {"a": 3}}',
+        '[]',
+    ):
         (tmp_path / 'bad.json').write_text(damaged)
         with pytest.raises(ValueError, match=r'bad.json is no file of python -m benchmarks.own_cache; give one'):
             benchmark.read_own_cache(tmp_path / 'bad.json')
@@ -278,9 +287,12 @@ def test_the_summary_has_a_column_per_sweep(summaries):
     described = [{**run, 'cell': {**run['cell'], 'sweep': 'benchmark_cifar100'}} for run in summaries]
     records = benchmark.measure([*summaries, *described], 200)
     found = benchmark_table.summary(records)
-    assert found.headers == ['difference', 'hard, 30 %', 'cifar100, 30 %']
+    assert found.headers == ['difference', 'hard', 'cifar100']
     assert 'Student alone minus KD' in found.to_text() and found.to_csv().startswith('difference,benchmark_hard,')
     assert found.rows == [['KCD', '+5.0*', '+5.0'], ['Student alone minus KD', '-20.0', '-20.0']]
+    assert 'same compute (hard 30 %, cifar100 30 %)' in found.notes[0]
     assert found.notes[0].endswith('cifar100: no tests.')
+    wide = [{**one, 'budget': one['budget'] and '100 %'} for one in records if one['policy'] == 'Static']
+    assert benchmark_table.summary([*records, *wide]).notes == found.notes, 'by size, not as text'
     dearer = [{**one, 'compute': one['compute'] + 0.04 * (one['policy'] == 'KCD')} for one in records]
     assert benchmark_table.summary(dearer).rows[0][1] == '+5.0', 'nothing is concluded at another cost'

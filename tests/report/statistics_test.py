@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kcd_jax.report.statistics import Sample, bootstrap_errors, crossed_errors, describe, holm, paired_difference
+from kcd_jax.report.statistics import (
+    Sample,
+    bootstrap_errors,
+    crossed_errors,
+    crossed_variances,
+    describe,
+    holm,
+    paired_difference,
+)
 
 
 def test_describe_matches_hand_computed_values():
@@ -86,10 +94,12 @@ def test_the_unbiased_error_is_right_on_average_where_the_bootstrap_is_too_large
         parts = [(of_seed, (tables, 6, 1)), (of_point, (tables, 1, 20)), (of_both, (tables, 6, 20))]
         drawn = sum(scale * rng.normal(size=shape) for scale, shape in parts)
         true = of_seed**2 / 6 + of_point**2 / 20 + of_both**2 / 120
-        assert np.mean(crossed_errors(drawn) ** 2) == pytest.approx(true, rel=0.06)
+        assert np.mean(crossed_variances(drawn)) == pytest.approx(true, rel=0.06)
         if of_both > of_point:
-            assert np.mean(bootstrap_errors(drawn[:100], 400) ** 2) > 1.5 * np.mean(crossed_errors(drawn[:100]) ** 2)
+            assert np.mean(bootstrap_errors(drawn[:100], 400) ** 2) > 1.5 * np.mean(crossed_variances(drawn[:100]))
     assert crossed_errors(np.ones((1, 3, 4))) == 0
+    checkered = np.array([[[1.0, -1.0], [-1.0, 1.0]]])
+    assert np.isnan(crossed_errors(checkered)), 'an estimate that is not positive is none'
 
 
 @given(st.lists(st.floats(0, 1), max_size=8))

@@ -130,10 +130,10 @@ def test_a_network_built_in_python_is_described_by_its_program_and_one_of_a_file
 
 def test_the_code_of_every_member_of_an_ensemble_counts(digits):
     one, same, other = (Teacher.from_network(linear(seed), digits.image_shape) for seed in (0, 0, 1))
-    found = [code.of_own(Teacher.ensemble([one, last]), digits.image_shape) for last in (same, other)]
+    found = [code.of_networks(Teacher.ensemble([one, last]), digits.image_shape) for last in (same, other)]
     assert found[0] and found[0] != found[1]
     stored = Teacher.from_outputs(np.random.RandomState(0).standard_normal((60, 10)).astype(np.float32))
-    assert code.of_own(Teacher.ensemble([stored, stored]), digits.image_shape) == ''
+    assert code.of_networks(Teacher.ensemble([stored, stored]), digits.image_shape) == ''
 
 
 def test_nothing_is_kept_of_a_teacher_that_calls_python(digits, tmp_path):

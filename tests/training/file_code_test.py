@@ -7,9 +7,12 @@ import json
 import sys
 import textwrap
 
+import jax
+import numpy as np
 import pytest
 
 from kcd_jax import Run, Teacher, data, networks, plugins, policies
+from kcd_jax.contracts import Policy
 from kcd_jax.experiments.experiment import same_run
 from kcd_jax.runtime import descriptions
 from kcd_jax.training import code, shared_teachers
@@ -36,7 +39,7 @@ POLICY = '''
 SHARE = '"""A share."""\n\nSHARE = 0.5\n'
 OTHER = {
     'statement': ('half_of_mine', POLICY.replace('0.03', '0.04')),
-    'helper': ('_share_of_mine', SHARE.replace('0.5', '0.4')),
+    'helper': ('_share_of_mine', SHARE.replace('0.5', '0.6')),
 }
 SAME = {
     'docstring': ('half_of_mine', POLICY.replace('Half of the points.', '50 %.')),
@@ -70,7 +73,10 @@ def write(tmp_path, monkeypatch):
     def forget():
         for module in written:
             sys.modules.pop(module, None)
-            plugins._sources.pop(module, None)
+            plugins._loaded.pop(module, None)
+            package, _, stem = module.rpartition('.')
+            if package in sys.modules:
+                vars(sys.modules[package]).pop(stem, None)
 
     def write(name, text, kind='policies'):
         (tmp_path / kind / f'{name}.py').write_text(textwrap.dedent(text))
@@ -123,6 +129,88 @@ def test_what_was_loaded_counts_and_not_what_the_file_says_since(half, tmp_path)
     assert run().describe()['policy_code'] != described['policy_code']
 
 
+def test_a_helper_counts_as_it_was_loaded(half, tmp_path):
+    described = run().describe()
+    (tmp_path / 'policies/_share_of_mine.py').write_text('SHARE = (')
+    assert run().describe() == described
+
+
+def test_a_helper_that_is_imported_inside_a_function_always_counts(write, tmp_path):
+    write('_share_of_mine', SHARE)
+    inside = POLICY.replace('    from kcd_jax.policies import _share_of_mine\n', '')
+    write(
+        'half_of_mine',
+        inside.replace('replan(key', 'of_mine():\n            from . import _share_of_mine\n\n        def replan(key'),
+    )
+    described = plugins.code(policies.get('half_of_mine'))
+    importlib.import_module('kcd_jax.policies._share_of_mine')
+    assert plugins.code(policies.get('half_of_mine')) == described, 'whether it was loaded does not'
+    write(*OTHER['helper'])
+    assert plugins.code(policies.get('half_of_mine')) != described
+
+
+def test_the_helpers_of_a_folder_count(write, tmp_path):
+    folder = tmp_path / 'policies/half_of_mine'
+    folder.mkdir()
+    write('half_of_mine/__init__', POLICY.replace('from kcd_jax.policies import', 'from . import'))
+    write('half_of_mine/_share_of_mine', SHARE)
+
+    def found():
+        for name in [name for name in sys.modules if name.startswith('kcd_jax.policies.half_of_mine')]:
+            del sys.modules[name]
+        return plugins.code(policies.get('half_of_mine'))
+
+    before = found()
+    write('half_of_mine/_share_of_mine', OTHER['helper'][1])
+    assert found() != before
+    found()
+    for name in [name for name in sys.modules if name.startswith('kcd_jax.policies.half_of_mine')]:
+        del sys.modules[name]
+
+
+def test_files_of_the_package_are_no_part_of_a_users_file(write, monkeypatch):
+    write('_share_of_mine', SHARE)
+    write('half_of_mine', 'from kcd_jax.policies.kcd import observe_loss\n' + textwrap.dedent(POLICY))
+    described = plugins.code(policies.get('half_of_mine'))
+    spec, text = plugins._loaded['kcd_jax.policies.kcd']
+    monkeypatch.setitem(plugins._loaded, 'kcd_jax.policies.kcd', (spec, f'{text}\nOTHER = 1\n'))
+    assert plugins.code(policies.get('half_of_mine')) == described
+    assert 'kcd_jax.policies.kcd' in sys.modules and plugins.code(policies.get('kcd')) != described
+
+
+def test_a_file_without_text_has_no_digest(monkeypatch):
+    spec, _ = plugins._loaded['kcd_jax.policies.kcd']
+    monkeypatch.setitem(plugins._loaded, 'kcd_jax.policies.kcd', (spec, None))
+    assert code.of_file(policies.get('kcd')) == ''
+
+
+def test_a_policy_that_was_built_in_python_may_have_any_name():
+    for name in ('handmade', 'seta'):
+        made = run().replace(policy=Policy(name=name))
+        assert ('policy_code' in made.describe()) == (name == 'seta')
+        made.validate(1)
+
+
+def test_processes_of_one_run_have_the_same_commit(monkeypatch):
+    described = run().describe()
+    monkeypatch.setattr(code.environment, 'commit', lambda: 'another')
+    assert descriptions.differences(described, run().describe()) == ''
+    assert descriptions.differences(described, run().describe(), at_once=True).endswith('is not that of process 0')
+
+
+def test_another_start_is_no_other_run_of_a_sweep():
+    described = {**run().describe(), 'student_start': 'jax 1:aa'}
+    assert same_run(described, {**described, 'student_start': 'jax 1:bb'})
+    assert not same_run(described, {**described, 'policy_code': described['policy_code'][:-2]})
+
+
+def test_the_networks_of_an_ensemble_are_described_by_their_files():
+    shipped = networks.get('resnet8x0_25')(10)
+    member = Teacher(shipped, shipped.init(jax.random.key(0), (16, 16, 3)), {'num_classes': 10})
+    one, two = (code.of_networks(Teacher.ensemble([member] * count), (16, 16, 3)) for count in (2, 3))
+    assert one.rpartition(':')[0] == code.of_file(networks.file_of('resnet8x0_25')).rpartition(':')[0] and one != two
+
+
 def test_files_of_the_package_are_compared_within_one_commit(monkeypatch):
     described = run().describe()
     assert {'student_code', 'method_code', 'policy_code'} <= described.keys()
@@ -152,3 +240,14 @@ def test_a_teacher_of_a_changed_file_is_another_teacher(write, tmp_path):
     other = run(Teacher.restore(tmp_path / 'teacher')).describe()
     assert other['teacher']['identity'] == described['teacher']['identity']
     assert 'the code of the teacher' in descriptions.differences(described, other)
+
+
+def test_what_a_network_of_a_users_file_reads_elsewhere_counts(write, tmp_path):
+    np.save(tmp_path / 'held.npy', np.ones(3, np.float32))
+    reads = f"held = __import__('numpy').load('{tmp_path / 'held.npy'}')\n        init = lambda"
+    write('of_mine', NETWORK.replace('init = lambda', reads).replace('@ params', '* held[0] @ params'), 'networks')
+    described = run(student='line_of_mine').describe()
+    np.save(tmp_path / 'held.npy', np.zeros(3, np.float32))
+    networks._one.cache_clear()
+    assert run(student='line_of_mine').describe()['student_code'] != described['student_code']
+    assert 'student_start' in described
