@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 import tempfile
@@ -73,11 +72,11 @@ def continued(output: pathlib.Path, header: dict[str, Any]) -> dict[str, Any]:
     found = files.read_json(output)
     if found is None and output.exists():
         raise ValueError(f'{output} is damaged; remove it, or use another --json')
-    header = json.loads(files.dumps(header))
     if found is None:
         return {**header, 'sweeps': {}}
-    if differ := [key for key, value in header.items() if found.get(key) != value]:
-        raise ValueError(f'{output} was made with another {", ".join(differ)}; use another --json')
+    for key in ('seed', 'words'):
+        if found.get(key) != header[key]:
+            raise ValueError(f'{output} was counted with --{key}={found.get(key)}; use that, or another --json')
     return found
 
 

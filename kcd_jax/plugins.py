@@ -54,9 +54,11 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
     Raises:
       ValueError: the file cannot be imported: its place, the error and the line, in one line.
     """
+    full = f'{package.__name__}.{name}'
     try:
-        module = importlib.import_module(f'{package.__name__}.{name}')
-        _remember(package)
+        known, module = full in sys.modules, importlib.import_module(full)
+        if not known:
+            _remember(package.__name__)
         return module
     except Exception as error:
         spec = importlib.util.find_spec(f'{package.__name__}.{name}')
@@ -95,7 +97,9 @@ def _describing(kind: str, name: str, make: Callable[..., Any]) -> Callable[...,
             known = ', '.join(signature.parameters) or 'no keywords'
             raise TypeError(f'{kind} {name} {error}; it takes {known}') from None
         bound.apply_defaults()
-        return dataclasses.replace(make(**keywords), name=name, keywords=dict(bound.arguments))
+        made = make(**keywords)
+        _remember(make.__module__.rpartition('.')[0])  # it may import helpers
+        return dataclasses.replace(made, name=name, keywords=dict(bound.arguments))
 
     described.described = True
     return described
@@ -166,7 +170,10 @@ def _spec(name: str) -> Any:
     parent = name.rpartition('.')[0]
     outer = _spec(parent) if parent else None
     places = None if outer is None else getattr(sys.modules.get(parent), '__path__', outer.submodule_search_locations)
-    return None if places is None else importlib.machinery.PathFinder.find_spec(name, list(places))
+    try:
+        return None if places is None else importlib.machinery.PathFinder.find_spec(name, list(places))
+    except KeyError:  # in folders without __init__.py that are not loaded
+        return None
 
 
 def _text(name: str, spec: Any) -> str | None:
@@ -184,11 +191,13 @@ def _text(name: str, spec: Any) -> str | None:
     return text
 
 
-def _remember(package: ModuleType) -> None:
-    """Keeps the texts of a package's modules that were loaded since the last call."""
+def _remember(package: str) -> None:
+    """Keeps the texts of modules that were loaded since the last call: those of a package, and a user's own."""
     for name, module in list(sys.modules.items()):
-        if name.startswith(f'{package.__name__}.') and getattr(module, '__spec__', None) is not None:
-            _text(name, module.__spec__)
+        if name.startswith('kcd_jax.') and name not in _loaded:
+            spec = getattr(module, '__spec__', None)
+            if spec is not None and (name.startswith(f'{package}.') or _is_own(spec)):
+                _text(name, spec)
 
 
 def hyper_parameters(module: ModuleType) -> dict[str, Any]:

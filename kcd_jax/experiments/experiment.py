@@ -193,19 +193,27 @@ def _defaults() -> dict[str, Any]:
 
 
 def same_run(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Whether two descriptions are of the same run, whatever the seed: their common keys have equal values.
+    """Whether two descriptions are of the same run, whatever the seed: `difference` finds none."""
+    return not difference(stored, wanted)
+
+
+def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """How two runs differ, whatever their seeds: 'recipe.epochs is 3 there and 4 here'; '' if their common keys agree.
 
     Keys that only one of them has are from another version of the program; those of the recipe had their defaults. The
     identity of the data is compared only if both have it, the code of their files as `descriptions` compares it.
     """
-    students = {description['student'] for description in (stored, wanted) if 'student' in description}
-    if len(students) > 1:  # most of them differ in this, found without comparing the rest
-        return False
+    if len({description['student'] for description in (stored, wanted) if 'student' in description}) > 1:
+        return f'student is {stored["student"]!r} there and {wanted["student"]!r} here'  # most differ in this
     one, other = ({**_defaults(), **shape(description)} for description in (stored, wanted))
-    if any(_plain(one[key]) != _plain(other[key]) for key in one.keys() & other.keys()):
-        return False
+    keys = sorted(key for key in one.keys() & other.keys() if _plain(one[key]) != _plain(other[key]))
+    if keys:
+        return ', '.join(f'{key} is {one[key]!r} there and {other[key]!r} here' for key in keys[:4])
     identities = [description.get('data', {}).get('identity') for description in (stored, wanted)]
-    return (not all(identities) or identities[0] == identities[1]) and not descriptions.other_code(stored, wanted)
+    if all(identities) and identities[0] != identities[1]:
+        return 'the data (points, labels or files) is another'
+    code_of = descriptions.other_code(stored, wanted)
+    return code_of and f'{code_of} is another'
 
 
 def _plain(value: Any) -> Any:
@@ -306,6 +314,8 @@ def _place(results: pathlib.Path, summary: Mapping[str, Any]) -> pathlib.Path:
         if not path.exists():
             break
         stored = (files.read_json(path) or {}).get('run')
-        if isinstance(stored, Mapping) and stored and same_run(stored, run):
-            break
+        if isinstance(stored, Mapping) and {'student', 'data'} <= stored.keys() and same_run(stored, run):
+            kept, own = descriptions.flatten(stored), descriptions.flatten(run)
+            if all(kept.get(key) == own.get(key) for key in descriptions.CODE):
+                break
     return path

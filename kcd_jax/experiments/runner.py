@@ -19,6 +19,7 @@ from tqdm import tqdm
 from kcd_jax.experiments.experiment import (
     Cell,
     Experiment,
+    difference,
     digest,
     folder_name,
     of_config,
@@ -27,7 +28,7 @@ from kcd_jax.experiments.experiment import (
     without_content,
     without_places,
 )
-from kcd_jax.runtime import console, descriptions, distributed, exitcodes, files, runlog, sharding
+from kcd_jax.runtime import console, distributed, exitcodes, files, runlog, sharding
 from kcd_jax.training.loop import Diverged, Result
 
 POLL_SECONDS = 2.0
@@ -106,13 +107,6 @@ def by_content(experiment: Experiment, workdir: str | os.PathLike[str], results:
     ]
 
 
-def _how(summary: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """': recipe.epochs is 3 there and 4 here', in which settings or content a stored run differs."""
-    there, here = ({**description, 'seed': 0} for description in (summary['run'], wanted))
-    how = descriptions.differences(there, here)
-    return f': {how}' if how else ''
-
-
 class Runner:
     """Trains the runs of an experiment that have not finished, and collects their results."""
 
@@ -178,19 +172,17 @@ class Runner:
         summary = files.read_json(task.result)
         wanted, card = self._describe(task.cell), self.experiment.card(task.cell)
         if summary is not None:
-            if not same_run(summary['run'], wanted):
+            if how := difference(summary['run'], wanted):
                 raise ValueError(
-                    f'{task.result} holds a run that differs from {task.name}{_how(summary, wanted)}; move it, or use '
-                    'another --results'
+                    f'{task.result} holds a run that differs from {task.name}: {how}; move it, or use another --results'
                 )
             if summary['cell'] != card:  # the table was renamed, or its references changed
                 summary['cell'] = card
                 self._write(task.result, summary)
             return summary
         summary = runlog.read_summary(task.folder)
-        if summary is not None and not same_run(summary['run'], wanted):
-            how = _how(summary, wanted)
-            raise ValueError(f'{task.folder} holds a run that differs from {task.name}{how}; use another --workdir')
+        if summary is not None and (how := difference(summary['run'], wanted)):
+            raise ValueError(f'{task.folder} holds a run that differs from {task.name}: {how}; use another --workdir')
         summary = summary or self._elsewhere(task)
         return None if summary is None else self._publish(task, summary)
 

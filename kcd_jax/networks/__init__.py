@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextvars
 import functools
 import importlib
-import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -91,7 +90,7 @@ def get(name: str) -> Callable[..., Network]:
     >>> sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
     83892
     """
-    return functools.partial(_made, file_of(name).make, name)
+    return functools.partial(_made, file_of(name), name)
 
 
 def file_of(name: str) -> ModuleType:
@@ -114,7 +113,7 @@ def refuse_name(name: str) -> None:
         )
 
 
-def _made(make: Callable[..., Network], name: str, *arguments: Any, **keywords: Any) -> Network:
+def _made(module: ModuleType, name: str, /, *arguments: Any, **keywords: Any) -> Network:
     """One object for equal arguments: what is traced of a network is traced once."""
     build = _one
     try:
@@ -123,16 +122,16 @@ def _made(make: Callable[..., Network], name: str, *arguments: Any, **keywords: 
         build = _one.__wrapped__
     token = _making.set(name)
     try:
-        network = build(make, name, *arguments, **keywords)
+        network = build(module.make, name, *arguments, **keywords)
     finally:
         _making.reset(token)
-    if network.name != name:
-        file = inspect.getfile(make)
-        raise ValueError(f'make({name!r}, ...) of {file} returns a network named {network.name!r}; name it {name!r}')
+    if getattr(network, 'name', None) != name:
+        found = f'a network named {network.name!r}' if isinstance(network, Network) else f'a {type(network).__name__}'
+        raise ValueError(f'make({name!r}, ...) of {module.__file__} returns {found}, not a network named {name!r}')
     return network
 
 
 @functools.lru_cache(maxsize=64)
-def _one(make: Callable[..., Network], *arguments: Any, **keywords: Any) -> Network:
+def _one(make: Callable[..., Network], /, *arguments: Any, **keywords: Any) -> Network:
     with jax.ensure_compile_time_eval():  # it may be asked for first inside of a trace
         return make(*arguments, **keywords)

@@ -208,8 +208,8 @@ def measure(
                 tested = asked and mean is not None and sweep not in DESCRIPTIVE and not record['explores']
                 if key != 'kd':
                     record[f'{key}_p'] = two_sided(mean, error, n) if tested else None
-                    known = tested and unbiased is not None
-                    record[f'{key}_unbiased_p'] = two_sided(mean, unbiased, n) if known else None
+                    known = unbiased is not None  # else nothing can be told from chance
+                    record[f'{key}_unbiased_p'] = (two_sided(mean, unbiased, n) if known else 1.0) if tested else None
             records.append(record)
     for kind in ('p', 'unbiased_p'):
         keys = [(record, f'{key}_{kind}') for record in records for key in ('random', 'control')]

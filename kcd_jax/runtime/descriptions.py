@@ -91,10 +91,14 @@ def refuse_other(workdir: pathlib.Path, there: Mapping[str, Any], here: Mapping[
     return ''
 
 
-def other_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
-    """Whether two descriptions differ in code that can be compared; another start is no other run (`refuse_other`)."""
+def other_code(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """'the code of the policy': in which code, that can be compared, two descriptions differ; '' if in none.
+
+    Another start is no other run (`refuse_other`).
+    """
     old, new = flatten(there), flatten(here)
-    return any(old.get(key) != new.get(key) and not _is_free(key, old, new) for key in CODE if key not in _START)
+    keys = (key for key in CODE if key not in _START and not _is_free(key, old, new))
+    return next((CODE[key] for key in keys), '')
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -115,7 +119,7 @@ def _differing(
     old, new = flatten(_plain(there)), flatten(_plain(here))
     keys = [key for key in sorted({*old, *new}) if key not in free]
     keys = [key for key in keys if old.get(key) != new.get(key)]
-    keys = [key for key in keys if (at_once and key in CODE) or not _is_free(key, old, new)]
+    keys = [key for key in keys if not (_is_alike if at_once else _is_free)(key, old, new)]
     settings, parts = [], {}
     for key in keys:
         if key in CODE:
@@ -139,10 +143,26 @@ def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if identity is not None:
         return bool(old.get(identity) and new.get(identity))
     if key in CODE:
-        versions = [str(one.get(key, '')).partition(':')[0] for one in (old, new)]
-        return '' in versions or versions[0] != versions[1]
+        (origin, _, digest), (other, _, other_digest) = (str(one.get(key, '')).rpartition(':') for one in (old, new))
+        return digest == other_digest or not _comparable(origin, other)
     own = key.removeprefix('teacher.run.')
     return any(fnmatch.fnmatchcase(own, pattern) for pattern in FREE_KEYS)
+
+
+def _is_alike(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether processes of one run may differ so: in code, not at all."""
+    if key not in CODE:
+        return _is_free(key, old, new)
+    (origin, _, digest), (other, _, other_digest) = (str(one.get(key, '')).rpartition(':') for one in (old, new))
+    return digest == other_digest and _comparable(origin, other)
+
+
+def _comparable(one: str, other: str) -> bool:
+    """Whether code of two origins, 'jax 0.10.1 flax 0.12.8', can be compared: what both name has one version."""
+    words = one.split(), other.split()
+    versions = [dict(zip(found[::2], found[1::2], strict=False)) for found in words]
+    shared = versions[0].keys() & versions[1].keys()
+    return bool(shared) and all(versions[0][name] == versions[1][name] for name in shared)
 
 
 def _plain(tree: Mapping[str, Any]) -> dict[str, Any]:

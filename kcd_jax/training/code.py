@@ -1,8 +1,7 @@
 """Digests of what functions compute, which neither their names nor any weights tell.
 
-Those of networks built in Python, or by a user's own file, are taken of the program that JAX traces and of the arrays
-in it; the backward rule of a `custom_vjp` is not seen. Those of methods, policies and the package's networks are taken
-of their files.
+Those of networks built in Python are taken of the program that JAX traces and of the arrays in it; the backward rule of
+a `custom_vjp` is not seen. Those of methods, policies and networks with a config name are taken of their files.
 """
 
 from __future__ import annotations
@@ -56,11 +55,6 @@ def of_file(module: ModuleType) -> str:
     return digest and f'python {sys.version_info.major}.{sys.version_info.minor} {origin}:{digest}'
 
 
-def is_own(network: Network) -> bool:
-    """Whether a network was built in Python or by a user's own file."""
-    return network.name not in networks.names() or plugins.is_own(networks.file_of(network.name))
-
-
 def of_networks(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:
     """'ORIGIN:DIGEST' of a teacher's networks, by program or file; '' for functions and stored outputs."""
     if teacher.members:
@@ -69,9 +63,9 @@ def of_networks(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:
         return f'{origins}:{_short([digest for _, _, digest in found])}' if found else ''
     if teacher.host is not None:
         return ''
-    if is_own(teacher.network):
-        return _versioned(of_teacher(teacher, image_shape))
-    return of_file(networks.file_of(teacher.network.name))
+    if teacher.network.name in networks.names():
+        return of_file(networks.file_of(teacher.network.name))
+    return _versioned(of_teacher(teacher, image_shape))
 
 
 def of_teacher(teacher: Teacher, image_shape: tuple[int, int, int]) -> str | list[Any]:
@@ -134,8 +128,9 @@ def _inside(jaxpr: Any) -> Iterator[Any]:
 
 
 def _versioned(digests: Any) -> str:
-    versions = ' '.join(f'{name} {sys.modules[name].__version__}' for name in _WRITERS if name in sys.modules)
-    return f'{versions}:{_short(digests)}'
+    versions = [f'{name} {sys.modules[name].__version__}' for name in _WRITERS if name in sys.modules]
+    versions.append(f'backend {jax.default_backend()}')  # layers of this package have variants for a CPU
+    return f'{" ".join(versions)}:{_short(digests)}'
 
 
 def _short(content: Any) -> str:

@@ -2,7 +2,7 @@
 
 {'student': 'resnet8', 'teacher': None | {'network', 'checkpoint', 'identity'} | {'run': of the run that trains it},
  'student_code', 'method_code', 'policy_code', 'teacher.code': 'ORIGIN:DIGEST' of their files (`code.of_file`), or
- 'VERSIONS:DIGEST' of the programs of networks of a user's own; of a student's also 'student_start',
+ 'VERSIONS:DIGEST' of the programs of networks that were built in Python; of a student also 'student_start',
  'data': {'name', 'dir', 'stream', 'validation', 'seed', 'num_points', 'identity', 'digests'},
  'method': {'name', **keywords}, 'policy': {'name', **keywords}, 'weights': {...}, 'recipe': {...}, 'seed': 0}
 """
@@ -37,12 +37,11 @@ def describe(run: Run) -> dict[str, Any]:
         'recipe': run.recipe.to_dict(),
         'seed': run.seed,
     }
-    network = run.student_network
-    if code.is_own(network):
-        described['student_code'] = code.of_student(network, dataset.image_shape, run.recipe.batch)
-        described['student_start'] = code.of_start(network, dataset.image_shape)
+    if run.own_network is not None:
+        described['student_code'] = code.of_student(run.own_network, dataset.image_shape, run.recipe.batch)
+        described['student_start'] = code.of_start(run.own_network, dataset.image_shape)
     else:
-        described['student_code'] = code.of_file(networks.file_of(network.name))
+        described['student_code'] = code.of_file(networks.file_of(run.student))
     for kind, package, part in (('method', methods, method), ('policy', policies, policy)):
         if part.name in package.names():  # not one that was built in Python
             described[f'{kind}_code'] = code.of_file(package.get(part.name))

@@ -259,11 +259,11 @@ def test_the_program_of_the_first_step_is_python():
 
 
 def test_counts_with_an_own_cache_are_continued_only_for_the_same_runs(tmp_path):
-    output, header = tmp_path / 'own.json', {'seed': 100, 'versions': {'jax': '1'}}
+    output, header = tmp_path / 'own.json', {'seed': 100, 'words': '', 'commit': 'aa'}
     assert own_cache.continued(output, header) == {**header, 'sweeps': {}}
     output.write_text(json.dumps({**header, 'sweeps': {'a': {}}}))
-    assert own_cache.continued(output, header)['sweeps'] == {'a': {}}
-    with pytest.raises(ValueError, match='own.json was made with another seed; use another --json'):
+    assert own_cache.continued(output, {**header, 'commit': 'bb'})['sweeps'] == {'a': {}}
+    with pytest.raises(ValueError, match='own.json was counted with --seed=100; use that, or another --json'):
         own_cache.continued(output, {**header, 'seed': 101})
     output.write_text('{')
     with pytest.raises(ValueError, match='own.json is damaged; remove it, or use another --json'):

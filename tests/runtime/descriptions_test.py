@@ -60,8 +60,9 @@ def test_what_changes_no_number_is_free(changes):
 
 
 def test_code_is_compared_as_the_same_versions_write_it():
-    for versions in ('jax 2', 'jax 1 flax 1'):
+    for versions in ('jax 2', 'jax 2 flax 1', 'flax 1', ''):
         assert descriptions.differences(CODE, changed(CODE, student_code=f'{versions}:bb')) == ''
+    assert descriptions.differences(CODE, changed(CODE, student_code='jax 1 flax 1:bb')), 'jax wrote both'
 
 
 def test_another_start_is_told_where_a_run_goes_on_and_refused_between_processes():

@@ -225,7 +225,7 @@ def test_a_description_is_json_and_complete():
     described = run.describe()
     assert json.loads(json.dumps(described)) == described == as_read(run)
     known = {'student', 'teacher', 'data', 'method', 'policy', 'weights', 'recipe', 'seed'}
-    assert set(described) == known | {'student_code', 'student_start', 'method_code', 'policy_code'}
+    assert set(described) == known | {'student_code', 'method_code', 'policy_code'}
     assert described['method'] == {'name': 'dkd', **run.method.keywords} and len(described['method']) == 5
     assert described['recipe']['optim']['drops'] == [0.5, 0.75] and described['recipe']['optim']['nesterov'] is True
     assert described['teacher']['run']['student'] == 'tiny_teacher'
