@@ -151,5 +151,5 @@ def train(arguments: argparse.Namespace, settings: Sequence[tuple[str, str]]) ->
     if distributed.is_first():
         runners.finish(runner, workdir)
         if results is not None:
-            runners.publish(workdir, results)
+            experiments.publish(workdir, results)
     return code
