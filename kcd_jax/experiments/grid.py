@@ -283,11 +283,13 @@ def run_of(words: str, root: pathlib.Path, load: grammar.Loader = grammar.load_d
     A named run may have another optimiser; a teacher that is trained first keeps the file's.
     """
     config = grammar.load(str(root / words))
-    if len(config.compare) > 1:
-        raise ValueError(f'{words} names {len(config.compare)} runs; name one')
-    if config.compare and re.search(r'[:,](method|policy)=', words):
-        raise ValueError(f'{words} names the run {config.compare[0]} and a method or policy; give one of them')
-    one = grammar.variant(config, config.compare[0]) if config.compare else grammar.alone(config)
+    one = grammar.alone(config)
+    if 'compare=' in words:  # a config file may compare runs of its own
+        if len(config.compare) != 1:
+            raise ValueError(f'{words} names {len(config.compare)} runs; name one')
+        if re.search(r'[:,](method|policy)=', words):
+            raise ValueError(f'{words} names the run {config.compare[0]} and a method or policy; give one of them')
+        one = grammar.variant(config, config.compare[0])
     return grammar.run_of(one, load, teacher_optim=config.optim.to_dict())
 
 

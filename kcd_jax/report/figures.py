@@ -89,9 +89,10 @@ def training_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Drawing:
     Args:
       panels: {label of the vertical axis: {run: curve}}.
     """
-    height = SIZE[1] if len(panels) == 1 else 0.5 + 1.7 * len(panels)
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    height = SIZE[1] if len(panels) == 1 else 0.5 + 1.7 * len(panels) + 0.1 * len(labels)
     figure, parts = new_figure(height, len(panels), sharex=True, squeeze=False)
-    looks_of = looks(list(dict.fromkeys(label for curves in panels.values() for label in curves)))
+    looks_of = looks(labels)
     ends = []
     for axes, (title, curves) in zip(parts[:, 0], panels.items(), strict=True):
         for label, (epochs, values) in curves.items():
@@ -107,7 +108,7 @@ def training_curves(panels: Mapping[str, Mapping[str, Curve]]) -> Drawing:
         whole_numbers(axes.xaxis)
         last = ', '.join(f'{label} {np.nanmean(values[:, -1]):.4g}' for label, (_, values) in curves.items())
         ends.append(f'{title} between {low:g} and {high:g}' if title == 'learning rate' else f'{title} {last}')
-    parts[0, 0].legend(loc='best')
+    parts[0, 0].legend(loc='lower left', bbox_to_anchor=(0, 1.0), ncols=2)  # inside it would lie on the curves
     parts[-1, 0].set_xlabel('epoch')
     alt = f'Line charts by epoch. Last epoch: {"; ".join(ends)}.'
     data = [record for title, curves in panels.items() for record in _as_data(title, curves)]

@@ -98,6 +98,8 @@ def test_a_row_may_be_a_named_run_of_its_file():
     for words, reason in refused.items():
         with pytest.raises(ValueError, match=reason):
             grid.run_of(f'configs/kr.py:{words}', ROOT)
+    own = grid.run_of('configs/digits_long.py:method=kd,policy=kcd', ROOT, grammar.shapes)
+    assert own.policy.name == 'kcd', 'what the file compares does not count'
     (alone,) = of_config(grammar.load(f'{ROOT}/{cell.words},seed=3'), grammar.shapes).cells
     assert {**alone.describe(), 'name': '', 'seed': 0} == {**cell.describe(), 'name': '', 'seed': 0}
 
