@@ -49,9 +49,9 @@ def count(sweep: str, seed: int, words: str, output: pathlib.Path) -> None:
 
     known, root = grid.read('configs/benchmark.py')
     experiment = grid.build(sweep, grid.with_words(grid.find(known, sweep), words), root, seed=seed)
+    found = continued(output, {'seed': seed, 'words': words, **environment.describe()})
+    rows = found['sweeps'].setdefault(sweep, {})
     for cell in experiment.cells:
-        found = continued(output, {'seed': seed, 'words': words, **environment.describe()})
-        rows = found['sweeps'].setdefault(sweep, {})
         if cell.label in rows:
             continue
         with tempfile.TemporaryDirectory() as folder:

@@ -61,7 +61,7 @@ def load(package: ModuleType, name: str, kind: str) -> ModuleType:
             _remember(package.__name__)
         return module
     except Exception as error:
-        spec = importlib.util.find_spec(f'{package.__name__}.{name}')
+        spec = importlib.util.find_spec(full)
         place = spec.origin if spec is not None else name
         line = next((f', line {entry.lineno}' for entry in reversed(inspect.trace()) if entry.filename == place), '')
         reason = f'{type(error).__name__}: {" ".join(str(error).split())}'
@@ -116,7 +116,8 @@ def code(module: ModuleType) -> str:
     Comments, docstrings and layout do not count. Helpers are modules that the file imports, at any place in it: of a
     user's own file those in the folders of KCD_JAX_PLUGINS, of one of the package those of the same folder.
     """
-    own, root = is_own(module), 'kcd_jax.' if is_own(module) else f'{module.__name__.rpartition(".")[0]}.'
+    own = is_own(module)
+    root = 'kcd_jax.' if own else f'{module.__name__.rpartition(".")[0]}.'
     found: dict[str, str] = {}
     waiting = [module.__name__]
     while waiting:

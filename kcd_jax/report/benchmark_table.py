@@ -121,7 +121,11 @@ def _brief(record: Mapping[str, Any] | None, key: str, rows: Mapping[tuple[str, 
     if key != 'random' or record['random_p'] is None or record['random_p'] >= 0.05:
         return told
     base = rows[record['sweep'], f'{RANDOM}, {record["budget"]}']
-    return f'{told}*' if abs(record['compute'] - base['compute']) <= MARGIN + 1e-9 else told
+    return f'{told}*' if _cost_as_much(record['compute'], base['compute']) else told
+
+
+def _cost_as_much(one: float, other: float) -> bool:
+    return abs(one - other) <= MARGIN + 1e-9
 
 
 def _percent(share: float | None) -> str:
@@ -205,7 +209,7 @@ def _of_rows(what: str, rows: Sequence[Mapping[str, Any]], records: Sequence[Map
     of_another_cost = f'nothing is concluded where the cost differs by over {100 * MARGIN:.0f} points'
     told: dict[str, list[str]] = {}
     for row in tested:
-        if abs(row['compute'] - base[row['budget']]) > MARGIN + 1e-9:
+        if not _cost_as_much(row['compute'], base[row['budget']]):
             told.setdefault(of_another_cost, []).append(row['run'])
         elif row['random_p'] < 0.05:
             told.setdefault('better' if row['random'] > 0 else 'worse', []).append(row['run'])
@@ -242,9 +246,7 @@ def _of_errors(records: Sequence[Mapping[str, Any]]) -> str:
         record['run'] if key == 'random' else f'{record["run"]} minus {record["control_of"]}'
         for record in records
         for key in ('random', 'control')
-        if record[f'{key}_p'] is not None
-        and record[f'{key}_unbiased_p'] is not None
-        and (record[f'{key}_p'] < 0.05) != (record[f'{key}_unbiased_p'] < 0.05)
+        if record[f'{key}_p'] is not None and (record[f'{key}_p'] < 0.05) != (record[f'{key}_unbiased_p'] < 0.05)
     ]
     told += f'the test decides otherwise for {"; ".join(changed)}' if changed else 'every test decides the same'
     for record in records:

@@ -119,7 +119,8 @@ def _differing(
     old, new = flatten(_plain(there)), flatten(_plain(here))
     keys = [key for key in sorted({*old, *new}) if key not in free]
     keys = [key for key in keys if old.get(key) != new.get(key)]
-    keys = [key for key in keys if not (_is_alike if at_once else _is_free)(key, old, new)]
+    exact = CODE if at_once else ()
+    keys = [key for key in keys if not (all(_compared(key, old, new)) if key in exact else _is_free(key, old, new))]
     settings, parts = [], {}
     for key in keys:
         if key in CODE:
@@ -143,18 +144,16 @@ def _is_free(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if identity is not None:
         return bool(old.get(identity) and new.get(identity))
     if key in CODE:
-        (origin, _, digest), (other, _, other_digest) = (str(one.get(key, '')).rpartition(':') for one in (old, new))
-        return digest == other_digest or not _comparable(origin, other)
+        same, comparable = _compared(key, old, new)
+        return same or not comparable
     own = key.removeprefix('teacher.run.')
     return any(fnmatch.fnmatchcase(own, pattern) for pattern in FREE_KEYS)
 
 
-def _is_alike(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether processes of one run may differ so: in code, not at all."""
-    if key not in CODE:
-        return _is_free(key, old, new)
+def _compared(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[bool, bool]:
+    """(whether code has one digest, whether its origins can be compared)."""
     (origin, _, digest), (other, _, other_digest) = (str(one.get(key, '')).rpartition(':') for one in (old, new))
-    return digest == other_digest and _comparable(origin, other)
+    return digest == other_digest, _comparable(origin, other)
 
 
 def _comparable(one: str, other: str) -> bool:

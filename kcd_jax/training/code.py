@@ -60,7 +60,7 @@ def of_networks(teacher: Teacher, image_shape: tuple[int, int, int]) -> str:
     if teacher.members:
         found = [one.rpartition(':') for member in teacher.members if (one := of_networks(member, image_shape))]
         origins = ' '.join(sorted({origin for origin, _, _ in found}))
-        return f'{origins}:{_short([digest for _, _, digest in found])}' if found else ''
+        return f'{origins}:{short([digest for _, _, digest in found])}' if found else ''
     if teacher.host is not None:
         return ''
     if teacher.network.name in networks.names():
@@ -130,8 +130,9 @@ def _inside(jaxpr: Any) -> Iterator[Any]:
 def _versioned(digests: Any) -> str:
     versions = [f'{name} {sys.modules[name].__version__}' for name in _WRITERS if name in sys.modules]
     versions.append(f'backend {jax.default_backend()}')  # layers of this package have variants for a CPU
-    return f'{" ".join(versions)}:{_short(digests)}'
+    return f'{" ".join(versions)}:{short(digests)}'
 
 
-def _short(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+def short(content: Any) -> str:
+    """32 hexadecimal digits of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import weakref
 from typing import Any
@@ -55,7 +53,7 @@ def identity(run: Run, mesh: Mesh, points: int, views: Any, embed: bool) -> str:
         'precision': str(jax.config.jax_default_matmul_precision),
         'code': code.of_teacher(run.teacher, run.data.image_shape),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+    return code.short(content)
 
 
 def _flags() -> list[str]:
